@@ -1,0 +1,1 @@
+"""From a slide to one HDF5 file: regions, embeddings, latents."""

@@ -1,0 +1,73 @@
+"""Batch: what training consumes. b samples of any mix of scales.
+
+z_0        (b, 3, h, w)   latents, unquantised
+embedding  b grids (d, gh, gw), each at most 8x8, tokens normalised
+scale      (b,)           index on the ladder
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Names the randomness of one batch: batch `number` of run `seed`, samples [first, first + b) of `total` over all ranks.
+
+    Noise drawn from it depends on nothing else, so neither the number of processes nor an interruption changes it.
+    """
+
+    seed: int
+    number: int
+    first: int
+    total: int
+
+    def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
+        """A generator that every rank starts in the same state; draw for `total` samples and keep `mine`."""
+        mixed = torch.tensor([self.seed, self.number], dtype=torch.int64)
+        state = int((mixed[0] * 6364136223846793005 + mixed[1] * 1442695040888963407 + 1).item()) & (2**63 - 1)
+        return torch.Generator(device).manual_seed(state)
+
+    def mine(self, drawn: Tensor, count: int) -> Tensor:
+        """The rows of a draw over all ranks that belong to this rank's `count` samples."""
+        return drawn[self.first : self.first + count]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One region: latent (3, h, w), embedding grid (d, gh, gw), scale index."""
+
+    z_0: Tensor
+    embedding: Tensor
+    scale: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    z_0: Tensor
+    embedding: list[Tensor]
+    scale: Tensor
+    stream: Stream
+
+    def __len__(self) -> int:
+        return len(self.z_0)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self, z_0=move(self.z_0), embedding=[move(grid) for grid in self.embedding], scale=move(self.scale)
+        )
+
+
+def collate(samples: Sequence[Sample], stream: Stream) -> Batch:
+    """Stack latents and scales; grids keep their own sizes."""
+    return Batch(
+        z_0=torch.stack([sample.z_0 for sample in samples]),
+        embedding=[sample.embedding for sample in samples],
+        scale=torch.tensor([sample.scale for sample in samples]),
+        stream=stream,
+    )

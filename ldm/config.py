@@ -1,0 +1,104 @@
+"""YAML to objects: the only place where a string becomes a class.
+
+A config is one or more YAML files merged in order, then `key=value` overrides. A mapping with a `target` is built by
+calling it with its other keys; nested targets are built first. Targets live in this project, torch, torchvision, timm
+or taming; anything else is refused.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ldm.errors import UserError
+
+TRUSTED = ("ldm.", "data_prep.", "torch.", "torchvision.", "timm.", "taming.")
+
+
+def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> DictConfig:
+    """Merge YAML `files`, then dotted `key=value` overrides, into one resolved config.
+
+    Raises UserError for a missing or malformed file, or an override of a key that no file has.
+    """
+    merged = OmegaConf.create({})
+    for file in files:
+        path = Path(file)
+        if not path.is_file():
+            raise UserError(f"config: {path} does not exist; expected a YAML file, for example configs/demo/zoomldm.yaml")
+        try:
+            merged = OmegaConf.merge(merged, OmegaConf.load(path))
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise UserError(f"config: {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    for item in overrides:
+        key, equals, _ = item.partition("=")
+        if not equals:
+            raise UserError(f"override: {item} has no '='; expected key=value, for example training.batch_size=8")
+        parent, _, leaf = key.rpartition(".")
+        node = OmegaConf.select(merged, parent) if parent else merged
+        if not isinstance(node, DictConfig) or leaf not in node:
+            known = ", ".join(map(str, node)) if isinstance(node, DictConfig) else "nothing"
+            raise UserError(f"override: no config file has {key}; {parent or 'the top level'} has {known}")
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([item]))
+    try:
+        OmegaConf.resolve(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"config: {' '.join(str(error).split())}") from error
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def build(config: Any, where: str = "config", **given: Any) -> Any:
+    """Build the object that `config` describes; `given` adds built arguments.
+
+    Raises UserError for a target outside TRUSTED, one that does not exist, or keys it does not take.
+    """
+    if isinstance(config, DictConfig | ListConfig):
+        config = OmegaConf.to_container(config, resolve=True)
+    if not isinstance(config, dict) or "target" not in config:
+        raise UserError(f"{where}: needs a mapping with a target, found {config!r}")
+    target = find(config["target"], where)
+    arguments = {key: _nested(value, f"{where}.{key}") for key, value in config.items() if key != "target"}
+    arguments |= given
+    check_arguments(target, arguments, where)
+    return target(**arguments)
+
+
+def _nested(value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        return build(value, where) if "target" in value else {k: _nested(v, f"{where}.{k}") for k, v in value.items()}
+    return [_nested(item, where) for item in value] if isinstance(value, list) else value
+
+
+def find(name: str, where: str) -> Callable[..., Any]:
+    """The class or function that a dotted `name` means."""
+    if not str(name).startswith(TRUSTED):
+        raise UserError(f"{where}: target {name} is refused; a target starts with one of {', '.join(TRUSTED)}")
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{where}: target {name} does not exist ({error})") from error
+    if not callable(found):
+        raise UserError(f"{where}: target {name} is not a class or a function")
+    return found
+
+
+def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], where: str) -> None:
+    """Refuse keys that `target` does not take and name those it does."""
+    parameters = inspect.signature(target).parameters.values()
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    name = getattr(target, "__name__", str(target))
+    for key in arguments:
+        if key not in known:
+            raise UserError(f"{where}: {name} has no {key}; it takes {', '.join(known)}")
+    required = [p.name for p in parameters if p.default is p.empty and p.name in known]
+    missing = [key for key in required if key not in arguments]
+    if missing:
+        raise UserError(f"{where}: {name} needs {', '.join(missing)}")

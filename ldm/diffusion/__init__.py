@@ -1,0 +1,1 @@
+"""Pure maths, no weights."""
