@@ -1,6 +1,6 @@
 """YAML to objects: the only place where a string becomes a class.
 
-A config is one or more YAML files merged in order, then `key=value` overrides. A mapping with a `target` is built by
+A config is one or more YAML files merged in order, then `key=value` overrides; a file may extend another. A mapping with a `target` is built by
 calling it with its other keys; nested targets are built first. Targets live in this project, torch, torchvision, timm
 or taming; anything else is refused.
 """
@@ -27,13 +27,7 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> D
     """
     merged = OmegaConf.create({})
     for file in files:
-        path = Path(file)
-        if not path.is_file():
-            raise UserError(f"config: {path} does not exist; expected a YAML file, for example configs/demo/zoomldm.yaml")
-        try:
-            merged = OmegaConf.merge(merged, OmegaConf.load(path))
-        except (OmegaConfBaseException, YAMLError) as error:
-            raise UserError(f"config: {path} is not valid YAML: {' '.join(str(error).split())}") from error
+        merged = OmegaConf.merge(merged, _read(Path(file)))
     for item in overrides:
         key, equals, _ = item.partition("=")
         if not equals:
@@ -50,6 +44,20 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> D
         raise UserError(f"config: {' '.join(str(error).split())}") from error
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _read(path: Path) -> DictConfig:
+    """One file, on top of the one it names in `extends` (a path beside it)."""
+    if not path.is_file():
+        raise UserError(f"config: {path} does not exist; expected a YAML file, for example configs/demo/zoomldm.yaml")
+    try:
+        config = OmegaConf.load(path)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"config: {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"config: {path} is not a mapping of keys to values")
+    extends = config.pop("extends", None)
+    return config if extends is None else OmegaConf.merge(_read(path.parent / extends), config)  # type: ignore[return-value]
 
 
 def build(config: Any, where: str = "config", **given: Any) -> Any:

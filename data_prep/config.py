@@ -1,0 +1,103 @@
+"""What a preparation run is asked for: the keys of configs/demo/data.yaml, checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ldm.config import check_arguments, load_config
+from ldm.errors import UserError
+from ldm.scales import Ladder, ladder
+
+IMAGE_FORMATS = ("jpeg", "png")
+TILE_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Demo slides to draw first: seeds seed, seed + 1, ..."""
+
+    kind: str
+    count: int
+    seed: int
+    size_px: int
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """The zoom ladder: its kind and how many of its finest scales (None: all)."""
+
+    kind: str
+    scales: int | None = None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The tile encoder, and a local file when its weights are not to be fetched."""
+
+    name: str
+    weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    slides: str
+    """folder of slides"""
+    out: str
+    """folder of the prepared cohort"""
+    ladder: Rungs
+    encoder: Encoder
+    autoencoder: str | None
+    """demo, a run folder or a weights file; None: no latents"""
+    pattern: str = "**/*"
+    """which files of the folder are slides"""
+    generate: Demo | None = None
+    """draw demo slides into the folder when it is absent"""
+    tile_px: int = 256
+    tissue_share: float = 0.1
+    """least share of tissue of a region that is kept"""
+    regions_per_scale: int | None = None
+    """most regions of a scale kept from one slide"""
+    images: str | None = None
+    """jpeg or png: keep the pixels too"""
+    mpp: float | None = None
+    """um (m) per pixel of slides that do not say theirs"""
+    seed: int = 0
+    device: str = "cpu"
+    batch_size: int = 64
+    workers: int = 1
+    """processes; the result does not depend on it"""
+
+    def __post_init__(self) -> None:
+        if self.tile_px < TILE_MULTIPLE or self.tile_px % TILE_MULTIPLE:
+            raise UserError(f"tile_px: {self.tile_px} found, expected a multiple of {TILE_MULTIPLE}, for example 256")
+        if self.images not in (None, *IMAGE_FORMATS):
+            raise UserError(f"images: {self.images} found, expected null or one of {', '.join(IMAGE_FORMATS)}")
+        if not 0 <= self.tissue_share <= 1:
+            raise UserError(f"tissue_share: {self.tissue_share} found, expected a share between 0 and 1")
+        for key in ("batch_size", "workers", "regions_per_scale"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UserError(f"{key}: {value} found, expected at least 1")
+
+    @property
+    def zooms(self) -> Ladder:
+        return ladder(self.ladder.kind, self.ladder.scales)
+
+
+def load_prepare_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> PrepareConfig:
+    """Read YAML `files` and key=value `overrides`. UserError for a key that is unknown, missing or out of range."""
+    values: Any = OmegaConf.to_container(load_config(files, overrides))
+    for key, part in (("ladder", Rungs), ("encoder", Encoder), ("generate", Demo)):
+        if values.get(key) is not None:
+            values[key] = _checked(part, values[key], key)
+    return _checked(PrepareConfig, values, "config")
+
+
+def _checked(part: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: {values!r} found, expected a mapping of keys to values")
+    check_arguments(part, values, where)
+    return part(**values)

@@ -1,0 +1,160 @@
+"""Demo slides: procedural images written in the formats of real ones. No downloads, a function of the seed alone.
+
+    python data_prep/demo_world.py --out data/demo/slides --count 4 --seed 0 --kind histology --size 4096
+
+histology: H&E at 0.5 um per pixel, a pyramidal TIFF that OpenSlide opens (data_prep/demo_histology.py).
+satellite: red, green, blue and near infrared at 1 m per pixel, a GeoTIFF in UTM zone 14N (data_prep/demo_satellite.py).
+"""
+
+import argparse
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+from scipy import ndimage
+from tqdm import tqdm
+
+from data_prep.demo_histology import histology_slide
+from data_prep.demo_satellite import satellite_scene
+from data_prep.demo_textures import BLOCK, Array
+from ldm.errors import UserError, cli
+from ldm.io import contact_sheet, whole_file, write_pyramid
+from ldm.scales import ladder
+
+KINDS = ("histology", "satellite")
+SMALLEST_PX = 1024
+CRS = "EPSG:32614"
+SHOWN = 256
+"""side of the pictures in the overview, in pixels"""
+
+
+def generate(out: str | Path, count: int, seed: int, kind: str, size_px: int) -> list[Path]:
+    """Write slides seed, seed + 1, ... as out/<kind>_<seed>.tiff and return their paths; whole ones are kept.
+
+    Raises UserError for an unknown kind, a count or seed out of range, a size that is not a multiple of 256 from 1024
+    on, or an existing file of another size.
+    """
+    if kind not in KINDS:
+        raise UserError(f"kind: {kind} is unknown; it is one of {', '.join(KINDS)}")
+    if count < 1 or seed < 0:
+        raise UserError(f"count {count}, seed {seed}: expected a count of at least 1 and a seed of at least 0")
+    if size_px < SMALLEST_PX or size_px % BLOCK:
+        raise UserError(f"size: {size_px} px; expected a multiple of {BLOCK} from {SMALLEST_PX} on, for example 4096")
+    paths = [Path(out) / f"{kind}_{number}.tiff" for number in range(seed, seed + count)]
+    for number, path in enumerate(tqdm(paths, desc=f"{kind} slides", unit="slide"), start=seed):
+        if not is_whole(path, size_px):
+            write_slide(path, kind, number, size_px)
+    return paths
+
+
+def is_whole(path: Path, size_px: int) -> bool:
+    """Whether `path` is a readable image of that size. Raises UserError when it has another size."""
+    if not path.exists():
+        return False
+    try:
+        with open_quietly(path) as image:
+            size = (image.height, image.width)
+    except RasterioIOError:
+        return False
+    if size != (size_px, size_px):
+        raise UserError(f"{path}: is {size[1]} x {size[0]} px, asked for {size_px}; remove it or choose another --out")
+    return True
+
+
+def write_slide(path: Path, kind: str, seed: int, size_px: int) -> None:
+    """Draw one slide and write it in the format of its kind."""
+    if kind == "histology":
+        write_pyramid(path, histology_slide(seed, size_px), mpp=ladder(kind).base_mpp)
+    else:
+        write_geotiff(path, satellite_scene(seed, size_px), seed)
+
+
+def write_geotiff(path: Path, image: Array, seed: int) -> None:
+    """Write (h, w, 4) uint8 as a tiled, deflated GeoTIFF with averaged overviews; the seed places it on the map."""
+    h, w, bands = image.shape
+    metres = ladder("satellite").base_mpp
+    transform = from_origin(400_000 + 10_000 * (seed % 20), 4_000_000 + 10_000 * (seed // 20 % 50), metres, metres)
+    layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "predictor": 2}
+    shape = {"height": h, "width": w, "count": bands, "dtype": "uint8"}
+    with whole_file(path) as temporary:
+        with rasterio.open(
+            temporary,
+            "w",
+            driver="GTiff",
+            crs=CRS,
+            transform=transform,
+            photometric="RGB",
+            alpha="NO",
+            **shape,
+            **layout,
+        ) as file:
+            file.write(np.moveaxis(image, 2, 0))
+            file.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined)
+            file.set_band_description(4, "near infrared")
+        halvings = [2**level for level in range(1, 20) if min(h, w) >> level >= 256]
+        with rasterio.open(temporary, "r+") as file:
+            file.build_overviews(halvings, Resampling.average)
+
+
+def open_quietly(path: Path) -> rasterio.DatasetReader:
+    """Open with GDAL, without its warning that a histology slide lies nowhere on Earth."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path)
+
+
+def overview(paths: Sequence[Path], kind: str, picture: Path) -> None:
+    """A contact sheet: each slide whole, then around one place at each of the four finest zooms."""
+    scales = list(reversed(ladder(kind).scales[:4]))
+    rows = [zooms(path, [scale.downsample for scale in scales]) for path in paths]
+    contact_sheet(rows, [path.stem for path in paths], ["whole", *(scale.name for scale in scales)], picture)
+
+
+def zooms(path: Path, downsamples: Sequence[int]) -> list[Array]:
+    """The whole slide, then the richest place of it shrunk by each of `downsamples`; SHOWN pixels wide each."""
+    with open_quietly(path) as image:
+        shape = (3, SHOWN, SHOWN)
+
+        def read(window: Window) -> Array:
+            pixels = image.read([1, 2, 3], window=window, out_shape=shape, resampling=Resampling.average)
+            return np.moveaxis(pixels, 0, 2)
+
+        whole = read(Window(0, 0, image.width, image.height))
+        y, x = (place * image.height // SHOWN for place in richest(whole))
+        pictures = [whole]
+        for downsample in downsamples:
+            side = min(SHOWN * downsample, image.height)
+            top, left = (int(np.clip(v - side // 2, 0, image.height - side)) for v in (y, x))
+            pictures.append(read(Window(left, top, side, side)))
+        return pictures
+
+
+def richest(picture: Array) -> tuple[int, int]:
+    """The place (y, x) whose surroundings hold the most detail."""
+    values = picture.mean(axis=2)
+    detail = (values - ndimage.gaussian_filter(values, 3)) ** 2
+    y, x = np.unravel_index(ndimage.gaussian_filter(detail, 16, mode="constant").argmax(), values.shape)
+    return int(y), int(x)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Draw demo slides; see them in OUT/overview.png.")
+    parser.add_argument("--out", type=Path, default=Path("data/demo/slides"), help="folder (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=4, help="number of slides (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first slide (default: %(default)s)")
+    parser.add_argument("--kind", choices=KINDS, default=KINDS[0], help="(default: %(default)s)")
+    parser.add_argument("--size", type=int, default=4096, help="side in pixels (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    paths = generate(arguments.out, arguments.count, arguments.seed, arguments.kind, arguments.size)
+    overview(paths[:6], arguments.kind, arguments.out / "overview.png")
+    print(f"{len(paths)} {arguments.kind} slides in {arguments.out}, shown in {arguments.out / 'overview.png'}")
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,220 @@
+"""Frozen tile encoders: uint8 tiles (n, h, w, 3) -> embeddings (n, d), one per base tile (paper, section 3.1).
+
+`demo` needs no download: a random ResNet-18, cut after its second stage, sees the tile at half resolution; channel means
+and standard deviations over space are standardised by statistics measured once on demo slides. It ships in the package
+and is made by
+
+    python data_prep/encoders.py --fit SLIDES --out ldm/weights/demo/encoder.safetensors
+
+The others come from timm: `uni`, `uni2-h` and `dinov2` as published, or any timm model by its own name. Those see the
+whole tile, resized to their input and normalised as in training.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import timm
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from huggingface_hub.errors import HfHubHTTPError
+from timm.layers import SwiGLUPacked
+from torch import Tensor, nn
+
+from data_prep.slide import Plane, open_slide
+from data_prep.tissue import PER_TILE, read_mask, tile_shares
+from ldm.checkpoint import load_strict, load_weights, save_weights
+from ldm.errors import UserError, cli
+from ldm.files import sha256
+from ldm.scales import ladder
+
+DEMO_WEIGHTS = Path(__file__).parents[1] / "ldm" / "weights" / "demo" / "encoder.safetensors"
+DEMO_CHANNELS = 128
+DEMO_TILE_PX = 128
+DEAD_STD = 1e-4
+"""a channel that varies less is constant zero and stays so"""
+
+
+class TileEncoder(Protocol):
+    """Frozen weights: the same tile gives the same embedding."""
+
+    id: str
+    """names the weights; stored with every embedding"""
+    width: int
+    """channels d of an embedding"""
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """uint8 (n, h, w, 3) -> float32 (n, d), on the CPU."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A pathology or satellite encoder in timm: its architecture, where its weights are, who grants access to them."""
+
+    architecture: str
+    hub: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+PUBLISHED = {
+    "uni": Published(
+        "vit_large_patch16_224", "MahmoodLab/UNI", {"img_size": 224, "init_values": 1e-5, "dynamic_img_size": True}
+    ),
+    "uni2-h": Published(
+        "vit_giant_patch14_224",
+        "MahmoodLab/UNI2-h",
+        {
+            "img_size": 224,
+            "patch_size": 14,
+            "depth": 24,
+            "num_heads": 24,
+            "init_values": 1e-5,
+            "embed_dim": 1536,
+            "mlp_ratio": 2.66667 * 2,
+            "no_embed_class": True,
+            "mlp_layer": SwiGLUPacked,
+            "act_layer": nn.SiLU,
+            "reg_tokens": 8,
+            "dynamic_img_size": True,
+        },
+    ),
+    "dinov2": Published(
+        "vit_large_patch14_reg4_dinov2.lvd142m", "timm/vit_large_patch14_reg4_dinov2.lvd142m", {"img_size": 224}
+    ),
+}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic"}
+
+
+def load_encoder(name: str, weights: str | Path | None = None, device: str = "cpu") -> TileEncoder:
+    """The encoder `name`: demo, uni, uni2-h, dinov2, or any timm model; `weights` is a local file instead of the hub's.
+
+    Raises UserError for an unknown name, and for weights that are missing, gated or of another network.
+    """
+    if name == "demo":
+        return DemoEncoder.load(weights or DEMO_WEIGHTS, device)
+    if name not in PUBLISHED and not timm.is_model(name):
+        raise UserError(f"encoder.name: {name} is unknown; expected demo, {', '.join(PUBLISHED)} or a timm model name")
+    return TimmEncoder(name, weights, device)
+
+
+class TimmEncoder:
+    """Pooled features of a timm network."""
+
+    def __init__(self, name: str, weights: str | Path | None, device: str) -> None:
+        published = PUBLISHED.get(name, Published(name, ""))
+        self.network = _timm_network(name, published, weights).eval().requires_grad_(False).to(device)
+        self.device = device
+        self.id = name if weights is None else f"{name}-{sha256(weights)[:12]}"
+        self.width = self.network.num_features
+        config = timm.data.resolve_data_config({}, model=self.network)
+        self.size, self.interpolation = config["input_size"][1:], config["interpolation"]
+        self.mean, self.std = (torch.tensor(config[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
+
+    @torch.inference_mode()
+    def __call__(self, tiles: Tensor) -> Tensor:
+        x = rearrange(tiles.to(self.device), "n h w c -> n c h w").float() / 255
+        x = F.interpolate(x, self.size, mode=self.interpolation, antialias=True).clamp(0, 1)
+        return self.network((x - self.mean) / self.std).float().cpu()  # (n, d)
+
+
+def _timm_network(name: str, published: Published, weights: str | Path | None) -> Any:
+    """Build and fill the network; timm resizes position embeddings and drops the classifier."""
+    overlay: dict[str, Any] = dict(IMAGENET) if name.startswith("uni") else {}
+    if weights is not None:
+        overlay["state_dict"] = load_weights(weights)
+    elif published.hub:
+        overlay["hf_hub_id"] = published.hub
+    remedy = "set encoder.weights to a local file"
+    if published.hub:
+        page = f"https://huggingface.co/{published.hub}"
+        remedy = f"accept the licence at {page}, run `hf auth login`, or {remedy}"
+    try:
+        return timm.create_model(
+            published.architecture, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **published.options
+        )
+    except (OSError, RuntimeError, HfHubHTTPError) as error:
+        where = f"{weights} does not fit" if weights else "its weights could not be fetched"
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"encoder.name: {name}: {where} ({type(error).__name__}: {reason}); {remedy}") from error
+
+
+class DemoEncoder(nn.Module):
+    """Random features with measured statistics: 128 channel means and 128 standard deviations."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = timm.create_model("resnet18", pretrained=False, features_only=True, out_indices=(2,))
+        self.register_buffer("mean", torch.zeros(2 * DEMO_CHANNELS))
+        self.register_buffer("std", torch.ones(2 * DEMO_CHANNELS))
+        self.id, self.width = "demo", 2 * DEMO_CHANNELS
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str) -> "DemoEncoder":
+        encoder = cls()
+        load_strict(encoder, load_weights(path), str(path))
+        encoder.id = f"demo-{sha256(path)[:12]}"
+        return encoder.to(device)
+
+    @torch.inference_mode()
+    def forward(self, tiles: Tensor) -> Tensor:
+        return ((self.features(tiles) - self.mean) / self.std).cpu()
+
+    def features(self, tiles: Tensor) -> Tensor:
+        """uint8 (n, h, w, 3) -> (n, 256), before standardisation."""
+        x = reduce(tiles.to(self.mean.device).float(), "n (h a) (w b) c -> n c h w", "mean", a=2, b=2) / 127.5 - 1
+        maps = self.backbone(x)[0]  # (n, 128, h / 16, w / 16)
+        return torch.cat([reduce(maps, "n c h w -> n c", "mean"), maps.std((2, 3))], 1)
+
+
+def fit_demo(slides: Path, out: Path, seed: int) -> str:
+    """Draw the demo encoder's backbone from `seed`, measure its statistics on the tissue of `slides`, and save it.
+
+    Returns the sha256 of the file. UserError when the folder holds no slide.
+    """
+    paths = sorted(slides.glob("*.tif*"))
+    if not paths:
+        raise UserError(f"--fit: {slides} holds no *.tiff; draw some with data_prep/demo_world.py")
+    torch.manual_seed(seed)
+    encoder = DemoEncoder().half().float()  # as it will be read back
+    features = torch.cat([encoder.features(tiles) for path in paths for tiles in _tissue_tiles(path)])  # (n, d)
+    std = features.std(0)
+    std = torch.where(std > DEAD_STD, std, 1.0)
+    state = encoder.state_dict()
+    for name, value in state.items():
+        if name.startswith("backbone.") and value.is_floating_point():
+            state[name] = value.half()
+    return save_weights(out, state | {"mean": features.mean(0), "std": std})
+
+
+def _tissue_tiles(path: Path) -> Iterator[Tensor]:
+    """Rows of base tiles with tissue (n, h, w, 3) of a histology slide."""
+    slide, mpp = open_slide(path, "histology"), ladder("histology").base_mpp
+    plane = Plane(slide, mpp)
+    rows, cols = plane.height // DEMO_TILE_PX, plane.width // DEMO_TILE_PX
+    mask, _ = read_mask(Plane(slide, mpp * DEMO_TILE_PX / PER_TILE), "histology", rows, cols)
+    for row, shares in enumerate(tile_shares(mask)):
+        band = plane.read(0, row * DEMO_TILE_PX, cols * DEMO_TILE_PX, DEMO_TILE_PX)
+        tiles = rearrange(band, "h (n w) c -> n h w c", n=cols)[shares > 0]
+        if len(tiles):
+            yield torch.from_numpy(tiles)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Make the demo encoder's weights.")
+    parser.add_argument("--fit", type=Path, required=True, help="folder of demo slides to measure")
+    parser.add_argument("--out", type=Path, default=DEMO_WEIGHTS, help="safetensors file to write")
+    parser.add_argument("--seed", type=int, default=0, help="of the random backbone")
+    arguments = parser.parse_args(argv)
+    digest = fit_demo(arguments.fit, arguments.out, arguments.seed)
+    print(f"{arguments.out}: demo-{digest[:12]}")
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,104 @@
+"""Regions of every scale on a slide: geometry only, no pixels.
+
+The base level is cut into tiles of `tile_px`. Fields, the coarsest regions (at least 8x8 tiles), partition the grid; a
+slide's last fields are padded with background. A region (i, j) of scale k covers tiles [i 2^k, (i+1) 2^k) x
+[j 2^k, (j+1) 2^k), so regions nest and one pass over the fields meets all of them.
+
+Letters: rows, cols base tiles; k index of a scale.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple, Self
+
+import numpy as np
+from einops import reduce, repeat
+from numpy.typing import NDArray
+
+from ldm.scales import Ladder
+
+Shares = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+BLOCK_TILES = 8
+"""side of a block, the unit of reading; no field is smaller"""
+
+
+class Field(NamedTuple):
+    """A square of `tiles` x `tiles` base tiles whose first is (row, col)."""
+
+    row: int
+    col: int
+    tiles: int
+
+    def quarters(self) -> "list[Field]":
+        """Its four halves-by-halves, row by row."""
+        half = self.tiles // 2
+        return [Field(row, col, half) for row, col in product((self.row, self.row + half), (self.col, self.col + half))]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Base tiles of a padded slide, in whole fields."""
+
+    ladder: Ladder
+    rows: int
+    cols: int
+
+    @classmethod
+    def over(cls, ladder: Ladder, width: int, height: int, tile_px: int) -> Self:
+        """The grid that covers `width` x `height` base pixels."""
+        side = cls.field_tiles(ladder)
+        rows, cols = (math.ceil(size / (tile_px * side)) * side for size in (height, width))
+        return cls(ladder, rows, cols)
+
+    @staticmethod
+    def field_tiles(ladder: Ladder) -> int:
+        return max(BLOCK_TILES, ladder.scales[-1].downsample)
+
+    def fields(self) -> Iterator[Field]:
+        """Row by row."""
+        side = self.field_tiles(self.ladder)
+        for row, col in product(range(0, self.rows, side), range(0, self.cols, side)):
+            yield Field(row, col, side)
+
+
+def halve(values: Shares) -> Shares:
+    """2x2 means over the first two axes."""
+    return reduce(values, "(r a) (c b) ... -> r c ...", "mean", a=2, b=2)
+
+
+def region_shares(tiles: Shares, ladder: Ladder) -> list[Shares]:
+    """Share of tissue of each region of each scale, from that of the base tiles (rows, cols)."""
+    shares = [tiles]
+    while len(shares) < len(ladder):
+        shares.append(halve(shares[-1]))
+    return shares
+
+
+def choose(shares: Sequence[Shares], least: float, cap: int | None, key: tuple[int, str]) -> list[Mask]:
+    """Which regions to keep: those with a share of tissue above 0 and of at least `least`, at most `cap` per scale.
+
+    Where a cap is met, the ones kept are drawn from `key`, (seed, slide id), and nothing else.
+    """
+    seed, slide_id = key
+    kept = []
+    for index, share in enumerate(shares):
+        mask = (share >= least) & (share > 0)
+        found = np.flatnonzero(mask)
+        if cap is not None and len(found) > cap:
+            rng = np.random.default_rng((seed, zlib.crc32(slide_id.encode()), index))
+            mask = np.zeros_like(mask)
+            mask.flat[rng.choice(found, cap, replace=False)] = True
+        kept.append(mask)
+    return kept
+
+
+def needed_tiles(tiles: Shares, kept: Sequence[Mask]) -> Mask:
+    """Base tiles whose pixels are wanted: those with tissue, and those under a region that is kept."""
+    wanted = tiles > 0
+    for index, mask in enumerate(kept):
+        wanted = wanted | repeat(mask, "r c -> (r a) (c b)", a=2**index, b=2**index)
+    return wanted

@@ -1,0 +1,182 @@
+"""Weights on disk: written whole or not at all, read without running code, loaded strictly.
+
+We write safetensors with a sha256 beside it. We read safetensors and torch files: ours, the published `weights.ckpt`
+(one flat dict: schedule buffers, denoiser, its EMA copies, first stage, Summarizer), the published CDM, and the
+CompVis VQ-f4 and ImageNet LDM-4 that they start from.
+
+A part is one network; in a file its names carry a prefix.
+"""
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+from ldm.files import intact, sidecar, whole, write_sidecar
+
+PARTS = {"denoiser": "model.diffusion_model.", "summarizer": "cond_stage_model.", "autoencoder": "first_stage_model."}
+EMA = "model_ema."
+EMA_COUNTERS = {"model_ema.decay", "model_ema.num_updates"}
+BARE_AUTOENCODER = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
+BARE_LOSS = "loss."
+SCHEDULE_BUFFERS = {
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+}
+
+
+class Inert:
+    """Stands for the few objects that published files hold beside their tensors: read as nothing, never run."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (Inert, "argparse.Namespace"),
+    (Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
+    (Inert, "numpy.core.multiarray.scalar"),
+    (Inert, "numpy.dtype"),
+    (Inert, "_codecs.encode"),
+]
+
+
+def save_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """Write `tensors` as safetensors to `path`, which holds the old file or the whole new one; returns its sha256.
+
+    The digest also goes to `<path>.sha256`. Raises UserError when the disk refuses; the old file then stays.
+    """
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with whole(path) as partial:
+            save_file(content, partial, dict(metadata or {}))
+            sidecar(path).unlink(missing_ok=True)  # of the old file: killed before the next line, the new one has none
+        return write_sidecar(path)
+    except (OSError, SafetensorError) as error:
+        needed = sum(tensor.nbytes for tensor in content.values())
+        raise UserError(f"weights: {path} was not written ({_line(error)}); it needs {needed:,} bytes free") from error
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or torch file, on the CPU.
+
+    A torch file is a flat dict of tensors, or holds one under "ema" (the published CDM) or "state_dict" (Lightning).
+    No code of the file runs. Raises UserError when it is missing, damaged, unsafe or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"weights: {path} does not exist; give a .safetensors file or a checkpoint of torch")
+    if sidecar(path).is_file() and not intact(path):
+        raise UserError(f"weights: {path} is damaged: its sha256 is not that of {sidecar(path).name}; copy it again")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"weights: {path} is not whole safetensors ({_line(error)}); copy it again") from error
+    content = _load_torch(path)
+    for key in ("ema", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"weights: {path} holds no dict of tensors, alone or under ema or state_dict")
+    return dict(content)
+
+
+def _load_torch(path: Path) -> object:
+    try:
+        with torch.serialization.safe_globals(INERT):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"weights: {path} is damaged or holds objects that could run code, so it was not read; "
+            "convert it to safetensors with the software that made it"
+        ) from error
+    except Exception as error:  # damaged bytes spell any error there is
+        raise UserError(f"weights: {path} is no whole torch checkpoint ({_line(error)}); copy it again") from error
+
+
+def split(tensors: Mapping[str, Tensor], ema: bool = True) -> dict[str, dict[str, Tensor]]:
+    """Sort the tensors of a file by part (see PARTS), names without their prefix; schedule buffers are dropped.
+
+    `ema`: where the file has EMA copies of the denoiser, take them. (The published Summarizer has none.) A bare
+    autoencoder, as CompVis publishes VQ-f4, is the part "autoencoder"; its training losses are dropped.
+    Raises UserError that names every tensor of no known part.
+    """
+    parts: dict[str, dict[str, Tensor]] = {}
+    averages: dict[str, Tensor] = {}
+    unknown = []
+    for key, value in tensors.items():
+        part = next((part for part, prefix in PARTS.items() if key.startswith(prefix)), None)
+        if part:
+            parts.setdefault(part, {})[key.removeprefix(PARTS[part])] = value
+        elif key.startswith(BARE_AUTOENCODER):
+            parts.setdefault("autoencoder", {})[key] = value
+        elif key.startswith(EMA):
+            averages[key] = value
+        elif key not in SCHEDULE_BUFFERS and not key.startswith(BARE_LOSS):
+            unknown.append(key)
+    if unknown:
+        raise UserError(
+            f"weights: {', '.join(unknown)} belong to no part; names start with {', '.join(PARTS.values())}"
+        )
+    if ema and averages:
+        parts["denoiser"] = _averaged(parts.get("denoiser", {}), averages)
+    return parts
+
+
+def _averaged(denoiser: Mapping[str, Tensor], averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The EMA copies of all of `denoiser`; theirs are the names inside the published wrapper without their dots."""
+    names = {name: EMA + f"diffusion_model.{name}".replace(".", "") for name in denoiser}
+    missing = [copy for copy in names.values() if copy not in averages]
+    extra = sorted(averages.keys() - set(names.values()) - EMA_COUNTERS)
+    if missing or extra:
+        raise UserError(f"weights: EMA copies do not match the denoiser: {_differences(missing, extra, [])}")
+    return {name: averages[copy] for name, copy in names.items()}
+
+
+def join(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One flat dict of the parts' tensors under their prefixes; the inverse of `split`."""
+    return {PARTS[part] + name: value for part, state in parts.items() for name, value in state.items()}
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Load `state` into `module`. Raises UserError that names every missing, unexpected and wrongly shaped tensor."""
+    own = module.state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    shapes = [
+        f"{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    if missing or unexpected or shapes:
+        raise UserError(f"{what}: weights and config differ: {_differences(missing, unexpected, shapes)}")
+    module.load_state_dict(dict(state), strict=True)
+
+
+def _differences(missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> str:
+    kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,108 @@
+"""Batches for the Trainer: training from batch k onwards, and a fixed validation set."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ldm.batch import Stream
+from ldm.data.dataset import (
+    Cohort,
+    ImageBatches,
+    LatentBatches,
+    Pick,
+    image_batch,
+    latent_batch,
+    open_cohort,
+    split_slides,
+)
+from ldm.errors import UserError
+
+
+class CountFrom(Sampler[int]):
+    """start, start + 1, ... without end; a batch of the datasets here is known by its number."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
+
+
+class ValidationBatches(Dataset):
+    """The fixed picks in order, a batch at a time; the stream is the batch's own, so noise is the same at every visit."""
+
+    def __init__(self, picks: list[Pick], batch_size: int, images: bool) -> None:
+        self.parts = [picks[first : first + batch_size] for first in range(0, len(picks), batch_size)]
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> Any:
+        part = self.parts[number]
+        return image_batch(part) if self.images else latent_batch(part, Stream(0, number, 0, len(part)))
+
+
+class CohortData(pl.LightningDataModule):
+    """A cohort folder for one of the systems; `kind` is "latents" or "images".
+
+    The number of batches trained on travels in the checkpoint, so a resumed run starts at the next one.
+    """
+
+    def __init__(
+        self,
+        *,
+        cohort: str,
+        batch_size: int,
+        seed: int = 0,
+        kind: str = "latents",
+        crop_px: int = 64,
+        scales: list[str] | None = None,
+        held_out: float = 0.1,
+        validation_per_scale: int = 64,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if kind not in ("latents", "images"):
+            raise UserError(f"data.kind: {kind} is unknown; it is latents or images")
+        training, validation = split_slides(open_cohort(cohort), held_out)
+        self.training, self.validation = Cohort(training, scales), Cohort(validation, scales)
+        if kind == "latents" and not self.training.autoencoder:
+            raise UserError(
+                f"data: {cohort} has no latents; prepare it with an autoencoder (autoencoder=demo, or a VQ run)"
+            )
+        self.folder = cohort
+        self.batch_size, self.seed, self.kind, self.crop_px = batch_size, seed, kind, crop_px
+        self.validation_per_scale, self.workers = validation_per_scale, workers
+        self.trained = 0
+        """batches trained on before this process started"""
+
+    def batches(self, rank: int = 0, world: int = 1) -> Dataset:
+        """The endless training batches of one rank."""
+        if self.kind == "images":
+            return ImageBatches(self.training, self.seed, self.batch_size, crop_px=self.crop_px, rank=rank, world=world)
+        return LatentBatches(self.training, self.seed, self.batch_size, rank, world)
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        batches = self.batches(self.trainer.global_rank, self.trainer.world_size)
+        return self._loader(batches, CountFrom(self.trained))
+
+    def val_dataloader(self) -> DataLoader:
+        picks = self.validation.spread(self.validation_per_scale)
+        return self._loader(ValidationBatches(picks, self.batch_size, self.kind == "images"), None)
+
+    def _loader(self, batches: Dataset, sampler: Sampler | None) -> DataLoader:
+        return DataLoader(
+            batches, batch_size=None, sampler=sampler, num_workers=self.workers, persistent_workers=self.workers > 0
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        assert self.trainer is not None
+        return {"trained": self.trainer.fit_loop.epoch_loop.batch_progress.total.processed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.trained = state_dict["trained"]

@@ -1,0 +1,160 @@
+"""Prepared slides as batches. Item k of a dataset is batch k: a pure function of (seed, k).
+
+A scale is drawn uniformly, then a region of that scale, whatever slide it lies on (paper, section 4.1.1). Ranks draw
+the same global batch and keep their own rows, so they are disjoint, and a run that was interrupted asks for the next k.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ldm.batch import Batch, Sample, Stream, collate
+from ldm.data.h5 import SlideFile
+from ldm.errors import UserError
+from ldm.scales import Ladder, Scale
+
+Pick = tuple[SlideFile, Scale, int]
+"""a slide, a scale, the row of a region in that scale's table"""
+
+
+class Cohort:
+    """Prepared slides that share ladder, patch size, encoder and autoencoder."""
+
+    def __init__(self, slides: Sequence[SlideFile], scales: Sequence[str] | None = None) -> None:
+        """`scales` keeps some of the ladder's (default: all). UserError when slides differ or a scale has no region."""
+        first = slides[0]
+        for slide in slides[1:]:
+            for key in ("kind", "scales", "tile_px", "encoder", "autoencoder"):
+                found, expected = slide.attrs[key], first.attrs[key]
+                if not np.array_equal(found, expected):
+                    raise UserError(
+                        f"{slide.path}: {key} is {found}, but {first.path} has {expected}; prepare both with one config"
+                    )
+        self.slides = list(slides)
+        self.ladder: Ladder = first.ladder
+        self.tile_px = int(first.attrs["tile_px"])
+        self.encoder = str(first.attrs["encoder"])
+        self.autoencoder = str(first.attrs["autoencoder"])
+        self.scales = [self.ladder[name] for name in scales] if scales else list(self.ladder)
+        self._ends = {s.name: np.cumsum([slide.count(s.name) for slide in self.slides]) for s in self.scales}
+        for scale in self.scales:
+            if self.count(scale) == 0:
+                raise UserError(
+                    f"{Path(first.path).parent}: no region at {scale.name} in {len(slides)} slides; "
+                    "prepare more slides, lower tissue_share, or leave the scale out with data.scales"
+                )
+
+    def count(self, scale: Scale) -> int:
+        """Regions of `scale` over all slides."""
+        return int(self._ends[scale.name][-1])
+
+    def pick(self, scale: Scale, number: int) -> Pick:
+        """Region `number` of `scale`, counted over the slides in order."""
+        ends = self._ends[scale.name]
+        slide = int(np.searchsorted(ends, number, side="right"))
+        return self.slides[slide], scale, number - (int(ends[slide - 1]) if slide else 0)
+
+    def draw(self, seed: int, number: int, count: int) -> list[Pick]:
+        """The `count` regions of global batch `number`."""
+        rng = np.random.default_rng((seed, number))
+        scales = rng.integers(len(self.scales), size=count)
+        places = rng.random(count)
+        return [
+            self.pick(scale, int(place * self.count(scale)))
+            for scale, place in zip((self.scales[i] for i in scales), places, strict=True)
+        ]
+
+    def spread(self, per_scale: int) -> list[Pick]:
+        """Up to `per_scale` regions of each scale, evenly spread over the slides: for validation and pictures."""
+        return [
+            self.pick(scale, number)
+            for scale in self.scales
+            for number in np.unique(np.linspace(0, self.count(scale) - 1, per_scale).round().astype(int)).tolist()
+        ]
+
+
+def open_cohort(folder: str | Path) -> list[SlideFile]:
+    """Every prepared slide of `folder`, sorted by id. UserError when there is none."""
+    files = sorted(Path(folder).rglob("*.h5"))
+    if not files:
+        raise UserError(f"data: {folder} holds no prepared slide (*.h5); make them with data_prep/prepare.py")
+    return [SlideFile(file) for file in files]
+
+
+class _Batches(Dataset):
+    """Item k is this rank's part of global batch k; see the subclasses for what a batch holds."""
+
+    def __init__(self, cohort: Cohort, seed: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.cohort, self.seed, self.batch_size, self.rank, self.world = cohort, seed, batch_size, rank, world
+
+    def _part(self, number: int) -> tuple[list[Pick], Stream]:
+        first, total = self.rank * self.batch_size, self.world * self.batch_size
+        picks = self.cohort.draw(self.seed, number, total)
+        return picks[first : first + self.batch_size], Stream(self.seed, number, first, total)
+
+
+class LatentBatches(_Batches):
+    """Batches of latents, embedding grids and scales: what the denoiser, Summarizer and CDM train on."""
+
+    def __getitem__(self, number: int) -> Batch:
+        picks, stream = self._part(number)
+        return latent_batch(picks, stream)
+
+
+def latent_batch(picks: Sequence[Pick], stream: Stream) -> Batch:
+    """Read `picks` into a Batch."""
+    return collate([_sample(*pick) for pick in picks], stream)
+
+
+def _sample(slide: SlideFile, scale: Scale, row: int) -> Sample:
+    latent = slide.latents(scale.name, [row])[0]  # (3, h, w)
+    return Sample(latent, slide.embedding(scale.name, row), scale.index)
+
+
+class ImageBatches(_Batches):
+    """Batches of image crops (b, 3, crop, crop) in [-1, 1], every scale alike: what the autoencoder trains on."""
+
+    def __init__(self, cohort: Cohort, seed: int, batch_size: int, *, crop_px: int, rank: int = 0, world: int = 1):
+        super().__init__(cohort, seed, batch_size, rank, world)
+        self.crop_px = crop_px
+        if crop_px > cohort.tile_px:
+            raise UserError(
+                f"data.crop_px: {crop_px} is larger than the patches ({cohort.tile_px} px); make it smaller"
+            )
+
+    def __getitem__(self, number: int) -> Tensor:
+        picks, stream = self._part(number)
+        rng = np.random.default_rng((self.seed, number, 1))
+        room = self.cohort.tile_px - self.crop_px + 1
+        corners = rng.integers(room, size=(stream.total, 2))[stream.first : stream.first + len(picks)]
+        images = image_batch(picks)
+        return torch.stack(
+            [
+                image[:, y : y + self.crop_px, x : x + self.crop_px]
+                for image, (y, x) in zip(images, corners.tolist(), strict=True)
+            ]
+        )
+
+
+def image_batch(picks: Sequence[Pick]) -> Tensor:
+    """Stored images of `picks` as (b, 3, tile, tile) in [-1, 1]."""
+    images = np.stack([slide.images(scale.name, [row])[0] for slide, scale, row in picks])  # (b, h, w, 3)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def split_slides(slides: Sequence[SlideFile], held_out: float) -> tuple[list[SlideFile], list[SlideFile]]:
+    """(training, validation) slides: a share `held_out` of the slides, at least one, spread evenly over the ids."""
+    count = max(1, round(held_out * len(slides)))
+    if count >= len(slides):
+        raise UserError(
+            f"data: {len(slides)} slides leave none to train on when {count} are held out; prepare more slides"
+        )
+    chosen = set(np.linspace(0, len(slides) - 1, count).round().astype(int).tolist())
+    return (
+        [slide for number, slide in enumerate(slides) if number not in chosen],
+        [slide for number, slide in enumerate(slides) if number in chosen],
+    )

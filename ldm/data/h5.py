@@ -1,0 +1,237 @@
+"""A prepared slide: one HDF5 file, the contract between preparation and training.
+
+    attrs                       format, slide_id, source, width_l0, height_l0, base_mpp, kind, scales, tile_px ...
+    embeddings/0                (rows, cols, d) f16              base tiles' embeddings on the slide's whole grid
+    embeddings/k                (rows / 2^k, cols / 2^k, d) f16  their k-fold 2x2 means
+    scales/<name>/ij            (n, 2) i32                       the region's place on its scale's grid
+                 /tissue        (n,) f32                         its share of tissue
+                 /latents       (n, 3, h, w) f16                 optional
+                 /images        (bytes,) u8                      optional: JPEG or PNG files, one after the other
+                 /image_ends    (n,) i64                         where each of them ends
+
+A region (i, j) of scale s covers base tiles [i 2^s, (i+1) 2^s) x [j 2^s, (j+1) 2^s); its condition is a window of at
+most 8x8 tokens of one level of the embedding pyramid. One chunk per latent, uncompressed. Every dataset carries
+fletcher32, nothing has variable length, and the file's own metadata is checksummed: no flipped bit is silent.
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.files import whole
+from ldm.scales import Ladder, ladder
+
+FORMAT = "zoomldm-1"
+_CHUNK_TILES = 8
+_CHUNK_ROWS = 1024
+_CHUNK_BYTES = 2**16
+
+
+def normalize_tokens(grid: Tensor) -> Tensor:
+    """Standardise each token of `grid` (d, gh, gw) over its channels, in float32 (unbiased, eps 1e-8)."""
+    grid = grid.float()
+    return (grid - grid.mean(0)) / (grid.std(0) + 1e-8)
+
+
+class SlideWriter:
+    """Writes one slide; the file appears under its name only once it is whole.
+
+    with SlideWriter(path, attrs) as writer:
+        writer.create_embeddings(rows, cols, width, levels)
+        writer.write_embeddings(level, row, col, grid)
+        writer.append("20x", ij, tissue, latents=latents, images=files)
+    """
+
+    def __init__(self, path: str | Path, attrs: Mapping[str, Any]) -> None:
+        """`attrs`: str, int, float or a list of str; `format` is added. Strings longer than 60 kB do not fit."""
+        self.path = Path(path)
+        self._attrs = {"format": FORMAT, **attrs}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            partial = stack.enter_context(whole(self.path))
+            self._file = stack.enter_context(h5py.File(partial, "w", libver=("v110", "v110")))
+            for key, value in self._attrs.items():
+                self._file.attrs[key] = _encode(value)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def create_embeddings(self, rows: int, cols: int, width: int, levels: int) -> None:
+        """Make room for `levels` levels of the pyramid over (rows, cols) base tiles of `width` channels."""
+        for level in range(levels):
+            shape = (rows >> level, cols >> level, width)
+            chunks = (min(_CHUNK_TILES, shape[0]), min(_CHUNK_TILES, shape[1]), width)
+            self._create(f"embeddings/{level}", shape, "f2", chunks)
+
+    def write_embeddings(self, level: int, row: int, col: int, grid: NDArray[np.floating]) -> None:
+        """Store `grid` (rows, cols, d) in one level, its first token at (row, col). UserError when it is not finite."""
+        rows, cols = grid.shape[:2]
+        half = _finite(grid, f"{self.path}: embeddings at level {level}, row {row}, column {col}")
+        self._file[f"embeddings/{level}"][row : row + rows, col : col + cols] = half
+
+    def append(
+        self,
+        scale: str,
+        ij: NDArray[np.integer],
+        tissue: NDArray[np.floating],
+        *,
+        latents: NDArray[np.floating] | None = None,
+        images: Sequence[bytes] | None = None,
+    ) -> None:
+        """Add n regions: `ij` (n, 2), `tissue` (n,), `latents` (n, 3, h, w), `images` n encoded files.
+
+        An empty first call makes the tables of a scale that has no region.
+        """
+        self._extend(f"scales/{scale}/ij", np.asarray(ij, np.int32), _CHUNK_ROWS)
+        self._extend(f"scales/{scale}/tissue", np.asarray(tissue, np.float32), _CHUNK_ROWS)
+        if latents is not None:
+            half = _finite(latents, f"{self.path}: latents at {scale} from region {ij[:1].tolist()} on")
+            self._extend(f"scales/{scale}/latents", half, 1)
+        if images is not None:
+            start = self._extend(f"scales/{scale}/images", np.frombuffer(b"".join(images), np.uint8), _CHUNK_BYTES)
+            ends = start + np.cumsum([len(image) for image in images], dtype=np.int64)
+            self._extend(f"scales/{scale}/image_ends", ends, _CHUNK_ROWS)
+
+    def _extend(self, name: str, values: NDArray[Any], chunk: int) -> int:
+        """Append `values` along the first axis and return where they start."""
+        if name not in self._file:
+            shape = values.shape[1:]
+            self._create(name, (0, *shape), values.dtype, (chunk, *shape), maxshape=(None, *shape))
+        dataset = self._file[name]
+        start = len(dataset)
+        dataset.resize(start + len(values), axis=0)
+        dataset[start:] = values
+        return start
+
+    def _create(self, name: str, shape: tuple[int, ...], dtype: Any, chunks: tuple[int, ...], **more: Any) -> None:
+        self._file.create_dataset(name, shape, dtype, chunks=chunks, fletcher32=True, track_times=False, **more)
+
+
+def _finite(values: NDArray[np.floating], what: str) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        half = np.asarray(values, np.float16)
+    if not np.isfinite(half).all():
+        raise UserError(f"{what}: not finite in float16; the network's weights or the slide's pixels are damaged")
+    return half
+
+
+def _encode(value: str | int | float | Sequence[str]) -> Any:
+    """Text becomes fixed-length bytes: HDF5 keeps variable-length text outside its checksums."""
+    if isinstance(value, str):
+        return np.bytes_(value.encode())
+    return value if isinstance(value, int | float) else np.array([text.encode() for text in value])
+
+
+def _decode(value: Any) -> str | int | float | list[str]:
+    if isinstance(value, np.ndarray):
+        return [text.decode() for text in value]
+    return value.decode() if isinstance(value, bytes) else value.item()
+
+
+class SlideFile:
+    """Reads a prepared slide: opened read-only, on first use, once per process; picklable.
+
+    Every method raises UserError when the file is missing, of another format, or damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._process = 0
+        self._objects: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_process": 0, "_objects": {}}
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        found = self._guarded("/", lambda root: {key: _decode(value) for key, value in root.attrs.items()})
+        if found.get("format") != FORMAT:
+            raise UserError(
+                f"{self.path}: format is {found.get('format', 'none')}, expected {FORMAT}; prepare this slide again"
+            )
+        return found
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        return ladder(self.attrs["kind"], len(self.attrs["scales"]))
+
+    def count(self, scale: str) -> int:
+        """Number of regions of `scale`."""
+        return self._guarded(f"scales/{scale}/ij", len)
+
+    def ij(self, scale: str) -> NDArray[np.int32]:
+        """(n, 2) row and column of each region on the scale's grid."""
+        return self._read(f"scales/{scale}/ij")
+
+    def tissue(self, scale: str) -> NDArray[np.float32]:
+        """(n,) share of tissue of each region."""
+        return self._read(f"scales/{scale}/tissue")
+
+    def latents(self, scale: str, rows: Iterable[int]) -> Tensor:
+        """(n, 3, h, w) float32, unquantised. UserError when the slide was prepared without an autoencoder."""
+        unique, back = np.unique(np.fromiter(rows, int), return_inverse=True)
+        return torch.from_numpy(self._read(f"scales/{scale}/latents", unique)[back]).float()
+
+    def images(self, scale: str, rows: Iterable[int]) -> list[NDArray[np.uint8]]:
+        """(h, w, 3) uint8 of each of `rows`. UserError when the slide was prepared without images."""
+        ends = self._read(f"scales/{scale}/image_ends")
+        starts = np.concatenate([[0], ends])
+        files = [self._read(f"scales/{scale}/images", slice(starts[row], ends[row])) for row in rows]
+        return [np.array(Image.open(io.BytesIO(file.tobytes()))) for file in files]
+
+    def has_images(self, scale: str) -> bool:
+        """Whether the slide was prepared with images."""
+        return self._guarded("/", lambda file: f"scales/{scale}/images" in file)
+
+    def embedding(self, scale: str, row: int) -> Tensor:
+        """(d, g, g) float32: the condition of region `row`, its tokens normalised."""
+        rung = self.ladder[scale]
+        i, j = (self._read(f"scales/{scale}/ij", row) * rung.grid).tolist()
+        window = (slice(i, i + rung.grid), slice(j, j + rung.grid))
+        grid = self._read(f"embeddings/{rung.pyramid_level}", window)  # (g, g, d)
+        return normalize_tokens(torch.from_numpy(grid).permute(2, 0, 1))
+
+    def _read(self, name: str, where: Any = ...) -> NDArray[Any]:
+        return self._guarded(name, lambda dataset: dataset[where])
+
+    def _guarded(self, name: str, read: Callable[[Any], Any]) -> Any:
+        """`read` the object `name`, its handle kept for the next time."""
+        if self._process != os.getpid():
+            self._process, self._objects = os.getpid(), {"/": self._open()}
+        try:
+            if name not in self._objects:
+                self._objects[name] = self._objects["/"][name]
+            return read(self._objects[name])
+        except KeyError as error:
+            raise UserError(f"{self.path}: has no {name}; prepare this slide again with it") from error
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"{self.path}: {name} is damaged ({error}); prepare this slide again") from error
+
+    def _open(self) -> h5py.File:
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: does not exist; make it with data_prep/prepare.py")
+        try:
+            return h5py.File(self.path, "r")
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be opened ({error}); prepare this slide again, or on a network disk "
+                "that refuses locks set HDF5_USE_FILE_LOCKING=FALSE"
+            ) from error

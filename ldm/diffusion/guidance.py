@@ -1,0 +1,28 @@
+"""Classifier-free guidance (Ho and Salimans 2022; paper, section 4.1.2): one formula in the whole project.
+
+    eps = eps_null + guidance * (eps_cond - eps_null)
+
+guidance 1 is the plain conditional network, 0 the unconditional one. The null context is all zeros.
+Papers that write (1 + w) eps_cond - w eps_null mean guidance = 1 + w.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""denoise(z_t (b, 3, h, w), t (b,) long) -> eps (b, 3, h, w)"""
+
+
+def guided(denoise_cond: Denoiser, denoise_null: Denoiser, guidance: float) -> Denoiser:
+    """A denoiser that mixes two; at guidance 1 or 0 the one without weight is not called."""
+    if guidance == 1:
+        return denoise_cond
+    if guidance == 0:
+        return denoise_null
+
+    def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+        eps_null = denoise_null(z_t, t)
+        return eps_null + guidance * (denoise_cond(z_t, t) - eps_null)
+
+    return denoise

@@ -1,0 +1,139 @@
+"""Pictures on disk: pyramidal TIFF for slide viewers, PNG, and labelled contact sheets.
+
+Letters: h, w pixels. Every image is uint8 (h, w, 3), sRGB. A file appears under its name only once it is whole.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ldm.errors import UserError
+
+Pixels = NDArray[np.uint8]
+UM_PER_CM = 1e4
+INK, PAPER = (30, 30, 30), (255, 255, 255)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, flushed and renamed to `path` when the block succeeds, removed when it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_image(image: NDArray[Any], what: str) -> None:
+    """Raise UserError unless `image` is uint8 (h, w, 3)."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f"{what}: image is {image.dtype} {image.shape}; expected uint8 (h, w, 3)")
+
+
+def halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The rounded 2x2 means of `image` (h, w, bands); an odd last row or column is repeated first."""
+    h, w = image.shape[:2]
+    even = np.pad(image, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+    even = even.astype(np.uint16)
+    total = even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
+    return ((total + 2) // 4).astype(np.uint8)  # (h/2, w/2, bands)
+
+
+def pyramid(image: Pixels, tile_px: int) -> Iterator[Pixels]:
+    """`image` and its successive halves, down to the first that is no taller or no wider than one tile."""
+    yield image
+    while min(image.shape[:2]) > tile_px:
+        image = halve(image)
+        yield image
+
+
+def write_pyramid(path: str | Path, image: Pixels, mpp: float, tile_px: int = 256) -> None:
+    """Write `image` (h, w, 3) at `mpp` um per pixel as a tiled pyramidal TIFF that OpenSlide and QuPath open.
+
+    Levels are 2x2 means, JPEG quality 90 without chroma subsampling; um per pixel stands in the resolution tags.
+    Raises UserError for an image that is not uint8 RGB, a resolution that is not positive, or a tile size that TIFF
+    does not allow.
+    """
+    check_image(image, str(path))
+    if not 0 < mpp < float("inf"):
+        raise UserError(f"{path}: mpp is {mpp}; expected um per pixel above 0, for example 0.5")
+    if tile_px < 16 or tile_px % 16:
+        raise UserError(f"{path}: tile_px is {tile_px}; expected a positive multiple of 16, for example 256")
+    with whole_file(Path(path)) as temporary, tifffile.TiffWriter(temporary, bigtiff=image.nbytes > 2**31) as tiff:
+        for level, pixels in enumerate(pyramid(image, tile_px)):
+            per_cm = UM_PER_CM / (mpp * 2**level)
+            tiff.write(
+                pixels,
+                tile=(tile_px, tile_px),
+                photometric="rgb",
+                subsampling=(1, 1),
+                compression="jpeg",
+                compressionargs={"level": 90},
+                resolution=(per_cm, per_cm),
+                resolutionunit="CENTIMETER",
+                subfiletype=1 if level else 0,
+                metadata=None,
+            )
+
+
+def save_png(path: str | Path, image: Pixels) -> None:
+    """Write `image` (h, w, 3) as PNG. Raises UserError for anything but uint8 RGB."""
+    check_image(image, str(path))
+    with whole_file(Path(path)) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Pixels]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    path: str | Path,
+) -> None:
+    """Write a labelled grid of pictures as PNG; every picture is shown at the size of the largest one.
+
+    rows: pictures (h, w, 3) of each row; a row may be shorter than the others. Raises UserError for no pictures at all
+    or for labels that do not count the rows and columns.
+    """
+    columns = max((len(row) for row in rows), default=0)
+    if not columns:
+        raise UserError(f"{path}: no pictures; a contact sheet needs at least one")
+    if len(row_labels) != len(rows) or len(column_labels) != columns:
+        found = f"{len(row_labels)} row and {len(column_labels)} column labels"
+        raise UserError(f"{path}: {found} for {len(rows)} rows and {columns} columns; expected one each")
+    height = max(image.shape[0] for row in rows for image in row)
+    width = max(image.shape[1] for row in rows for image in row)
+    font_px = max(11, round(width / 11))
+    font = ImageFont.load_default(font_px)
+    gap = max(2, width // 32)
+    left = gap * 2 + round(max(font.getlength(label) for label in row_labels))
+    top = gap + round(1.4 * font_px) * (1 + max(label.count("\n") for label in column_labels))
+    size = (left + columns * (width + gap), top + len(rows) * (height + gap))
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for j, label in enumerate(column_labels):
+        place = (left + j * (width + gap) + width // 2, top - gap // 2)
+        draw.text(place, label, INK, font, anchor="md", align="center")
+    for i, row in enumerate(rows):
+        draw.text((gap, top + i * (height + gap) + height // 2), row_labels[i], INK, font, anchor="lm")
+        for j, image in enumerate(row):
+            check_image(image, f"{path}: row {i}, column {j}")
+            picture = Image.fromarray(image)
+            if picture.size != (width, height):
+                picture = picture.resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(picture, (left + j * (width + gap), top + i * (height + gap)))
+    save_png(path, np.asarray(sheet))

@@ -1,0 +1,158 @@
+"""Autoencoder: image x (b, 3, H, W) in [-1, 1] <-> latent z (b, 3, h, w), h = H/4, with a codebook in between.
+
+The published one is VQ-f4, the first stage of latent diffusion (Rombach et al. 2022; paper, section 4.1.1). Latents are
+kept unquantised, z = quant_conv(encoder(x)), and go through the codebook when they are decoded.
+
+The demo's variant works on patches of 2x2 pixels, normalises every pixel on its own and has no attention: it sees no
+statistics of the whole image, so encoding a crop is cropping an encoding, away from borders.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from taming.modules.vqvae.quantize import VectorQuantizer2
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+from ldm.layers.blocks import Upsample
+from ldm.layers.codec import Downsample, Level, Middle, Norm
+from ldm.layers.norms import PixelNorm, group_norm
+
+NORMS: dict[str, Norm] = {"group": partial(group_norm, eps=1e-6), "pixel": PixelNorm}
+COMMITMENT = 0.25
+
+
+class Encoder(nn.Module):
+    """(b, channels, H, W) -> (b, out_channels, H/f, W/f); f doubles between levels."""
+
+    def __init__(
+        self, channels: int, widths: list[int], blocks: int, out_channels: int, norm: Norm, attention: bool
+    ) -> None:
+        """`widths`: channels after conv_in, then of each level, finest first."""
+        super().__init__()
+        self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(Level(a, b, blocks, norm) for a, b in pairwise(widths))
+        for level, width in zip(self.down[:-1], widths[1:], strict=False):
+            level.downsample = Downsample(width)
+        self.mid = Middle(widths[-1], norm, attention)
+        self.norm_out = norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(x)
+        for level in self.down:
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+
+
+class Decoder(nn.Module):
+    """(b, channels, h, w) -> (b, out_channels, f h, f w); the encoder's mirror with one more block a level."""
+
+    def __init__(
+        self, channels: int, widths: list[int], blocks: int, out_channels: int, norm: Norm, attention: bool
+    ) -> None:
+        """`widths`: channels of each level, finest first."""
+        super().__init__()
+        self.conv_in = nn.Conv2d(channels, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], norm, attention)
+        before = [*widths[1:], widths[-1]]
+        self.up = nn.ModuleList(Level(a, b, blocks + 1, norm) for a, b in zip(before, widths, strict=True))
+        for level, width in zip(self.up[1:], widths[1:], strict=True):
+            level.upsample = Upsample(width)
+        self.norm_out = norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class Quantizer(VectorQuantizer2):
+    """taming's codebook lookup, one sample at a time and in the codebook's own precision.
+
+    A sample's distances to all codes take 128 MB at full size; under autocast they would pick wrong codes.
+    """
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """z (b, c, h, w) -> (z_q (b, c, h, w) straight through, codebook loss, indices (b, h, w))."""
+        with torch.autocast(z.device.type, enabled=False):
+            each = [VectorQuantizer2.forward(self, sample) for sample in z.to(self.embedding.weight.dtype).split(1)]
+        z_q, losses, info = zip(*each, strict=True)
+        return torch.cat(z_q), torch.stack(losses).mean(), torch.cat([indices for _, _, indices in info])
+
+
+class Autoencoder(nn.Module):
+    """VQ autoencoder; the defaults are the published VQ-f4 (55,322,782 parameters)."""
+
+    def __init__(
+        self,
+        *,
+        width: int = 128,
+        multipliers: Sequence[int] = (1, 2, 4),
+        blocks: int = 2,
+        latent_channels: int = 3,
+        codes: int = 8192,
+        code_dim: int = 3,
+        patch: int = 1,
+        norm: str = "group",
+        attention: bool = True,
+    ) -> None:
+        """`patch`: pixels a side folded into channels before the encoder; the whole shrinks by patch * 2^(levels - 1).
+
+        `norm`: "group" (published) or "pixel" (no statistics over space). `attention`: in the middle blocks.
+        Raises UserError for an unknown norm.
+        """
+        super().__init__()
+        if norm not in NORMS:
+            raise UserError(f"autoencoder: unknown norm {norm}; it is one of {', '.join(NORMS)}")
+        self.patch = patch
+        self.downsample = patch * 2 ** (len(multipliers) - 1)
+        widths = [width * multiplier for multiplier in multipliers]
+        pixel_channels = 3 * patch**2
+        self.encoder = Encoder(pixel_channels, [width, *widths], blocks, latent_channels, NORMS[norm], attention)
+        self.decoder = Decoder(latent_channels, widths, blocks, pixel_channels, NORMS[norm], attention)
+        self.quantize = Quantizer(codes, code_dim, beta=COMMITMENT, sane_index_shape=True)
+        self.quant_conv = nn.Conv2d(latent_channels, code_dim, 1)
+        self.post_quant_conv = nn.Conv2d(code_dim, latent_channels, 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Image (b, 3, H, W) in [-1, 1] -> unquantised latent (b, code_dim, h, w).
+
+        Raises UserError when H or W is not a multiple of the downsampling.
+        """
+        if x.shape[-1] % self.downsample or x.shape[-2] % self.downsample:
+            raise UserError(
+                f"autoencoder: image of {x.shape[-1]}x{x.shape[-2]} px; "
+                f"both sides must be multiples of {self.downsample}: crop or pad it"
+            )
+        return self.quant_conv(self.encoder(F.pixel_unshuffle(x, self.patch)))
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
+        """Latent (b, code_dim, h, w), moved to its nearest codes unless told otherwise, -> image, not clamped."""
+        z = self.quantize(z)[0] if quantize else z
+        return F.pixel_shuffle(self.decoder(self.post_quant_conv(z)), self.patch)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Image -> (reconstruction (b, 3, H, W), codebook loss, code indices (b, h, w))."""
+        z_q, loss, indices = self.quantize(self.encode(x))
+        return self.decode(z_q, quantize=False), loss, indices
+
+    @torch.no_grad()
+    def normalise_latents(self, mean: Tensor, std: Tensor) -> None:
+        """Fold a shift and a scale, (code_dim,) each, into the weights: encode then gives (z - mean) / std.
+
+        decode undoes it: its images do not change without quantisation, nor with it when all `std` are equal (distances
+        to the codes change otherwise).
+        """
+        weight_in, bias_in = self.quant_conv.parameters()
+        weight_in.div_(std[:, None, None, None])
+        bias_in.sub_(mean).div_(std)
+        self.quantize.embedding.weight.sub_(mean).div_(std)
+        weight_out, bias_out = self.post_quant_conv.parameters()
+        bias_out.add_(weight_out[:, :, 0, 0] @ mean)
+        weight_out.mul_(std[:, None, None])

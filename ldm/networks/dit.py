@@ -1,0 +1,126 @@
+"""DiT: the conditioning model, a diffusion transformer over the Summarizer's tokens given the scale (paper, 3.3).
+
+Every block is modulated by time and scale: adaLN-Zero (Peebles and Xie 2023, section 3.2),
+
+    x = x + gate * f(LayerNorm(x) * (1 + factor) + shift)                  f: attention, then MLP
+
+with shift, factor and gate linear in the sum of the two embeddings, all 0 at the start.
+
+Letters: b samples, n tokens (65), c channels of the context, d width.
+"""
+
+from timm.layers import Attention, GELUTanh, Mlp
+from torch import Tensor, nn
+
+from ldm.layers.embeddings import position_embedding, timestep_embedding
+from ldm.layers.init import zeroed
+
+TIME_WIDTH = 256
+
+
+def modulation(width: int, count: int) -> nn.Sequential:
+    """(b, width) -> (b, count * width), 0 at the start."""
+    return nn.Sequential(nn.SiLU(), zeroed(nn.Linear(width, count * width)))
+
+
+def modulated_norm(x: Tensor, norm: nn.LayerNorm, shift: Tensor, factor: Tensor) -> Tensor:
+    """LayerNorm(x) * (1 + factor) + shift; x (b, n, d), shift and factor (b, 1, d)."""
+    return norm(x) * (1 + factor) + shift
+
+
+def plain_norm(width: int) -> nn.LayerNorm:
+    """LayerNorm without weights of its own."""
+    return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+
+
+class TimeEmbedder(nn.Module):
+    """t (b,) -> (b, width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.mlp(timestep_embedding(t, TIME_WIDTH).to(next(self.parameters()).dtype))
+
+
+class ScaleEmbedder(nn.Module):
+    """scale (b,) -> (b, width)."""
+
+    def __init__(self, scales: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(scales, width)
+        nn.init.normal_(self.embedding_table.weight, std=0.02)
+
+    def forward(self, scale: Tensor) -> Tensor:
+        return self.embedding_table(scale)
+
+
+class DiTBlock(nn.Module):
+    """Attention and MLP, each gated and modulated by the condition."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = plain_norm(width)
+        self.attn = Attention(width, num_heads=heads, qkv_bias=True)
+        self.norm2 = plain_norm(width)
+        self.mlp = Mlp(width, hidden_features=4 * width, act_layer=GELUTanh)
+        self.adaLN_modulation = modulation(width, 6)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (b, n, d), condition (b, d) -> (b, n, d)."""
+        shift_1, factor_1, gate_1, shift_2, factor_2, gate_2 = self.adaLN_modulation(condition)[:, None].chunk(
+            6, dim=-1
+        )
+        x = x + gate_1 * self.attn(modulated_norm(x, self.norm1, shift_1, factor_1))
+        return x + gate_2 * self.mlp(modulated_norm(x, self.norm2, shift_2, factor_2))
+
+
+class FinalLayer(nn.Module):
+    """Modulated LayerNorm, then one linear layer to twice the context's channels."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.norm_final = plain_norm(width)
+        self.linear = zeroed(nn.Linear(width, channels))
+        self.adaLN_modulation = modulation(width, 2)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, factor = self.adaLN_modulation(condition)[:, None].chunk(2, dim=-1)  # (b, 1, d)
+        return self.linear(modulated_norm(x, self.norm_final, shift, factor))
+
+
+class DiT(nn.Module):
+    """The conditioning model; the defaults are the published DiT-B (130,746,880 numbers with its fixed positions)."""
+
+    pos_embed: Tensor
+
+    def __init__(
+        self,
+        *,
+        context_dim: int = 512,
+        width: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        tokens: int = 65,
+        scales: int = 8,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("pos_embed", position_embedding(tokens, width))
+        self.x_embedder = nn.Linear(context_dim, width)
+        self.t_embedder = TimeEmbedder(width)
+        self.y_embedder = ScaleEmbedder(scales, width)
+        self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(layers))
+        self.final_layer = FinalLayer(width, 2 * context_dim)
+
+    def forward(self, x: Tensor, t: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Noisy context x (b, n, c), t (b,), scale (b,) -> (clean context, variance logits), each (b, n, c).
+
+        Logits -1 and 1 mean the least and the most variance a step can have; see `ldm.diffusion.variational`.
+        """
+        h = self.x_embedder(x) + self.pos_embed  # (b, n, d)
+        condition = self.t_embedder(t) + self.y_embedder(scale)  # (b, d)
+        for block in self.blocks:
+            h = block(h, condition)
+        x_0, logits = self.final_layer(h, condition).chunk(2, dim=-1)
+        return x_0, logits

@@ -1,0 +1,110 @@
+"""Summarizer: a grid of embeddings of any size and the scale -> the context of the U-Net, (b, 65, width).
+
+A transformer over 65 tokens: the scale's own, then the grid's, row by row, in the middle of 64 places whose rest holds
+a learned pad token (paper, sections 3.1 and 8.1). n tokens occupy places [32 - n // 2, 32 - n // 2 + n).
+CNNSummarizer is the paper's convolutional variant.
+
+Letters: b samples, d channels of an embedding, gh gw a grid's rows and columns, each 1 to 8, n = gh gw.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import Encoder
+
+from ldm.errors import UserError
+
+SIDE = 8
+PLACES = SIDE * SIDE
+
+Grids = Sequence[Tensor] | Tensor
+"""b grids (d, gh, gw), each of its own size, or one tensor (b, d, gh, gw)"""
+
+
+def project(grids: Grids, projection: nn.Linear) -> list[Tensor]:
+    """All tokens of all grids through `projection` in one product: b tensors (n, width).
+
+    Raises UserError for a grid of other channels, or of more than 8 rows or columns.
+    """
+    for grid in grids:
+        channels, rows, columns = grid.shape
+        if channels != projection.in_features:
+            raise UserError(
+                f"embedding: {channels} channels, the model takes {projection.in_features}; "
+                "prepare the slides with the encoder that the model was trained on"
+            )
+        if max(rows, columns) > SIDE:
+            raise UserError(f"embedding: grid of {rows}x{columns}, at most {SIDE}x{SIDE}; average it down first")
+    tokens = [rearrange(grid, "d gh gw -> (gh gw) d") for grid in grids]
+    projected = projection(torch.cat(tokens).to(projection.weight.dtype))  # (sum of n, width)
+    return list(projected.split([len(each) for each in tokens]))
+
+
+class Summarizer(nn.Module):
+    """The transformer; the defaults are the published network (38,656,000 parameters)."""
+
+    def __init__(
+        self,
+        *,
+        embedding_dim: int = 1024,
+        scales: int = 8,
+        width: int = 512,
+        layers: int = 12,
+        heads: int = 8,
+        mlp: int = 2048,
+    ) -> None:
+        super().__init__()
+        self.pad_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.mag_embedding = nn.Embedding(scales, width)
+        self.dim_reduce = nn.Linear(embedding_dim, width)
+        self.encoder = Encoder(1 + PLACES, layers, heads, width, mlp, dropout=0.0, attention_dropout=0.0)
+        self.final_proj = nn.Linear(width, width)
+        self.layer_norm = nn.LayerNorm(width)
+
+    def forward(self, grids: Grids, scale: Tensor) -> Tensor:
+        """`grids` and scale (b,) -> context (b, 65, width). Raises UserError as `project` does."""
+        tokens = torch.cat([self.mag_embedding(scale)[:, None], self.tokens(grids)], dim=1)  # (b, 65, width)
+        return self.layer_norm(self.final_proj(self.encoder(tokens)))
+
+    def tokens(self, grids: Grids) -> Tensor:
+        """(b, 64, width): each grid's projected tokens in the middle, the pad token elsewhere."""
+        return torch.cat([self._centred(tokens) for tokens in project(grids, self.dim_reduce)])
+
+    def _centred(self, tokens: Tensor) -> Tensor:
+        before = PLACES // 2 - len(tokens) // 2
+        after = PLACES - before - len(tokens)
+        pad = self.pad_token.to(tokens.dtype)
+        return torch.cat([pad.expand(1, before, -1), tokens[None], pad.expand(1, after, -1)], dim=1)  # (1, 64, width)
+
+
+class CNNSummarizer(nn.Module):
+    """Four 3x3 convolutions over the grid, centred on 8x8 with zeros around it, beside the scale's token."""
+
+    def __init__(self, *, embedding_dim: int = 1024, scales: int = 8, width: int = 512, layers: int = 4) -> None:
+        super().__init__()
+        self.mag_embedding = nn.Embedding(scales, width)
+        self.dim_reduce = nn.Linear(embedding_dim, width)
+        self.convolutions = nn.Sequential()
+        for _ in range(layers):
+            self.convolutions.extend([nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(1, width), nn.GELU()])
+        self.layer_norm = nn.LayerNorm(width)
+
+    def forward(self, grids: Grids, scale: Tensor) -> Tensor:
+        """`grids` and scale (b,) -> context (b, 65, width). Raises UserError as `project` does."""
+        mag = self.mag_embedding(scale)  # (b, width)
+        projected = project(grids, self.dim_reduce)
+        maps = [_centred_map(tokens, grid.shape[1]) for tokens, grid in zip(projected, grids, strict=True)]
+        h = self.convolutions(torch.stack(maps) + mag[:, :, None, None])  # (b, width, 8, 8)
+        tokens = torch.cat([mag[:, None], rearrange(h, "b c h w -> b (h w) c")], dim=1)  # (b, 65, width)
+        return self.layer_norm(tokens)
+
+
+def _centred_map(tokens: Tensor, rows: int) -> Tensor:
+    """tokens (n, width) of a grid of `rows` -> (width, 8, 8), the grid in the middle, zeros around it."""
+    grid = rearrange(tokens, "(gh gw) c -> c gh gw", gh=rows)
+    columns = grid.shape[2]
+    top, left = SIDE // 2 - rows // 2, SIDE // 2 - columns // 2
+    return F.pad(grid, (left, SIDE - left - columns, top, SIDE - top - rows))

@@ -1,0 +1,116 @@
+"""U-Net denoiser: z_t (b, 3, h, w), t (b,), context (b, m, context_dim) -> (b, 3, h, w).
+
+The published one is the ImageNet LDM-4 of Rombach et al. 2022 (paper, section 4.1.1): 192 channels times 1, 2, 3, 5,
+two residual blocks a level, attention at half, a quarter and an eighth of the latent's size, one head. Every input
+block's result is kept and concatenated to the output block that mirrors it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ldm.layers.attention import SpatialTransformer
+from ldm.layers.blocks import Downsample, ResBlock, Upsample
+from ldm.layers.embeddings import timestep_embedding
+from ldm.layers.init import zeroed
+from ldm.layers.norms import group_norm
+
+
+class Stage(nn.ModuleList):
+    """Layers in a row, each given what it takes: residual blocks the time, transformers the context."""
+
+    def forward(self, h: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                h = layer(h, time)
+            elif isinstance(layer, SpatialTransformer):
+                h = layer(h, context)
+            else:
+                h = layer(h)
+        return h
+
+
+class UNet(nn.Module):
+    """The denoiser; the defaults are the published network (400,920,579 parameters)."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        width: int = 192,
+        multipliers: Sequence[int] = (1, 2, 3, 5),
+        blocks: int = 2,
+        attention: Sequence[int] = (2, 4, 8),
+        heads: int = 1,
+        context_dim: int = 512,
+        position: int | None = None,
+    ) -> None:
+        """`attention`: downsampling factors whose blocks look at the context; the middle always does.
+
+        `position`: side of a learned map added after the first convolution, for latents of that size only (the demo's;
+        the published network has none).
+        """
+        super().__init__()
+        self.width = width
+        time_dim = 4 * width
+        self.time_embed = nn.Sequential(nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+        self.position = None if position is None else nn.Parameter(0.02 * torch.randn(1, width, position, position))
+
+        def block(channels: int, out: int, level: int) -> list[nn.Module]:
+            transformer = [SpatialTransformer(out, context_dim, heads)] if 2**level in attention else []
+            return [ResBlock(channels, out, time_dim), *transformer]
+
+        self.input_blocks = nn.ModuleList([Stage([nn.Conv2d(in_channels, width, 3, padding=1)])])
+        channels, kept = width, [width]
+        for level, multiplier in enumerate(multipliers):
+            if level:
+                self.input_blocks.append(Stage([Downsample(channels)]))
+                kept.append(channels)
+            for _ in range(blocks):
+                self.input_blocks.append(Stage(block(channels, width * multiplier, level)))
+                channels = width * multiplier
+                kept.append(channels)
+
+        self.middle_block = Stage(
+            [
+                ResBlock(channels, channels, time_dim),
+                SpatialTransformer(channels, context_dim, heads),
+                ResBlock(channels, channels, time_dim),
+            ]
+        )
+        self.output_blocks = nn.ModuleList()
+        for level, multiplier in reversed(list(enumerate(multipliers))):
+            for number in range(blocks + 1):
+                layers = block(channels + kept.pop(), width * multiplier, level)
+                channels = width * multiplier
+                last = level > 0 and number == blocks
+                self.output_blocks.append(Stage([*layers, Upsample(channels)] if last else layers))
+
+        head = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.out = nn.Sequential(group_norm(channels, eps=1e-5), nn.SiLU(), head)
+
+    def forward(self, z_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """The network's output, (b, out_channels, h, w): eps, v or z_0 as it was trained."""
+        for h in self._run(z_t, t, context):
+            last = h
+        return self.out(last)
+
+    def features(self, z_t: Tensor, t: Tensor, context: Tensor) -> list[Tensor]:
+        """Results of the middle and of every output block, coarsest first, each (b, c, h', w')."""
+        return list(self._run(z_t, t, context))
+
+    def _run(self, z_t: Tensor, t: Tensor, context: Tensor) -> Iterator[Tensor]:
+        time = self.time_embed(timestep_embedding(t, self.width).to(z_t.dtype))  # (b, 4 width)
+        h, kept = z_t, []
+        for number, stage in enumerate(self.input_blocks):
+            h = stage(h, time, context)
+            if number == 0 and self.position is not None:
+                h = h + self.position
+            kept.append(h)
+        h = self.middle_block(h, time, context)
+        yield h
+        for stage in self.output_blocks:
+            h = stage(torch.cat([h, kept.pop()], dim=1), time, context)
+            yield h

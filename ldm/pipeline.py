@@ -1,0 +1,273 @@
+"""The Python API: weights in, pictures out.
+
+    model = ZoomLDM.load("demo")
+    images = model.sample("5x", count=4)                        # conditions drawn from the CDM
+    images = model.sample("5x", embeddings=[grid])              # the condition of a real region
+
+Weights come from "demo" (in the package), a run folder or a published file: see `ldm.sources`.
+
+Letters: n images, b images in a batch, d embedding width, w context width, H pixels and h = H / 4 latents a side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ldm.checkpoint import split
+from ldm.diffusion.guidance import Denoiser, guided
+from ldm.diffusion.schedule import Prediction, at, predict
+from ldm.errors import UserError
+from ldm.files import sha256
+from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.dit import DiT
+from ldm.networks.summarizer import CNNSummarizer, Summarizer
+from ldm.sampling.samplers import SAMPLERS, ddim, respaced_timesteps, seeded_noise
+from ldm.scales import Ladder, ladder
+from ldm.sources import build_part, load_network, open_source
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+REQUIRED = ("ladder.kind", "tile_px", "encoder", "model.prediction")
+TOKENS = 65
+FOR_LATENT, FOR_CONTEXT = 0, 1
+"""what an image's noise is for: the second key of its generator"""
+
+
+def load_autoencoder(source: str | Path) -> tuple[Autoencoder, str]:
+    """The autoencoder of "demo", a run folder (vq or zoomldm) or a published file, and its id "<name>-<12 hex>".
+
+    A file may be ZoomLDM's or CompVis' VQ-f4. The digits are the first of the weights file's sha256.
+    """
+    found = open_source(source, "vq", "zoomldm")
+    autoencoder: Autoencoder = load_network(found, "autoencoder", split(found.tensors))
+    return autoencoder, f"{found.name}-{sha256(found.path)[:12]}"
+
+
+@dataclass(eq=False)
+class ConditioningModel:
+    """The CDM: draws contexts (b, 65, w) of a scale (paper, section 3.3)."""
+
+    network: DiT
+    alpha_bar: Tensor
+
+    @classmethod
+    def load(cls, source: str | Path) -> "ConditioningModel":
+        """From "demo", a cdm run folder or a published file."""
+        found = open_source(source, "cdm")
+        return cls(load_network(found, "cdm", {"cdm": found.tensors}), build_part(found, "schedule"))
+
+    @property
+    def width(self) -> int:
+        """Channels of a context."""
+        return self.network.x_embedder.in_features
+
+    @property
+    def scales(self) -> int:
+        return self.network.y_embedder.embedding_table.num_embeddings
+
+    def sample(self, noise: Tensor, scale: Tensor, steps: int = 50) -> Tensor:
+        """DDIM from noise (b, 65, w) for scales (b,): the network answers with z_0, and the last z_0 is the sample."""
+
+        def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+            return self.network(z_t, t, scale)[0].to(z_t.dtype)
+
+        return ddim(denoise, noise, self.alpha_bar, respaced_timesteps(steps), kind="z_0", final=1.0)
+
+
+@dataclass(eq=False)
+class ZoomLDM:
+    """One multi-scale model, ready to sample: networks frozen, on one device."""
+
+    unet: nn.Module
+    summarizer: Summarizer | CNNSummarizer
+    autoencoder: Autoencoder
+    alpha_bar: Tensor
+    prediction: str
+    ladder: Ladder
+    tile_px: int
+    encoder: str
+    cdm: ConditioningModel | None = None
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        """UserError when the CDM was made for another model."""
+        width = self.summarizer.mag_embedding.embedding_dim
+        if self.cdm and (self.cdm.width, self.cdm.scales) != (width, len(self.ladder)):
+            raise UserError(
+                f"cdm: made for {self.cdm.scales} scales and contexts {self.cdm.width} wide, but the model has "
+                f"{len(self.ladder)} and {width}; give the CDM that was trained on this model"
+            )
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path = "demo",
+        cdm: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+    ) -> "ZoomLDM":
+        """Load `source`, and the CDM from its own source (the bundled model brings the bundled CDM).
+
+        `precision` "fp32" | "bf16" | "fp16" is what the networks compute in; latents stay in float32.
+        UserError when a source cannot be read or `precision` is unknown.
+        """
+        if precision not in PRECISIONS:
+            raise UserError(f"precision: {precision} is unknown; it is one of {', '.join(PRECISIONS)}")
+        found = open_source(source, "zoomldm")
+        config = found.config
+        missing = [key for key in REQUIRED if OmegaConf.select(config, key) is None]
+        if missing:
+            raise UserError(f"{found.path.parent / 'config.yaml'}: lacks {', '.join(missing)}; a finished run has them")
+        cdm = "demo" if cdm is None and str(source) == "demo" else cdm
+        parts = split(found.tensors)
+        model = cls(
+            unet=load_network(found, "denoiser", parts),
+            summarizer=load_network(found, "summarizer", parts),
+            autoencoder=load_network(found, "autoencoder", parts),
+            alpha_bar=build_part(found, "schedule"),
+            prediction=config.model.prediction,
+            ladder=ladder(config.ladder.kind, config.ladder.get("scales")),
+            tile_px=config.tile_px,
+            encoder=config.encoder,
+            cdm=None if cdm is None else ConditioningModel.load(cdm),
+            precision=precision,
+        )
+        return model.to(device)
+
+    def to(self, device: str | torch.device) -> "ZoomLDM":
+        """Move every network; returns the model. UserError for a device that is unknown or not there."""
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"device: {device} cannot be used ({str(error).splitlines()[0]}); cpu always can"
+            ) from error
+        for network in (self.unet, self.summarizer, self.autoencoder, *([self.cdm.network] if self.cdm else [])):
+            network.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+
+    def _indices(self, scale: str, count: int) -> Tensor:
+        return torch.full((count,), self.ladder[scale].index, device=self.device)  # (b,)
+
+    def context(self, embeddings: Sequence[Tensor], scale: str) -> Tensor:
+        """Summarise grids (d, gh, gw), tokens normalised, at most 8x8, of one scale: (b, 65, w)."""
+        grids = [grid.to(self.device) for grid in embeddings]
+        with self._autocast():
+            return self.summarizer(grids, self._indices(scale, len(grids)))
+
+    @torch.no_grad()
+    def sample_context(
+        self, scale: str, count: int = 1, *, seed: int = 0, steps: int = 50, batch_size: int = 64
+    ) -> Tensor:
+        """Draw contexts (n, 65, w) from the CDM; context i depends on seed + i alone. UserError without a CDM."""
+        if self.cdm is None:
+            raise UserError("cdm: none is loaded to draw conditions from; name one, or give embeddings of a slide")
+        noise = _noise(count, (TOKENS, self.cdm.width), seed, FOR_CONTEXT).to(self.device)  # (n, 65, w)
+        with self._autocast():
+            drawn = [self.cdm.sample(x, self._indices(scale, len(x)), steps) for x in noise.split(batch_size)]
+        return torch.cat(drawn)
+
+    def denoiser(self, context: Tensor, guidance: float = 1.0) -> Denoiser:
+        """denoise(z_t (b, 3, h, w), t (b,)) -> eps under `context` (b, 65, w); the null context is all zeros."""
+
+        def under(context: Tensor) -> Denoiser:
+            def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+                with self._autocast():
+                    output = self.unet(z_t, t, context).to(z_t.dtype)
+                return predict(output, z_t, at(self.alpha_bar, t, z_t), self.prediction).eps
+
+            return denoise
+
+        return guided(under(context), under(torch.zeros_like(context)), guidance)
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
+        """Latents (b, 3, h, w) -> images (b, 3, H, W), not clamped; quantised by default, as published."""
+        with self._autocast():
+            return self.autoencoder.decode(z, quantize).to(z.dtype)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        context: Tensor,
+        *,
+        guidance: float = 2.0,
+        sampler: str = "ddim",
+        steps: int | None = None,
+        seed: int = 0,
+        batch_size: int = 16,
+        progress: bool = False,
+    ) -> Tensor:
+        """Latents (n, 3, h, w) under `context` (n, 65, w); latent i depends on seed + i and its context alone.
+
+        `steps`: by default 50 of "ddim" or 20 of "dpmpp". `progress` shows a bar.
+        UserError for an unknown sampler ("ddim" | "dpmpp") or a number of steps that the schedule does not allow.
+        """
+        if sampler not in SAMPLERS:
+            raise UserError(f"sampler: {sampler} is unknown; it is one of {', '.join(SAMPLERS)}")
+        run, timesteps_of, usual = SAMPLERS[sampler]
+        timesteps = timesteps_of(usual if steps is None else steps, self.alpha_bar)
+        side = self.tile_px // self.autoencoder.downsample
+        noise = _noise(len(context), (3, side, side), seed, FOR_LATENT).to(self.device)  # (n, 3, h, w)
+        latents = []
+        with tqdm(total=len(noise) * len(timesteps), unit="step", disable=not progress, leave=False) as bar:
+
+            def advance(step: int, pred: Prediction) -> None:
+                bar.update(len(pred.eps))
+
+            for z_T, given in zip(noise.split(batch_size), context.split(batch_size), strict=True):
+                denoise = self.denoiser(given, guidance)
+                latents.append(run(denoise, z_T, self.alpha_bar, timesteps, callback=advance))
+        return torch.cat(latents)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        scale: str,
+        count: int | None = None,
+        embeddings: Sequence[Tensor] | None = None,
+        *,
+        batch_size: int = 16,
+        seed: int = 0,
+        **sampling: Any,
+    ) -> NDArray[np.uint8]:
+        """Sample `count` images (n, H, W, 3) of one scale; image i depends on seed + i and its condition alone.
+
+        Conditions are the grids `embeddings` (d, gh, gw) in turn, one image each unless `count` says otherwise; without
+        them the CDM draws one for each image. `sampling` goes to `sample_latents`: guidance, steps, sampler, progress.
+        """
+        count = (1 if embeddings is None else len(embeddings)) if count is None else count
+        if count < 1 or (embeddings is not None and not len(embeddings)):
+            raise UserError(f"count: {count} images asked; expected at least 1, and at least one grid of embeddings")
+        if embeddings is None:
+            context = self.sample_context(scale, count, seed=seed, batch_size=batch_size)
+        else:
+            context = self.context(embeddings, scale)
+            context = context[torch.arange(count, device=context.device) % len(context)]  # (n, 65, w)
+        z = self.sample_latents(context, batch_size=batch_size, seed=seed, **sampling)
+        return np.concatenate([to_uint8(self.decode(part)) for part in z.split(batch_size)])
+
+
+def to_uint8(x: Tensor) -> NDArray[np.uint8]:
+    """Images (b, 3, H, W), clamped to [-1, 1] -> (b, H, W, 3), rounded: the inverse of u / 127.5 - 1."""
+    levels = ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return rearrange(levels, "b c h w -> b h w c").cpu().numpy()
+
+
+def _noise(count: int, shape: Sequence[int], seed: int, purpose: int) -> Tensor:
+    """(count, *shape) standard normal; entry i depends on seed + i and `purpose` alone."""
+    return torch.stack([seeded_noise(shape, seed + i, purpose) for i in range(count)])

@@ -1,0 +1,167 @@
+"""Samplers: short loops over a network's answer, from noise z_T to a latent.
+
+    DDIM         z_next = sqrt(a_next) z_0 + sqrt(1 - a_next - sigma^2) eps + sigma noise     Song et al. 2021
+    DPM++ (2M)   z_next = sigma_next / sigma_t z_t - sqrt(a_next) (e^-h - 1) D                Lu et al. 2022
+
+a_t is alpha_bar at a step's timestep and a_next the one it steps to; h is the growth of lambda = log sqrt(a / (1 - a))
+over the step; D extrapolates z_0 from the last two predictions. A sampler sees a callable of (z_t, t) and a table
+alpha_bar, never a network. Timesteps are listed in the order they are visited, noisiest first.
+
+The latent diffusion model is left at alpha_bar[0], as published; the conditioning model (CDM) at 1, where the sample is
+the last z_0. Letters: b samples, ... the dimensions of one sample.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm.diffusion.guidance import Denoiser
+from ldm.diffusion.schedule import Prediction, predict
+from ldm.errors import UserError
+
+Callback = Callable[[int, Prediction], None]
+"""called after every evaluation with the step's number from 0 and what the network saw"""
+
+
+def ddim_timesteps(steps: int, total: int = 1000) -> list[int]:
+    """`steps` timesteps, noisiest first: i total / steps + 1, rounded down.
+
+    These are the published ones where `steps` divides `total` (50: 981, 961, ... 1). Elsewhere the published rule
+    visits more timesteps than asked; this one keeps the number and spreads them. UserError outside 1 to total / 2.
+    """
+    _check_steps(steps, total)
+    return [i * total // steps + 1 for i in reversed(range(steps))]
+
+
+def respaced_timesteps(steps: int, total: int = 1000) -> list[int]:
+    """`steps` timesteps, evenly from total - 1 to 0 inclusive: the published CDM's. UserError outside 2 to total."""
+    if not 2 <= steps <= total:
+        raise UserError(
+            f"steps: {steps} asked of the CDM; its schedule of {total} allows 2 to {total}, and 50 is usual"
+        )
+    return [round(i * (total - 1) / (steps - 1)) for i in reversed(range(steps))]
+
+
+def log_snr_timesteps(steps: int, alpha_bar: Tensor) -> list[int]:
+    """`steps` different timesteps, noisiest first, nearest to even steps of lambda: what DPM++ takes few steps on.
+
+    UserError outside 1 to half of the schedule.
+    """
+    _check_steps(steps, len(alpha_bar))
+    table = _log_snr(alpha_bar.double().cpu())
+    timesteps = [0]
+    for level in torch.linspace(float(table[0]), float(table[-1]), steps + 1, dtype=torch.float64)[1:]:
+        timesteps.append(max(int((table - level).abs().argmin()), timesteps[-1] + 1))
+    return timesteps[:0:-1]
+
+
+def _check_steps(steps: int, total: int) -> None:
+    if not 1 <= steps <= total // 2:
+        raise UserError(f"steps: {steps} asked; the schedule of {total} allows 1 to {total // 2}, and 50 is usual")
+
+
+def seeded_noise(shape: Sequence[int], *key: int) -> Tensor:
+    """Standard normal float32 noise, on the CPU, from the integers of `key` alone. UserError for one below 0."""
+    if min(key) < 0:
+        raise UserError(f"seed: {min(key)} is negative; expected 0 or more")
+    return torch.from_numpy(np.random.default_rng(key).standard_normal(tuple(shape), dtype=np.float32))
+
+
+def ddim_step(pred: Prediction, a_t: Tensor, a_next: Tensor, eta: float = 0.0, noise: Tensor | None = None) -> Tensor:
+    """Song et al. 2021, eq. 12 and 16: (b, ...) at a_next; eta 0 is deterministic, eta 1 is ancestral (DDPM)."""
+    sigma = eta * ((1 - a_next) / (1 - a_t) * (1 - a_t / a_next)).sqrt()
+    z_next = a_next.sqrt() * pred.z_0 + (1 - a_next - sigma**2).sqrt() * pred.eps
+    return z_next if noise is None else z_next + sigma * noise
+
+
+def ddim(
+    denoise: Denoiser,
+    z_T: Tensor,
+    alpha_bar: Tensor,
+    timesteps: Sequence[int],
+    *,
+    kind: str = "eps",
+    final: float | None = None,
+    eta: float = 0.0,
+    noise: Callable[[int], Tensor] | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Sample from noise z_T (b, ...) along `timesteps` of the schedule `alpha_bar` (steps,).
+
+    `kind` is what `denoise` answers with ("eps" | "v" | "z_0"); `final` the alpha_bar reached, alpha_bar[0] by default;
+    `noise(step)` (b, ...) is needed when eta > 0. UserError without it.
+    """
+    if eta and noise is None:
+        raise UserError(f"eta: {eta} without noise; give noise(step), or eta 0")
+    z_t = z_T
+    for step, (t, a_t, a_next) in enumerate(_levels(alpha_bar, timesteps, final)):
+        pred = predict(denoise(z_t, _timestep(z_t, t)), z_t, a_t, kind)
+        if callback:
+            callback(step, pred)
+        z_t = ddim_step(pred, a_t, a_next, eta, noise(step) if noise else None)
+    return z_t
+
+
+def dpmpp_2m(
+    denoise: Denoiser,
+    z_T: Tensor,
+    alpha_bar: Tensor,
+    timesteps: Sequence[int],
+    *,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M), Lu et al. 2022, algorithm 2: the path of deterministic DDIM, to second order.
+
+    Arguments as for `ddim`. The first step is of first order, that is, DDIM's own. On even steps of lambda, 20 are
+    closer to the exact path than 50 of DDIM.
+    """
+    z_t = z_T
+    before: tuple[Tensor, Tensor] | None = None
+    for step, (t, a_t, a_next) in enumerate(_levels(alpha_bar, timesteps)):
+        pred = predict(denoise(z_t, _timestep(z_t, t)), z_t, a_t, "eps")
+        if callback:
+            callback(step, pred)
+        h = _log_snr(a_next) - _log_snr(a_t)
+        direction = pred.z_0
+        if before:
+            z_0_before, h_before = before
+            direction = pred.z_0 + h / (2 * h_before) * (pred.z_0 - z_0_before)
+        z_t = ((1 - a_next) / (1 - a_t)).sqrt() * z_t - a_next.sqrt() * torch.expm1(-h) * direction
+        before = pred.z_0, h
+    return z_t
+
+
+class Sampler(NamedTuple):
+    """A loop, the timesteps (steps, alpha_bar) that suit it, and the usual number of them."""
+
+    run: Callable[..., Tensor]
+    timesteps: Callable[[int, Tensor], list[int]]
+    steps: int
+
+
+SAMPLERS = {
+    "ddim": Sampler(ddim, lambda steps, alpha_bar: ddim_timesteps(steps, len(alpha_bar)), steps=50),
+    "dpmpp": Sampler(dpmpp_2m, log_snr_timesteps, steps=20),
+}
+
+
+def _levels(
+    alpha_bar: Tensor, timesteps: Sequence[int], final: float | None = None
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(t, a_t, a_next) of every step; the alphas are float64 scalars on the CPU, which broadcast on any device."""
+    table = alpha_bar.double().cpu()
+    last = table[0] if final is None else torch.tensor(final, dtype=torch.float64)
+    nexts = [table[t] for t in timesteps[1:]] + [last]
+    return ((t, table[t], a_next) for t, a_next in zip(timesteps, nexts, strict=True))
+
+
+def _timestep(z_t: Tensor, t: int) -> Tensor:
+    return torch.full((len(z_t),), t, dtype=torch.long, device=z_t.device)  # (b,)
+
+
+def _log_snr(a_t: Tensor) -> Tensor:
+    """lambda = log(sqrt(a) / sqrt(1 - a))"""
+    return (a_t.log() - torch.log1p(-a_t)) / 2

@@ -1,0 +1,80 @@
+"""Where weights come from: "demo" (in the package), a run folder, or a published file.
+
+A run folder holds config.yaml, which names the networks, and weights.safetensors. A published file has no config: its
+networks are the constructors' defaults.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ldm.checkpoint import load_strict, load_weights
+from ldm.config import build, load_config
+from ldm.errors import UserError
+
+BUNDLED = Path(__file__).parent / "weights" / "demo"
+
+
+class Source(NamedTuple):
+    """Weights, and the config that names their networks."""
+
+    name: str
+    path: Path
+    config: DictConfig
+    tensors: dict[str, Tensor]
+
+
+def open_source(source: str | Path, *systems: str) -> Source:
+    """Read "demo", a run folder or a published file, as one of `systems`; the first is the bundled one.
+
+    UserError when the source is missing, damaged, unfinished or a run of another system.
+    """
+    demo = str(source) == "demo"
+    path = BUNDLED / systems[0] if demo else Path(source)
+    if not path.is_dir():
+        tensors = load_weights(path)
+        return Source(path.stem, path, OmegaConf.create(_published(tensors, systems[0])), tensors)
+    weights = path / "weights.safetensors"
+    if not weights.is_file():
+        raise UserError(f"{path}: has no weights.safetensors, written when a run ends; run main.py --resume {path}")
+    config = load_config([path / "config.yaml"])
+    if config.get("system") not in systems:
+        raise UserError(f"{path}: a run of system {config.get('system')}; expected {' or '.join(systems)}")
+    return Source("demo" if demo else path.name, weights, config, load_weights(weights))
+
+
+def _published(tensors: dict[str, Tensor], system: str) -> dict[str, Any]:
+    """The config of a published file: default networks; the number of scales is read off the table of scales."""
+    tables = ("mag_embedding.weight", "embedding_table.weight")
+    scales = next((len(tensor) for name, tensor in tensors.items() if name.endswith(tables)), 8)
+    schedule = "cosine_alpha_bar" if system == "cdm" else "scaled_linear_alpha_bar"
+    return {
+        "ladder": {"kind": "satellite" if scales == 4 else "histology", "scales": scales},
+        "tile_px": 256,
+        "encoder": "dinov2" if scales == 4 else "uni",
+        "model": {
+            "denoiser": {"target": "ldm.networks.unet.UNet"},
+            "summarizer": {"target": "ldm.networks.summarizer.Summarizer", "scales": scales},
+            "autoencoder": {"target": "ldm.networks.autoencoder.Autoencoder"},
+            "cdm": {"target": "ldm.networks.dit.DiT", "scales": scales},
+            "schedule": {"target": f"ldm.diffusion.schedule.{schedule}"},
+            "prediction": "eps",
+        },
+    }
+
+
+def build_part(source: Source, key: str) -> Any:
+    """What the config says under model.<key>."""
+    return build(OmegaConf.select(source.config, f"model.{key}"), f"{source.path}: model.{key}")
+
+
+def load_network(source: Source, part: str, parts: Mapping[str, Mapping[str, Tensor]]) -> Any:
+    """The frozen network of one part, its weights loaded strictly."""
+    if part not in parts:
+        raise UserError(f"{source.path}: holds no {part}, only {', '.join(parts) or 'unknown tensors'}")
+    network = build_part(source, part)
+    load_strict(network, parts[part], f"{part} of {source.path}")
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,156 @@
+"""The VQ-f4 autoencoder: reconstruction + codebook loss, and an adversary when the loss has one (Esser et al. 2021).
+
+The loss is called as taming's `VQLPIPSWithDiscriminator` is: index 0 for the autoencoder, 1 for the discriminator.
+Shapes: x (b, 3, h, w) in [-1, 1]; z (b, 3, h/4, w/4).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ldm.training.system import OptimizerFactory, System
+
+
+class ReconstructionLoss(nn.Module):
+    """L1 of the pixels and of their gradients: needs no downloaded network, keeps edges; no adversary."""
+
+    def __init__(self, *, codebook_weight: float = 1.0, gradient_weight: float = 0.5) -> None:
+        super().__init__()
+        self.codebook_weight, self.gradient_weight = codebook_weight, gradient_weight
+
+    def forward(
+        self, codebook_loss: Tensor, x: Tensor, x_hat: Tensor, index: int, step: int, last_layer: Tensor, split: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, {name: value})."""
+        error = x_hat - x
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        loss = error.abs().mean() + self.gradient_weight * edges + self.codebook_weight * codebook_loss.mean()
+        return loss, {f"{split}/total_loss": loss.detach()}
+
+
+class AutoencoderTraining(System):
+    """Trains `autoencoder` with `loss`; optimisers are stepped by hand because there may be two."""
+
+    automatic_optimization = False
+
+    def __init__(
+        self,
+        *,
+        autoencoder: nn.Module,
+        loss: nn.Module,
+        optimizer: OptimizerFactory,
+        warmup: int,
+        last: int,
+        decay_from: int | None = None,
+        clip: float | None = None,
+        smooth: float = 0.0,
+        revive_every: int = 0,
+    ) -> None:
+        """`smooth` weighs the same loss at half size through 2x2-averaged latents, which makes latents smooth and so
+        easier to denoise; every `revive_every` steps, codes not used since move onto latents of the batch (0: never).
+        """
+        super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
+        self.autoencoder, self.loss = autoencoder, loss
+        self.clip, self.smooth, self.revive_every = clip, smooth, revive_every
+        self.register_buffer("used", torch.zeros(len(self.codes), dtype=torch.bool))
+
+    @property
+    def codes(self) -> Tensor:
+        """(codes, code_dim) the codebook."""
+        return self.autoencoder.quantize.embedding.weight
+
+    @property
+    def adversary(self) -> nn.Module | None:
+        return getattr(self.loss, "discriminator", None)
+
+    def configure_optimizers(self) -> Any:
+        plans = [self.scheduled(self.autoencoder.parameters())]
+        if self.adversary is not None:
+            plans.append(self.scheduled(self.adversary.parameters()))
+        return [plan["optimizer"] for plan in plans], [plan["lr_scheduler"] for plan in plans]
+
+    def training_step(self, x: Tensor) -> None:
+        optimizers, schedules = _listed(self.optimizers()), _listed(self.lr_schedulers())
+        z = self.autoencoder.encode(x)
+        z_q, codebook_loss, indices = self.autoencoder.quantize(z)
+        x_hat = self.autoencoder.decode(z_q, quantize=False)
+        loss, values = self.loss(codebook_loss, x, x_hat, 0, self.trained, self.last_layer, split="train")
+        if self.smooth:
+            half, _ = self.loss(
+                torch.zeros(()),
+                halved(x),
+                self.autoencoder.decode(halved(z), quantize=False),
+                0,
+                0,
+                self.last_layer,
+                "half",
+            )
+            loss = loss + self.smooth * half
+        self._step(optimizers[0], schedules[0], loss)
+        if self.adversary is not None:
+            loss, more = self.loss(codebook_loss, x, x_hat.detach(), 1, self.trained, self.last_layer, split="train")
+            self._step(optimizers[1], schedules[1], loss)
+            values |= more
+        if self.revive_every:
+            self._revive(z, indices)
+        self.log("loss", values["train/total_loss"].mean(), prog_bar=True, batch_size=len(x))
+        self.log("psnr", psnr(x, x_hat).mean(), prog_bar=True, batch_size=len(x))
+
+    @property
+    def trained(self) -> int:
+        """Steps of the autoencoder so far (Lightning counts the adversary's too)."""
+        return self.global_step // (1 if self.adversary is None else 2)
+
+    @property
+    def last_layer(self) -> Tensor:
+        return self.autoencoder.decoder.conv_out.weight
+
+    def _step(self, optimizer: Any, schedule: Any, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.clip:
+            self.clip_gradients(optimizer, gradient_clip_val=self.clip, gradient_clip_algorithm="norm")
+        optimizer.step()
+        schedule.step()
+
+    @torch.no_grad()
+    def _revive(self, z: Tensor, indices: Tensor) -> None:
+        self.used[indices.flatten()] = True
+        if (self.trained % self.revive_every) or not self.training:
+            return
+        dead = (~self.used).nonzero().flatten()
+        latents = rearrange(z.detach(), "b c h w -> (b h w) c").to(self.codes.dtype)
+        generator = torch.Generator(z.device).manual_seed(self.trained)
+        chosen = torch.randint(len(latents), (len(dead),), generator=generator, device=z.device)
+        self.codes[dead] = latents[chosen]
+        self.used.zero_()
+
+    def validation_step(self, x: Tensor) -> None:
+        x_hat, _, _ = self.autoencoder(x)
+        self.log("val/psnr", psnr(x, x_hat).mean(), prog_bar=True, batch_size=len(x), on_epoch=True)
+        self.log("val/loss", (x_hat - x).abs().mean(), batch_size=len(x), on_epoch=True)
+
+    @torch.no_grad()
+    def normalise(self, images: Iterable[Tensor]) -> None:
+        """Fold the latents' mean and standard deviation over `images` into the autoencoder: z then has mean 0, std 1."""
+        z = torch.cat([self.autoencoder.encode(x.to(self.device)) for x in images])
+        self.autoencoder.normalise_latents(z.mean((0, 2, 3)), z.std((0, 2, 3)))
+
+
+def halved(x: Tensor) -> Tensor:
+    """2x2 means."""
+    return F.avg_pool2d(x, 2)
+
+
+def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
+    """(b,) peak signal-to-noise ratio in dB; images in [-1, 1]."""
+    mse = (x_hat.float().clamp(-1, 1) - x).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / mse.clamp(min=1e-10))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,154 @@
+"""What happens around training: averaging, whole checkpoints, progress, pictures."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint, WeightAveraging
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from ldm.errors import UserError
+from ldm.files import intact, sidecar, whole, write_sidecar
+
+KEPT = 2
+"""checkpoints that stay in a run"""
+
+
+class Averaging(WeightAveraging):
+    """EMA over everything trained, from the initial weights on.
+
+    Update n = 1, 2, ... has decay min(decay, (1 + n) / (10 + n)), as published; unlike the published code it covers
+    the Summarizer too.
+    """
+
+    def __init__(self, decay: float = 0.9999) -> None:
+        def average(averaged: Any, current: Any, count: Tensor | int) -> None:
+            number = int(count)
+            get_ema_multi_avg_fn(min(decay, (1 + number) / (10 + number)))(averaged, current, count)
+
+        super().__init__(use_buffers=False, multi_avg_fn=average)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.n_averaged += 1  # the initial weights are the average's first term
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that a kill or a full disk cannot cut; their sha256 stands beside them."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with whole(path) as partial:
+            torch.save(checkpoint, partial)
+        write_sidecar(path)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        super().remove_checkpoint(path)
+        sidecar(path).unlink(missing_ok=True)
+
+
+class Checkpoints(Checkpoint):
+    """Saves every `every` steps, at the last one, and when a scheduler asks for a stop (SIGTERM, SIGUSR1).
+
+    The newest two stay. A signal ends the run after the save; `stopped` then says so.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, every
+        self.stopped = False
+        self.saved = -1
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.saved = trainer.global_step
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self.stopped = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self.saved:  # inside an accumulation
+            return
+        self.stopped = trainer.strategy.reduce_boolean_decision(self.stopped, all=False)
+        if self.stopped or step % self.every == 0 or step >= trainer.max_steps:
+            trainer.save_checkpoint(self.folder / f"step={step:08d}.ckpt")
+            self.saved = step
+            for old in checkpoints(self.folder)[KEPT:]:
+                trainer.strategy.remove_checkpoint(old)
+        if self.stopped:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, newest first."""
+    return sorted(folder.glob("step=*.ckpt"), reverse=True)
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest whole checkpoint of a folder; a damaged one is named and passed over. UserError when none is whole."""
+    for path in checkpoints(folder):
+        if intact(path):
+            return path
+        tqdm.write(f"warning: {path} is damaged (its sha256 differs or is missing); the one before it is used")
+    raise UserError(f"resume: {folder} holds no whole checkpoint; start a new run with --base")
+
+
+class Progress(Callback):
+    """One bar: steps, time left, loss, images a second. Where nobody watches, a line every `every` steps."""
+
+    def __init__(self, every: int, images_per_step: int) -> None:
+        self.every, self.images_per_step = every, images_per_step
+        self.bar: tqdm | None = None
+        self.seen = (0.0, 0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen = (time.monotonic(), trainer.global_step)
+        watched = os.isatty(2)
+        self.bar = tqdm(
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            disable=not trainer.is_global_zero,
+            unit="step",
+            miniters=None if watched else self.every,
+            mininterval=0.5 if watched else 0,
+            maxinterval=10 if watched else float("inf"),
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert self.bar is not None
+        step, (then, before) = trainer.global_step, self.seen
+        if step >= before + self.every:
+            rate = (step - before) * self.images_per_step / (time.monotonic() - then)
+            self.seen = (time.monotonic(), step)
+            pl_module.log("images_per_second", rate, rank_zero_only=True)
+            self.bar.set_postfix_str(f"loss {trainer.callback_metrics['loss']:.4f}, {rate:.1f} images/s", refresh=False)
+        self.bar.update(step - self.bar.n)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Pictures(Callback):
+    """After every validation, with the averaged weights in place, `draw(path)` writes <folder>/<step>.png."""
+
+    def __init__(self, folder: Path, draw: Callable[[Path], None]) -> None:
+        self.folder, self.draw = folder, draw
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            self.draw(self.folder / f"step={trainer.global_step:08d}.png")

@@ -1,0 +1,164 @@
+"""Train one system - VQ-f4 autoencoder, ZoomLDM, or CDM - from YAML.
+
+    python main.py --base configs/zoomldm_brca.yaml [more.yaml] [key=value ...]
+    python main.py --resume runs/NAME [key=value ...]
+
+Writes a run folder: config.yaml (resolved), checkpoints/, logs, samples/ and, at the end, weights.safetensors (EMA).
+Exit status: 0 done; 2 a mistake in the input; 75 stopped by a signal after saving, to be resumed.
+"""
+
+import argparse
+import logging
+import os
+import time
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+from ldm.checkpoint import save_weights
+from ldm.config import load_config
+from ldm.data.datamodule import CohortData
+from ldm.errors import UserError, cli
+from ldm.training.callbacks import Averaging, Checkpoints, Pictures, Progress, WholeCheckpoints, newest_checkpoint
+from ldm.runs import SYSTEMS, Run, open_data
+
+RESUMABLE = 75
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    config = load_config([args.resume / "config.yaml"] if args.resume else args.base, args.overrides)
+    if config.get("system") not in SYSTEMS:
+        raise UserError(f"config: system is {config.get('system')}; it is one of {', '.join(SYSTEMS)}")
+    quiet()
+    pl.seed_everything(config.seed, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    if args.dry_run:
+        SYSTEMS[config.system](config).report()
+        return 0
+    prepare_when_absent(config)
+    folder = args.resume or run_folder(config, args.base[0])
+    run = SYSTEMS[config.system](config)
+    checkpoint = newest_checkpoint(folder / "checkpoints") if args.resume else None
+    return train(run, folder, checkpoint)
+
+
+def quiet() -> None:
+    """Lightning's notices are not for whoever trains; errors stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.tensorboard")
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train the VQ-f4 autoencoder, the ZoomLDM or the CDM.",
+        epilog="example: python main.py --base configs/demo/zoomldm.yaml training.max_steps=200",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--base", nargs="+", metavar="YAML", help="config files, later ones win; then key=value overrides"
+    )
+    source.add_argument(
+        "--resume", type=Path, metavar="RUN", help="run folder to continue from its newest whole checkpoint"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="build everything, print sizes and memory, and exit")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that win over the files")
+    args = parser.parse_args(argv)
+    if args.base:  # "--base a.yaml key=value": the option is greedy
+        args.overrides = [item for item in args.base if "=" in item] + args.overrides
+        args.base = [item for item in args.base if "=" not in item]
+        if not args.base:
+            raise UserError(
+                "--base: no config file among the arguments; name one, for example configs/demo/zoomldm.yaml"
+            )
+    return args
+
+
+def run_folder(config: DictConfig, base: str) -> Path:
+    """A new folder for this run, the same for all processes that Lightning starts from this one."""
+    name = config.run or os.environ.get("ZOOMLDM_RUN") or f"runs/{Path(base).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    first = "ZOOMLDM_RUN" not in os.environ and int(os.environ.get("NODE_RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+    os.environ["ZOOMLDM_RUN"] = name
+    if first and (Path(name) / "config.yaml").exists():
+        raise UserError(
+            f"run: {name} exists; continue it with --resume {name}, or choose another folder with run=FOLDER"
+        )
+    return Path(name)
+
+
+def prepare_when_absent(config: DictConfig) -> None:
+    """Run the preparation that the config names when its cohort is not there yet."""
+    cohort, preparation = Path(config.data.cohort), config.data.get("prepare")
+    if cohort.is_dir() and any(cohort.rglob("*.h5")):
+        return
+    if preparation is None:
+        raise UserError(
+            f"data.cohort: {cohort} holds no prepared slide; run python data_prep/prepare.py --config "
+            f"configs/data_{config.ladder.kind}.yaml slides=FOLDER out={cohort}"
+        )
+    from data_prep.prepare import main as prepare
+
+    print(f"{cohort} is not there yet: preparing it with {preparation}", flush=True)
+    if prepare(["--config", preparation, f"out={cohort}", f"autoencoder={config.get('autoencoder', 'demo')}"]):
+        raise UserError(f"data: preparing {cohort} failed for some slides; see {cohort / 'report.json'}")
+
+
+def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
+    """Fit `run`, write its weights; returns the exit status."""
+    config, settings = run.config, run.config.training
+    data = open_data(config)
+    run.attach(data)
+    saver = Checkpoints(folder / "checkpoints", settings.checkpoint_every)
+    trainer = trainer_of(run, folder, data, saver)
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(run.config, folder / "config.yaml")
+    trainer.fit(run.system, data, ckpt_path=checkpoint, weights_only=True)
+    if saver.stopped:
+        print(f"stopped at step {trainer.global_step}; continue with: python main.py --resume {folder}")
+        return RESUMABLE
+    if trainer.is_global_zero:
+        save_weights(folder / "weights.safetensors", run.weights(data), {"system": config.system})
+        print(f"weights: {folder / 'weights.safetensors'}")
+        if pictures := sorted((folder / "samples").glob("*.png")):
+            print(f"picture: {pictures[-1]}")
+    return 0
+
+
+def trainer_of(run: Run, folder: Path, data: CohortData, saver: Checkpoints) -> pl.Trainer:
+    settings = run.config.training
+    processes = max(1, settings.nodes * (settings.devices if isinstance(settings.devices, int) else 1))
+    return pl.Trainer(
+        max_steps=settings.max_steps * run.optimizer_steps,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip if run.system.automatic_optimization else None,
+        precision=settings.precision,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=settings.strategy,
+        val_check_interval=settings.validate_every * settings.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=[CSVLogger(folder, "", ""), TensorBoardLogger(folder, "", "tensorboard")],
+        log_every_n_steps=10,
+        callbacks=[
+            Averaging(settings.ema),
+            Progress(settings.validate_every // 10, data.batch_size * settings.accumulate * processes),
+            Pictures(folder / "samples", lambda path: run.draw(path, data)),
+            saver,
+        ],
+        plugins=[WholeCheckpoints()],
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+if __name__ == "__main__":
+    cli(main)

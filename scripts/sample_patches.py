@@ -1,0 +1,107 @@
+"""Sample patches at every scale: PNGs and one contact sheet, real patches beside generated ones.
+
+Without arguments, the bundled demo model paints under the conditions of the bundled held-out slide.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.data.h5 import SlideFile
+from ldm.errors import UserError, cli
+from ldm.io import contact_sheet, save_png
+from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
+from ldm.sampling.samplers import SAMPLERS
+from ldm.sources import BUNDLED
+
+Pixels = NDArray[np.uint8]
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Sample patches at every scale of a model.",
+        epilog="example: python scripts/sample_patches.py --scale 5x --count 8 --seed 3",
+    )
+    parser.add_argument("--model", default="demo", help="demo (the default), a run folder or a published weights file")
+    parser.add_argument("--cdm", help="the model's CDM, named likewise; the demo model brings its own")
+    parser.add_argument("--from", dest="origin", metavar="cdm|SLIDE.h5", help="conditions; default: the bundled slide")
+    parser.add_argument("--scale", nargs="+", metavar="NAME", help="scales to sample; default: all")
+    parser.add_argument("--count", type=int, default=4, help="patches a scale (%(default)s)")
+    parser.add_argument("--guidance", type=float, default=2.0, help="1 is none (%(default)s)")
+    parser.add_argument("--steps", type=int, help="default: 50 of ddim, 20 of dpmpp")
+    parser.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="(%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="patch i depends on seed + i alone (%(default)s)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the networks (%(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("samples/patches"), help="folder of the pictures (%(default)s)"
+    )
+    return parser.parse_args(argv)
+
+
+def origin_of(args: argparse.Namespace, model: ZoomLDM) -> SlideFile | None:
+    """The slide that conditions come from, or None for the CDM. UserError when slide and model do not match."""
+    origin = args.origin or (BUNDLED / "slide.h5" if args.model == "demo" else "cdm" if args.cdm else None)
+    if origin is None:
+        raise UserError(f"--from: no conditions for {args.model}; give --from SLIDE.h5 or --cdm RUN")
+    if str(origin) == "cdm":
+        return None
+    slide = SlideFile(origin)
+    expected = {"encoder": model.encoder, "tile_px": model.tile_px, "kind": model.ladder.kind}
+    for key, value in expected.items():
+        found = slide.attrs[key]
+        if found != value and not (key == "encoder" and found.startswith(f"{value}-")):
+            raise UserError(
+                f"{origin}: {key} is {found}, but {args.model} has {value}; prepare the slide for this model"
+            )
+    return slide
+
+
+def regions(slide: SlideFile, scale: str, count: int, seed: int, model: ZoomLDM) -> tuple[list[Tensor], list[Pixels]]:
+    """Embedding grids and pictures of `count` regions, spread over the slide; region i depends on seed + i alone."""
+    total = slide.count(scale) if scale in slide.ladder.names else 0
+    if total == 0:
+        raise UserError(f"{slide.path}: has no region at {scale}; choose other scales or another slide")
+    rows = [int((seed + i) * GOLDEN_RATIO % 1 * total) for i in range(count)]
+    grids = [slide.embedding(scale, row) for row in rows]
+    if slide.has_images(scale):
+        return grids, slide.images(scale, rows)
+    return grids, list(to_uint8(model.decode(slide.latents(scale, rows).to(model.device))))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    model = ZoomLDM.load(args.model, cdm=args.cdm, device=args.device, precision=args.precision)
+    slide = origin_of(args, model)
+    scales = [model.ladder[name].name for name in args.scale or model.ladder.names]
+    rows: list[list[Pixels]] = []
+    for scale in tqdm(scales, unit="scale"):
+        grids, real = regions(slide, scale, args.count, args.seed, model) if slide else (None, [])
+        images = model.sample(
+            scale,
+            args.count,
+            grids,
+            guidance=args.guidance,
+            steps=args.steps,
+            sampler=args.sampler,
+            seed=args.seed,
+            progress=True,
+        )
+        for i, image in enumerate(images):
+            save_png(args.out / f"{scale}_{args.seed + i}.png", image)
+        pairs = zip(real, images, strict=True)
+        rows.append([picture for pair in pairs for picture in pair] if slide else list(images))
+    sheet = args.out / "contact_sheet.png"
+    contact_sheet(rows, scales, (["real", "sampled"] if slide else ["sampled"]) * args.count, sheet)
+    print(sheet)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,207 @@
+"""The Python API on a toy model: loading, and what a sample depends on."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ldm.checkpoint import save_weights
+from ldm.errors import UserError
+from ldm.files import sha256
+from ldm.pipeline import ZoomLDM, load_autoencoder, to_uint8
+from ldm.sources import open_source
+from tests import toy
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for system in ("vq", "zoomldm", "cdm"):
+        toy.run_folder(folder / system, system)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(runs: Path) -> ZoomLDM:
+    return ZoomLDM.load(runs / "zoomldm", cdm=runs / "cdm")
+
+
+def grids(count: int, side: int = 2) -> list[Tensor]:
+    return list(torch.randn(count, toy.EMBEDDING, side, side, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_run_folder_brings_everything_that_sampling_needs(model: ZoomLDM) -> None:
+    assert model.ladder.names == list(toy.SCALES)
+    assert (model.tile_px, model.encoder, model.prediction) == (toy.TILE_PX, "toy", "v")
+    assert not any(weight.requires_grad for weight in model.unet.parameters())
+    assert not model.unet.training
+
+
+def test_samples_are_images_of_the_patch_size(model: ZoomLDM) -> None:
+    images = model.sample("10x", embeddings=grids(3), steps=2)
+    assert images.shape == (3, toy.TILE_PX, toy.TILE_PX, 3)
+    assert images.dtype == np.uint8
+    assert model.sample("5x", 2, steps=2).shape == (2, toy.TILE_PX, toy.TILE_PX, 3)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
+def test_the_batch_size_changes_nothing(model: ZoomLDM, sampler: str) -> None:
+    context = model.context(grids(5), "10x")
+    one, two, all_at_once = (
+        model.sample_latents(context, steps=4, sampler=sampler, batch_size=size) for size in (1, 2, 5)
+    )
+    torch.testing.assert_close(one, all_at_once, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(two, all_at_once, rtol=1e-5, atol=1e-5)
+
+
+def test_image_i_depends_on_seed_plus_i_alone(model: ZoomLDM) -> None:
+    context = model.context(grids(1), "20x").expand(3, -1, -1)
+    first, later = (model.sample_latents(context, steps=2, seed=seed) for seed in (7, 8))
+    torch.testing.assert_close(first[1:], later[:2], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(first[0], first[1], atol=1e-2)
+    drawn, later = (model.sample_context("20x", 3, seed=seed, steps=3) for seed in (7, 8))
+    torch.testing.assert_close(drawn[1:], later[:2], rtol=1e-5, atol=1e-5)
+
+
+def test_a_sample_ignores_and_keeps_the_global_random_state(model: ZoomLDM) -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = model.sample("10x", 1, steps=2)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(2)
+    np.testing.assert_array_equal(first, model.sample("10x", 1, steps=2))
+
+
+def test_conditions_are_taken_in_turn(model: ZoomLDM) -> None:
+    two = grids(2)
+    more = model.sample("10x", 3, two, steps=2)
+    spelled_out = model.sample("10x", embeddings=[two[0], two[1], two[0]], steps=2)
+    np.testing.assert_allclose(more.astype(int), spelled_out.astype(int), atol=1)
+
+
+def test_condition_and_scale_matter_and_guidance_zero_forgets_them(model: ZoomLDM) -> None:
+    z_t, t = torch.randn(1, 3, 8, 8), torch.tensor([500])
+    one, other = model.context(grids(2), "10x")[:, None]
+    assert not torch.allclose(model.denoiser(one)(z_t, t), model.denoiser(other)(z_t, t), atol=1e-4)
+    assert not torch.allclose(model.context(grids(1), "20x"), model.context(grids(1), "5x"), atol=1e-3)
+    torch.testing.assert_close(model.denoiser(one, 0)(z_t, t), model.denoiser(other, 0)(z_t, t), rtol=0, atol=0)
+    null = model.denoiser(torch.zeros_like(one))(z_t, t)
+    torch.testing.assert_close(model.denoiser(one, 0)(z_t, t), null, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_stays_near_full_precision(runs: Path, model: ZoomLDM, precision: str) -> None:
+    half = ZoomLDM.load(runs / "zoomldm", precision=precision)
+    context = model.context(grids(2), "10x")
+    exact, near = model.sample_latents(context, steps=4), half.sample_latents(context, steps=4)
+    assert near.dtype == torch.float32
+    assert not torch.equal(exact, near)
+    assert float((exact - near).abs().max()) < 0.05 * float(exact.abs().max())
+
+
+def test_an_image_survives_the_way_to_bytes_and_back() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+    assert torch.equal(torch.from_numpy(to_uint8(levels / 127.5 - 1)), levels.permute(0, 2, 3, 1))
+    assert to_uint8(torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2)).ravel().tolist() == [0, 255]
+
+
+def test_the_autoencoder_is_the_same_from_its_own_run_and_from_the_whole_model(runs: Path, model: ZoomLDM) -> None:
+    alone, identity = load_autoencoder(runs / "vq")
+    inside, _ = load_autoencoder(runs / "zoomldm")
+    assert identity == f"vq-{sha256(runs / 'vq' / 'weights.safetensors')[:12]}"
+    z = torch.randn(1, 3, 8, 8)
+    assert alone.encode(alone.decode(z)).shape == z.shape
+    torch.testing.assert_close(inside.decode(z), model.decode(z), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("rows", "kind", "encoder"), [(8, "histology", "uni"), (4, "satellite", "dinov2")])
+def test_a_published_file_is_known_by_its_number_of_scales(tmp_path: Path, rows: int, kind: str, encoder: str) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_weights(file, {"cond_stage_model.mag_embedding.weight": torch.zeros(rows, 512)})
+    config = open_source(file, "zoomldm").config
+    assert (config.ladder.kind, config.encoder, config.tile_px) == (kind, encoder, 256)
+    assert config.model.summarizer.scales == rows
+    with pytest.raises(UserError, match="holds no denoiser"):
+        ZoomLDM.load(file)
+
+
+def test_a_bare_autoencoder_file_must_be_the_published_network(tmp_path: Path) -> None:
+    file = tmp_path / "vq.safetensors"
+    save_weights(file, toy.networks("autoencoder")["autoencoder"].state_dict())
+    with pytest.raises(UserError, match=r"missing: .*encoder\.mid\.attn_1\.q\.weight.*wrong shape: .*\(8192, 3\)"):
+        load_autoencoder(file)
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "weights.safetensors").unlink()
+
+
+def without_config(folder: Path) -> None:
+    (folder / "config.yaml").unlink()
+
+
+def other_system(folder: Path) -> None:
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("system: zoomldm", "system: vq"))
+
+
+def without_tile_px(folder: Path) -> None:
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace(f"tile_px: {toy.TILE_PX}", ""))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_weights, "no weights.safetensors.*main.py --resume"),
+        (without_config, "config.yaml does not exist"),
+        (other_system, "system vq; expected zoomldm"),
+        (without_tile_px, "lacks tile_px"),
+        (shutil.rmtree, "does not exist"),
+    ],
+)
+def test_a_damaged_run_is_refused_in_one_line(
+    tmp_path: Path, runs: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = Path(shutil.copytree(runs / "zoomldm", tmp_path / "run"))
+    damage(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        ZoomLDM.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cdm_of_another_model_is_refused(tmp_path: Path, runs: Path) -> None:
+    other = toy.run_folder(tmp_path / "other", "zoomldm", ladder={"kind": "histology", "scales": 2})
+    with pytest.raises(UserError, match="made for 3 scales"):
+        ZoomLDM.load(other, cdm=runs / "cdm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": "3x"}, "3x is not on the histology ladder"),
+        ({"count": 0}, "0 images"),
+        ({"steps": 0}, "1 to 500"),
+        ({"sampler": "euler"}, "one of ddim, dpmpp"),
+        ({"seed": -1}, "negative"),
+        ({"embeddings": []}, "at least one grid"),
+        ({"embeddings": [torch.zeros(4, 2, 2)]}, "4 channels"),
+    ],
+)
+def test_bad_arguments_are_told_in_one_line(model: ZoomLDM, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        model.sample(**{"scale": "20x", "count": 1, **arguments})
+
+
+def test_what_is_not_there_is_told_in_one_line(runs: Path) -> None:
+    with pytest.raises(UserError, match="fp32, bf16, fp16"):
+        ZoomLDM.load(runs / "zoomldm", precision="fp8")
+    with pytest.raises(UserError, match="device: abacus"):
+        ZoomLDM.load(runs / "zoomldm", device="abacus")
+    with pytest.raises(UserError, match="cdm: none"):
+        ZoomLDM.load(runs / "zoomldm").sample("20x")

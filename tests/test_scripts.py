@@ -1,0 +1,84 @@
+"""The commands, end to end on a toy model and a toy slide."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm.errors import UserError, cli
+from scripts import sample_patches
+from tests import toy
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    toy.run_folder(folder / "zoomldm", "zoomldm")
+    toy.run_folder(folder / "cdm", "cdm")
+    toy.slide(folder / "slide.h5")
+    return folder
+
+
+def arguments(world: Path, out: Path, *more: str) -> list[str]:
+    return ["--model", str(world / "zoomldm"), "--out", str(out), "--steps", "2", "--device", "cpu", *more]
+
+
+def test_patches_from_a_slide_are_drawn_beside_the_real_ones(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample_patches.main(arguments(world, tmp_path, "--from", str(world / "slide.h5"), "--count", "2"))
+    sheet = tmp_path / "contact_sheet.png"
+    assert capsys.readouterr().out.strip() == str(sheet)
+    expected = {f"{scale}_{i}.png" for scale in toy.SCALES for i in range(2)}
+    assert {file.name for file in tmp_path.iterdir()} == expected | {"contact_sheet.png"}
+    assert Image.open(sheet).width > 4 * toy.TILE_PX
+    assert Image.open(tmp_path / "5x_0.png").size == (toy.TILE_PX, toy.TILE_PX)
+
+
+def test_patches_from_the_cdm(world: Path, tmp_path: Path) -> None:
+    sample_patches.main(arguments(world, tmp_path, "--cdm", str(world / "cdm"), "--count", "2", "--scale", "5x"))
+    assert {file.name for file in tmp_path.iterdir()} == {"5x_0.png", "5x_1.png", "contact_sheet.png"}
+
+
+def test_patch_i_depends_on_seed_plus_i_alone(world: Path, tmp_path: Path) -> None:
+    given = ("--from", str(world / "slide.h5"), "--scale", "10x")
+    sample_patches.main(arguments(world, tmp_path / "three", *given, "--count", "3"))
+    sample_patches.main(arguments(world, tmp_path / "last", *given, "--count", "1", "--seed", "2"))
+    first, second = (np.asarray(Image.open(tmp_path / run / "10x_2.png")).astype(int) for run in ("three", "last"))
+    assert np.abs(first - second).mean() < 1  # a latent on the border of two codes may take either
+
+
+def test_a_slide_without_images_shows_its_decoded_latents(world: Path, tmp_path: Path) -> None:
+    bare = toy.slide(tmp_path / "bare.h5", images=False)
+    sample_patches.main(arguments(world, tmp_path, "--from", str(bare), "--count", "1", "--scale", "20x"))
+    assert (tmp_path / "contact_sheet.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": "uni-0123"}, "encoder is uni-0123, but .* has toy"),
+        ({"tile_px": 64}, "tile_px is 64, but .* has 32"),
+        ({"kind": "satellite", "scales": ["1x", "2x"]}, "kind is satellite, but .* has histology"),
+    ],
+)
+def test_a_slide_of_another_kind_is_refused(
+    world: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    other = toy.slide(tmp_path / "other.h5", **changes)
+    with pytest.raises(UserError, match=message):
+        sample_patches.main(arguments(world, tmp_path, "--from", str(other)))
+
+
+def test_mistakes_end_in_one_line_and_status_2(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample_patches.py", *arguments(world, tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli(sample_patches.main)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: --from: no conditions for")
+    assert told.count("\n") == 1
