@@ -23,8 +23,8 @@ from ldm.checkpoint import save_weights
 from ldm.config import load_config
 from ldm.data.datamodule import CohortData
 from ldm.errors import UserError, cli
-from ldm.training.callbacks import Averaging, Checkpoints, Pictures, Progress, WholeCheckpoints, newest_checkpoint
 from ldm.runs import SYSTEMS, Run, open_data
+from ldm.training.callbacks import Averaging, Checkpoints, Pictures, Progress, WholeCheckpoints, newest_checkpoint
 
 RESUMABLE = 75
 

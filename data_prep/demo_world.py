@@ -24,7 +24,8 @@ from data_prep.demo_histology import histology_slide
 from data_prep.demo_satellite import satellite_scene
 from data_prep.demo_textures import BLOCK, Array
 from ldm.errors import UserError, cli
-from ldm.io import contact_sheet, whole_file, write_pyramid
+from ldm.files import whole
+from ldm.io import contact_sheet, write_pyramid
 from ldm.scales import ladder
 
 KINDS = ("histology", "satellite")
@@ -82,7 +83,7 @@ def write_geotiff(path: Path, image: Array, seed: int) -> None:
     transform = from_origin(400_000 + 10_000 * (seed % 20), 4_000_000 + 10_000 * (seed // 20 % 50), metres, metres)
     layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "predictor": 2}
     shape = {"height": h, "width": w, "count": bands, "dtype": "uint8"}
-    with whole_file(path) as temporary:
+    with whole(path) as temporary:
         with rasterio.open(
             temporary,
             "w",
@@ -125,9 +126,9 @@ def zooms(path: Path, downsamples: Sequence[int]) -> list[Array]:
             pixels = image.read([1, 2, 3], window=window, out_shape=shape, resampling=Resampling.average)
             return np.moveaxis(pixels, 0, 2)
 
-        whole = read(Window(0, 0, image.width, image.height))
-        y, x = (place * image.height // SHOWN for place in richest(whole))
-        pictures = [whole]
+        everything = read(Window(0, 0, image.width, image.height))
+        y, x = (place * image.height // SHOWN for place in richest(everything))
+        pictures = [everything]
         for downsample in downsamples:
             side = min(SHOWN * downsample, image.height)
             top, left = (int(np.clip(v - side // 2, 0, image.height - side)) for v in (y, x))

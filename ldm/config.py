@@ -1,7 +1,7 @@
 """YAML to objects: the only place where a string becomes a class.
 
-A config is one or more YAML files merged in order, then `key=value` overrides; a file may extend another. A mapping with a `target` is built by
-calling it with its other keys; nested targets are built first. Targets live in this project, torch, torchvision, timm
+A config is one or more YAML files merged in order, then `key=value` overrides; a file may extend another. A mapping
+with a `target` is built by calling it with its other keys; nested targets are built first. Targets live in this project, torch, torchvision, timm
 or taming; anything else is refused.
 """
 

@@ -18,6 +18,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        partial.chmod(0o644)
         _sync(partial)
         os.replace(partial, path)
         _sync(path.parent)

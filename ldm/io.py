@@ -3,10 +3,7 @@
 Letters: h, w pixels. Every image is uint8 (h, w, 3), sRGB. A file appears under its name only once it is whole.
 """
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ldm.errors import UserError
+from ldm.files import whole
 
 Pixels = NDArray[np.uint8]
 UM_PER_CM = 1e4
 INK, PAPER = (30, 30, 30), (255, 255, 255)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, flushed and renamed to `path` when the block succeeds, removed when it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_image(image: NDArray[Any], what: str) -> None:
@@ -74,7 +55,7 @@ def write_pyramid(path: str | Path, image: Pixels, mpp: float, tile_px: int = 25
         raise UserError(f"{path}: mpp is {mpp}; expected um per pixel above 0, for example 0.5")
     if tile_px < 16 or tile_px % 16:
         raise UserError(f"{path}: tile_px is {tile_px}; expected a positive multiple of 16, for example 256")
-    with whole_file(Path(path)) as temporary, tifffile.TiffWriter(temporary, bigtiff=image.nbytes > 2**31) as tiff:
+    with whole(Path(path)) as temporary, tifffile.TiffWriter(temporary, bigtiff=image.nbytes > 2**31) as tiff:
         for level, pixels in enumerate(pyramid(image, tile_px)):
             per_cm = UM_PER_CM / (mpp * 2**level)
             tiff.write(
@@ -94,7 +75,7 @@ def write_pyramid(path: str | Path, image: Pixels, mpp: float, tile_px: int = 25
 def save_png(path: str | Path, image: Pixels) -> None:
     """Write `image` (h, w, 3) as PNG. Raises UserError for anything but uint8 RGB."""
     check_image(image, str(path))
-    with whole_file(Path(path)) as temporary:
+    with whole(Path(path)) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
 
 

@@ -8,15 +8,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from ldm.batch import Stream
-from ldm.checkpoint import join, load_strict, load_weights, split
+from ldm.checkpoint import PARTS, join, load_strict, load_weights, split
 from ldm.config import build, check_arguments
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import image_batch, latent_batch
 from ldm.errors import UserError
 from ldm.io import contact_sheet
 from ldm.networks.autoencoder import Autoencoder
-from ldm.pipeline import ConditioningModel, ZoomLDM, load_autoencoder, open_source, to_uint8
+from ldm.pipeline import ConditioningModel, ZoomLDM, load_autoencoder, to_uint8
 from ldm.scales import ladder
+from ldm.sources import open_source
 from ldm.training.autoencoder import AutoencoderTraining
 from ldm.training.conditioning import Conditioning
 from ldm.training.latent_diffusion import LatentDiffusion
@@ -96,17 +97,13 @@ class Run:
         state = parameter_count(self.networks().values()) * STATE_BYTES
         width = 4 if str(training.precision).startswith("32") else 2
         kept = self.activations() * width * data.batch_size
-        print(
-            f"memory       {state / 2**30:.1f} GiB of weights, gradients, moments and average + about {kept / 2**30:.1f} GiB of "
-            f"activations for {data.batch_size} images per process"
-        )
+        print(f"memory       {state / 2**30:.1f} GiB of weights, gradients, moments and average per process")
+        print(f"             about {kept / 2**30:.1f} GiB of activations for {data.batch_size} images")
         batch = data.batch_size * training.accumulate * (training.devices if isinstance(training.devices, int) else 1)
         batch *= training.nodes
         print(f"batch        {batch} images a step, {training.max_steps:,} steps")
         if not (Path(data.cohort).is_dir() and any(Path(data.cohort).rglob("*.h5"))):
-            print(
-                f"data         {data.cohort} is not there yet; prepare it with data_prep/prepare.py to see steps per epoch"
-            )
+            print(f"data         {data.cohort} is not there yet; data_prep/prepare.py makes it")
             return
         cohort = open_data(self.config).training
         regions = sum(cohort.count(scale) for scale in cohort.scales)
@@ -125,7 +122,7 @@ class AutoencoderRun(Run):
         )
         self.system = AutoencoderTraining(
             autoencoder=self.autoencoder,
-            loss=build(config.training.loss, "training.loss"),
+            loss=self._loss(),
             clip=config.training.clip,
             smooth=config.training.smooth,
             revive_every=config.training.revive_every,
@@ -133,12 +130,24 @@ class AutoencoderRun(Run):
         )
         self.optimizer_steps = 1 if self.system.adversary is None else 2
 
+    def _loss(self) -> nn.Module:
+        try:
+            return build(self.config.training.loss, "training.loss")
+        except OSError as error:
+            raise UserError(
+                f"training.loss: its VGG and LPIPS weights could not be downloaded ({' '.join(str(error).split())}); "
+                "copy vgg16-397923af.pth into ~/.cache/torch/hub/checkpoints and vgg.pth into "
+                "taming/modules/autoencoder/lpips, or set "
+                "training.loss={target: ldm.training.autoencoder.ReconstructionLoss}"
+            ) from error
+
     def networks(self) -> dict[str, nn.Module]:
         return {"autoencoder": self.autoencoder}
 
     def activations(self) -> int:
         crop = self.config.data.crop_px
-        return saved_elements(self.autoencoder, lambda net: net(torch.zeros(1, 3, crop, crop, device="meta")))
+        x = torch.zeros(1, 3, crop, crop, device="meta")
+        return saved_elements(self.autoencoder, lambda net: net.decode(net.encode(x), quantize=False))
 
     def weights(self, data: CohortData) -> dict[str, Tensor]:
         if self.config.training.normalise_latents:
@@ -181,7 +190,12 @@ class ZoomLDMRun(Run):
         model = config.model
         denoiser = build(model.denoiser, "model.denoiser").to(memory_format=torch.channels_last)
         if config.init:
-            load_strict(denoiser, split(load_weights(config.init))["denoiser"], f"init {config.init}")
+            parts = split(load_weights(config.init))
+            if "denoiser" not in parts:
+                raise UserError(
+                    f"init: {config.init} holds no denoiser; expected names that start with {PARTS['denoiser']}"
+                )
+            load_strict(denoiser, parts["denoiser"], f"init {config.init}")
         self.system = LatentDiffusion(
             denoiser=denoiser,
             summarizer=build(model.summarizer, "model.summarizer"),

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from ldm.errors import UserError
-from ldm.io import contact_sheet, halve, save_png, whole_file, write_pyramid
+from ldm.io import contact_sheet, halve, save_png, write_pyramid
 
 
 def smooth(h: int, w: int) -> np.ndarray:
@@ -70,11 +70,16 @@ def test_bad_pyramids_are_refused_in_one_line(tmp_path, image, mpp, tile_px, mes
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "picture.png"
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "slide.tiff"
     path.write_bytes(b"old")
-    with pytest.raises(IsADirectoryError), whole_file(path) as temporary:
-        temporary.write_bytes(tmp_path.read_bytes())
+
+    def fail(image: np.ndarray) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr("ldm.io.halve", fail)
+    with pytest.raises(MemoryError):
+        write_pyramid(path, smooth(512, 512), mpp=0.5)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

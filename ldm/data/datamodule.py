@@ -32,7 +32,7 @@ class CountFrom(Sampler[int]):
 
 
 class ValidationBatches(Dataset):
-    """The fixed picks in order, a batch at a time; the stream is the batch's own, so noise is the same at every visit."""
+    """The fixed picks in order, a batch at a time, each with its own stream: noise is the same at every visit."""
 
     def __init__(self, picks: list[Pick], batch_size: int, images: bool) -> None:
         self.parts = [picks[first : first + batch_size] for first in range(0, len(picks), batch_size)]

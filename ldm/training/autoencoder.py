@@ -136,7 +136,7 @@ class AutoencoderTraining(System):
 
     @torch.no_grad()
     def normalise(self, images: Iterable[Tensor]) -> None:
-        """Fold the latents' mean and standard deviation over `images` into the autoencoder: z then has mean 0, std 1."""
+        """Fold the latents' mean and deviation over `images` into the autoencoder: z then has mean 0, std 1."""
         z = torch.cat([self.autoencoder.encode(x.to(self.device)) for x in images])
         self.autoencoder.normalise_latents(z.mean((0, 2, 3)), z.std((0, 2, 3)))
 

@@ -45,7 +45,7 @@ class LatentDiffusion(System):
         self.times = times or Uniform()
 
     def losses(self, z_0: Tensor, context: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """(b,) squared error of the prediction, mean over a sample's elements (FACTS: the plain eps loss when "eps")."""
+        """(b,) squared error of the prediction, mean over a sample's elements."""
         a_t = at(self.alpha_bar, t, z_0)
         output = self.denoiser(add_noise(z_0, eps, a_t), t, context)
         return (output.float() - target(z_0, eps, a_t, self.prediction)).square().flatten(1).mean(1)

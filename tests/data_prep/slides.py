@@ -33,7 +33,9 @@ def write_slide(path: Path, levels: Sequence[NDArray[np.uint8]], mpp: float | No
     return path
 
 
-def write_scene(path: Path, bands: NDArray[np.uint8], metres: float = 1.0, crs: str = "EPSG:32614", **more: object) -> Path:
+def write_scene(
+    path: Path, bands: NDArray[np.uint8], metres: float = 1.0, crs: str = "EPSG:32614", **more: object
+) -> Path:
     """(bands, h, w) as a GeoTIFF: red, green, blue, then undefined bands."""
     count, height, width = bands.shape
     layout = {"count": count, "height": height, "width": width, "dtype": bands.dtype, "crs": crs}

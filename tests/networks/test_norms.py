@@ -9,6 +9,7 @@ from tests.golden.fill import fill_
 from tests.golden.parity import error, noise
 
 
+@torch.no_grad()
 def test_pixel_norm_is_rms_norm_over_channels() -> None:
     norm, x = PixelNorm(8), noise(1, 2, 8, 5, 7)
     fill_(norm.state_dict())

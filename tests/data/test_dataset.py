@@ -1,0 +1,88 @@
+"""Batches are functions of (seed, k); ranks share them; slides are split and checked."""
+
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldm.batch import Stream
+from ldm.data.datamodule import CohortData
+from ldm.data.dataset import Cohort, ImageBatches, LatentBatches, open_cohort, split_slides
+from ldm.errors import UserError
+from tests import toy
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort")
+    for number in range(4):
+        toy.slide(folder / f"s{number}.h5")
+    return folder
+
+
+@pytest.fixture
+def cohort(folder: Path) -> Cohort:
+    return Cohort(open_cohort(folder))
+
+
+def test_batch_k_depends_on_seed_and_k_alone(cohort: Cohort) -> None:
+    batches = LatentBatches(cohort, seed=1, batch_size=6)
+    again = pickle.loads(pickle.dumps(batches))
+    later = [batches[number] for number in (3, 0)]
+    for number, batch in zip((3, 0), later, strict=True):
+        assert torch.equal(again[number].z_0, batch.z_0)
+        assert torch.equal(again[number].scale, batch.scale)
+    assert not torch.equal(later[0].z_0, later[1].z_0)
+    assert not torch.equal(LatentBatches(cohort, seed=2, batch_size=6)[3].z_0, later[0].z_0)
+
+
+def test_ranks_read_disjoint_parts_of_one_global_batch(cohort: Cohort) -> None:
+    whole = LatentBatches(cohort, 0, 6)[5]
+    parts = [LatentBatches(cohort, 0, 2, rank, 3)[5] for rank in range(3)]
+    assert torch.equal(torch.cat([part.z_0 for part in parts]), whole.z_0)
+    crops = ImageBatches(cohort, 0, 6, crop_px=16)[5]
+    shared = [ImageBatches(cohort, 0, 3, crop_px=16, rank=rank, world=2)[5] for rank in range(2)]
+    assert torch.equal(torch.cat(shared), crops)
+
+
+def test_scales_are_drawn_uniformly_whatever_their_number_of_regions(cohort: Cohort) -> None:
+    counts = Counter(scale.name for number in range(200) for _, scale, _ in cohort.draw(0, number, 15))
+    assert all(abs(count / 3000 - 1 / 3) < 0.03 for count in counts.values()), counts
+
+
+def test_every_region_can_be_drawn(cohort: Cohort) -> None:
+    picks = [pick for number in range(60) for pick in cohort.draw(0, number, 20)]
+    drawn = {(slide.path, row) for slide, scale, row in picks if scale.name == "5x"}
+    assert len(drawn) == cohort.count(cohort.ladder["5x"])
+
+
+def test_a_grid_is_the_region_s_window(cohort: Cohort) -> None:
+    batch = LatentBatches(cohort, 0, 12)[0]
+    for grid, scale in zip(batch.embedding, batch.scale.tolist(), strict=True):
+        assert grid.shape == (toy.EMBEDDING, 2**scale, 2**scale)
+
+
+def test_streams_differ_between_batches_and_agree_between_ranks() -> None:
+    draws = [torch.randn(4, generator=Stream(0, number, 0, 4).generator()) for number in range(50)]
+    assert len({tuple(draw.tolist()) for draw in draws}) == 50
+    assert torch.equal(torch.randn(4, generator=Stream(0, 3, 2, 4).generator()), draws[3])
+
+
+def test_split_holds_out_whole_slides(folder: Path) -> None:
+    training, validation = split_slides(open_cohort(folder), 0.25)
+    assert len(training) == 3
+    assert not {slide.path for slide in training} & {slide.path for slide in validation}
+
+
+def test_mixed_cohorts_and_missing_parts_are_refused(folder: Path, tmp_path: Path) -> None:
+    other = toy.slide(tmp_path / "other" / "x.h5", encoder="another-0123456789ab", autoencoder="", images=False)
+    with pytest.raises(UserError, match="encoder is another"):
+        Cohort(open_cohort(folder) + open_cohort(other.parent))
+    with pytest.raises(UserError, match="holds no prepared slide"):
+        open_cohort(tmp_path / "empty")
+    with pytest.raises(UserError, match="leave none to train on"):
+        CohortData(cohort=str(other.parent), batch_size=2)
+    with pytest.raises(UserError, match="not on the histology ladder"):
+        Cohort(open_cohort(folder), ["7x"])

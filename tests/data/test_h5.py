@@ -1,0 +1,159 @@
+"""The HDF5 contract: what is written is read, whole or not at all, and damage is never silent."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm.data.h5 import SlideFile, SlideWriter, normalize_tokens
+from ldm.errors import UserError
+
+SCALES = ["20x", "10x", "5x", "2.5x", "1.25x"]
+ATTRS: dict[str, Any] = {"slide_id": "a/b", "kind": "histology", "scales": SCALES, "tile_px": 32, "base_mpp": 0.5}
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(path: Path, seed: int = 0) -> dict[str, Any]:
+    """A slide of 16 x 32 base tiles with three regions a scale, and what went into it."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(size=(16, 32, 5)).astype(np.float32)
+    means = base.reshape(8, 2, 16, 2, 5).mean((1, 3))
+    latents = rng.normal(size=(3, 3, 8, 8)).astype(np.float16)
+    images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    with SlideWriter(path, ATTRS) as writer:
+        writer.create_embeddings(16, 32, 5, levels=2)
+        writer.write_embeddings(0, 0, 0, base)
+        writer.write_embeddings(1, 0, 0, means)
+        for name in SCALES:
+            ij = np.array([[0, 0], [0, 1], [0, 1]])
+            writer.append(name, ij[:1], np.ones(1), latents=latents[:1], images=[png(images[0])])
+            writer.append(name, ij[1:], np.zeros(2), latents=latents[1:], images=[png(image) for image in images[1:]])
+    return {"base": base, "means": means, "latents": latents, "images": images}
+
+
+def read_all(path: Path) -> list[Any]:
+    slide = SlideFile(path)
+    found: list[Any] = [slide.attrs]
+    for name in slide.attrs["scales"]:
+        rows = range(slide.count(name))
+        found += [slide.ij(name).tolist(), slide.tissue(name).tolist(), slide.latents(name, rows).tolist()]
+        found += [image.tolist() for image in slide.images(name, rows)]
+        found += [slide.embedding(name, row).tolist() for row in rows]
+    return found
+
+
+def test_what_is_written_is_read(tmp_path):
+    content = write(tmp_path / "s.h5")
+    slide = SlideFile(tmp_path / "s.h5")
+    assert slide.attrs == {"format": "zoomldm-1", **ATTRS}
+    assert slide.ladder.names == SCALES
+    assert [slide.count(name) for name in SCALES] == [3] * 5
+    assert slide.tissue("5x").tolist() == [1, 0, 0]
+    assert torch.equal(slide.latents("5x", [2, 0, 2]), torch.from_numpy(content["latents"][[2, 0, 2]]).float())
+    for row, image in zip((2, 0), slide.images("5x", [2, 0]), strict=True):
+        np.testing.assert_array_equal(image, content["images"][row])
+
+
+@pytest.mark.parametrize(("name", "level", "grid"), [("20x", 0, 1), ("5x", 0, 4), ("2.5x", 0, 8), ("1.25x", 1, 8)])
+def test_condition_is_the_window_of_the_pyramid(tmp_path, name, level, grid):
+    content = write(tmp_path / "s.h5")
+    pyramid = (content["base"], content["means"])[level].astype(np.float16)
+    window = torch.from_numpy(pyramid[:grid, grid : 2 * grid]).permute(2, 0, 1)
+    assert torch.equal(SlideFile(tmp_path / "s.h5").embedding(name, 1), normalize_tokens(window))
+
+
+def test_tokens_are_standardised_each_on_its_own():
+    grid = torch.randn(64, 2, 3) * torch.tensor([1.0, 10.0, 0.1]) + 5
+    tokens = normalize_tokens(grid.half())
+    assert tokens.dtype == torch.float32
+    torch.testing.assert_close(tokens.mean(0), torch.zeros(2, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(tokens.std(0), torch.ones(2, 3), atol=1e-4, rtol=0)
+    assert normalize_tokens(torch.ones(8, 1, 1)).eq(0).all()
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "s.h5"
+    write(path)
+    before = path.read_bytes()
+    with pytest.raises(KeyError), SlideWriter(path, ATTRS) as writer:
+        writer.write_embeddings(0, 0, 0, np.zeros((8, 8, 5)))  # no room was made
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_same_content_gives_the_same_bytes(tmp_path):
+    write(tmp_path / "a.h5")
+    write(tmp_path / "b.h5")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_every_dataset_has_a_checksum(tmp_path):
+    write(tmp_path / "s.h5")
+    checked = {}
+
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            checked[name] = item.fletcher32
+
+    with h5py.File(tmp_path / "s.h5") as file:
+        file.visititems(visit)
+    assert len(checked) == 2 + 5 * len(SCALES)
+    assert all(checked.values())
+
+
+def test_no_flipped_bit_is_silent(tmp_path):
+    path = tmp_path / "s.h5"
+    write(path)
+    content, expected = path.read_bytes(), read_all(path)
+    rng = np.random.default_rng(0)
+    caught = 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            assert read_all(path) == expected  # a bit that nothing depends on
+        except UserError:
+            caught += 1
+    assert caught > 20
+
+
+def test_embeddings_that_are_not_finite_are_refused(tmp_path):
+    with SlideWriter(tmp_path / "s.h5", ATTRS) as writer:
+        writer.create_embeddings(8, 8, 5, levels=1)
+        with pytest.raises(UserError, match="not finite"):
+            writer.write_embeddings(0, 0, 0, np.full((8, 8, 5), 1e6))
+
+
+def test_an_open_slide_travels_to_another_process(tmp_path):
+    write(tmp_path / "s.h5")
+    slide = SlideFile(tmp_path / "s.h5")
+    expected = slide.latents("20x", [1])
+    assert torch.equal(pickle.loads(pickle.dumps(slide)).latents("20x", [1]), expected)
+
+
+def test_mistakes_are_told_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        SlideFile(tmp_path / "none.h5").count("20x")
+    (tmp_path / "junk.h5").write_bytes(b"junk")
+    with pytest.raises(UserError, match="HDF5_USE_FILE_LOCKING"):
+        SlideFile(tmp_path / "junk.h5").count("20x")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file.attrs["format"] = np.bytes_(b"other-1")
+    with pytest.raises(UserError, match="expected zoomldm-1"):
+        _ = SlideFile(tmp_path / "other.h5").ladder
+    with SlideWriter(tmp_path / "bare.h5", ATTRS) as writer:
+        writer.append("20x", np.zeros((1, 2), int), np.ones(1))
+    with pytest.raises(UserError, match="has no scales/20x/latents"):
+        SlideFile(tmp_path / "bare.h5").latents("20x", [0])

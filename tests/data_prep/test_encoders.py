@@ -1,0 +1,77 @@
+"""Tile encoders by name: frozen, as wide as they say, and plain about weights that they cannot have."""
+
+import pytest
+import timm
+import torch
+
+from data_prep.encoders import PUBLISHED, DemoEncoder, fit_demo, load_encoder
+from ldm.checkpoint import save_weights
+from ldm.errors import UserError
+from tests.data_prep.slides import tissue_image, write_slide
+
+TINY = "test_vit"
+
+
+@pytest.fixture
+def tiles() -> torch.Tensor:
+    return torch.randint(256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_demo_encoder_ships_and_sees_each_tile_on_its_own(tiles):
+    encoder = load_encoder("demo")
+    found = encoder(tiles)
+    assert found.shape == (3, encoder.width)
+    assert found.dtype == torch.float32
+    assert encoder.id.startswith("demo-")
+    torch.testing.assert_close(found[1:2], encoder(tiles[1:2]))
+    assert (found[0] - found[1]).abs().max() > 0.01
+
+
+def test_demo_encoder_is_made_from_slides_and_a_seed(tmp_path):
+    write_slide(tmp_path / "slides" / "s.tiff", [tissue_image(512, 512)], 0.5)
+    same = [fit_demo(tmp_path / "slides", tmp_path / f"{name}.safetensors", 1) for name in "ab"]
+    assert same[0] == same[1] != fit_demo(tmp_path / "slides", tmp_path / "c.safetensors", 2)
+    encoder = DemoEncoder.load(tmp_path / "a.safetensors", "cpu")
+    tiles = torch.from_numpy(tissue_image(512, 512)[128:256, 128:256].copy())[None]
+    assert encoder(tiles).abs().mean() < 3  # a tile like those that were measured
+
+
+def test_timm_model_by_name_with_local_weights(tmp_path, tiles):
+    network = timm.create_model(TINY, pretrained=False)
+    save_weights(tmp_path / "tiny.safetensors", network.state_dict())
+    encoder = load_encoder(TINY, tmp_path / "tiny.safetensors")
+    found = encoder(tiles)
+    assert found.shape == (3, encoder.width) == (3, network.num_features)
+    assert encoder.id.startswith(f"{TINY}-")
+    torch.testing.assert_close(found, load_encoder(TINY, tmp_path / "tiny.safetensors")(tiles))
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_weights(tmp_path / "other.safetensors", {"weight": torch.zeros(1)})
+    for name in (TINY, "demo"):
+        with pytest.raises(UserError, match="other") as error:
+            load_encoder(name, tmp_path / "other.safetensors")
+        assert "\n" not in str(error.value)
+
+
+def test_unknown_encoder_is_told_the_known_ones():
+    with pytest.raises(UserError, match="expected demo, uni, uni2-h, dinov2 or a timm model name"):
+        load_encoder("unn")
+
+
+def test_gated_weights_are_one_line_with_the_remedy(monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("401 Client Error\nAccess to model is restricted")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(UserError, match=r"huggingface\.co/MahmoodLab/UNI,.*hf auth login.*encoder\.weights") as error:
+        load_encoder("uni")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "width"), [("uni", 1024), ("uni2-h", 1536), ("dinov2", 1024)])
+def test_published_architectures_exist(name, width):
+    published = PUBLISHED[name]
+    with torch.device("meta"):
+        network = timm.create_model(published.architecture, pretrained=False, num_classes=0, **published.options)
+    assert network.num_features == width

@@ -1,0 +1,119 @@
+"""Planes: the right level, the right place, the right colour; resolutions that cannot be trusted are refused."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.grid import halve
+from data_prep.slide import Plane, open_slide
+from data_prep.tissue import PER_TILE, foreground, otsu, read_mask, tile_shares
+from ldm.errors import UserError
+from tests.data_prep.slides import GLASS, tissue_image, write_scene, write_slide
+
+
+def mean2(image: np.ndarray) -> np.ndarray:
+    return np.rint(halve(image.astype(np.float32))).astype(np.uint8)
+
+
+def test_a_slide_is_read_pixel_by_pixel_with_background_around_it(tmp_path):
+    image = tissue_image(300, 400)
+    plane = Plane(open_slide(write_slide(tmp_path / "s.tiff", [image], 0.5), "histology"), 0.5)
+    assert (plane.width, plane.height, plane.source.factor) == (400, 300, 1)
+    np.testing.assert_array_equal(plane.read(30, 50, 100, 120), image[50:170, 30:130])
+    corner = plane.read(390, 290, 20, 20)
+    np.testing.assert_array_equal(corner[:10, :10], image[290:, 390:])
+    assert (corner[10:] == 255).all()
+
+
+def test_a_40x_slide_without_levels_is_averaged_to_20x(tmp_path):
+    image = tissue_image(512, 512)
+    plane = Plane(open_slide(write_slide(tmp_path / "s.tiff", [image], 0.25), "histology"), 0.5)
+    assert (plane.width, plane.height, plane.source.level, plane.source.factor) == (256, 256, 0, 2)
+    difference = plane.read(16, 32, 64, 64).astype(int) - mean2(image)[32:96, 16:80]
+    assert abs(difference).max() <= 1  # halves round either way
+
+
+def test_a_40x_slide_with_a_20x_level_is_read_there(tmp_path):
+    image = tissue_image(512, 512)
+    levels = [image, mean2(image)]
+    plane = Plane(open_slide(write_slide(tmp_path / "s.tiff", levels, 0.25), "histology"), 0.5)
+    assert (plane.source.level, plane.source.factor) == (1, 1)
+    np.testing.assert_array_equal(plane.read(0, 0, 256, 256), levels[1])
+
+
+def test_resampling_does_not_drift_and_blocks_meet(tmp_path):
+    y, x = np.mgrid[:600, :600]
+    image = np.stack([x * 0.4, y * 0.4, np.full_like(x, 100)], -1).astype(np.uint8)
+    plane = Plane(open_slide(write_slide(tmp_path / "s.tiff", [image], 0.46), "histology"), 0.5)
+    assert (plane.width, plane.height) == (552, 552)
+    assert plane.source.factor == pytest.approx(0.5 / 0.46)
+    far = plane.read(500, 500, 40, 40)[20, 20, :2].astype(float)
+    np.testing.assert_allclose(far / 0.4, 520.5 * 0.5 / 0.46 - 0.5, atol=3)
+    whole = plane.read(100, 100, 64, 64)
+    np.testing.assert_array_equal(whole[:, 32:], plane.read(132, 100, 32, 64))
+
+
+def test_transparent_pixels_take_the_background(tmp_path):
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[:32] = 200, 90, 150, 255
+    Image.fromarray(pixels).save(tmp_path / "s.png")
+    found = Plane(open_slide(tmp_path / "s.png", "histology", 0.5), 0.5).read(0, 0, 64, 64)
+    assert (found[:32] == (200, 90, 150)).all()
+    assert (found[32:] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("file_mpp", "stated", "message"),
+    [
+        (None, None, "does not say its um per pixel"),
+        (352.8, None, "expected 0.05 to 5"),
+        (0.25, 0.5, "leave mpp out"),
+        (1.0, None, "expected 0.5 or finer"),
+    ],
+)
+def test_resolutions_that_cannot_be_right_are_refused_with_name_and_remedy(tmp_path, file_mpp, stated, message):
+    path = write_slide(tmp_path / "bad.tiff", [tissue_image(256, 256)], file_mpp)
+    with pytest.raises(UserError, match=message) as error:
+        Plane(open_slide(path, "histology", stated), 0.5)
+    assert "bad.tiff" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_slide_is_refused(tmp_path):
+    (tmp_path / "s.svs").write_bytes(b"not a slide")
+    with pytest.raises(UserError, match=r"s\.svs: cannot be read"):
+        open_slide(tmp_path / "s.svs", "histology")
+
+
+def test_a_scene_is_read_in_metres_by_the_meaning_of_its_bands(tmp_path):
+    bands = np.random.default_rng(0).integers(1, 256, (4, 128, 128), dtype=np.uint8)
+    bands[:, :, 64:] = 0
+    slide = open_slide(write_scene(tmp_path / "s.tif", bands, nodata=0), "satellite")
+    plane = Plane(slide, 1.0)
+    assert slide.mpp == pytest.approx(1.0)
+    np.testing.assert_array_equal(plane.read(0, 0, 128, 128), np.moveaxis(bands[:3], 0, -1))
+    mask, _ = read_mask(Plane(slide, 1.0 * 32 / PER_TILE), "satellite", 4, 4)
+    np.testing.assert_array_equal(tile_shares(mask), np.tile([1, 1, 0, 0], (4, 1)))
+
+
+def test_scenes_in_degrees_or_16_bit_are_refused(tmp_path):
+    bands = np.ones((3, 64, 64), np.uint8)
+    with pytest.raises(UserError, match="gdalwarp"):
+        open_slide(write_scene(tmp_path / "a.tif", bands, crs="EPSG:4326"), "satellite")
+    with pytest.raises(UserError, match="-ot Byte"):
+        open_slide(write_scene(tmp_path / "b.tif", bands.astype(np.uint16)), "satellite")
+
+
+def test_otsu_separates_two_heaps():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(20, 4, 900), rng.normal(120, 10, 100)]).clip(0, 255).astype(np.uint8)
+    assert 30 <= otsu(values) <= 100
+
+
+def test_foreground_is_the_stained_part():
+    image = tissue_image(160, 160)
+    truth = (image != GLASS).any(-1)
+    assert (foreground(image) == truth).mean() > 0.97
+    assert not foreground(np.full((64, 64, 3), GLASS, np.uint8)).any()
+    assert foreground(np.broadcast_to(np.uint8([200, 90, 150]), (64, 64, 3))).all()
+    assert not foreground(np.zeros((64, 64, 3), np.uint8)).any()  # ink, or nothing scanned

@@ -1,0 +1,106 @@
+"""YAML to objects: what merges, what is refused and in which words; every config of the project builds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import main
+from ldm.config import build, load_config
+from ldm.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "data" not in path.name)
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_later_files_and_overrides_win(tmp_path: Path) -> None:
+    base = write(tmp_path, "base.yaml", "a: {x: 1, y: 2}\nb: 3\n")
+    more = write(tmp_path, "more.yaml", "a: {y: 5}\n")
+    config = load_config([base, more], ["a.x=7", "b=[1, 2]"])
+    assert config == {"a": {"x": 7, "y": 5}, "b": [1, 2]}
+
+
+def test_a_file_may_extend_another(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "a: {x: 1, y: 2}\n")
+    assert load_config([write(tmp_path, "child.yaml", "extends: base.yaml\na: {y: 3}\n")]) == {"a": {"x": 1, "y": 3}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["a.z=1"], r"no config file has a\.z; a has x"),
+        (["q.z=1"], r"no config file has q\.z"),
+        (["a.x"], "expected key=value"),
+    ],
+)
+def test_wrong_overrides_are_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config([write(tmp_path, "base.yaml", "a: {x: 1}\n")], overrides)
+
+
+def test_missing_and_malformed_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_config([tmp_path / "none.yaml"])
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config([write(tmp_path, "bad.yaml", "a: [1\n")])
+    with pytest.raises(UserError, match="not a mapping"):
+        load_config([write(tmp_path, "list.yaml", "- 1\n")])
+
+
+def test_build_makes_nested_objects() -> None:
+    found = build({"target": "torch.nn.Sequential", **{}}, "net")
+    assert isinstance(found, nn.Sequential)
+    optimizer = build({"target": "torch.optim.SGD", "lr": 0.5}, params=[torch.zeros(1, requires_grad=True)])
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"target": "os.system", "command": "true"}, "target os.system is refused"),
+        ({"target": "ldm.nothing.Here"}, "does not exist"),
+        (
+            {"target": "torch.nn.Linear", "in_features": 1, "out_featuers": 2},
+            "has no out_featuers; it takes in_features",
+        ),
+        ({"target": "torch.nn.Linear", "in_features": 1}, "needs out_features"),
+        ({"lr": 1}, "needs a mapping with a target"),
+    ],
+)
+def test_build_refuses_in_one_line(config: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        build(config, "model.part")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_config_says_how_to_run_it_and_builds(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert path.read_text().startswith(f"# python main.py --base {path.relative_to(ROOT)}")
+    if "LPIPS" in path.read_text():
+        monkeypatch.setattr("torch.hub.load_state_dict_from_url", _refuse)
+        with pytest.raises(UserError, match="could not be downloaded"):
+            main.main(["--base", str(path), "--dry-run"])
+        return
+    assert main.main(["--base", str(path), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "parameters" in printed
+    assert "GiB" in printed
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise OSError("no network")
+
+
+def test_the_paper_s_model_has_its_size(capsys: pytest.CaptureFixture[str]) -> None:
+    main.main(["--base", str(ROOT / "configs/zoomldm_brca.yaml"), "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "400,920,579" in printed
+    assert "38,656,000" in printed

@@ -1,0 +1,133 @@
+"""Whole runs through the command: what resumes, what two processes share, what a mistake looks like."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import main
+from ldm.checkpoint import load_weights
+from ldm.errors import UserError
+from ldm.pipeline import ZoomLDM
+from ldm.training.callbacks import newest_checkpoint
+from tests import toy
+from tests.training import cohort
+
+ROOT = Path(__file__).parents[2]
+DEMO = str(ROOT / "configs/demo/zoomldm.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_run_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
+
+
+def run(folder: Path, overrides: list[str], steps: int, *more: str) -> Path:
+    assert main.main(["--base", DEMO, f"run={folder}", f"training.max_steps={steps}", *overrides, *more]) == 0
+    os.environ.pop("ZOOMLDM_RUN", None)
+    return folder
+
+
+def losses(folder: Path) -> dict[int, float]:
+    with open(folder / "metrics.csv") as file:
+        return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return cohort.make(tmp_path_factory.mktemp("cohort"))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, overrides: list[str]) -> None:
+    whole = run(tmp_path / "whole", overrides, 20)
+    cut = run(tmp_path / "cut", overrides, 6)
+    (cut / "weights.safetensors").unlink()
+    assert main.main(["--resume", str(cut), "training.max_steps=20"]) == 0
+    one, two = load_weights(whole / "weights.safetensors"), load_weights(cut / "weights.safetensors")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert losses(whole)[19] == losses(cut)[19]
+
+
+def test_a_finished_run_samples_and_keeps_two_checkpoints(tmp_path: Path, overrides: list[str]) -> None:
+    folder = run(tmp_path / "run", overrides, 10)
+    images = ZoomLDM.load(folder).sample("5x", embeddings=[torch.randn(toy.EMBEDDING, 4, 4)], steps=2)
+    assert images.shape == (1, toy.TILE_PX, toy.TILE_PX, 3)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        f"step={step:08d}.ckpt{end}" for step in (8, 10) for end in ("", ".sha256")
+    ]
+    assert (folder / "samples" / "step=00000010.png").is_file()
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, overrides: list[str]) -> None:
+    folder = run(tmp_path / "run", overrides, 8) / "checkpoints"
+    newest = folder / "step=00000008.ckpt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert newest_checkpoint(folder).name == "step=00000004.ckpt"
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path: Path, overrides: list[str]) -> None:
+    run(tmp_path / "run", overrides, 1)
+    with pytest.raises(UserError, match="exists; continue it with --resume"):
+        main.main(["--base", DEMO, f"run={tmp_path / 'run'}", *overrides])
+
+
+def test_the_cdm_trains_on_a_finished_run(tmp_path: Path, overrides: list[str]) -> None:
+    zoomldm = run(tmp_path / "zoomldm", overrides, 2)
+    config = str(ROOT / "configs/demo/cdm.yaml")
+    small = ["model.cdm={context_dim: 32, width: 32, layers: 1, heads: 2, scales: 3}", f"zoomldm={zoomldm}"]
+    shared = [item for item in overrides if not item.startswith("model.")]
+    folder = tmp_path / "cdm"
+    assert main.main(["--base", config, f"run={folder}", "training.max_steps=10", *shared, *small]) == 0
+    drawn = ZoomLDM.load(zoomldm, cdm=folder).sample_context("10x", 2, steps=3)
+    assert drawn.shape == (2, 65, 32)
+    assert drawn.isfinite().all()
+
+
+def test_the_autoencoder_trains_and_its_latents_are_normalised(tmp_path: Path, overrides: list[str]) -> None:
+    config = str(ROOT / "configs/demo/vq.yaml")
+    small = ["model.autoencoder={width: 16, codes: 64}", "data.crop_px=16", "data.validation_per_scale=8"]
+    shared = [item for item in overrides if not item.startswith(("model.", "autoencoder"))]
+    assert main.main(["--base", config, f"run={tmp_path / 'vq'}", "training.max_steps=12", *shared, *small]) == 0
+    assert (tmp_path / "vq" / "weights.safetensors").is_file()
+
+
+def launch(folder: Path, overrides: list[str], *more: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "main.py"), "--base", DEMO, f"run={folder}", *overrides, *more]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_two_processes_train_as_one(tmp_path: Path, overrides: list[str]) -> None:
+    fifty = ["training.max_steps=50", "training.validate_every=50", "training.checkpoint_every=50"]
+    one = launch(tmp_path / "one", overrides, *fifty)
+    two = launch(
+        tmp_path / "two", overrides, *fifty, "data.batch_size=2", "training.devices=2", "training.strategy=ddp"
+    )
+    for process in (one, two):
+        assert process.wait(300) == 0, process.communicate()[1]
+    alone, shared = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(alone) == 5
+    assert all(abs(alone[step] - shared[step]) <= 1e-6 * alone[step] for step in alone), (alone, shared)
+
+
+def test_a_scheduler_s_signal_saves_and_asks_for_a_requeue(tmp_path: Path, overrides: list[str]) -> None:
+    process = launch(tmp_path / "run", overrides, "training.max_steps=100000")
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "run" / "checkpoints").glob("*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == main.RESUMABLE
+    assert "--resume" in out
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints").is_file()
