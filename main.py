@@ -132,7 +132,7 @@ def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
 
 def trainer_of(run: Run, folder: Path, data: CohortData, saver: Checkpoints) -> pl.Trainer:
     settings = run.config.training
-    processes = max(1, settings.nodes * (settings.devices if isinstance(settings.devices, int) else 1))
+    images = run.images_per_step()
     return pl.Trainer(
         max_steps=settings.max_steps * run.optimizer_steps,
         accumulate_grad_batches=settings.accumulate,
@@ -149,7 +149,7 @@ def trainer_of(run: Run, folder: Path, data: CohortData, saver: Checkpoints) -> 
         log_every_n_steps=10,
         callbacks=[
             Averaging(settings.ema),
-            Progress(settings.validate_every // 10, data.batch_size * settings.accumulate * processes),
+            Progress(settings.validate_every // 10, images // run.optimizer_steps),
             Pictures(folder / "samples", lambda path: run.draw(path, data)),
             saver,
         ],

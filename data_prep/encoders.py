@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils.logging import set_verbosity_error
 from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
@@ -131,10 +132,11 @@ def _timm_network(name: str, published: Published, weights: str | Path | None) -
         network = timm.create_model(published.architecture, pretrained=False, **options)
         load_strict(network, _local_state(network, weights), str(weights))
         return network
+    set_verbosity_error()  # one line of ours says it all
     try:
         return timm.create_model(published.architecture, pretrained=True, **options)
     except (OSError, RuntimeError, HfHubHTTPError) as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0].split('. ')[0]}"
         page = f"accept the licence at https://huggingface.co/{published.hub}, run `hf auth login`, or "
         remedy = f"{page if published.hub else ''}set encoder.weights to a local file"
         raise UserError(f"encoder.name: {name}: its weights could not be fetched ({reason}); {remedy}") from error

@@ -8,6 +8,7 @@ in float16. The regions to keep, known from the thumbnail, go to the autoencoder
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from data_prep.config import PrepareConfig
@@ -28,7 +30,6 @@ from data_prep.slide import Pixels, Plane, Slide, open_slide
 from data_prep.tissue import PER_TILE, read_mask, tile_shares
 from ldm.data.h5 import SlideFile, SlideWriter
 from ldm.errors import UserError
-from ldm.networks.autoencoder import Autoencoder
 from ldm.pipeline import load_autoencoder
 from ldm.scales import Scale
 
@@ -41,7 +42,8 @@ class Tools:
     """The networks of a run and their ids; without an autoencoder no latents are made."""
 
     encoder: TileEncoder
-    autoencoder: Autoencoder | None
+    encode: Callable[[Tensor], Tensor] | None
+    """images (n, 3, p, p) in [-1, 1] -> unquantised latents (n, 3, h, w)"""
     autoencoder_id: str
 
 
@@ -52,7 +54,7 @@ def load_tools(config: PrepareConfig) -> Tools:
     if config.autoencoder is None:
         return Tools(encoder, None, "")
     autoencoder, autoencoder_id = load_autoencoder(config.autoencoder)
-    return Tools(encoder, autoencoder.eval().requires_grad_(False).to(config.device), autoencoder_id)
+    return Tools(encoder, autoencoder.eval().requires_grad_(False).to(config.device).encode, autoencoder_id)
 
 
 def settings(path: Path, config: PrepareConfig, tools: Tools) -> str:
@@ -223,7 +225,7 @@ class Regions:
         if not self._waiting:
             return
         pixels = np.stack([region.pixels for region in self._waiting])
-        latents = None if self._tools.autoencoder is None else self._latents(self._tools.autoencoder, pixels)
+        latents = None if self._tools.encode is None else self._latents(self._tools.encode, pixels)
         for scale in self._config.zooms:
             rows = [row for row, region in enumerate(self._waiting) if region.scale == scale]
             if not rows:
@@ -239,10 +241,10 @@ class Regions:
         self._waiting.clear()
 
     @torch.inference_mode()
-    def _latents(self, autoencoder: Autoencoder, pixels: Pixels) -> NDArray[np.float32]:
+    def _latents(self, encode: Callable[[Tensor], Tensor], pixels: Pixels) -> NDArray[np.float32]:
         """(n, p, p, 3) -> (n, 3, h, w), unquantised."""
         x = torch.from_numpy(pixels).to(self._config.device).float() / 127.5 - 1
-        return autoencoder.encode(rearrange(x, "n h w c -> n c h w")).float().cpu().numpy()
+        return encode(rearrange(x, "n h w c -> n c h w")).float().cpu().numpy()
 
     def _file(self, pixels: Pixels) -> bytes:
         file = io.BytesIO()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Stream:
-    """Names the randomness of one batch: number `number` of run `seed`, samples [first, first + b) of all ranks' `total`.
+    """The randomness of one batch: batch `number` of run `seed`, samples [first, first + b) of all ranks' `total`.
 
     Noise drawn from it depends on nothing else, so neither the number of processes nor an interruption changes it.
     """

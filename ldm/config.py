@@ -1,8 +1,8 @@
 """YAML to objects: the only place where a string becomes a class.
 
 A config is one or more YAML files merged in order, then `key=value` overrides; a file may extend another. A mapping
-with a `target` is built by calling it with its other keys; nested targets are built first. Targets live in this project, torch, torchvision, timm
-or taming; anything else is refused.
+with a `target` is built by calling it with its other keys; nested targets are built first. Targets live in this
+project, torch, torchvision, timm or taming; anything else is refused.
 """
 
 import importlib
@@ -25,7 +25,7 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> D
 
     Raises UserError for a missing or malformed file, or an override of a key that no file has.
     """
-    merged = OmegaConf.create({})
+    merged: Any = OmegaConf.create({})
     for file in files:
         merged = OmegaConf.merge(merged, _read(Path(file)))
     for item in overrides:
@@ -46,7 +46,7 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> D
     return merged
 
 
-def _read(path: Path) -> DictConfig:
+def _read(path: Path) -> Any:
     """One file, on top of the one it names in `extends` (a path beside it)."""
     if not path.is_file():
         raise UserError(f"config: {path} does not exist; expected a YAML file, for example configs/demo/zoomldm.yaml")
@@ -57,7 +57,7 @@ def _read(path: Path) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise UserError(f"config: {path} is not a mapping of keys to values")
     extends = config.pop("extends", None)
-    return config if extends is None else OmegaConf.merge(_read(path.parent / extends), config)  # type: ignore[return-value]
+    return config if extends is None else OmegaConf.merge(_read(path.parent / extends), config)
 
 
 def build(config: Any, where: str = "config", **given: Any) -> Any:

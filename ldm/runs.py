@@ -89,6 +89,12 @@ class Run:
         """Elements kept for the backward pass of one sample."""
         raise NotImplementedError
 
+    def images_per_step(self) -> int:
+        """Images of one training step over all processes; where `devices` is "auto", of one process."""
+        training = self.config.training
+        devices = training.devices if isinstance(training.devices, int) else 1
+        return self.config.data.batch_size * training.accumulate * devices * training.nodes
+
     def report(self) -> None:
         """Print parameters, memory and steps per epoch."""
         training, data = self.config.training, self.config.data
@@ -99,8 +105,7 @@ class Run:
         kept = self.activations() * width * data.batch_size
         print(f"memory       {state / 2**30:.1f} GiB of weights, gradients, moments and average per process")
         print(f"             about {kept / 2**30:.1f} GiB of activations for {data.batch_size} images")
-        batch = data.batch_size * training.accumulate * (training.devices if isinstance(training.devices, int) else 1)
-        batch *= training.nodes
+        batch = self.images_per_step()
         print(f"batch        {batch} images a step, {training.max_steps:,} steps")
         if not (Path(data.cohort).is_dir() and any(Path(data.cohort).rglob("*.h5"))):
             print(f"data         {data.cohort} is not there yet; data_prep/prepare.py makes it")
@@ -117,15 +122,17 @@ class AutoencoderRun(Run):
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
-        self.autoencoder: Autoencoder = build(config.model.autoencoder, "model.autoencoder").to(
-            memory_format=torch.channels_last
-        )
+        self.autoencoder: Autoencoder = build(config.model.autoencoder, "model.autoencoder")
+        self.autoencoder.to(memory_format=torch.channels_last)
+        if config.init:
+            self.autoencoder.load_state_dict(load_autoencoder(config.init)[0].state_dict())
         self.system = AutoencoderTraining(
             autoencoder=self.autoencoder,
             loss=self._loss(),
             clip=config.training.clip,
             smooth=config.training.smooth,
             revive_every=config.training.revive_every,
+            frozen=config.training.frozen,
             **self.training_arguments(),
         )
         self.optimizer_steps = 1 if self.system.adversary is None else 2
@@ -160,7 +167,7 @@ class AutoencoderRun(Run):
         for scale in data.validation.scales:
             picks = [pick for pick in data.validation.spread(COLUMNS) if pick[1] == scale]
             x = image_batch(picks).to(self.system.device)
-            rows += [list(to_uint8(x)), list(to_uint8(self.autoencoder(x)[0]))]
+            rows += [list(to_uint8(x)), list(to_uint8(self.system.autoencoder(x)[0]))]
             labels += [scale.name, "decoded"]
         contact_sheet(rows, labels, [""] * max(map(len, rows)), path)
 
@@ -238,7 +245,7 @@ class ZoomLDMRun(Run):
     def draw(self, path: Path, data: CohortData) -> None:
         model = ZoomLDM(
             unet=self.system.denoiser,
-            summarizer=self.system.summarizer,
+            summarizer=self.system.summarizer,  # type: ignore[arg-type]
             autoencoder=self.autoencoder.to(self.system.device),
             alpha_bar=self.system.alpha_bar,
             prediction=self.system.prediction,

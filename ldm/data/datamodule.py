@@ -102,7 +102,8 @@ class CohortData(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         assert self.trainer is not None
-        return {"trained": self.trainer.fit_loop.epoch_loop.batch_progress.total.processed}
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return {"trained": progress.processed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.trained = state_dict["trained"]

@@ -4,12 +4,14 @@ The loss is called as taming's `VQLPIPSWithDiscriminator` is: index 0 for the au
 Shapes: x (b, 3, h, w) in [-1, 1]; z (b, 3, h/4, w/4).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
+from taming.modules.losses.vqperceptual import hinge_d_loss
 from torch import Tensor, nn
 
 from ldm.training.system import OptimizerFactory, System
@@ -32,10 +34,48 @@ class ReconstructionLoss(nn.Module):
         return loss, {f"{split}/total_loss": loss.detach()}
 
 
+class AdversarialLoss(ReconstructionLoss):
+    """Reconstruction against a patch discriminator with the hinge loss: what L1 blurs is drawn again.
+
+    As in Esser et al. 2021, eq. 7, the two gradients at the decoder's last layer set the adversary's weight.
+    """
+
+    def __init__(
+        self,
+        *,
+        codebook_weight: float = 1.0,
+        gradient_weight: float = 0.5,
+        adversary_weight: float = 0.5,
+        adversary_start: int = 0,
+        width: int = 64,
+        layers: int = 2,
+    ) -> None:
+        """`width`, `layers`: of taming's patch discriminator; it judges from step `adversary_start` on."""
+        super().__init__(codebook_weight=codebook_weight, gradient_weight=gradient_weight)
+        self.adversary_weight, self.adversary_start = adversary_weight, adversary_start
+        self.discriminator = NLayerDiscriminator(input_nc=3, ndf=width, n_layers=layers).apply(weights_init)
+
+    def forward(
+        self, codebook_loss: Tensor, x: Tensor, x_hat: Tensor, index: int, step: int, last_layer: Tensor, split: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss of the autoencoder (index 0) or of the discriminator (index 1), {name: value})."""
+        if index == 1:
+            loss = hinge_d_loss(self.discriminator(x), self.discriminator(x_hat.detach()))
+            return loss, {f"{split}/disc_loss": loss.detach()}
+        loss, values = super().forward(codebook_loss, x, x_hat, index, step, last_layer, split)
+        if step >= self.adversary_start and x_hat.requires_grad:
+            fooled = -self.discriminator(x_hat).mean()
+            sizes = [torch.autograd.grad(term, last_layer, retain_graph=True)[0].norm() for term in (loss, fooled)]
+            loss = loss + self.adversary_weight * sizes[0] / (sizes[1] + 1e-4) * fooled
+        return loss, values
+
+
 class AutoencoderTraining(System):
     """Trains `autoencoder` with `loss`; optimisers are stepped by hand because there may be two."""
 
     automatic_optimization = False
+    autoencoder: Any
+    used: Tensor
 
     def __init__(
         self,
@@ -49,13 +89,18 @@ class AutoencoderTraining(System):
         clip: float | None = None,
         smooth: float = 0.0,
         revive_every: int = 0,
+        frozen: Sequence[str] = (),
     ) -> None:
-        """`smooth` weighs the same loss at half size through 2x2-averaged latents, which makes latents smooth and so
+        """`frozen`: parts of the autoencoder to leave as they are; a decoder trained alone keeps all latents valid.
+
+        `smooth` weighs the same loss at half size through 2x2-averaged latents, which makes latents smooth and so
         easier to denoise; every `revive_every` steps, codes not used since move onto latents of the batch (0: never).
         """
         super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
         self.autoencoder, self.loss = autoencoder, loss
         self.clip, self.smooth, self.revive_every = clip, smooth, revive_every
+        for part in frozen:
+            autoencoder.get_submodule(part).requires_grad_(False)
         self.register_buffer("used", torch.zeros(len(self.codes), dtype=torch.bool))
 
     @property

@@ -5,6 +5,8 @@ variance of each step under a cosine schedule, conditioned on the scale; loss = 
 Shapes: x (b, tokens, d), t (b,), scale (b,).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +36,7 @@ class Conditioning(System):
     ) -> None:
         super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
         self.cdm = cdm
-        self.summarizer: nn.Module | None = None
+        self.summarizer: Any = None
         """frozen; set before training"""
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         self.scale_names = scale_names

@@ -32,12 +32,12 @@ class System(pl.LightningModule):
     def __init__(self, optimizer: OptimizerFactory, *, warmup: int, decay_from: int | None, last: int) -> None:
         super().__init__()
         self.optimizer_factory = optimizer
-        self.plan = {"warmup": warmup, "decay_from": decay_from, "last": last}
+        self.warmup, self.decay_from, self.last = warmup, decay_from, last
 
     def scheduled(self, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
         """Optimiser and schedule over `parameters`, stepped every optimiser step, in the form Lightning takes."""
         optimizer = self.optimizer_factory([parameter for parameter in parameters if parameter.requires_grad])
-        schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, **self.plan))
+        schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.warmup, self.decay_from, self.last))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_optimizers(self) -> Any:
