@@ -15,7 +15,7 @@ def parameter_count(modules: Iterable[nn.Module]) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def saved_elements(module: nn.Module, call: Callable[[nn.Module], Any]) -> int:
+def saved_elements(module: nn.Module, call: Callable[[Any], Any]) -> int:
     """Elements that `call(module on meta)` keeps for its backward pass; a tensor kept twice counts twice."""
     ghost = copy.deepcopy(module).to("meta")
     weights = {id(parameter) for parameter in ghost.parameters()}

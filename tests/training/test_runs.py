@@ -131,3 +131,27 @@ def test_a_scheduler_s_signal_saves_and_asks_for_a_requeue(tmp_path: Path, overr
     assert process.returncode == main.RESUMABLE
     assert "--resume" in out
     assert newest_checkpoint(tmp_path / "run" / "checkpoints").is_file()
+
+
+def test_a_decoder_trained_alone_keeps_every_latent(tmp_path: Path, overrides: list[str]) -> None:
+    autoencoder = next(item.removeprefix("autoencoder=") for item in overrides if item.startswith("autoencoder="))
+    shared = [item for item in overrides if not item.startswith(("model.", "autoencoder"))]
+    alone = [
+        f"init={autoencoder}",
+        "model.autoencoder={width: 16, codes: 64}",
+        "data.crop_px=32",
+        "training.loss={target: ldm.training.autoencoder.AdversarialLoss, width: 8}",
+        "training.frozen=[encoder, quant_conv, quantize]",
+        "training.smooth=0",
+        "training.revive_every=0",
+        "training.normalise_latents=false",
+        "training.max_steps=5",
+    ]
+    config = str(ROOT / "configs/demo/vq.yaml")
+    assert main.main(["--base", config, f"run={tmp_path / 'run'}", *shared, *alone]) == 0
+    before, after = (
+        load_weights(Path(autoencoder) / "weights.safetensors"),
+        load_weights(tmp_path / "run/weights.safetensors"),
+    )
+    changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder", "post_quant_conv"}
