@@ -35,14 +35,14 @@ def main(argv: list[str] | None = None) -> int:
     if config.get("system") not in SYSTEMS:
         raise UserError(f"config: system is {config.get('system')}; it is one of {', '.join(SYSTEMS)}")
     quiet()
-    pl.seed_everything(config.seed, verbose=False)
+    pl.seed_everything(config.get("seed", 0), verbose=False)
     torch.set_float32_matmul_precision("high")
+    run = SYSTEMS[config.system](config)
     if args.dry_run:
-        SYSTEMS[config.system](config).report()
+        run.report()
         return 0
     prepare_when_absent(config)
     folder = args.resume or run_folder(config, args.base[0])
-    run = SYSTEMS[config.system](config)
     checkpoint = newest_checkpoint(folder / "checkpoints") if args.resume else None
     return train(run, folder, checkpoint)
 

@@ -7,7 +7,7 @@ project, torch, torchvision, timm or taming; anything else is refused.
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,19 @@ def find(name: str, where: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"{where}: target {name} is not a class or a function")
     return found
+
+
+def check_keys(config: Any, where: str, expected: Collection[str], optional: Collection[str] = ()) -> None:
+    """Refuse a mapping that lacks one of `expected`, or has a key that is neither expected nor optional."""
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{where}: needs a mapping with {', '.join(expected)}, found {config!r}")
+    missing = [key for key in expected if key not in config]
+    unknown = [str(key) for key in config if key not in expected and key not in optional]
+    if missing or unknown:
+        wrong = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has no use for {', '.join(unknown)}"] * bool(
+            unknown
+        )
+        raise UserError(f"{where}: {' and '.join(wrong)}; it takes {', '.join([*expected, *optional])}")
 
 
 def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], where: str) -> None:

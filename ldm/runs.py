@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ldm.batch import Stream
 from ldm.checkpoint import PARTS, join, load_strict, load_weights, split
-from ldm.config import build, check_arguments
+from ldm.config import build, check_arguments, check_keys
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import image_batch, latent_batch
 from ldm.errors import UserError
@@ -29,21 +29,40 @@ COLUMNS = 6
 PICTURE_STEPS = 20
 
 
-def open_data(config: DictConfig) -> CohortData:
-    """The cohort that the `data` section names."""
+def data_arguments(config: DictConfig) -> dict[str, Any]:
+    """What the `data` section says to CohortData. UserError for a key that it does not take."""
     arguments = {"seed": config.seed, **{str(key): value for key, value in config.data.items() if key != "prepare"}}
     check_arguments(CohortData, arguments, "data")
-    return CohortData(**arguments)
+    return arguments
+
+
+def open_data(config: DictConfig) -> CohortData:
+    """The cohort that the `data` section names."""
+    return CohortData(**data_arguments(config))
+
+
+TOP = ("system", "run", "seed", "ladder", "tile_px", "data", "model", "training")
+LEARNING = ("optimizer", "warmup", "decay_from", "max_steps", "ema", "accumulate", "clip", "precision")
+MACHINES = ("accelerator", "devices", "nodes", "strategy", "validate_every", "checkpoint_every")
 
 
 class Run:
     """One training run: the system that Lightning fits, and what belongs to it. Subclasses build the system."""
 
+    keys: tuple[str, ...] = ()
+    """of the config, besides TOP"""
+    model_keys: tuple[str, ...] = ()
+    training_keys: tuple[str, ...] = ()
+    """of its `training` section, besides LEARNING and MACHINES"""
     system: System
     optimizer_steps = 1
     """optimiser steps that Lightning counts for one training step"""
 
     def __init__(self, config: DictConfig) -> None:
+        check_keys(config, "config", (*TOP, *self.keys), ("autoencoder", "encoder"))
+        check_keys(config.model, "model", self.model_keys, ("autoencoder",))
+        check_keys(config.training, "training", (*LEARNING, *MACHINES, *self.training_keys))
+        data_arguments(config)
         self.config = config
         self.ladder = ladder(config.ladder.kind, config.ladder.scales)
 
@@ -118,6 +137,9 @@ class Run:
 class AutoencoderRun(Run):
     """system: vq"""
 
+    keys = ("init",)
+    model_keys = ("autoencoder",)
+    training_keys = ("loss", "smooth", "revive_every", "frozen", "normalise_latents")
     system: AutoencoderTraining
 
     def __init__(self, config: DictConfig) -> None:
@@ -190,6 +212,9 @@ def draw_samples(path: Path, data: CohortData, model: ZoomLDM, from_regions: boo
 class ZoomLDMRun(Run):
     """system: zoomldm"""
 
+    keys = ("encoder", "autoencoder", "init")
+    model_keys = ("denoiser", "summarizer", "schedule", "prediction")
+    training_keys = ("p_uncond", "times")
     system: LatentDiffusion
 
     def __init__(self, config: DictConfig) -> None:
@@ -259,6 +284,8 @@ class ZoomLDMRun(Run):
 class ConditioningRun(Run):
     """system: cdm"""
 
+    keys = ("zoomldm",)
+    model_keys = ("cdm", "schedule")
     system: Conditioning
 
     def __init__(self, config: DictConfig) -> None:

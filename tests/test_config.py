@@ -99,6 +99,16 @@ def _refuse(*_: object, **__: object) -> None:
     raise OSError("no network")
 
 
+def test_a_config_with_a_wrong_key_is_refused_before_any_work(tmp_path: Path) -> None:
+    demo = ROOT / "configs/demo/zoomldm.yaml"
+    with pytest.raises(UserError, match="training: has no use for learning_rate; it takes optimizer, warmup"):
+        main.main(
+            ["--base", str(demo), str(write(tmp_path, "more.yaml", "training: {learning_rate: 1}\n")), "--dry-run"]
+        )
+    with pytest.raises(UserError, match=r"config: lacks run, seed, .* it takes system, run"):
+        main.main(["--base", str(write(tmp_path, "short.yaml", "system: vq\nmodel: {}\n")), "--dry-run"])
+
+
 def test_the_paper_s_model_has_its_size(capsys: pytest.CaptureFixture[str]) -> None:
     main.main(["--base", str(ROOT / "configs/zoomldm_brca.yaml"), "--dry-run"])
     printed = capsys.readouterr().out
