@@ -25,6 +25,7 @@ from ldm.data.datamodule import CohortData
 from ldm.errors import UserError, cli
 from ldm.runs import SYSTEMS, Run, open_data
 from ldm.training.callbacks import Averaging, Checkpoints, Pictures, Progress, WholeCheckpoints, newest_checkpoint
+from ldm.training.memory import STATE_BYTES, parameter_count
 
 RESUMABLE = 75
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_float32_matmul_precision("high")
     run = SYSTEMS[config.system](config)
     if args.dry_run:
-        run.report()
+        report(run)
         return 0
     prepare_when_absent(config)
     folder = args.resume or run_folder(config, args.base[0])
@@ -91,10 +92,34 @@ def run_folder(config: DictConfig, base: str) -> Path:
     return Path(name)
 
 
+def report(run: Run) -> None:
+    """Print parameters, memory and steps per epoch."""
+    training, data = run.config.training, run.config.data
+    for name, network in run.networks().items():
+        print(f"{name:12} {parameter_count([network]):>13,} parameters")
+    state = parameter_count(run.networks().values()) * STATE_BYTES
+    kept = run.activations() * data.batch_size * (4 if str(training.precision).startswith("32") else 2)
+    print(f"memory       {state / 2**30:.1f} GiB of weights, gradients, moments and average per process")
+    print(f"             about {kept / 2**30:.1f} GiB of activations for {data.batch_size} images")
+    batch = run.images_per_step()
+    print(f"batch        {batch} images a step, {training.max_steps:,} steps")
+    if not prepared(data.cohort):
+        print(f"data         {data.cohort} is not there yet; data_prep/prepare.py makes it")
+        return
+    cohort = open_data(run.config).training
+    regions = sum(cohort.count(scale) for scale in cohort.scales)
+    print(f"data         {regions:,} regions, {len(cohort.slides)} slides: {regions / batch:,.1f} steps per epoch")
+
+
+def prepared(cohort: str) -> bool:
+    """Whether a cohort folder holds a prepared slide."""
+    return Path(cohort).is_dir() and any(Path(cohort).rglob("*.h5"))
+
+
 def prepare_when_absent(config: DictConfig) -> None:
     """Run the preparation that the config names when its cohort is not there yet."""
     cohort, preparation = Path(config.data.cohort), config.data.get("prepare")
-    if cohort.is_dir() and any(cohort.rglob("*.h5")):
+    if prepared(config.data.cohort):
         return
     if preparation is None:
         raise UserError(

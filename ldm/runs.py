@@ -21,7 +21,7 @@ from ldm.sources import open_source
 from ldm.training.autoencoder import AutoencoderTraining
 from ldm.training.conditioning import Conditioning
 from ldm.training.latent_diffusion import LatentDiffusion
-from ldm.training.memory import STATE_BYTES, parameter_count, saved_elements
+from ldm.training.memory import saved_elements
 from ldm.training.system import System
 
 COLUMNS = 6
@@ -105,7 +105,7 @@ class Run:
         raise NotImplementedError
 
     def activations(self) -> int:
-        """Elements kept for the backward pass of one sample."""
+        """Elements kept for the backward pass of one image."""
         raise NotImplementedError
 
     def images_per_step(self) -> int:
@@ -113,25 +113,6 @@ class Run:
         training = self.config.training
         devices = training.devices if isinstance(training.devices, int) else 1
         return self.config.data.batch_size * training.accumulate * devices * training.nodes
-
-    def report(self) -> None:
-        """Print parameters, memory and steps per epoch."""
-        training, data = self.config.training, self.config.data
-        for name, network in self.networks().items():
-            print(f"{name:12} {parameter_count([network]):>13,} parameters")
-        state = parameter_count(self.networks().values()) * STATE_BYTES
-        width = 4 if str(training.precision).startswith("32") else 2
-        kept = self.activations() * width * data.batch_size
-        print(f"memory       {state / 2**30:.1f} GiB of weights, gradients, moments and average per process")
-        print(f"             about {kept / 2**30:.1f} GiB of activations for {data.batch_size} images")
-        batch = self.images_per_step()
-        print(f"batch        {batch} images a step, {training.max_steps:,} steps")
-        if not (Path(data.cohort).is_dir() and any(Path(data.cohort).rglob("*.h5"))):
-            print(f"data         {data.cohort} is not there yet; data_prep/prepare.py makes it")
-            return
-        cohort = open_data(self.config).training
-        regions = sum(cohort.count(scale) for scale in cohort.scales)
-        print(f"data         {regions:,} regions, {len(cohort.slides)} slides: {regions / batch:,.1f} steps per epoch")
 
 
 class AutoencoderRun(Run):

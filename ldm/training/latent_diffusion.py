@@ -63,6 +63,7 @@ class LatentDiffusion(System):
 
     def validation_step(self, batch: Batch) -> None:
         context = self.summarizer(batch.embedding, batch.scale)
+        context = context * (self.p_uncond < 1)  # trained without contexts, scored without them
         total = torch.zeros(len(batch), device=self.device)
         for sigma in VALIDATION_SIGMAS:
             # noise is drawn on the CPU so that every device scores the same task
