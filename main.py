@@ -139,7 +139,8 @@ def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
     data = open_data(config)
     run.attach(data)
     saver = Checkpoints(folder / "checkpoints", settings.checkpoint_every)
-    trainer = trainer_of(run, folder, data, saver)
+    start = checkpoint.stem if checkpoint else "step=00000000"  # the logger would replace the rows of an earlier start
+    trainer = trainer_of(run, folder, data, saver, start)
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(run.config, folder / "config.yaml")
@@ -155,7 +156,7 @@ def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
     return 0
 
 
-def trainer_of(run: Run, folder: Path, data: CohortData, saver: Checkpoints) -> pl.Trainer:
+def trainer_of(run: Run, folder: Path, data: CohortData, saver: Checkpoints, start: str) -> pl.Trainer:
     settings = run.config.training
     images = run.images_per_step()
     return pl.Trainer(
@@ -170,7 +171,7 @@ def trainer_of(run: Run, folder: Path, data: CohortData, saver: Checkpoints) -> 
         val_check_interval=settings.validate_every * settings.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        logger=[CSVLogger(folder, "", ""), TensorBoardLogger(folder, "", "tensorboard")],
+        logger=[CSVLogger(folder, "metrics", start), TensorBoardLogger(folder, "", "tensorboard")],
         log_every_n_steps=10,
         callbacks=[
             Averaging(settings.ema),

@@ -46,16 +46,19 @@ class UNet(nn.Module):
         heads: int = 1,
         context_dim: int = 512,
         position: int | None = None,
+        pooled_context: bool = False,
     ) -> None:
         """`attention`: downsampling factors whose blocks look at the context; the middle always does.
 
-        `position`: side of a learned map added after the first convolution, for latents of that size only (the demo's;
-        the published network has none).
+        Two short cuts for networks that see few samples, absent from the published one: `position`, the side of a
+        learned map added after the first convolution, for latents of that size only; `pooled_context`, the mean of the
+        context's tokens added to the time embedding.
         """
         super().__init__()
         self.width = width
         time_dim = 4 * width
         self.time_embed = nn.Sequential(nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+        self.context_embed = nn.Linear(context_dim, time_dim) if pooled_context else None
         self.position = None if position is None else nn.Parameter(0.02 * torch.randn(1, width, position, position))
 
         def block(channels: int, out: int, level: int) -> list[nn.Module]:
@@ -103,6 +106,8 @@ class UNet(nn.Module):
 
     def _run(self, z_t: Tensor, t: Tensor, context: Tensor) -> Iterator[Tensor]:
         time = self.time_embed(timestep_embedding(t, self.width).to(z_t.dtype))  # (b, 4 width)
+        if self.context_embed is not None:
+            time = time + self.context_embed(context.mean(1))
         h, kept = z_t, []
         for number, stage in enumerate(self.input_blocks):
             h = stage(h, time, context)

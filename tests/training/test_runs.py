@@ -35,8 +35,11 @@ def run(folder: Path, overrides: list[str], steps: int, *more: str) -> Path:
 
 
 def losses(folder: Path) -> dict[int, float]:
-    with open(folder / "metrics.csv") as file:
-        return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
+    found = {}
+    for path in sorted(folder.glob("metrics/*/metrics.csv")):
+        with open(path) as file:
+            found |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, o
     one, two = load_weights(whole / "weights.safetensors"), load_weights(cut / "weights.safetensors")
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert losses(whole)[19] == losses(cut)[19]
+    assert losses(whole).items() >= losses(cut).items()
+    assert 19 in losses(cut)
 
 
 def test_a_finished_run_samples_and_keeps_two_checkpoints(tmp_path: Path, overrides: list[str]) -> None:
