@@ -55,9 +55,13 @@ class Summarizer(nn.Module):
         layers: int = 12,
         heads: int = 8,
         mlp: int = 2048,
+        stretch: bool = False,
     ) -> None:
+        """`stretch`: repeat tokens until the grid fills all 8x8 places, so that a place means a place of the patch at
+        every scale (the published network pads instead).
+        """
         super().__init__()
-        self.pad_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.pad_token = None if stretch else nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.mag_embedding = nn.Embedding(scales, width)
         self.dim_reduce = nn.Linear(embedding_dim, width)
         self.encoder = Encoder(1 + PLACES, layers, heads, width, mlp, dropout=0.0, attention_dropout=0.0)
@@ -70,13 +74,19 @@ class Summarizer(nn.Module):
         return self.layer_norm(self.final_proj(self.encoder(tokens)))
 
     def tokens(self, grids: Grids) -> Tensor:
-        """(b, 64, width): each grid's projected tokens in the middle, the pad token elsewhere."""
-        return torch.cat([self._centred(tokens) for tokens in project(grids, self.dim_reduce)])
+        """(b, 64, width): each grid's projected tokens in the middle, the pad token elsewhere; or all stretched."""
+        projected = project(grids, self.dim_reduce)
+        if self.pad_token is None:
+            return torch.stack(
+                [_stretched(tokens, grid.shape[1]) for tokens, grid in zip(projected, grids, strict=True)]
+            )
+        return torch.cat([self._centred(tokens, self.pad_token) for tokens in projected])
 
-    def _centred(self, tokens: Tensor) -> Tensor:
+    @staticmethod
+    def _centred(tokens: Tensor, pad_token: Tensor) -> Tensor:
         before = PLACES // 2 - len(tokens) // 2
         after = PLACES - before - len(tokens)
-        pad = self.pad_token.to(tokens.dtype)
+        pad = pad_token.to(tokens.dtype)
         return torch.cat([pad.expand(1, before, -1), tokens[None], pad.expand(1, after, -1)], dim=1)  # (1, 64, width)
 
 
@@ -100,6 +110,13 @@ class CNNSummarizer(nn.Module):
         h = self.convolutions(torch.stack(maps) + mag[:, :, None, None])  # (b, width, 8, 8)
         tokens = torch.cat([mag[:, None], rearrange(h, "b c h w -> b (h w) c")], dim=1)  # (b, 65, width)
         return self.layer_norm(tokens)
+
+
+def _stretched(tokens: Tensor, rows: int) -> Tensor:
+    """tokens (n, width) of a grid of `rows` -> (64, width), each repeated over its share of the 8x8 places."""
+    grid = rearrange(tokens, "(gh gw) c -> gh gw c", gh=rows)
+    row, column = (torch.arange(SIDE, device=tokens.device) * side // SIDE for side in grid.shape[:2])
+    return rearrange(grid[row][:, column], "gh gw c -> (gh gw) c")
 
 
 def _centred_map(tokens: Tensor, rows: int) -> Tensor:

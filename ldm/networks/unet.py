@@ -8,6 +8,8 @@ block's result is kept and concatenated to the output block that mirrors it.
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.layers.attention import SpatialTransformer
@@ -15,6 +17,9 @@ from ldm.layers.blocks import Downsample, ResBlock, Upsample
 from ldm.layers.embeddings import timestep_embedding
 from ldm.layers.init import zeroed
 from ldm.layers.norms import group_norm
+
+GRID = 8
+"""side of the map that a context's grid tokens make"""
 
 
 class Stage(nn.ModuleList):
@@ -45,21 +50,20 @@ class UNet(nn.Module):
         attention: Sequence[int] = (2, 4, 8),
         heads: int = 1,
         context_dim: int = 512,
-        position: int | None = None,
-        pooled_context: bool = False,
+        shortcuts: bool = False,
     ) -> None:
         """`attention`: downsampling factors whose blocks look at the context; the middle always does.
 
-        Two short cuts for networks that see few samples, absent from the published one: `position`, the side of a
-        learned map added after the first convolution, for latents of that size only; `pooled_context`, the mean of the
-        context's tokens added to the time embedding.
+        `shortcuts`: for networks that see few samples, absent from the published one. The mean of the context's tokens
+        joins the time embedding, and its 64 grid tokens, as an 8x8 map stretched over the latent, join the first
+        convolution; use it with Summarizer(stretch=True). Both are linear: a null context adds nothing of its own.
         """
         super().__init__()
         self.width = width
         time_dim = 4 * width
         self.time_embed = nn.Sequential(nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
-        self.context_embed = nn.Linear(context_dim, time_dim) if pooled_context else None
-        self.position = None if position is None else nn.Parameter(0.02 * torch.randn(1, width, position, position))
+        self.context_embed = nn.Linear(context_dim, time_dim, bias=False) if shortcuts else None
+        self.context_map = nn.Linear(context_dim, width, bias=False) if shortcuts else None
 
         def block(channels: int, out: int, level: int) -> list[nn.Module]:
             transformer = [SpatialTransformer(out, context_dim, heads)] if 2**level in attention else []
@@ -111,8 +115,9 @@ class UNet(nn.Module):
         h, kept = z_t, []
         for number, stage in enumerate(self.input_blocks):
             h = stage(h, time, context)
-            if number == 0 and self.position is not None:
-                h = h + self.position
+            if number == 0 and self.context_map is not None:
+                grid = rearrange(self.context_map(context[:, 1:]), "b (gh gw) c -> b c gh gw", gh=GRID)
+                h = h + F.interpolate(grid, h.shape[-2:], mode="bilinear")
             kept.append(h)
         h = self.middle_block(h, time, context)
         yield h

@@ -68,12 +68,15 @@ def test_timestep_embedding_is_the_published_one() -> None:
     assert error(found, golden("unet")["timestep_embedding"]) < 1e-6
 
 
-@pytest.mark.parametrize("options", [{}, {"heads": 4}, {"multipliers": (1, 1, 2), "attention": (4,), "position": 16}])
+SHORT = {"multipliers": (1, 1, 2), "attention": (4,), "shortcuts": True}
+
+
+@pytest.mark.parametrize("options", [{}, {"heads": 4}, SHORT])
 def test_every_parameter_gets_a_gradient(options: dict[str, Any]) -> None:
     toy: dict[str, Any] = {"width": 64, "multipliers": (1, 2), "blocks": 1, "context_dim": 16}
     network = UNet(**toy | options)
     fill_(network.state_dict())
-    output = network(noise(1, 2, 3, 16, 16), torch.tensor([3, 700]), noise(2, 2, 5, 16))
+    output = network(noise(1, 2, 3, 16, 16), torch.tensor([3, 700]), noise(2, 2, 65, 16))
     assert output.shape == (2, 3, 16, 16)
     assert without_gradient(network, output) == []
 

@@ -20,7 +20,7 @@ SHRUNK = [
 ]
 MODEL = [
     f"model.summarizer={{embedding_dim: {toy.EMBEDDING}, scales: 3, width: 32, layers: 1, heads: 2, mlp: 32}}",
-    "model.denoiser={width: 32, multipliers: [1, 1], blocks: 1, attention: [2], context_dim: 32, position: 8}",
+    "model.denoiser={width: 32, multipliers: [1, 1], blocks: 1, attention: [2], context_dim: 32}",
 ]
 
 
