@@ -109,3 +109,16 @@ def test_wrong_grids_are_told_in_one_line(kind: type[Summarizer | CNNSummarizer]
         network([torch.zeros(6, 9, 8)], torch.tensor([0]))
     with pytest.raises(UserError, match="5 channels, the model takes 6"):
         network([torch.zeros(6, 2, 2), torch.zeros(5, 2, 2)], torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 2), (4, 4), (3, 5), (8, 8)])
+def test_a_stretched_grid_keeps_every_token_at_its_place(rows: int, columns: int) -> None:
+    network = Summarizer(embedding_dim=6, scales=2, width=16, layers=1, heads=2, mlp=8, stretch=True)
+    grid = noise(1, 6, rows, columns)
+    places = network.tokens([grid])[0].unflatten(0, (8, 8))  # (8, 8, width)
+    for row in range(8):
+        for column in range(8):
+            token = network.dim_reduce(grid[:, row * rows // 8, column * columns // 8])
+            assert torch.allclose(places[row, column], token, atol=1e-6)
+    context = network([grid], torch.tensor([1]))
+    assert without_gradient(network, context) == []
