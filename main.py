@@ -24,7 +24,15 @@ from ldm.config import load_config
 from ldm.data.datamodule import CohortData
 from ldm.errors import UserError, cli
 from ldm.runs import SYSTEMS, Run, open_data
-from ldm.training.callbacks import Averaging, Checkpoints, Pictures, Progress, WholeCheckpoints, newest_checkpoint
+from ldm.training.callbacks import (
+    Averaging,
+    Checkpoints,
+    Pictures,
+    Progress,
+    Stopped,
+    WholeCheckpoints,
+    newest_checkpoint,
+)
 from ldm.training.memory import STATE_BYTES, parameter_count
 
 RESUMABLE = 75
@@ -144,9 +152,11 @@ def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(run.config, folder / "config.yaml")
-    trainer.fit(run.system, data, ckpt_path=checkpoint, weights_only=True)
-    if saver.stopped:
-        print(f"stopped at step {trainer.global_step}; continue with: python main.py --resume {folder}")
+    try:
+        trainer.fit(run.system, data, ckpt_path=checkpoint, weights_only=True)
+    except Stopped:
+        if trainer.is_global_zero:
+            print(f"stopped at step {trainer.global_step}; continue with: python main.py --resume {folder}")
         return RESUMABLE
     if trainer.is_global_zero:
         save_weights(folder / "weights.safetensors", run.weights(data), {"system": config.system})

@@ -27,7 +27,7 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> D
     """
     merged: Any = OmegaConf.create({})
     for file in files:
-        merged = OmegaConf.merge(merged, _read(Path(file)))
+        merged = _merge(merged, _read(Path(file)))
     for item in overrides:
         key, equals, _ = item.partition("=")
         if not equals:
@@ -37,7 +37,7 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> D
         if not isinstance(node, DictConfig) or leaf not in node:
             known = ", ".join(map(str, node)) if isinstance(node, DictConfig) else "nothing"
             raise UserError(f"override: no config file has {key}; {parent or 'the top level'} has {known}")
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([item]))
+        merged = _merge(merged, OmegaConf.from_dotlist([item]))
     try:
         OmegaConf.resolve(merged)
     except OmegaConfBaseException as error:
@@ -57,7 +57,22 @@ def _read(path: Path) -> Any:
     if not isinstance(config, DictConfig):
         raise UserError(f"config: {path} is not a mapping of keys to values")
     extends = config.pop("extends", None)
-    return config if extends is None else OmegaConf.merge(_read(path.parent / extends), config)
+    return config if extends is None else _merge(_read(path.parent / extends), config)
+
+
+def _merge(old: DictConfig, new: DictConfig) -> Any:
+    """`new` on top of `old`; a mapping with another target replaces the old one, whose keys mean nothing to it."""
+    return OmegaConf.create(_merged(OmegaConf.to_container(old), OmegaConf.to_container(new)))
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if (
+        not isinstance(old, dict)
+        or not isinstance(new, dict)
+        or new.get("target", old.get("target")) != old.get("target")
+    ):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}
 
 
 def build(config: Any, where: str = "config", **given: Any) -> Any:

@@ -26,6 +26,16 @@ def test_later_files_and_overrides_win(tmp_path: Path) -> None:
     assert config == {"a": {"x": 7, "y": 5}, "b": [1, 2]}
 
 
+def test_another_target_replaces_the_mapping_and_the_same_one_adds_to_it(tmp_path: Path) -> None:
+    base = write(tmp_path, "base.yaml", "net: {target: a.B, x: 1, in: {y: 2}}\n")
+    assert load_config([base], ["net={target: a.C, z: 3}"]) == {"net": {"target": "a.C", "z": 3}}
+    assert load_config([base], ["net={target: a.B, in: {z: 3}}"]).net == {
+        "target": "a.B",
+        "x": 1,
+        "in": {"y": 2, "z": 3},
+    }
+
+
 def test_a_file_may_extend_another(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", "a: {x: 1, y: 2}\n")
     assert load_config([write(tmp_path, "child.yaml", "extends: base.yaml\na: {y: 3}\n")]) == {"a": {"x": 1, "y": 3}}

@@ -22,6 +22,10 @@ KEPT = 2
 """checkpoints that stay in a run"""
 
 
+class Stopped(Exception):
+    """A scheduler asked for a stop; the run is saved at the step it had reached."""
+
+
 class Averaging(WeightAveraging):
     """EMA over everything trained, from the initial weights on.
 
@@ -58,12 +62,12 @@ class WholeCheckpoints(TorchCheckpointIO):
 class Checkpoints(Checkpoint):
     """Saves every `every` steps, at the last one, and when a scheduler asks for a stop (SIGTERM, SIGUSR1).
 
-    The newest two stay. A signal ends the run after the save; `stopped` then says so.
+    The newest two stay. After a signal's save, Stopped ends the run at once: a grace period is no time to validate.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
-        self.stopped = False
+        self.asked = False
         self.saved = -1
         self._before: dict[int, Any] = {}
 
@@ -73,22 +77,22 @@ class Checkpoints(Checkpoint):
             self._before[number] = signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: Any) -> None:
-        self.stopped = True
+        self.asked = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         if step == self.saved:  # inside an accumulation
             return
-        self.stopped = trainer.strategy.reduce_boolean_decision(self.stopped, all=False)
-        if self.stopped or step % self.every == 0 or step >= trainer.max_steps:
+        asked = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
+        if asked or step % self.every == 0 or step >= trainer.max_steps:
             trainer.save_checkpoint(self.folder / f"step={step:08d}.ckpt")
             self.saved = step
             for old in checkpoints(self.folder)[KEPT:]:
                 trainer.strategy.remove_checkpoint(old)
-        if self.stopped:
-            trainer.should_stop = True
+        if asked:
+            raise Stopped
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -1,0 +1,58 @@
+"""The bundled model: small, whole, and it paints what its conditions say."""
+
+import numpy as np
+import pytest
+import torch
+
+from ldm.data.h5 import SlideFile
+from ldm.files import intact
+from ldm.pipeline import ZoomLDM, to_uint8
+from ldm.sources import BUNDLED
+
+
+@pytest.fixture(scope="module")
+def demo() -> ZoomLDM:
+    return ZoomLDM.load("demo")
+
+
+@pytest.fixture(scope="module")
+def slide() -> SlideFile:
+    return SlideFile(BUNDLED / "slide.h5")
+
+
+def test_the_weights_are_whole_and_small() -> None:
+    weights = sorted(BUNDLED.rglob("*.safetensors"))
+    assert [path.parent.name for path in weights] == ["cdm", "demo", "vq", "zoomldm"]
+    assert all(intact(path) for path in weights)
+    assert sum(path.stat().st_size for path in weights) < 25e6
+
+
+def test_decoded_latents_look_like_the_slide(demo: ZoomLDM, slide: SlideFile) -> None:
+    images = np.stack(slide.images("20x", range(8)))
+    x = demo.autoencoder.encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
+    decoded = to_uint8(demo.decode(x))
+    mse = ((decoded.astype(float) - images) ** 2).mean()
+    assert 10 * np.log10(255**2 / mse) > 25
+
+
+@pytest.mark.parametrize("scale", ["20x", "10x", "5x", "2.5x"])
+def test_a_sample_is_nearer_to_its_own_patch_than_to_others(demo: ZoomLDM, slide: SlideFile, scale: str) -> None:
+    rows = range(8)
+    real = np.stack(slide.images(scale, rows)).astype(float)
+    sampled = demo.sample(scale, embeddings=[slide.embedding(scale, row) for row in rows], steps=10).astype(float)
+
+    def colours(images: np.ndarray) -> np.ndarray:
+        """Mean colour of each quarter, (n, 12): what is where."""
+        n, h, w, c = images.shape
+        return images.reshape(n, 2, h // 2, 2, w // 2, c).mean((2, 4)).reshape(n, -1)
+
+    distance = np.abs(colours(real)[:, None] - colours(sampled)[None]).mean(2)  # (real, sampled)
+    own = np.diag(distance).mean()
+    others = distance[~np.eye(len(rows), dtype=bool)].mean()
+    assert own < 0.6 * others
+
+
+def test_contexts_of_the_cdm_differ_between_scales_and_seeds(demo: ZoomLDM) -> None:
+    first, second = (demo.sample_context(scale, 2, steps=5) for scale in ("20x", "1.25x"))
+    assert (first - second).abs().mean() > 0.1
+    assert (first[0] - first[1]).abs().mean() > 0.1
