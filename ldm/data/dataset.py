@@ -147,12 +147,15 @@ def image_batch(picks: Sequence[Pick]) -> Tensor:
 
 
 def split_slides(slides: Sequence[SlideFile], held_out: float) -> tuple[list[SlideFile], list[SlideFile]]:
-    """(training, validation) slides: a share `held_out` of the slides, at least one, spread evenly over the ids."""
+    """(training, validation) slides: a share `held_out` of the slides, at least one, spread evenly over the ids.
+
+    With `held_out` 0 the training slides serve as both. UserError when none would be left to train on.
+    """
+    if held_out == 0:
+        return list(slides), list(slides)
     count = max(1, round(held_out * len(slides)))
     if count >= len(slides):
-        raise UserError(
-            f"data: {len(slides)} slides leave none to train on when {count} are held out; prepare more slides"
-        )
+        raise UserError(f"data: {count} of {len(slides)} slides held out leave none; prepare more, or data.held_out=0")
     chosen = set(np.linspace(0, len(slides) - 1, count).round().astype(int).tolist())
     return (
         [slide for number, slide in enumerate(slides) if number not in chosen],

@@ -74,6 +74,8 @@ def test_split_holds_out_whole_slides(folder: Path) -> None:
     training, validation = split_slides(open_cohort(folder), 0.25)
     assert len(training) == 3
     assert not {slide.path for slide in training} & {slide.path for slide in validation}
+    training, validation = split_slides(open_cohort(folder)[:1], 0)
+    assert training == validation
 
 
 def test_mixed_cohorts_and_missing_parts_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_mixed_cohorts_and_missing_parts_are_refused(folder: Path, tmp_path: Pat
         Cohort(open_cohort(folder) + open_cohort(other.parent))
     with pytest.raises(UserError, match="holds no prepared slide"):
         open_cohort(tmp_path / "empty")
-    with pytest.raises(UserError, match="leave none to train on"):
+    with pytest.raises(UserError, match="held out leave none"):
         CohortData(cohort=str(other.parent), batch_size=2)
     with pytest.raises(UserError, match="not on the histology ladder"):
         Cohort(open_cohort(folder), ["7x"])
