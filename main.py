@@ -185,7 +185,7 @@ def trainer_of(run: Run, folder: Path, data: CohortData, saver: Checkpoints, sta
         log_every_n_steps=10,
         callbacks=[
             Averaging(settings.ema),
-            Progress(settings.validate_every // 10, images // run.optimizer_steps),
+            Progress(max(1, settings.validate_every // 10), images // run.optimizer_steps),
             Pictures(folder / "samples", lambda path: run.draw(path, data)),
             saver,
         ],

@@ -63,10 +63,6 @@ class Ladder:
                 return scale
         raise UserError(f"scale: {name} is not on the {self.kind} ladder; it has {', '.join(self.names)}")
 
-    def mpp(self, scale: Scale) -> float:
-        """Ground covered by one pixel of `scale`, in `unit`."""
-        return self.base_mpp * scale.downsample
-
 
 _NAMES = {
     "histology": (0.5, "um", ("20x", "10x", "5x", "2.5x", "1.25x", "0.625x", "0.3125x", "0.15625x")),

@@ -35,7 +35,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(Level(a, b, blocks, norm) for a, b in pairwise(widths))
-        for level, width in zip(self.down[:-1], widths[1:], strict=False):
+        for level, width in zip(self.down[:-1], widths[1:-1], strict=True):
             level.downsample = Downsample(width)
         self.mid = Middle(widths[-1], norm, attention)
         self.norm_out = norm(widths[-1])
