@@ -25,8 +25,9 @@ from data_prep.demo_satellite import satellite_scene
 from data_prep.demo_textures import BLOCK, Array
 from ldm.errors import UserError, cli
 from ldm.files import whole
-from ldm.io import contact_sheet, write_pyramid
+from ldm.io import contact_sheet
 from ldm.scales import ladder
+from ldm.tiff import write_pyramid
 
 KINDS = ("histology", "satellite")
 SMALLEST_PX = 1024

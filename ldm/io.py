@@ -1,14 +1,13 @@
-"""Pictures on disk: pyramidal TIFF for slide viewers, PNG, and labelled contact sheets.
+"""Pictures on disk: PNG, and labelled contact sheets.
 
 Letters: h, w pixels. Every image is uint8 (h, w, 3), sRGB. A file appears under its name only once it is whole.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -16,7 +15,6 @@ from ldm.errors import UserError
 from ldm.files import whole
 
 Pixels = NDArray[np.uint8]
-UM_PER_CM = 1e4
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 
 
@@ -24,52 +22,6 @@ def check_image(image: NDArray[Any], what: str) -> None:
     """Raise UserError unless `image` is uint8 (h, w, 3)."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UserError(f"{what}: image is {image.dtype} {image.shape}; expected uint8 (h, w, 3)")
-
-
-def halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The rounded 2x2 means of `image` (h, w, bands); an odd last row or column is repeated first."""
-    h, w = image.shape[:2]
-    even = np.pad(image, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
-    even = even.astype(np.uint16)
-    total = even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
-    return ((total + 2) // 4).astype(np.uint8)  # (h/2, w/2, bands)
-
-
-def pyramid(image: Pixels, tile_px: int) -> Iterator[Pixels]:
-    """`image` and its successive halves, down to the first that is no taller or no wider than one tile."""
-    yield image
-    while min(image.shape[:2]) > tile_px:
-        image = halve(image)
-        yield image
-
-
-def write_pyramid(path: str | Path, image: Pixels, mpp: float, tile_px: int = 256) -> None:
-    """Write `image` (h, w, 3) at `mpp` um per pixel as a tiled pyramidal TIFF that OpenSlide and QuPath open.
-
-    Levels are 2x2 means, JPEG quality 90 without chroma subsampling; um per pixel stands in the resolution tags.
-    Raises UserError for an image that is not uint8 RGB, a resolution that is not positive, or a tile size that TIFF
-    does not allow.
-    """
-    check_image(image, str(path))
-    if not 0 < mpp < float("inf"):
-        raise UserError(f"{path}: mpp is {mpp}; expected um per pixel above 0, for example 0.5")
-    if tile_px < 16 or tile_px % 16:
-        raise UserError(f"{path}: tile_px is {tile_px}; expected a positive multiple of 16, for example 256")
-    with whole(Path(path)) as temporary, tifffile.TiffWriter(temporary, bigtiff=image.nbytes > 2**31) as tiff:
-        for level, pixels in enumerate(pyramid(image, tile_px)):
-            per_cm = UM_PER_CM / (mpp * 2**level)
-            tiff.write(
-                pixels,
-                tile=(tile_px, tile_px),
-                photometric="rgb",
-                subsampling=(1, 1),
-                compression="jpeg",
-                compressionargs={"level": 90},
-                resolution=(per_cm, per_cm),
-                resolutionunit="CENTIMETER",
-                subfiletype=1 if level else 0,
-                metadata=None,
-            )
 
 
 def save_png(path: str | Path, image: Pixels) -> None:

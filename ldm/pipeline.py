@@ -9,8 +9,9 @@ Weights come from "demo" (in the package), a run folder or a published file: see
 Letters: n images, b images in a batch, d embedding width, w context width, H pixels and h = H / 4 latents a side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ldm.cdm import ConditioningModel
 from ldm.checkpoint import split
 from ldm.diffusion.guidance import Denoiser, guided
 from ldm.diffusion.schedule import Prediction, at, predict
 from ldm.errors import UserError
 from ldm.files import sha256
+from ldm.layers.statistics import share_statistics
 from ldm.networks.autoencoder import Autoencoder
-from ldm.networks.dit import DiT
-from ldm.networks.summarizer import CNNSummarizer, Summarizer
-from ldm.sampling.samplers import SAMPLERS, ddim, respaced_timesteps, seeded_noise
+from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
+from ldm.sampling.decoding import decode_bands
+from ldm.sampling.samplers import SAMPLERS, seeded_noise
 from ldm.scales import Ladder, ladder
 from ldm.sources import build_part, load_network, open_source
 
@@ -49,37 +52,6 @@ def load_autoencoder(source: str | Path) -> tuple[Autoencoder, str]:
     found = open_source(source, "vq", "zoomldm")
     autoencoder: Autoencoder = load_network(found, "autoencoder", split(found.tensors))
     return autoencoder, f"{found.name}-{sha256(found.path)[:12]}"
-
-
-@dataclass(eq=False)
-class ConditioningModel:
-    """The CDM: draws contexts (b, 65, w) of a scale (paper, section 3.3)."""
-
-    network: DiT
-    alpha_bar: Tensor
-
-    @classmethod
-    def load(cls, source: str | Path) -> "ConditioningModel":
-        """From "demo", a cdm run folder or a published file."""
-        found = open_source(source, "cdm")
-        return cls(load_network(found, "cdm", {"cdm": found.tensors}), build_part(found, "schedule"))
-
-    @property
-    def width(self) -> int:
-        """Channels of a context."""
-        return self.network.x_embedder.in_features
-
-    @property
-    def scales(self) -> int:
-        return self.network.y_embedder.embedding_table.num_embeddings
-
-    def sample(self, noise: Tensor, scale: Tensor, steps: int = 50) -> Tensor:
-        """DDIM from noise (b, 65, w) for scales (b,): the network answers with z_0, and the last z_0 is the sample."""
-
-        def denoise(z_t: Tensor, t: Tensor) -> Tensor:
-            return self.network(z_t, t, scale)[0].to(z_t.dtype)
-
-        return ddim(denoise, noise, self.alpha_bar, respaced_timesteps(steps), kind="z_0", final=1.0)
 
 
 @dataclass(eq=False)
@@ -164,7 +136,7 @@ class ZoomLDM:
     def _indices(self, scale: str, count: int) -> Tensor:
         return torch.full((count,), self.ladder[scale].index, device=self.device)  # (b,)
 
-    def context(self, embeddings: Sequence[Tensor], scale: str) -> Tensor:
+    def context(self, embeddings: Grids, scale: str) -> Tensor:
         """Summarise grids (d, gh, gw), tokens normalised, at most 8x8, of one scale: (b, 65, w)."""
         grids = [grid.to(self.device) for grid in embeddings]
         with self._autocast():
@@ -195,10 +167,31 @@ class ZoomLDM:
 
         return guided(under(context), under(torch.zeros_like(context)), guidance)
 
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (b, 3, H, W) in [-1, 1] -> unquantised latents (b, 3, h, w). UserError unless 4 divides H and W."""
+        with self._autocast():
+            return self.autoencoder.encode(x).to(x.dtype)
+
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         """Latents (b, 3, h, w) -> images (b, 3, H, W), not clamped; quantised by default, as published."""
         with self._autocast():
             return self.autoencoder.decode(z, quantize).to(z.dtype)
+
+    @torch.no_grad()
+    def decode_canvas(self, z: Tensor, batch_size: int = 8) -> Iterator[Tensor]:
+        """A canvas z (3, h, w) of any size -> its image in bands (3, rows, W), top to bottom, not clamped; quantised.
+
+        Memory is flat: `batch_size` tiles are decoded at a time. See `ldm.sampling.decoding` for when this equals
+        decoding the canvas at once.
+        """
+        side, decoder = self.tile_px // self.autoencoder.downsample, self.autoencoder.decoder
+        codes = torch.empty_like(z, device=self.device)  # (3, h, w)
+        rows = max(1, side**2 // z.shape[-1])  # as many latents as a tile has, at a time
+        for place, strip in zip(codes.split(rows, dim=1), z.to(self.device).split(rows, dim=1), strict=True):
+            place[:] = self.autoencoder.quantize(strip[None])[0][0]
+        share = None if decoder.local else partial(share_statistics, decoder)
+        decode = partial(self.decode, quantize=False)
+        return decode_bands(decode, codes, side, decoder.reach, batch=batch_size, share=share)
 
     @torch.no_grad()
     def sample_latents(
@@ -260,6 +253,11 @@ class ZoomLDM:
             context = context[torch.arange(count, device=context.device) % len(context)]  # (n, 65, w)
         z = self.sample_latents(context, batch_size=batch_size, seed=seed, **sampling)
         return np.concatenate([to_uint8(self.decode(part)) for part in z.split(batch_size)])
+
+
+def from_uint8(images: NDArray[np.uint8]) -> Tensor:
+    """Images (b, H, W, 3) -> (b, 3, H, W) in [-1, 1]."""
+    return rearrange(torch.from_numpy(images), "b h w c -> b c h w").contiguous() / 127.5 - 1
 
 
 def to_uint8(x: Tensor) -> NDArray[np.uint8]:

@@ -15,7 +15,8 @@ from ldm.data.dataset import image_batch, latent_batch
 from ldm.errors import UserError
 from ldm.io import contact_sheet
 from ldm.networks.autoencoder import Autoencoder
-from ldm.pipeline import ConditioningModel, ZoomLDM, load_autoencoder, to_uint8
+from ldm.cdm import ConditioningModel
+from ldm.pipeline import ZoomLDM, load_autoencoder, to_uint8
 from ldm.scales import ladder
 from ldm.sources import open_source
 from ldm.training.autoencoder import AutoencoderTraining

@@ -2,15 +2,18 @@
 
     python scripts/bundle_demo.py runs/VQ runs/ZOOMLDM runs/CDM
 
-A run's system says which of the bundled folders it replaces.
+A run's system says which of the bundled folders it replaces. An autoencoder whose latents are those of the bundled
+ZoomLDM's takes its place there too: a decoder can be trained on alone.
 """
 
 import argparse
 from pathlib import Path
 
+import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
-from ldm.checkpoint import save_weights
+from ldm.checkpoint import PARTS, load_weights, save_weights
 from ldm.errors import cli
 from ldm.files import whole
 from ldm.sources import BUNDLED, open_source
@@ -24,7 +27,19 @@ def bundle(run: Path) -> Path:
     save_weights(folder / "weights.safetensors", half)
     with whole(folder / "config.yaml") as partial:
         OmegaConf.save(source.config, partial)
+    if source.config.system == "vq":
+        refresh_decoder(half)
     return folder
+
+
+def refresh_decoder(autoencoder: dict[str, Tensor]) -> None:
+    """Put `autoencoder` into the bundled ZoomLDM, unless its latents or codes are others."""
+    path = BUNDLED / "zoomldm" / "weights.safetensors"
+    model = load_weights(path)
+    decoding = tuple(f"{PARTS['autoencoder']}{part}." for part in ("decoder", "post_quant_conv"))
+    kept = [name for name in autoencoder if not name.startswith(decoding)]
+    if all(torch.equal(model[name], autoencoder[name]) for name in kept):
+        save_weights(path, model | autoencoder)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,20 +9,32 @@ ALLOWED: dict[str, set[str]] = {
     "ldm.scales": set(),
     "ldm.config": set(),
     "ldm.batch": set(),
+    "ldm.tokens": set(),
     "ldm.io": set(),
+    "ldm.tiff": {"ldm.io"},
     "ldm.diffusion": {"ldm.diffusion"},
     "ldm.layers": {"ldm.layers"},
     "ldm.networks": {"ldm.networks", "ldm.layers", "ldm.scales"},
-    "ldm.data": {"ldm.data", "ldm.scales", "ldm.batch"},
-    "ldm.sampling": {"ldm.sampling", "ldm.diffusion", "ldm.scales"},
+    "ldm.data": {"ldm.data", "ldm.scales", "ldm.batch", "ldm.tokens"},
+    "ldm.sampling": {"ldm.sampling", "ldm.diffusion", "ldm.scales", "ldm.tokens"},
+    "ldm.evaluation": {"ldm.evaluation", "ldm.diffusion", "ldm.scales"},
     "ldm.training": {"ldm.training", "ldm.diffusion", "ldm.batch", "ldm.sampling"},
     "ldm.checkpoint": {"ldm.config"},
     "ldm.sources": {"ldm.checkpoint", "ldm.config"},
 }
-"""what each room may import besides the ground floor; ldm.pipeline and ldm.runs stand above all of these"""
-UPSTAIRS = {"ldm.pipeline", "ldm.runs"}
+"""what each room may import besides the ground floor; those UPSTAIRS stand above all of these"""
+UPSTAIRS = {"ldm.cdm", "ldm.pipeline", "ldm.inferred", "ldm.conditions", "ldm.joint", "ldm.superres", "ldm.runs"}
 OUTSIDE = {
-    "data_prep": {"data_prep", "ldm.data.h5", "ldm.scales", "ldm.config", "ldm.pipeline", "ldm.io", "ldm.checkpoint"}
+    "data_prep": {
+        "data_prep",
+        "ldm.data.h5",
+        "ldm.scales",
+        "ldm.config",
+        "ldm.pipeline",
+        "ldm.io",
+        "ldm.tiff",
+        "ldm.checkpoint",
+    }
 }
 
 

@@ -1,12 +1,11 @@
-"""Pictures on disk: what a viewer finds in a pyramid, and that a file is whole or absent."""
+"""Pictures on disk: PNG and contact sheets."""
 
 import numpy as np
-import openslide
 import pytest
 from PIL import Image
 
 from ldm.errors import UserError
-from ldm.io import contact_sheet, halve, save_png, write_pyramid
+from ldm.io import contact_sheet, save_png
 
 
 def smooth(h: int, w: int) -> np.ndarray:
@@ -14,74 +13,6 @@ def smooth(h: int, w: int) -> np.ndarray:
     return np.stack([127 + 100 * np.sin(y / 60), 127 + 100 * np.cos(x / 45), (y + x) / (h + w) * 255], -1).astype(
         np.uint8
     )
-
-
-def read(slide: openslide.OpenSlide, level: int) -> np.ndarray:
-    return np.asarray(slide.read_region((0, 0), level, slide.level_dimensions[level]).convert("RGB"))
-
-
-def test_halve_is_the_rounded_mean_of_2x2():
-    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    means = image.reshape(3, 2, 4, 2, 3).astype(float).mean((1, 3))
-    np.testing.assert_array_equal(halve(image), np.floor(means + 0.5))
-
-
-def test_halve_repeats_an_odd_border():
-    image = np.full((3, 5, 3), 200, np.uint8)
-    assert halve(image).shape == (2, 3, 3)
-    assert (halve(image) == 200).all()
-
-
-def test_openslide_reads_levels_resolution_and_colours(tmp_path):
-    image = smooth(768, 1024)
-    write_pyramid(tmp_path / "slide.tiff", image, mpp=0.25, tile_px=128)
-    with openslide.OpenSlide(tmp_path / "slide.tiff") as slide:
-        assert slide.level_dimensions == ((1024, 768), (512, 384), (256, 192), (128, 96))
-        assert slide.level_downsamples == (1, 2, 4, 8)
-        assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == pytest.approx(0.25, rel=1e-4)
-        assert float(slide.properties[openslide.PROPERTY_NAME_MPP_Y]) == pytest.approx(0.25, rel=1e-4)
-        for level, expected in enumerate((image, halve(image), halve(halve(image)))):
-            assert np.abs(read(slide, level).astype(int) - expected).mean() < 1.5
-
-
-def test_chroma_is_not_subsampled(tmp_path):
-    image = np.zeros((256, 256, 3), np.uint8)
-    image[:, ::2] = (200, 40, 40)
-    image[:, 1::2] = (40, 40, 200)
-    write_pyramid(tmp_path / "stripes.tiff", image, mpp=0.5)
-    with openslide.OpenSlide(tmp_path / "stripes.tiff") as slide:
-        assert np.abs(read(slide, 0).astype(int) - image).mean() < 8
-
-
-@pytest.mark.parametrize(
-    ("image", "mpp", "tile_px", "message"),
-    [
-        (np.zeros((64, 64, 3), np.float32), 0.5, 256, "uint8"),
-        (np.zeros((64, 64), np.uint8), 0.5, 256, "uint8"),
-        (np.zeros((64, 64, 3), np.uint8), 0.0, 256, "mpp is 0"),
-        (np.zeros((64, 64, 3), np.uint8), float("nan"), 256, "mpp is nan"),
-        (np.zeros((64, 64, 3), np.uint8), 0.5, 100, "multiple of 16"),
-    ],
-)
-def test_bad_pyramids_are_refused_in_one_line(tmp_path, image, mpp, tile_px, message):
-    with pytest.raises(UserError, match=message) as refusal:
-        write_pyramid(tmp_path / "slide.tiff", image, mpp, tile_px)
-    assert "\n" not in str(refusal.value)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "slide.tiff"
-    path.write_bytes(b"old")
-
-    def fail(image: np.ndarray) -> np.ndarray:
-        raise MemoryError
-
-    monkeypatch.setattr("ldm.io.halve", fail)
-    with pytest.raises(MemoryError):
-        write_pyramid(path, smooth(512, 512), mpp=0.5)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_png_round_trip(tmp_path):

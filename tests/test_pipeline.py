@@ -49,6 +49,13 @@ def test_samples_are_images_of_the_patch_size(model: ZoomLDM) -> None:
     assert model.sample("5x", 2, steps=2).shape == (2, toy.TILE_PX, toy.TILE_PX, 3)
 
 
+def test_a_canvas_is_decoded_in_bands_as_it_is_at_once(model: ZoomLDM) -> None:
+    z = torch.randn(3, 70, 90, generator=torch.Generator().manual_seed(0))
+    bands = list(model.decode_canvas(z))
+    assert len(bands) > 1
+    torch.testing.assert_close(torch.cat(bands, dim=1), model.decode(z[None])[0].detach(), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
 def test_the_batch_size_changes_nothing(model: ZoomLDM, sampler: str) -> None:
     context = model.context(grids(5), "10x")

@@ -33,17 +33,12 @@ from torch import Tensor
 from ldm.errors import UserError
 from ldm.files import whole
 from ldm.scales import Ladder, ladder
+from ldm.tokens import normalize_tokens
 
 FORMAT = "zoomldm-1"
 _CHUNK_TILES = 8
 _CHUNK_ROWS = 1024
 _CHUNK_BYTES = 2**16
-
-
-def normalize_tokens(grid: Tensor) -> Tensor:
-    """Standardise each token of `grid` (d, gh, gw) over its channels, in float32 (unbiased, eps 1e-8)."""
-    grid = grid.float()
-    return (grid - grid.mean(0)) / (grid.std(0) + 1e-8)
 
 
 class SlideWriter:
@@ -205,9 +200,22 @@ class SlideFile:
         """(d, g, g) float32: the condition of region `row`, its tokens normalised."""
         rung = self.ladder[scale]
         i, j = (self._read(f"scales/{scale}/ij", row) * rung.grid).tolist()
-        window = (slice(i, i + rung.grid), slice(j, j + rung.grid))
-        grid = self._read(f"embeddings/{rung.pyramid_level}", window)  # (g, g, d)
-        return normalize_tokens(torch.from_numpy(grid).permute(2, 0, 1))
+        return normalize_tokens(self.tokens(rung.pyramid_level, i, j, rung.grid, rung.grid))
+
+    def tokens(self, level: int, row: int, col: int, rows: int, cols: int) -> Tensor:
+        """(d, rows, cols) float32: a rectangle of one level of the embedding pyramid, as stored, not normalised.
+
+        UserError when it does not lie on the slide.
+        """
+        name = f"embeddings/{level}"
+        height, width = self._guarded(name, lambda dataset: dataset.shape[:2])
+        if min(row, col) < 0 or min(rows, cols) < 1 or row + rows > height or col + cols > width:
+            raise UserError(
+                f"{self.path}: {rows}x{cols} tokens of level {level} asked at row {row}, column {col}; "
+                f"the slide has {height}x{width}: choose a smaller canvas or another place"
+            )
+        grid = self._read(name, (slice(row, row + rows), slice(col, col + cols)))  # (rows, cols, d)
+        return torch.from_numpy(grid).permute(2, 0, 1).float()
 
     def _read(self, name: str, where: Any = ...) -> NDArray[Any]:
         return self._guarded(name, lambda dataset: dataset[where])

@@ -3,12 +3,22 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm in float32 whatever the type of x: the published precision, and what forward derivatives need."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype not in (torch.float16, torch.bfloat16):
+            return super().forward(x)
+        return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+def group_norm(channels: int, eps: float) -> GroupNorm:
     """GroupNorm of 32 groups, or as many as divide `channels` when they are no multiple of 32."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=eps)
+    return GroupNorm(math.gcd(32, channels), channels, eps=eps)
 
 
 class PixelNorm(nn.Module):

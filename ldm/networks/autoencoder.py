@@ -7,6 +7,7 @@ The demo's variant works on patches of 2x2 pixels, normalises every pixel on its
 statistics of the whole image, so encoding a crop is cropping an encoding, away from borders.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.layers.blocks import Upsample
-from ldm.layers.codec import Downsample, Level, Middle, Norm
+from ldm.layers.codec import AttentionBlock, Downsample, Level, Middle, Norm, ResnetBlock
 from ldm.layers.norms import PixelNorm, group_norm
 
 NORMS: dict[str, Norm] = {"group": partial(group_norm, eps=1e-6), "pixel": PixelNorm}
@@ -70,6 +71,21 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             h = level(h)
         return self.conv_out(F.silu(self.norm_out(h)))
+
+    @property
+    def local(self) -> bool:
+        """Whether a pixel depends on nothing beyond `reach`: no norm over space, no attention."""
+        return not any(isinstance(module, nn.GroupNorm | AttentionBlock) for module in self.modules())
+
+    @property
+    def reach(self) -> int:
+        """How many latents away a pixel sees through convolutions: one for each of 3x3, halved by every doubling."""
+        cells = 1  # conv_out
+        for level in self.up:  # from the pixels back to the latents
+            if isinstance(level.upsample, Upsample):
+                cells = math.ceil((cells + 1) / 2)
+            cells += 2 * sum(isinstance(module, ResnetBlock) for module in level.modules())
+        return cells + 2 * 2 + 1  # two blocks in the middle, conv_in
 
 
 class Quantizer(VectorQuantizer2):

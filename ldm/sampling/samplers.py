@@ -98,7 +98,7 @@ def ddim(
         raise UserError(f"eta: {eta} without noise; give noise(step), or eta 0")
     z_t = z_T
     for step, (t, a_t, a_next) in enumerate(_levels(alpha_bar, timesteps, final)):
-        pred = predict(denoise(z_t, _timestep(z_t, t)), z_t, a_t, kind)
+        pred = predict(denoise(z_t, timestep(z_t, t)), z_t, a_t, kind)
         if callback:
             callback(step, pred)
         z_t = ddim_step(pred, a_t, a_next, eta, noise(step) if noise else None)
@@ -121,7 +121,7 @@ def dpmpp_2m(
     z_t = z_T
     before: tuple[Tensor, Tensor] | None = None
     for step, (t, a_t, a_next) in enumerate(_levels(alpha_bar, timesteps)):
-        pred = predict(denoise(z_t, _timestep(z_t, t)), z_t, a_t, "eps")
+        pred = predict(denoise(z_t, timestep(z_t, t)), z_t, a_t, "eps")
         if callback:
             callback(step, pred)
         h = _log_snr(a_next) - _log_snr(a_t)
@@ -158,7 +158,8 @@ def _levels(
     return ((t, table[t], a_next) for t, a_next in zip(timesteps, nexts, strict=True))
 
 
-def _timestep(z_t: Tensor, t: int) -> Tensor:
+def timestep(z_t: Tensor, t: int) -> Tensor:
+    """(b,) t for every sample of z_t (b, ...)."""
     return torch.full((len(z_t),), t, dtype=torch.long, device=z_t.device)  # (b,)
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.data.h5 import SlideFile, SlideWriter, normalize_tokens
+from ldm.data.h5 import SlideFile, SlideWriter
 from ldm.errors import UserError
+from ldm.tokens import normalize_tokens
 
 SCALES = ["20x", "10x", "5x", "2.5x", "1.25x"]
 ATTRS: dict[str, Any] = {"slide_id": "a/b", "kind": "histology", "scales": SCALES, "tile_px": 32, "base_mpp": 0.5}
@@ -73,13 +74,21 @@ def test_condition_is_the_window_of_the_pyramid(tmp_path, name, level, grid):
     assert torch.equal(SlideFile(tmp_path / "s.h5").embedding(name, 1), normalize_tokens(window))
 
 
-def test_tokens_are_standardised_each_on_its_own():
-    grid = torch.randn(64, 2, 3) * torch.tensor([1.0, 10.0, 0.1]) + 5
-    tokens = normalize_tokens(grid.half())
-    assert tokens.dtype == torch.float32
-    torch.testing.assert_close(tokens.mean(0), torch.zeros(2, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(tokens.std(0), torch.ones(2, 3), atol=1e-4, rtol=0)
-    assert normalize_tokens(torch.ones(8, 1, 1)).eq(0).all()
+@pytest.mark.parametrize("level", [0, 1])
+def test_tokens_are_a_rectangle_of_the_map_as_stored(tmp_path, level):
+    content = write(tmp_path / "s.h5")
+    stored = torch.from_numpy((content["base"], content["means"])[level].astype(np.float16)).float()
+    slide = SlideFile(tmp_path / "s.h5")
+    assert torch.equal(slide.tokens(level, 2, 4, 3, 5), stored[2:5, 4:9].permute(2, 0, 1))
+    rows, cols = stored.shape[:2]
+    assert torch.equal(slide.tokens(level, 0, 0, rows, cols), stored.permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("place", [(-1, 0, 2, 2), (0, -1, 2, 2), (15, 0, 2, 2), (0, 31, 2, 2), (0, 0, 0, 1)])
+def test_tokens_outside_the_slide_are_refused(tmp_path, place):
+    write(tmp_path / "s.h5")
+    with pytest.raises(UserError, match="the slide has 16x32"):
+        SlideFile(tmp_path / "s.h5").tokens(0, *place)
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -15,7 +15,7 @@ from data_prep.demo_textures import STEP, TILE, RegionMaps, jittered_grid, mosai
 from data_prep.demo_tissue import region_maps
 from data_prep.demo_world import generate, main
 from ldm.errors import UserError
-from ldm.io import halve
+from ldm.tiff import halve
 
 DRAW = {"histology": histology_slide, "satellite": satellite_scene}
 SIZE = 1024

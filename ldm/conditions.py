@@ -1,0 +1,102 @@
+"""What the windows of a canvas are conditioned on: a map of embeddings, or nothing.
+
+    conditions = TokenMap(model, SlideFile("slide.h5").tokens(0, row, col, rows, cols))     a real place
+    conditions = TokenMap(model, drawn_tokens(model, "5x", rows, cols, seed=0))             a place of the CDM's
+    conditions = Unconditional(model)
+
+Letters: n windows, d channels, R, C rows and columns of base tiles, w context width.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.inferred import Inference
+from ldm.pipeline import TOKENS, ZoomLDM
+from ldm.sampling.conditions import pool, unpool, window_embeddings
+
+
+class Conditions(Protocol):
+    """The contexts of windows, and how much guidance they allow."""
+
+    def context(self, scale: str, places: Tensor) -> Tensor:
+        """(n, 65, w) for windows of `scale` whose first latents are at places (n, 2) of its canvas."""
+
+    def guidance(self, asked: float) -> float:
+        """`asked`, or 0 where there is nothing to be guided by."""
+
+
+@dataclass(frozen=True)
+class Unconditional:
+    """The null context everywhere."""
+
+    model: ZoomLDM
+
+    def context(self, scale: str, places: Tensor) -> Tensor:
+        width = self.model.summarizer.mag_embedding.embedding_dim
+        return torch.zeros(len(places), TOKENS, width, device=self.model.device)
+
+    def guidance(self, asked: float) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """Embeddings `tokens` (d, R, C) of the base tiles under a canvas; its last row and column go on beyond it."""
+
+    model: ZoomLDM
+    tokens: Tensor
+    _levels: list[Tensor] = field(default_factory=list, init=False)
+
+    def context(self, scale: str, places: Tensor) -> Tensor:
+        rung = self.model.ladder[scale]
+        side = self.model.tile_px // self.model.autoencoder.downsample
+        rows, cols = (places.T / side * rung.grid).double()
+        level = self._level(rung.pyramid_level)
+        missing = [max(0, int(begin.max()) + rung.grid + 1 - size) for begin, size in zip((rows, cols), level.shape[1:])]
+        level = F.pad(level[None], (0, missing[1], 0, missing[0]), mode="replicate")[0]
+        return self.model.context(window_embeddings(level, rows, cols, rung.grid), scale)
+
+    def guidance(self, asked: float) -> float:
+        return asked
+
+    def _level(self, index: int) -> Tensor:
+        while len(self._levels) <= index:
+            self._levels.append(pool_all(self._levels[-1]) if self._levels else self.tokens.to(self.model.device))
+        return self._levels[index]
+
+
+def pool_all(tokens: Tensor) -> Tensor:
+    """2x2 means of a map (d, R, C); an odd last row or column stands twice."""
+    odd = (0, tokens.shape[2] % 2, 0, tokens.shape[1] % 2)
+    return pool(F.pad(tokens[None], odd, mode="replicate")[0])
+
+
+def drawn_tokens(
+    model: ZoomLDM, scale: str, rows: int, cols: int, *, seed: int = 0, steps: int = 200, progress: bool = False
+) -> Tensor:
+    """A map (d, rows, cols) for a place that does not exist: the CDM draws a context for every patch of `scale`.
+
+    Each context is turned into the grid of embeddings that the Summarizer turns into it (`ldm.inferred`); a token that
+    stands for several base tiles is spread over them. Patch i depends on seed + i alone. UserError without a CDM.
+    """
+    rung = model.ladder[scale]
+    down, across = -(-rows // rung.downsample), -(-cols // rung.downsample)
+    context = model.sample_context(scale, down * across, seed=seed)
+    grids = Inference(model, scale, seed, progress=progress).from_context(context, steps)  # (n, d, g, g)
+    tokens = rearrange(grids, "(i j) d h w -> d (i h) (j w)", i=down)
+    for _ in range(rung.pyramid_level):
+        tokens = unpool(tokens)
+    return tokens[:, :rows, :cols]
+
+
+def check_map(tokens: Tensor, model: ZoomLDM) -> None:
+    """UserError when embeddings (d, R, C) are not as wide as those the model was trained on."""
+    expected = model.summarizer.dim_reduce.in_features
+    if tokens.shape[0] != expected:
+        raise UserError(f"embeddings: {tokens.shape[0]} channels; the model's {model.encoder} gives {expected}")

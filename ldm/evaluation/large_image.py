@@ -1,0 +1,85 @@
+"""What a large image made of tiles is measured by: its seams, and its texture against that of real images.
+
+An image held to a blurry context loses texture, independent tiles are a quilt: it takes both numbers to see it.
+
+Letters: H, W pixels, n bins. Images are uint8 (H, W, 3); their values are taken from 0 to 1.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from ldm.errors import UserError
+
+Pixels = NDArray[np.uint8]
+Values = NDArray[np.floating[Any]]
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+"""of red, green and blue (ITU-R BT.601)"""
+STRIP = 512
+"""rows at a time"""
+
+
+def _between_lines(image: Pixels, power: int) -> tuple[Values, Values]:
+    """Sums of |difference of neighbours|^power between rows (H - 1,) and between columns (W - 1,)."""
+    height, width = image.shape[:2]
+    between_rows, between_columns = np.zeros(height - 1), np.zeros(width - 1)
+    for row in range(0, height, STRIP):
+        strip = image[row : row + STRIP + 1].astype(np.float32) / 255
+        down = np.abs(np.diff(strip, axis=0)) ** power
+        across = np.abs(np.diff(strip[:STRIP], axis=1)) ** power
+        between_rows[row : row + len(down)] = down.sum((1, 2), dtype=np.float64)
+        between_columns += across.sum((0, 2), dtype=np.float64)
+    return between_rows, between_columns
+
+
+def gradient_energy(image: Pixels) -> float:
+    """Mean squared difference of neighbouring pixels, over both axes and all channels."""
+    height, width = image.shape[:2]
+    total = sum(lines.sum() for lines in _between_lines(image, 2))
+    return float(total / (3 * ((height - 1) * width + height * (width - 1))))
+
+
+def seam_strength(image: Pixels, tile_px: int) -> float:
+    """Mean |gradient| across the borders of tiles over that everywhere else, both axes together; 1 is seamless.
+
+    Not a number where nothing else has a gradient. UserError for an image no larger than a tile.
+    """
+    height, width = image.shape[:2]
+    if max(height, width) <= tile_px:
+        raise UserError(f"seam strength: image of {width}x{height} px; expected more than one tile of {tile_px} px")
+    sums, counts = np.zeros(2), np.zeros(2)  # elsewhere, at borders
+    for lines, length in zip(_between_lines(image, 1), (width, height), strict=True):
+        at_border = (np.arange(len(lines)) + 1) % tile_px == 0
+        for where in (0, 1):
+            sums[where] += lines[at_border == where].sum()
+            counts[where] += (at_border == where).sum() * length
+    elsewhere, borders = sums / counts
+    return float(borders / elsewhere) if elsewhere else math.nan
+
+
+def radial_power_spectrum(image: Pixels, bins: int) -> Values:
+    """Mean power (n,) of the luminance at 0 to 0.5 cycles per pixel, in rings of equal width, under a Hann window.
+
+    The scale is such that white noise has its variance in every ring, whatever the image's size; the mean is taken away
+    first. UserError when the image is too small for a ring to have a frequency in it.
+    """
+    luminance = image @ LUMINANCE / 255
+    height, width = luminance.shape
+    window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1]).astype(np.float32)
+    spectrum = scipy.fft.fft2((luminance - luminance.mean()) * window)
+    power = np.square(np.abs(spectrum)) / np.square(window).sum()
+    radius = np.hypot(scipy.fft.fftfreq(height)[:, None], scipy.fft.fftfreq(width))
+    ring = (radius * 2 * bins).astype(int)
+    inside = ring < bins
+    counts = np.bincount(ring[inside], minlength=bins)
+    if not counts.all():
+        raise UserError(f"power spectrum: {bins} bins for an image of {width}x{height} px; ask for fewer")
+    return np.bincount(ring[inside], power[inside], minlength=bins) / counts
+
+
+def spectral_distance(a: Values, b: Values) -> float:
+    """Mean |log(a / b)| of two power spectra (n,): 0.69 is twice or half the power on average."""
+    return float(np.abs(np.log(a / b)).mean())

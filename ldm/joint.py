@@ -1,0 +1,291 @@
+"""Joint multi-scale sampling with a loaded model: a chain of canvases, coarse to fine, each holding the next.
+
+    joint = Joint(model, ["20x", "5x"], height=1024, width=1024, conditions=conditions)
+    for scale, state in joint.run():
+        print(scale, state.step, state.error)
+    image = torch.cat(list(joint.bands()), dim=1)                     # (3, height, width) in [-1, 1]
+
+(paper, section 3.2 and supplement 8.2.) The conventions of the paper, of the released sampler and our own are presets.
+
+Letters: H, W latents of a canvas, f the factor between two neighbouring scales of the chain.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm.conditions import Conditions
+from ldm.diffusion.guidance import Denoiser
+from ldm.diffusion.schedule import add_noise
+from ldm.errors import UserError
+from ldm.pipeline import ZoomLDM
+from ldm.sampling.constraints import Shrink, project_bands
+from ldm.sampling.multiscale import Canvas, Codec, Rule, State, Target, denoise_canvas
+from ldm.sampling.steps import ddim_steps, released_steps
+from ldm.sampling.windows import canvas_noise, cut
+
+SEAMS = ("none", "jitter", "repair")
+FOR_START, FOR_STEP, FOR_OFFSET, FOR_REPAIR = 4, 5, 6, 7
+"""what a canvas' noise is for: the second key of its generators"""
+REPAIR_FROM, REPAIR_STRIDE = 300, 50
+REPAIR_OVERLAP = 4
+"""the seam repair: its noise level and step, and windows a side that see a latent"""
+REPAIR = "repair"
+"""its canvas among the states"""
+MEET_EVERY = 10
+"""steps after which processes exchange windows that neither move nor overlap, so that what they have can be saved"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How an image is sampled."""
+
+    steps: int = 20
+    released: bool = False
+    """the released sampler's steps instead of DDIM's"""
+    guidance: float = 2.0
+    rule: Rule = Rule()
+    lockstep: bool = False
+    """windows are held to the coarser canvas as it is at the same step, not to the finished one"""
+    quantize: bool = False
+    """whether decoding within the loop goes through the codebook"""
+    seam: str = "jitter"
+    """"jitter": other windows every step; "repair": noised and denoised again at the end, in overlapping windows"""
+    rounds: int = 0
+    """of the final correction in pixels, which makes A x = y nearly exact"""
+
+    def __post_init__(self) -> None:
+        if self.seam not in SEAMS:
+            raise UserError(f"seam: {self.seam} is unknown; it is one of {', '.join(SEAMS)}")
+        if self.lockstep and self.rule.until < 1:
+            raise UserError(f"until: {self.rule.until} in lock-step; expected 1, or the finished coarser image")
+
+
+_FINITE = Rule(operator="bicubic", weight=0.5, zeta=0.005, denoiser="difference", delta=0.005)
+PRESETS = {
+    "default": Settings(rule=Rule(until=0.7)),
+    "paper": Settings(steps=50, rule=_FINITE, lockstep=True, seam="repair"),
+    "published": Settings(
+        released=True,
+        guidance=3.0,
+        rule=replace(_FINITE, inner=10, normalise=True),
+        lockstep=True,
+        quantize=True,
+        seam="repair",
+    ),
+}
+"""ours; the paper's; the released sampler's"""
+
+
+def at_precision(settings: Settings, precision: str) -> Settings:
+    """`settings` with forward derivatives for finite differences, which half precision cannot resolve."""
+    if precision == "fp32":
+        return settings
+    rule = settings.rule
+    exact = {name: "jvp" for name in ("codec", "denoiser") if getattr(rule, name) == "difference"}
+    return replace(settings, rule=replace(rule, **exact))
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How several processes share windows: `mine(n)` of n, `total` of a tensor over all of them."""
+
+    mine: Callable[[int], range] = range
+    total: Callable[[Tensor], Tensor] = lambda x: x
+
+
+@dataclass(kw_only=True)
+class Joint:
+    """An image `height` x `width` pixels at the finest of `scales`, under `conditions`.
+
+    The canvases are rounded up to whole pixels of the coarsest scale and at least one of its patches. `fixed` is an image
+    (3, h, w) in [-1, 1] at the coarsest scale that stands for its canvas: super-resolution. `states` holds what was
+    sampled so far, scale by scale; given from an earlier, interrupted run, it is gone on from.
+    UserError for scales that the model does not have or a size below 1.
+    """
+
+    model: ZoomLDM
+    scales: Sequence[str]
+    height: int
+    width: int
+    conditions: Conditions
+    settings: Settings = PRESETS["default"]
+    seed: int = 0
+    batch_size: int = 16
+    fixed: Tensor | None = None
+    processes: Processes = Processes()
+    states: dict[str, State] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rungs = sorted((self.model.ladder[name] for name in self.scales), key=lambda rung: rung.index)
+        if len({rung.name for rung in rungs}) < len(self.scales) or not rungs:
+            raise UserError(f"scales: {', '.join(self.scales)}; expected different scales, for example 20x,5x")
+        if min(self.height, self.width) < 1:
+            raise UserError(f"size: {self.width}x{self.height}; expected pixels, for example 1024x1024")
+        self.scales = [rung.name for rung in rungs]
+        """finest first"""
+        self.settings = at_precision(self.settings, self.model.precision)
+        grain = self.factor(self.scales[-1]) * self.model.autoencoder.downsample
+        patch = self.factor(self.scales[-1]) * self.model.tile_px
+        self.padded = tuple(max(patch, -(-length // grain) * grain) for length in (self.height, self.width))
+
+    @property
+    def side(self) -> int:
+        """Latents of a tile a side."""
+        return self.model.tile_px // self.model.autoencoder.downsample
+
+    def factor(self, scale: str, finer: str | None = None) -> int:
+        """Pixels of the finest scale (or of `finer`) that one of `scale` spans."""
+        below = self.model.ladder[finer or self.scales[0]]
+        return self.model.ladder[scale].downsample // below.downsample
+
+    def latents(self, scale: str) -> tuple[int, int]:
+        """Size (H, W) of a scale's canvas."""
+        shrink = self.factor(scale) * self.model.autoencoder.downsample
+        return self.padded[0] // shrink, self.padded[1] // shrink
+
+    def run(self) -> Iterator[tuple[str, State]]:
+        """Sample, one (canvas, state) after every step; `states` is up to date at each."""
+        chain = list(reversed(self.scales))
+        if self.fixed is not None:
+            chain = chain[1:]
+        if self.settings.lockstep:
+            yield from self._lockstep(chain)
+        else:
+            for scale in chain:
+                yield from self._sample(scale, self._finished(scale))
+        if self.settings.seam == "repair":
+            yield from self._repair()
+
+    def _lockstep(self, chain: Sequence[str]) -> Iterator[tuple[str, State]]:
+        """The finest canvas of `chain` (coarse to fine); each of its steps pulls one of the canvas above it."""
+        *above, scale = chain
+        if not above:
+            yield from self._sample(scale, self._finished(scale) if self.fixed is not None else None)
+            return
+        coarser = self._lockstep(above)
+        yield from self._sample(scale, lambda step: self._target(scale, self._decoded(next(coarser)[1].z_0)))
+
+    def _sample(self, scale: str, target: Callable[[int], Target] | None) -> Iterator[tuple[str, State]]:
+        start = self.states.get(scale)
+        if start is None:
+            noise = self._noise(scale, FOR_START)
+            start = State(0, noise, noise, None)
+        canvas = self._canvas(scale)
+        codec = Codec(partial(self.model.decode, quantize=self.settings.quantize), self.model.encode)
+        constraint = {} if target is None else {"target": target, "codec": codec, "rule": self.settings.rule}
+        for state in denoise_canvas(start.z_t, canvas, first=start.step, **constraint):
+            self.states[scale] = state
+            yield scale, state
+
+    def _repair(self) -> Iterator[tuple[str, State]]:
+        """The published seam repair of the finest canvas (released code)."""
+        scale = self.scales[0]
+        steps = released_steps(REPAIR_FROM, REPAIR_STRIDE, self.model.alpha_bar, reduced=True)
+        start = self.states.get(REPAIR)
+        if start is None:
+            z_t = add_noise(self.states[scale].z_t, self._noise(scale, FOR_REPAIR), steps[0].a_t.float())
+            start = State(0, z_t, z_t, None)
+        canvas = replace(
+            self._canvas(scale),
+            steps=steps,
+            stride=self.side // REPAIR_OVERLAP,
+            offset=lambda step: (0, 0),
+            noise=lambda step: self._noise(scale, FOR_REPAIR, step),
+            meet=lambda step: True,
+        )
+        for state in denoise_canvas(start.z_t, canvas, first=start.step):
+            self.states[REPAIR] = state
+            yield REPAIR, state
+
+    def _canvas(self, scale: str) -> Canvas:
+        settings, alpha_bar = self.settings, self.model.alpha_bar
+        if settings.released:
+            steps = released_steps(len(alpha_bar), len(alpha_bar) // settings.steps, alpha_bar)
+        else:
+            steps = ddim_steps(settings.steps, alpha_bar)
+        alone = settings.lockstep and scale != self.scales[0]
+        processes = Processes() if alone else self.processes
+        moves = settings.seam == "jitter" or any(length % self.side for length in self.latents(scale))
+        return Canvas(
+            steps=steps,
+            denoiser=partial(self._denoiser, scale),
+            side=self.side,
+            batch=self.batch_size,
+            offset=partial(self._offset, scale),
+            noise=partial(self._noise, scale, FOR_STEP) if settings.released else None,
+            mine=processes.mine,
+            total=processes.total,
+            meet=lambda step: moves or (step + 1) % MEET_EVERY == 0 or step + 1 == len(steps),
+        )
+
+    def _denoiser(self, scale: str, places: Tensor) -> Denoiser:
+        guidance = self.conditions.guidance(self.settings.guidance)
+        return self.model.denoiser(self.conditions.context(scale, places), guidance)
+
+    def _offset(self, scale: str, step: int) -> tuple[int, int]:
+        """Where the windows of a step begin: anywhere that falls on whole pixels of the coarser canvas."""
+        if self.settings.seam != "jitter":
+            return 0, 0
+        grain = max(1, self._above(scale) // self.model.autoencoder.downsample)
+        generator = np.random.default_rng((self.seed, FOR_OFFSET, self.model.ladder[scale].index, step))
+        row, col = (grain * generator.integers(self.side // grain, size=2)).tolist()
+        return row, col
+
+    def _noise(self, scale: str, purpose: int, *key: int) -> Tensor:
+        """(3, H, W), tile by tile from the seed, the scale, what it is for and `key`."""
+        index = self.model.ladder[scale].index
+        return canvas_noise(*self.latents(scale), self.side, self.seed, purpose, index, *key).to(self.model.device)
+
+    def _above(self, scale: str) -> int:
+        """Pixels of `scale` that one of the next coarser scale of the chain spans; 1 at the top."""
+        place = self.scales.index(scale) + 1
+        return self.factor(self.scales[place], scale) if place < len(self.scales) else 1
+
+    def _finished(self, scale: str) -> Callable[[int], Target] | None:
+        """What holds `scale`: the finished image of the scale above it, None at the top."""
+        place = self.scales.index(scale) + 1
+        if place == len(self.scales):
+            return None
+        target = self._target(scale, self.image(self.scales[place]))
+        return lambda step: target
+
+    def _target(self, scale: str, image: Tensor) -> Target:
+        """The pieces of the coarser `image` (3, h, w) under windows of `scale`."""
+        factor = self._above(scale)
+        side = self.model.tile_px // factor
+
+        def pieces(places: Tensor) -> Tensor:
+            return cut(image, places * self.model.autoencoder.downsample // factor, side)
+
+        return pieces
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        bands = [band.clamp(-1, 1) for band in self.model.decode_canvas(z, self.batch_size)]
+        return torch.cat(bands, dim=1)
+
+    def image(self, scale: str) -> Tensor:
+        """The image (3, h, w) in [-1, 1] of a finished canvas, or the fixed one."""
+        if self.fixed is not None and scale == self.scales[-1]:
+            height, width = (length // self.factor(scale) for length in self.padded)
+            missing = (0, width - self.fixed.shape[2], 0, height - self.fixed.shape[1])
+            return F.pad(self.fixed[None], missing, mode="replicate")[0].to(self.model.device)
+        return self._decoded(self.states[scale].z_t)
+
+    def bands(self) -> Iterator[Tensor]:
+        """The finest image in [-1, 1] in bands of rows (3, rows, width), top to bottom."""
+        last = self.states.get(REPAIR) or self.states[self.scales[0]]
+        bands: Iterator[Tensor] = self.model.decode_canvas(last.z_t, self.batch_size)
+        if self.settings.rounds and len(self.scales) > 1:
+            shrink = Shrink(self._above(self.scales[0]), self.settings.rule.operator)
+            bands = project_bands(bands, self.image(self.scales[1]), shrink, self.settings.rounds)
+        left = self.height
+        for band in bands:
+            if left > 0:
+                yield band[:, :left, : self.width].clamp(-1, 1)
+            left -= band.shape[1]

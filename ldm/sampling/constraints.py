@@ -1,0 +1,163 @@
+"""The constraint between two scales, A x = y, and the directions that bring latents closer to it.
+
+x is a fine image, y the coarse one of the same place, A shrinks by a whole factor f. The error direction in pixels is
+
+    e_x = f^2 A' (y - A x)                            descent: the paper's Algorithm 2 prints the opposite sign
+
+and it reaches the latents through the encoder (paper, section 3.2; supplement 8.2, eq. 6 and 12) or the decoder
+(Algorithm 1), then the noisy latents through the denoiser (eq. 4). Each passage is a derivative, taken by a finite
+difference, by forward mode (`jvp`: as dear, exact, and right at half precision, where differences are not) or by
+backpropagation.
+
+Letters: b windows, H, W pixels, f the factor between the scales.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ldm.errors import UserError
+
+Map = Callable[[Tensor], Tensor]
+OPERATORS = ("area", "bicubic")
+TAPS = 4
+"""coarse pixels that the cubic kernel spans"""
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """A: images (b, 3, H, W) -> (b, 3, H/f, W/f).
+
+    `kind` "area" takes means of f x f pixels, as the preparation of slides does. "bicubic" is the published one: the
+    cubic kernel with a = -1/2 stretched f-fold, mirrored at the border with the edge repeated. UserError for another.
+    """
+
+    factor: int
+    kind: str = "area"
+
+    def __post_init__(self) -> None:
+        if self.kind not in OPERATORS:
+            raise UserError(f"operator: {self.kind} is unknown; it is one of {', '.join(OPERATORS)}")
+        if self.factor < 2 or self.factor % 2:
+            raise UserError(f"operator: factor {self.factor}; expected an even number, the ratio of two scales")
+
+    @cached_property
+    def _kernel(self) -> Tensor:
+        """(TAPS f,) taps at the pixel centres, of sum 1; float32, as published."""
+        x = ((torch.arange(TAPS * self.factor) + 0.5) / self.factor - TAPS / 2).abs()
+        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        taps = torch.where(x <= 1, near, far)
+        return taps / taps.sum()
+
+    @property
+    def _margin(self) -> int:
+        return (TAPS - 1) * self.factor // 2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """A x. UserError when a side of x is no multiple of f."""
+        height, width = x.shape[-2:]
+        if height % self.factor or width % self.factor:
+            raise UserError(f"operator: image of {width}x{height} px; both sides must be multiples of {self.factor}")
+        if self.kind == "area":
+            return F.avg_pool2d(x, self.factor)
+        for _ in range(2):
+            x = self._along_width(x).mT
+        return x
+
+    def transpose(self, y: Tensor) -> Tensor:
+        """A' y (b, 3, H, W) for y (b, 3, H/f, W/f): <A x, y> = <x, A' y>."""
+        if self.kind == "area":
+            return F.interpolate(y, scale_factor=self.factor, mode="nearest") / self.factor**2
+        for _ in range(2):
+            y = self._spread_width(y).mT
+        return y
+
+    def lift(self, y: Tensor) -> Tensor:
+        """A smooth image that A shrinks to nearly y: f^2 A' of the bicubic kind, which is bicubic enlargement."""
+        return self.factor**2 * Shrink(self.factor, "bicubic").transpose(y)
+
+    def _along_width(self, x: Tensor) -> Tensor:
+        rows = rearrange(x[..., self._mirrored(x.shape[-1])], "b c h w -> (b c h) 1 w")
+        shrunk = F.conv1d(rows, self._kernel.to(x)[None, None], stride=self.factor)
+        return rearrange(shrunk, "(b c h) 1 w -> b c h w", b=x.shape[0], c=x.shape[1])
+
+    def _spread_width(self, y: Tensor) -> Tensor:
+        rows = rearrange(y, "b c h w -> (b c h) 1 w")
+        spread = F.conv_transpose1d(rows, self._kernel.to(y)[None, None], stride=self.factor)
+        spread = rearrange(spread, "(b c h) 1 w -> b c h w", b=y.shape[0], c=y.shape[1])
+        width = y.shape[-1] * self.factor
+        folded = spread.new_zeros(*spread.shape[:-1], width)
+        return folded.index_add_(-1, self._mirrored(width).to(y.device), spread)
+
+    def _mirrored(self, width: int) -> Tensor:
+        """Where each pixel of the padded row comes from."""
+        place = torch.arange(-self._margin, width + self._margin) % (2 * width)
+        return torch.minimum(place, 2 * width - 1 - place)
+
+
+def unit(e: Tensor) -> Tensor:
+    """`e` (b, ...) over its largest magnitude, sample by sample; all zeros stay so."""
+    return e / e.abs().amax(dim=tuple(range(1, e.ndim)), keepdim=True).clamp(min=torch.finfo(e.dtype).tiny)
+
+
+def difference(function: Map, x: Tensor, direction: Tensor, h: float, value: Tensor | None = None) -> Tensor:
+    """(function(x + h direction) - function(x)) / h; `value` is function(x) where it is known."""
+    return (function(x + h * direction) - (function(x) if value is None else value)) / h
+
+
+def jvp(function: Map, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """function(x) and its exact derivative along `direction`, in forward mode: about two evaluations."""
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():  # the fused attentions have no forward derivative
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, on the first use
+        value, derivative = torch.func.jvp(function, (x,), (direction,))
+    return value, derivative
+
+
+def vjp(function: Map, x: Tensor, direction: Tensor) -> Tensor:
+    """The transposed Jacobian of `function` at x times `direction`, by backpropagation."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(function(x), x, direction)[0]
+
+
+def back_project(x: Tensor, y: Tensor, shrink: Shrink, rounds: int) -> Tensor:
+    """x (b, 3, H, W) moved by smooth corrections until A x is close to y: each round adds lift(y - A x).
+
+    What it adds is no finer than y: the fine texture of x stays.
+    """
+    for _ in range(rounds):
+        x = x + shrink.lift(y - shrink(x))
+    return x
+
+
+def project_bands(bands: Iterable[Tensor], y: Tensor, shrink: Shrink, rounds: int) -> Iterator[Tensor]:
+    """`back_project` of an image (3, H, W) that comes in bands (3, rows, W), to y (3, H/f, W/f): bands of its rows.
+
+    No more than a band and the rows that a correction reaches are held.
+    """
+    factor = shrink.factor
+    reach = TAPS * rounds * factor
+    """rows: a round shrinks and lifts, each over less than half of TAPS coarse pixels"""
+    height = factor * y.shape[1]
+    waiting = y.new_zeros(3, 0, factor * y.shape[2])
+    top = done = 0
+    for band in bands:
+        waiting = torch.cat([waiting, band], dim=1)
+        bottom = top + waiting.shape[1]
+        known = bottom if bottom == height else bottom - bottom % factor
+        ready = known if known == height else max(done, known - reach - (known - reach) % factor)
+        if ready == done:
+            continue
+        here = slice(top // factor, known // factor)
+        projected = back_project(waiting[None, :, : known - top], y[None, :, here], shrink, rounds)[0]
+        yield projected[:, done - top : ready - top]
+        done = ready
+        keep = max(0, done - reach)
+        waiting, top = waiting[:, keep - top :], keep
