@@ -8,6 +8,7 @@ Letters: n windows, d channels, R, C rows and columns of base tiles, w context w
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.inferred import Inference
 from ldm.pipeline import TOKENS, ZoomLDM
@@ -58,7 +60,8 @@ class TokenMap:
         side = self.model.tile_px // self.model.autoencoder.downsample
         rows, cols = (places.T / side * rung.grid).double()
         level = self._level(rung.pyramid_level)
-        missing = [max(0, int(begin.max()) + rung.grid + 1 - size) for begin, size in zip((rows, cols), level.shape[1:])]
+        beyond = [int(begin.max()) + rung.grid + 1 for begin in (rows, cols)]
+        missing = [max(0, end - size) for end, size in zip(beyond, level.shape[1:], strict=True)]
         level = F.pad(level[None], (0, missing[1], 0, missing[0]), mode="replicate")[0]
         return self.model.context(window_embeddings(level, rows, cols, rung.grid), scale)
 
@@ -95,8 +98,25 @@ def drawn_tokens(
     return tokens[:, :rows, :cols]
 
 
-def check_map(tokens: Tensor, model: ZoomLDM) -> None:
-    """UserError when embeddings (d, R, C) are not as wide as those the model was trained on."""
-    expected = model.summarizer.dim_reduce.in_features
-    if tokens.shape[0] != expected:
-        raise UserError(f"embeddings: {tokens.shape[0]} channels; the model's {model.encoder} gives {expected}")
+def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:
+    """A prepared slide. UserError when it was prepared with another encoder, patch size or ladder than the model's."""
+    slide = SlideFile(path)
+    expected = {"encoder": model.encoder, "tile_px": model.tile_px, "kind": model.ladder.kind}
+    for key, value in expected.items():
+        found = slide.attrs[key]
+        if found != value and not (key == "encoder" and found.startswith(f"{value}-")):
+            raise UserError(f"{path}: {key} is {found}, but the model's is {value}; prepare the slide for this model")
+    return slide
+
+
+def richest_place(slide: SlideFile, scale: str, rows: int, cols: int) -> tuple[int, int]:
+    """The (row, col) of the first base tile of `rows` x `cols` tiles around the region of `scale` with most tissue."""
+    if scale not in slide.ladder.names or not slide.count(scale):
+        return 0, 0
+    down = slide.ladder[scale].downsample
+    i, j = slide.ij(scale)[slide.tissue(scale).argmax()].tolist()
+    place = [
+        min(max(0, at * down + down // 2 - length // 2), max(0, size - length))
+        for at, length, size in zip((i, j), (rows, cols), slide.grid, strict=True)
+    ]
+    return place[0], place[1]

@@ -5,7 +5,7 @@
         print(scale, state.step, state.error)
     image = torch.cat(list(joint.bands()), dim=1)                     # (3, height, width) in [-1, 1]
 
-(paper, section 3.2 and supplement 8.2.) The conventions of the paper, of the released sampler and our own are presets.
+(paper, section 3.2 and supplement 8.2; `ldm.sampling.presets` for the conventions.)
 
 Letters: H, W latents of a canvas, f the factor between two neighbouring scales of the chain.
 """
@@ -25,11 +25,11 @@ from ldm.diffusion.schedule import add_noise
 from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
 from ldm.sampling.constraints import Shrink, project_bands
-from ldm.sampling.multiscale import Canvas, Codec, Rule, State, Target, denoise_canvas
+from ldm.sampling.multiscale import Canvas, Codec, State, Target, denoise_canvas
+from ldm.sampling.presets import PRESETS, Settings, at_precision
 from ldm.sampling.steps import ddim_steps, released_steps
 from ldm.sampling.windows import canvas_noise, cut
 
-SEAMS = ("none", "jitter", "repair")
 FOR_START, FOR_STEP, FOR_OFFSET, FOR_REPAIR = 4, 5, 6, 7
 """what a canvas' noise is for: the second key of its generators"""
 REPAIR_FROM, REPAIR_STRIDE = 300, 50
@@ -39,56 +39,6 @@ REPAIR = "repair"
 """its canvas among the states"""
 MEET_EVERY = 10
 """steps after which processes exchange windows that neither move nor overlap, so that what they have can be saved"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How an image is sampled."""
-
-    steps: int = 20
-    released: bool = False
-    """the released sampler's steps instead of DDIM's"""
-    guidance: float = 2.0
-    rule: Rule = Rule()
-    lockstep: bool = False
-    """windows are held to the coarser canvas as it is at the same step, not to the finished one"""
-    quantize: bool = False
-    """whether decoding within the loop goes through the codebook"""
-    seam: str = "jitter"
-    """"jitter": other windows every step; "repair": noised and denoised again at the end, in overlapping windows"""
-    rounds: int = 0
-    """of the final correction in pixels, which makes A x = y nearly exact"""
-
-    def __post_init__(self) -> None:
-        if self.seam not in SEAMS:
-            raise UserError(f"seam: {self.seam} is unknown; it is one of {', '.join(SEAMS)}")
-        if self.lockstep and self.rule.until < 1:
-            raise UserError(f"until: {self.rule.until} in lock-step; expected 1, or the finished coarser image")
-
-
-_FINITE = Rule(operator="bicubic", weight=0.5, zeta=0.005, denoiser="difference", delta=0.005)
-PRESETS = {
-    "default": Settings(rule=Rule(until=0.7)),
-    "paper": Settings(steps=50, rule=_FINITE, lockstep=True, seam="repair"),
-    "published": Settings(
-        released=True,
-        guidance=3.0,
-        rule=replace(_FINITE, inner=10, normalise=True),
-        lockstep=True,
-        quantize=True,
-        seam="repair",
-    ),
-}
-"""ours; the paper's; the released sampler's"""
-
-
-def at_precision(settings: Settings, precision: str) -> Settings:
-    """`settings` with forward derivatives for finite differences, which half precision cannot resolve."""
-    if precision == "fp32":
-        return settings
-    rule = settings.rule
-    exact = {name: "jvp" for name in ("codec", "denoiser") if getattr(rule, name) == "difference"}
-    return replace(settings, rule=replace(rule, **exact))
 
 
 @dataclass(frozen=True)
@@ -103,9 +53,9 @@ class Processes:
 class Joint:
     """An image `height` x `width` pixels at the finest of `scales`, under `conditions`.
 
-    The canvases are rounded up to whole pixels of the coarsest scale and at least one of its patches. `fixed` is an image
-    (3, h, w) in [-1, 1] at the coarsest scale that stands for its canvas: super-resolution. `states` holds what was
-    sampled so far, scale by scale; given from an earlier, interrupted run, it is gone on from.
+    The canvases are rounded up to whole pixels of the coarsest scale and at least one of its patches. `fixed` is an
+    image (3, h, w) in [-1, 1] at the coarsest scale that stands for its canvas: super-resolution. `states` holds what
+    was sampled so far, scale by scale; given from an earlier, interrupted run, it is gone on from.
     UserError for scales that the model does not have or a size below 1.
     """
 
@@ -149,12 +99,24 @@ class Joint:
         shrink = self.factor(scale) * self.model.autoencoder.downsample
         return self.padded[0] // shrink, self.padded[1] // shrink
 
+    @property
+    def steps(self) -> int:
+        """Of all canvases together."""
+        sampled = len(self.scales) - (self.fixed is not None)
+        repair = REPAIR_FROM // REPAIR_STRIDE if self.settings.seam == "repair" else 0
+        return sampled * len(self._canvas(self.scales[0]).steps) + repair
+
+    @property
+    def done(self) -> int:
+        """Steps taken so far."""
+        return sum(state.step for state in self.states.values())
+
     def run(self) -> Iterator[tuple[str, State]]:
         """Sample, one (canvas, state) after every step; `states` is up to date at each."""
         chain = list(reversed(self.scales))
         if self.fixed is not None:
             chain = chain[1:]
-        if self.settings.lockstep:
+        if self.settings.lockstep and self.settings.rule.inner:
             yield from self._lockstep(chain)
         else:
             for scale in chain:
@@ -178,8 +140,8 @@ class Joint:
             start = State(0, noise, noise, None)
         canvas = self._canvas(scale)
         codec = Codec(partial(self.model.decode, quantize=self.settings.quantize), self.model.encode)
-        constraint = {} if target is None else {"target": target, "codec": codec, "rule": self.settings.rule}
-        for state in denoise_canvas(start.z_t, canvas, first=start.step, **constraint):
+        rule = self.settings.rule
+        for state in denoise_canvas(start.z_t, canvas, first=start.step, target=target, codec=codec, rule=rule):
             self.states[scale] = state
             yield scale, state
 

@@ -68,6 +68,8 @@ class ZoomLDM:
     encoder: str
     cdm: ConditioningModel | None = None
     precision: str = "fp32"
+    id: str = ""
+    """names the weights"""
 
     def __post_init__(self) -> None:
         """UserError when the CDM was made for another model."""
@@ -111,6 +113,7 @@ class ZoomLDM:
             encoder=config.encoder,
             cdm=None if cdm is None else ConditioningModel.load(cdm),
             precision=precision,
+            id=f"{found.name}-{sha256(found.path)[:12]}",
         )
         return model.to(device)
 

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from ldm.batch import Stream
+from ldm.cdm import ConditioningModel
 from ldm.checkpoint import PARTS, join, load_strict, load_weights, split
 from ldm.config import build, check_arguments, check_keys
 from ldm.data.datamodule import CohortData
@@ -15,7 +16,6 @@ from ldm.data.dataset import image_batch, latent_batch
 from ldm.errors import UserError
 from ldm.io import contact_sheet
 from ldm.networks.autoencoder import Autoencoder
-from ldm.cdm import ConditioningModel
 from ldm.pipeline import ZoomLDM, load_autoencoder, to_uint8
 from ldm.scales import ladder
 from ldm.sources import open_source

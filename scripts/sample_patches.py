@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.conditions import matching_slide
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError, cli
 from ldm.io import contact_sheet, save_png
@@ -53,15 +54,7 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM) -> SlideFile | None:
         raise UserError(f"--from: no conditions for {args.model}; give --from SLIDE.h5 or --cdm RUN")
     if str(origin) == "cdm":
         return None
-    slide = SlideFile(origin)
-    expected = {"encoder": model.encoder, "tile_px": model.tile_px, "kind": model.ladder.kind}
-    for key, value in expected.items():
-        found = slide.attrs[key]
-        if found != value and not (key == "encoder" and found.startswith(f"{value}-")):
-            raise UserError(
-                f"{origin}: {key} is {found}, but {args.model} has {value}; prepare the slide for this model"
-            )
-    return slide
+    return matching_slide(origin, model)
 
 
 def regions(slide: SlideFile, scale: str, count: int, seed: int, model: ZoomLDM) -> tuple[list[Tensor], list[Pixels]]:

@@ -196,6 +196,12 @@ class SlideFile:
         """Whether the slide was prepared with images."""
         return self._guarded("/", lambda file: f"scales/{scale}/images" in file)
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of base tiles."""
+        rows, cols = self._guarded("embeddings/0", lambda dataset: dataset.shape[:2])
+        return rows, cols
+
     def embedding(self, scale: str, row: int) -> Tensor:
         """(d, g, g) float32: the condition of region `row`, its tokens normalised."""
         rung = self.ladder[scale]

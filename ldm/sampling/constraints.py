@@ -116,7 +116,7 @@ def jvp(function: Map, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
     """function(x) and its exact derivative along `direction`, in forward mode: about two evaluations."""
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():  # the fused attentions have no forward derivative
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, on the first use
-        value, derivative = torch.func.jvp(function, (x,), (direction,))
+        value, derivative = torch.func.jvp(function, (x,), (direction,))[:2]
     return value, derivative
 
 

@@ -76,10 +76,10 @@ class Corrected(NamedTuple):
 class Canvas:
     """One scale's canvas: how its windows are denoised.
 
-    `denoiser(places)` is the denoiser of the windows at places (n, 2); `offset(step)` shifts the windows of a step, which
-    stand `stride` apart; `noise(step)` (3, H, W) is what a step adds. Of n windows this process denoises `mine(n)`;
-    `total` sums over the processes after the steps that `meet` names, and before the next one only a process' own
-    windows are valid: for windows that neither move nor overlap, that is enough.
+    `denoiser(places)` is the denoiser of the windows at places (n, 2); `offset(step)` shifts the windows of a step,
+    which stand `stride` apart; `noise(step)` (3, H, W) is what a step adds. Of n windows this process denoises
+    `mine(n)`; `total` sums over the processes after the steps that `meet` names, and before the next one only a
+    process' own windows are valid: for windows that neither move nor overlap, that is enough.
     """
 
     steps: Sequence[Step]
@@ -95,12 +95,14 @@ class Canvas:
 
 
 class State(NamedTuple):
-    """A canvas after some steps: z_t and the last prediction of z_0 (3, H, W), and the mean constraint error, if any."""
+    """A canvas after some steps: z_t, the last prediction of z_0 (3, H, W), and the mean constraint error, if any."""
 
     step: int
     z_t: Tensor
     z_0: Tensor
     error: float | None
+    whole: bool = True
+    """whether it holds the windows of all processes"""
 
 
 def denoise_canvas(
@@ -141,7 +143,7 @@ def denoise_canvas(
         mean = Prediction(z_0.mean(), eps.mean())
         z_t = step.advance(mean, canvas.noise(index) if canvas.noise else None)
         total, count = errors.tolist()
-        yield State(index + 1, z_t, mean.z_0, total / count if count else None)
+        yield State(index + 1, z_t, mean.z_0, total / count if count else None, canvas.meet(index))
 
 
 @dataclass

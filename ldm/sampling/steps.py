@@ -39,9 +39,7 @@ def ddim_steps(steps: int, alpha_bar: Tensor) -> list[Step]:
     timesteps = ddim_timesteps(steps, len(table))
     nexts = [table[t] for t in timesteps[1:]] + [table[0]]
     zero = torch.zeros((), dtype=torch.float64)
-    return [
-        Step(t, table[t], a_next, (1 - a_next).sqrt(), zero) for t, a_next in zip(timesteps, nexts, strict=True)
-    ]
+    return [Step(t, table[t], a_next, (1 - a_next).sqrt(), zero) for t, a_next in zip(timesteps, nexts, strict=True)]
 
 
 def released_steps(start: int, stride: int, alpha_bar: Tensor, reduced: bool = False) -> list[Step]:

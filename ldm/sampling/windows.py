@@ -32,9 +32,7 @@ def starts(length: int, side: int, stride: int | None = None, offset: int = 0) -
     return sorted(set(places))
 
 
-def cover(
-    height: int, width: int, side: int, stride: int | None = None, offset: tuple[int, int] = (0, 0)
-) -> Tensor:
+def cover(height: int, width: int, side: int, stride: int | None = None, offset: tuple[int, int] = (0, 0)) -> Tensor:
     """Places (n, 2) of windows that cover a canvas, row by row; arguments as for `starts`."""
     rows, cols = starts(height, side, stride, offset[0]), starts(width, side, stride, offset[1])
     return torch.cartesian_prod(torch.tensor(rows), torch.tensor(cols))  # (n, 2)

@@ -1,0 +1,74 @@
+"""How a large image is sampled: the paper's conventions, those of the released sampler, and our own.
+
+| | default | paper | published |
+|---|---|---|---|
+| steps | 20 of DDIM | 50 of DDIM | 20, its own rule |
+| guidance | 2 | 2 | 3 (it writes 2, in the other convention) |
+| coarser canvas | finished first | in lock-step | in lock-step |
+| corrections a step | 1, in the first 70 % | 1 | 10 |
+| a correction moves | z_0, by a whole step through the encoder | z_t, by differences of 0.005 | the same, normalised |
+| A | means | cubic | cubic |
+| seams | other windows every step | repaired at the end | repaired at the end |
+
+Ours spends no denoiser evaluation on the constraint; the last steps, which make texture, are free.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from ldm.errors import UserError
+from ldm.sampling.multiscale import Rule
+
+SEAMS = ("none", "jitter", "repair")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How an image is sampled."""
+
+    steps: int = 20
+    released: bool = False
+    """the released sampler's steps instead of DDIM's"""
+    guidance: float = 2.0
+    rule: Rule = field(default_factory=Rule)
+    lockstep: bool = False
+    """windows are held to the coarser canvas as it is at the same step, not to the finished one"""
+    quantize: bool = False
+    """whether decoding within the loop goes through the codebook"""
+    seam: str = "jitter"
+    """"jitter": other windows every step; "repair": noised and denoised again at the end, in overlapping windows"""
+    rounds: int = 0
+    """of the final correction in pixels, which makes A x = y nearly exact"""
+
+    def __post_init__(self) -> None:
+        if self.seam not in SEAMS:
+            raise UserError(f"seam: {self.seam} is unknown; it is one of {', '.join(SEAMS)}")
+        if self.lockstep and self.rule.until < 1:
+            raise UserError(f"until: {self.rule.until} in lock-step; expected 1, or the finished coarser image")
+
+
+_FINITE = Rule(operator="bicubic", weight=0.5, zeta=0.005, denoiser="difference", delta=0.005)
+PRESETS = {
+    "default": Settings(rule=Rule(until=0.7)),
+    "paper": Settings(steps=50, rule=_FINITE, lockstep=True, seam="repair"),
+    "published": Settings(
+        released=True,
+        guidance=3.0,
+        rule=replace(_FINITE, inner=10, normalise=True),
+        lockstep=True,
+        quantize=True,
+        seam="repair",
+    ),
+}
+"""ours; the paper's; the released sampler's"""
+
+
+def at_precision(settings: Settings, precision: str) -> Settings:
+    """`settings` with forward derivatives for finite differences, which half precision cannot resolve."""
+    if precision == "fp32":
+        return settings
+    rule = settings.rule
+    if rule.codec == "difference":
+        rule = replace(rule, codec="jvp")
+    if rule.denoiser == "difference":
+        rule = replace(rule, denoiser="jvp")
+    return replace(settings, rule=rule)

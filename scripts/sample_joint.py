@@ -1,0 +1,267 @@
+"""Sample one image too large for the network: a coarse canvas, and the tiles under it held to it.
+
+Without arguments, the bundled demo model paints 1024x1024 pixels of the bundled held-out slide. An interrupted command,
+typed again, goes on from the last saved step.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from data_prep.encoders import load_encoder
+from ldm.conditions import Conditions, TokenMap, Unconditional, drawn_tokens, matching_slide, richest_place
+from ldm.errors import UserError, cli
+from ldm.evaluation.large_image import gradient_energy, seam_strength
+from ldm.files import whole
+from ldm.io import contact_sheet, save_png
+from ldm.joint import Joint, Processes
+from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
+from ldm.resume import StateFile
+from ldm.sampling.presets import PRESETS, SEAMS, Settings
+from ldm.sources import BUNDLED
+from ldm.tiff import PyramidWriter
+
+PNG_PX = 4096
+SHOWN_PX = 512
+UM = {"um": 1.0, "m": 1e6}
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Sample one large image at several scales at once.",
+        epilog="example: python scripts/sample_joint.py --scales 20x,5x --size 2048x1024 --from cdm --seed 3",
+    )
+    add = parser.add_argument
+    add("--model", default="demo", help="demo (the default), a run folder or a published weights file")
+    add("--cdm", help="the model's CDM, named likewise; the demo model brings its own")
+    add("--scales", default="20x,5x", help="finest and coarser ones, any number (%(default)s; satellite: 1x,3x)")
+    add("--size", default="1024", metavar="PX|WxH", help="pixels at the finest scale (%(default)s)")
+    add(
+        "--from",
+        dest="origin",
+        metavar="SLIDE.h5|IMAGE|cdm|none",
+        help="conditions; default: the bundled slide, or cdm",
+    )
+    add("--place", metavar="ROW,COL", help="first base tile on the slide; default: where most tissue is")
+    add("--preset", choices=PRESETS, default="default", help="the others keep the paper's or the released conventions")
+    add("--steps", type=int, help="denoising steps")
+    add("--inner", type=int, help="corrections a step (K); 0: tiles independent of the coarse canvas")
+    add("--lambda", dest="weight", type=float, help="length of a correction")
+    add("--tolerance", type=float, help="error below which a tile is left alone")
+    add("--guidance", type=float, help="1 is none")
+    add("--seam", choices=SEAMS, help="against borders between tiles")
+    add("--tile-batch", type=int, default=16, help="tiles at a time; halved when memory is short (%(default)s)")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the networks (%(default)s)")
+    add("--devices", type=int, default=1, help="GPUs or processes that share the tiles (%(default)s)")
+    add("--nodes", type=int, default=1, help="(%(default)s)")
+    add("--accelerator", default="auto", help="cpu, cuda ... (%(default)s)")
+    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--out", type=Path, default=Path("samples/joint"), help="folder (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of "PX" or "WxH"."""
+    numbers = text.lower().split("x")
+    if len(numbers) > 2 or not all(number.isdigit() and int(number) > 0 for number in numbers):
+        raise UserError(f"--size: {text}; expected pixels as 1024 or, width first, 2048x1024")
+    return int(numbers[-1]), int(numbers[0])
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The preset, with what the command line changes of it."""
+    chosen = {key: getattr(args, key) for key in ("steps", "guidance", "seam") if getattr(args, key) is not None}
+    rule = {key: getattr(args, key) for key in ("inner", "weight", "tolerance") if getattr(args, key) is not None}
+    preset = PRESETS[args.preset]
+    return replace(preset, **chosen, rule=replace(preset.rule, **rule))
+
+
+def conditions_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], size: tuple[int, int]) -> Conditions:
+    """The conditions that `--from` names. UserError when they do not suit the model."""
+    origin = args.origin or (str(BUNDLED / "slide.h5") if args.model == "demo" else "cdm")
+    args.origin = origin
+    if origin == "none":
+        return Unconditional(model)
+    rungs = sorted((model.ladder[name] for name in scales), key=lambda rung: rung.index)
+    tile = model.tile_px // rungs[0].downsample or 1
+    rows, cols = (-(-length // tile) for length in size)
+    if origin == "cdm":
+        return TokenMap(model, drawn_tokens(model, rungs[-1].name, rows, cols, seed=args.seed, progress=True))
+    if Path(origin).suffix == ".h5":
+        slide = matching_slide(origin, model)
+        place = [int(part) for part in args.place.split(",")] if args.place else None
+        row, col = place or richest_place(slide, rungs[-1].name, rows, cols)
+        args.place = f"{row},{col}"
+        height, width = slide.grid
+        return TokenMap(model, slide.tokens(0, row, col, min(rows, height - row), min(cols, width - col)))
+    return TokenMap(model, image_tokens(Path(origin), model))
+
+
+def image_tokens(path: Path, model: ZoomLDM) -> Tensor:
+    """Embeddings (d, R, C) of the base tiles of an image at the base scale. UserError when it cannot be read."""
+    try:
+        with Image.open(path) as file:
+            pixels = np.asarray(file.convert("RGB"))
+    except OSError as error:
+        raise UserError(f"--from: {path} cannot be read ({error}); give SLIDE.h5, an image, cdm or none") from error
+    missing = [(0, -length % model.tile_px) for length in pixels.shape[:2]]
+    pixels = np.pad(pixels, [*missing, (0, 0)], mode="edge")
+    tiles = rearrange(pixels, "(r h) (c w) d -> (r c) h w d", h=model.tile_px, w=model.tile_px)
+    embeddings = load_encoder(model.encoder)(torch.from_numpy(tiles))  # (R C, d)
+    return rearrange(embeddings, "(r c) d -> d r c", r=pixels.shape[0] // model.tile_px)
+
+
+def processes_of(fabric: Fabric) -> Processes:
+    """Windows dealt out in turn; sums over all processes."""
+    if fabric.world_size == 1:
+        return Processes()
+
+    def total(x: Tensor) -> Tensor:
+        torch.distributed.all_reduce(x)
+        return x
+
+    return Processes(lambda count: range(fabric.global_rank, count, fabric.world_size), total)
+
+
+def sample(joint: Joint, file: StateFile, fabric: Fabric) -> dict[str, list[float | None]]:
+    """Run, saving now and then; the constraint error after every step of each canvas."""
+    joint.states |= file.load(fabric.device)
+    errors: dict[str, list[float | None]] = {}
+    first = fabric.global_rank == 0
+    with tqdm(total=joint.steps, initial=joint.done, unit="step", disable=not first) as bar:
+        while joint.done < joint.steps:
+            try:
+                for canvas, state in joint.run():
+                    errors.setdefault(canvas, []).append(state.error)
+                    bar.update(joint.done - bar.n)
+                    bar.set_postfix_str(canvas if state.error is None else f"{canvas} |Ax-y| {state.error:.3f}")
+                    if first and state.whole:
+                        file.save(joint.states)
+            except KeyboardInterrupt:
+                if first and all(state.whole for state in joint.states.values()):
+                    file.save(joint.states, now=True)
+                raise
+            except torch.OutOfMemoryError as error:
+                if joint.batch_size == 1 or fabric.world_size > 1:
+                    raise UserError(f"--tile-batch: memory is short at {joint.batch_size}; choose fewer") from error
+                joint.batch_size //= 2
+                bar.write(f"memory is short: going on with --tile-batch {joint.batch_size}, to the same pixels")
+    return errors
+
+
+class Shrunk:
+    """The f x f means of an image (height, width, 3) that comes in bands, rounded; what is left over is dropped."""
+
+    def __init__(self, width: int, factor: int) -> None:
+        self.factor = factor
+        self.waiting = np.empty((0, width - width % factor, 3), np.uint8)
+        self.rows: list[NDArray[np.uint8]] = []
+
+    def add(self, band: NDArray[np.uint8]) -> None:
+        waiting = np.concatenate([self.waiting, band[:, : self.waiting.shape[1]]])
+        ready = len(waiting) - len(waiting) % self.factor
+        means = reduce(
+            waiting[:ready].astype(np.float32), "(h a) (w b) c -> h w c", "mean", a=self.factor, b=self.factor
+        )
+        self.rows.append(means.round().astype(np.uint8))
+        self.waiting = waiting[ready:]
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        return np.concatenate(self.rows)
+
+
+def write(joint: Joint, out: Path) -> dict[str, Any]:
+    """The image as a pyramid, as PNG where it is not too large, and a picture of both canvases; returns its figures."""
+    zooms = joint.model.ladder
+    mpp = zooms.base_mpp * zooms[joint.scales[0]].downsample * UM[zooms.unit]
+    coarse = joint.scales[min(1, len(joint.scales) - 1)]
+    shrunk = Shrunk(joint.width, joint.factor(coarse))
+    bands = []
+    with PyramidWriter(out / "image.tiff", joint.height, joint.width, mpp) as writer:
+        for band in tqdm(joint.bands(), desc="decoding", unit="band"):
+            pixels = to_uint8(band[None])[0]
+            writer.write(pixels)
+            shrunk.add(pixels)
+            if max(joint.height, joint.width) <= PNG_PX:
+                bands.append(pixels)
+    figures: dict[str, Any] = {}
+    image = np.concatenate(bands) if bands else shrunk.image
+    context = shrunk.image
+    if len(joint.scales) > 1:
+        context = to_uint8(joint.image(coarse)[None])[0][: len(context), : context.shape[1]]
+        gap = (shrunk.image.astype(np.float32) - context) / 127.5
+        figures["constraint_error"] = float(np.sqrt(np.square(gap).mean()))
+    if bands:
+        save_png(out / "image.png", image)
+        figures["gradient_energy"] = gradient_energy(image)
+        if max(image.shape[:2]) > joint.model.tile_px:
+            figures["seam_strength"] = seam_strength(image, joint.model.tile_px)
+    tiles = [
+        slice(max(0, length // 2 - joint.model.tile_px), length // 2 + joint.model.tile_px)
+        for length in image.shape[:2]
+    ]
+    pictures = {f"canvas at {coarse}": context, f"image at {joint.scales[0]}": image, "2x2 tiles of it": image[*tiles]}
+    contact_sheet([[fitted(picture) for picture in pictures.values()]], [""], list(pictures), out / "picture.png")
+    return figures
+
+
+def fitted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """On a white square, as large as it fits."""
+    picture = Image.fromarray(image)
+    zoom = SHOWN_PX / max(picture.size)
+    picture = picture.resize([max(1, round(zoom * side)) for side in picture.size], Image.Resampling.BOX)
+    return np.asarray(ImageOps.pad(picture, (SHOWN_PX, SHOWN_PX), color="white"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    world = args.devices * args.nodes
+    strategy = "ddp" if world > 1 else "auto"
+    fabric = Fabric(accelerator=args.accelerator, strategy=strategy, devices=args.devices, num_nodes=args.nodes)
+    fabric.launch()
+    started = time.monotonic()
+    model = ZoomLDM.load(args.model, cdm=args.cdm, device=fabric.device, precision=args.precision)
+    scales, size, settings = args.scales.split(","), size_of(args.size), settings_of(args)
+    joint = Joint(
+        model=model,
+        scales=scales,
+        height=size[0],
+        width=size[1],
+        conditions=conditions_of(args, model, scales, size),
+        settings=settings,
+        seed=args.seed,
+        batch_size=args.tile_batch,
+        processes=processes_of(fabric),
+    )
+    named = {key: getattr(args, key) for key in ("origin", "place", "size", "seed", "precision")}
+    identity = {"model": model.id, "scales": joint.scales, **named, "settings": asdict(settings)}
+    file = StateFile(args.out, identity)
+    errors = sample(joint, file, fabric)
+    if fabric.global_rank > 0:
+        return
+    sampling_seconds = time.monotonic() - started
+    figures = write(joint, args.out)
+    figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}
+    with whole(args.out / "image.json") as partial:
+        partial.write_text(json.dumps({**identity, **figures, "errors": errors}, indent=2) + "\n")
+    file.remove()
+    print(*(f"{name} {value:.4g}" for name, value in figures.items()), sep="   ")
+    print(args.out / "picture.png", args.out / "image.tiff", sep="\n")
+
+
+if __name__ == "__main__":
+    cli(main)
