@@ -92,10 +92,18 @@ def drawn_tokens(
     down, across = -(-rows // rung.downsample), -(-cols // rung.downsample)
     context = model.sample_context(scale, down * across, seed=seed)
     grids = Inference(model, scale, seed, progress=progress).from_context(context, steps)  # (n, d, g, g)
-    tokens = rearrange(grids, "(i j) d h w -> d (i h) (j w)", i=down)
-    for _ in range(rung.pyramid_level):
+    return laid_out(grids, down, rung.pyramid_level)[:, :rows, :cols]
+
+
+def laid_out(grids: Tensor, rows: int, level: int) -> Tensor:
+    """The map (d, R, C) of base tiles under patches that lie in `rows` rows, from their grids (n, d, g, g).
+
+    A token of `level` of the pyramid stands for several base tiles and is spread over them.
+    """
+    tokens = rearrange(grids, "(i j) d h w -> d (i h) (j w)", i=rows)
+    for _ in range(level):
         tokens = unpool(tokens)
-    return tokens[:, :rows, :cols]
+    return tokens
 
 
 def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:

@@ -37,6 +37,8 @@ REPAIR_OVERLAP = 4
 """the seam repair: its noise level and step, and windows a side that see a latent"""
 REPAIR = "repair"
 """its canvas among the states"""
+ROOM = 1.5
+"""patches a side of the smallest canvas whose windows move"""
 MEET_EVERY = 10
 """steps after which processes exchange windows that neither move nor overlap, so that what they have can be saved"""
 
@@ -53,9 +55,9 @@ class Processes:
 class Joint:
     """An image `height` x `width` pixels at the finest of `scales`, under `conditions`.
 
-    The canvases are rounded up to whole pixels of the coarsest scale and at least one of its patches. `fixed` is an
-    image (3, h, w) in [-1, 1] at the coarsest scale that stands for its canvas: super-resolution. `states` holds what
-    was sampled so far, scale by scale; given from an earlier, interrupted run, it is gone on from.
+    The canvases are rounded up to whole pixels of the coarsest scale. `fixed` is an image (3, h, w) in [-1, 1] at the
+    coarsest scale that stands for its canvas: super-resolution. `states` holds what was sampled so far, scale by scale;
+    given from an earlier, interrupted run, it is gone on from.
     UserError for scales that the model does not have or a size below 1.
     """
 
@@ -81,8 +83,8 @@ class Joint:
         """finest first"""
         self.settings = at_precision(self.settings, self.model.precision)
         grain = self.factor(self.scales[-1]) * self.model.autoencoder.downsample
-        patch = self.factor(self.scales[-1]) * self.model.tile_px
-        self.padded = tuple(max(patch, -(-length // grain) * grain) for length in (self.height, self.width))
+        least = -(-self.model.tile_px // grain) * grain
+        self.padded = tuple(max(least, -(-length // grain) * grain) for length in (self.height, self.width))
 
     @property
     def side(self) -> int:
@@ -95,9 +97,16 @@ class Joint:
         return self.model.ladder[scale].downsample // below.downsample
 
     def latents(self, scale: str) -> tuple[int, int]:
-        """Size (H, W) of a scale's canvas."""
+        """Size (H, W) of a scale's canvas.
+
+        At least a patch, of which finer canvases may need only the first rows and columns; where windows move, coarser
+        canvases get room for it, or the tiles of their conditions would show.
+        """
+        moves = self.settings.seam == "jitter" and scale != self.scales[0]
+        least = int(ROOM * self.side) if moves else self.side
         shrink = self.factor(scale) * self.model.autoencoder.downsample
-        return self.padded[0] // shrink, self.padded[1] // shrink
+        height, width = (max(least, length // shrink) for length in self.padded)
+        return height, width
 
     @property
     def steps(self) -> int:
@@ -131,7 +140,14 @@ class Joint:
             yield from self._sample(scale, self._finished(scale) if self.fixed is not None else None)
             return
         coarser = self._lockstep(above)
-        yield from self._sample(scale, lambda step: self._target(scale, self._decoded(next(coarser)[1].z_0)))
+
+        def target(step: int) -> Target:
+            state = self.states.get(above[-1])
+            if state is None or state.step <= step:  # it is ahead where this very step was interrupted
+                _, state = next(coarser)
+            return self._target(scale, self._decoded(state.z_0))
+
+        yield from self._sample(scale, target)
 
     def _sample(self, scale: str, target: Callable[[int], Target] | None) -> Iterator[tuple[str, State]]:
         start = self.states.get(scale)
@@ -234,7 +250,7 @@ class Joint:
     def image(self, scale: str) -> Tensor:
         """The image (3, h, w) in [-1, 1] of a finished canvas, or the fixed one."""
         if self.fixed is not None and scale == self.scales[-1]:
-            height, width = (length // self.factor(scale) for length in self.padded)
+            height, width = (self.model.autoencoder.downsample * length for length in self.latents(scale))
             missing = (0, width - self.fixed.shape[2], 0, height - self.fixed.shape[1])
             return F.pad(self.fixed[None], missing, mode="replicate")[0].to(self.model.device)
         return self._decoded(self.states[scale].z_t)
@@ -245,7 +261,9 @@ class Joint:
         bands: Iterator[Tensor] = self.model.decode_canvas(last.z_t, self.batch_size)
         if self.settings.rounds and len(self.scales) > 1:
             shrink = Shrink(self._above(self.scales[0]), self.settings.rule.operator)
-            bands = project_bands(bands, self.image(self.scales[1]), shrink, self.settings.rounds)
+            height, width = (length // shrink.factor for length in self.padded)
+            y = self.image(self.scales[1])[:, :height, :width]
+            bands = project_bands(bands, y, shrink, self.settings.rounds)
         left = self.height
         for band in bands:
             if left > 0:

@@ -81,6 +81,16 @@ def size_of(text: str) -> tuple[int, int]:
     return int(numbers[-1]), int(numbers[0])
 
 
+def place_of(text: str | None) -> tuple[int, int] | None:
+    """(row, col) of "ROW,COL"; None stays so."""
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+        raise UserError(f"--place: {text}; expected row and column of a base tile, for example 8,12")
+    return int(numbers[0]), int(numbers[1])
+
+
 def settings_of(args: argparse.Namespace) -> Settings:
     """The preset, with what the command line changes of it."""
     chosen = {key: getattr(args, key) for key in ("steps", "guidance", "seam") if getattr(args, key) is not None}
@@ -96,14 +106,13 @@ def conditions_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str
     if origin == "none":
         return Unconditional(model)
     rungs = sorted((model.ladder[name] for name in scales), key=lambda rung: rung.index)
-    tile = model.tile_px // rungs[0].downsample or 1
+    tile = model.tile_px // rungs[0].downsample
     rows, cols = (-(-length // tile) for length in size)
     if origin == "cdm":
         return TokenMap(model, drawn_tokens(model, rungs[-1].name, rows, cols, seed=args.seed, progress=True))
     if Path(origin).suffix == ".h5":
         slide = matching_slide(origin, model)
-        place = [int(part) for part in args.place.split(",")] if args.place else None
-        row, col = place or richest_place(slide, rungs[-1].name, rows, cols)
+        row, col = place_of(args.place) or richest_place(slide, rungs[-1].name, rows, cols)
         args.place = f"{row},{col}"
         height, width = slide.grid
         return TokenMap(model, slide.tokens(0, row, col, min(rows, height - row), min(cols, width - col)))

@@ -59,9 +59,9 @@ def test_a_slide_without_images_shows_its_decoded_latents(world: Path, tmp_path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder": "uni-0123"}, "encoder is uni-0123, but .* has toy"),
-        ({"tile_px": 64}, "tile_px is 64, but .* has 32"),
-        ({"kind": "satellite", "scales": ["1x", "2x"]}, "kind is satellite, but .* has histology"),
+        ({"encoder": "uni-0123"}, "encoder is uni-0123, but .* is toy"),
+        ({"tile_px": 64}, "tile_px is 64, but .* is 32"),
+        ({"kind": "satellite", "scales": ["1x", "2x"]}, "kind is satellite, but .* is histology"),
     ],
 )
 def test_a_slide_of_another_kind_is_refused(

@@ -128,7 +128,7 @@ def denoise_canvas(
         y = target(index) if held and target else None
         errors = z_t.new_zeros(2)  # sum, count
         mine = places[list(canvas.mine(len(places)))]
-        for some in mine.split(canvas.batch):
+        for some in mine.split(canvas.batch) if len(mine) else ():
             windows = Windows(cut(z_t, some, canvas.side), canvas.denoiser(some), step)
             if y is None or codec is None or rule is None:
                 prediction = windows.predict()

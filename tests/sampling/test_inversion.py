@@ -14,8 +14,8 @@ from ldm.networks.unet import UNet
 from ldm.sampling.inversion import Loss, context_loss, denoising_loss, inversion_timesteps, invert, similarity
 from ldm.sampling.samplers import seeded_noise
 from ldm.tokens import normalize_tokens
-from tests.golden.fill import fill_
 from tests.golden.parity import error, golden, noise
+from tests.golden.small import small_summarizer, small_unet
 from tests.toy import networks
 
 ALPHA_BAR = scaled_linear_alpha_bar()
@@ -35,11 +35,7 @@ class Networks(NamedTuple):
 @pytest.fixture(scope="module")
 def published() -> Networks:
     """The small published networks, in float64."""
-    unet = UNet(width=32, multipliers=(1, 2), blocks=1, attention=(2,)).double()
-    summarizer = Summarizer(embedding_dim=64, layers=2, mlp=256).double()
-    fill_(unet.state_dict(), "model.diffusion_model.")
-    fill_(summarizer.state_dict(), "cond_stage_model.")
-    return Networks(unet, summarizer)
+    return Networks(small_unet(), small_summarizer())
 
 
 @pytest.fixture(scope="module")
