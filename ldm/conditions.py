@@ -86,7 +86,8 @@ def drawn_tokens(
     """A map (d, rows, cols) for a place that does not exist: the CDM draws a context for every patch of `scale`.
 
     Each context is turned into the grid of embeddings that the Summarizer turns into it (`ldm.inferred`); a token that
-    stands for several base tiles is spread over them. Patch i depends on seed + i alone. UserError without a CDM.
+    stands for several base tiles is spread over them. Patch i, counted row by row, depends on seed + i alone: more rows
+    continue a place, another width is another place. UserError without a CDM.
     """
     rung = model.ladder[scale]
     down, across = -(-rows // rung.downsample), -(-cols // rung.downsample)

@@ -203,8 +203,10 @@ class Joint:
         )
 
     def _denoiser(self, scale: str, places: Tensor) -> Denoiser:
-        guidance = self.conditions.guidance(self.settings.guidance)
-        return self.model.denoiser(self.conditions.context(scale, places), guidance)
+        guidance, held = self.settings.guidance, self.settings.held_guidance
+        if held is not None and scale != self.scales[-1]:
+            guidance = held
+        return self.model.denoiser(self.conditions.context(scale, places), self.conditions.guidance(guidance))
 
     def _offset(self, scale: str, step: int) -> tuple[int, int]:
         """Where the windows of a step begin: anywhere that falls on whole pixels of the coarser canvas."""

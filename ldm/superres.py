@@ -18,22 +18,22 @@ from dataclasses import replace
 import numpy as np
 import torch
 from einops import rearrange
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from ldm.conditions import Conditions, TokenMap, laid_out
 from ldm.errors import UserError
 from ldm.inferred import Inference
+from ldm.io import Pixels
 from ldm.joint import Joint
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
 from ldm.sampling.constraints import Shrink, project_bands
 from ldm.sampling.multiscale import State
 from ldm.sampling.presets import PRESETS, Settings
 
-Pixels = NDArray[np.uint8]
-CONSISTENT = replace(PRESETS["default"], rounds=4)
-"""the default way of sampling, with the consistency step"""
+DEFAULT = PRESETS["default"]
+CONSISTENT = replace(DEFAULT, held_guidance=None, rule=replace(DEFAULT.rule, codec="jvp", until=1.0), rounds=4)
+"""how y is enlarged: a real image has all the detail of its scale, so every step is held to it, and then the pixels"""
 INVERSION_STEPS = 30
 
 
@@ -48,7 +48,7 @@ def magnification(model: ZoomLDM, scales: Sequence[str]) -> int:
 def bicubic(image: Pixels, factor: int) -> Pixels:
     """`image` (h, w, 3) enlarged without a model: what there is to beat."""
     height, width = image.shape[:2]
-    return np.asarray(Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC))
 
 
 def inferred(

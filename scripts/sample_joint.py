@@ -61,7 +61,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--inner", type=int, help="corrections a step (K); 0: tiles independent of the coarse canvas")
     add("--lambda", dest="weight", type=float, help="length of a correction")
     add("--tolerance", type=float, help="error below which a tile is left alone")
-    add("--guidance", type=float, help="1 is none")
+    add("--guidance", type=float, help="of all canvases; 1 is none")
     add("--seam", choices=SEAMS, help="against borders between tiles")
     add("--tile-batch", type=int, default=16, help="tiles at a time; halved when memory is short (%(default)s)")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the networks (%(default)s)")
@@ -94,6 +94,8 @@ def place_of(text: str | None) -> tuple[int, int] | None:
 def settings_of(args: argparse.Namespace) -> Settings:
     """The preset, with what the command line changes of it."""
     chosen = {key: getattr(args, key) for key in ("steps", "guidance", "seam") if getattr(args, key) is not None}
+    if "guidance" in chosen:
+        chosen["held_guidance"] = None
     rule = {key: getattr(args, key) for key in ("inner", "weight", "tolerance") if getattr(args, key) is not None}
     preset = PRESETS[args.preset]
     return replace(preset, **chosen, rule=replace(preset.rule, **rule))

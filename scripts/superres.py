@@ -8,17 +8,13 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from einops import reduce
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from data_prep.demo_world import generate
@@ -28,25 +24,15 @@ from ldm.conditions import Conditions, TokenMap, Unconditional, matching_slide
 from ldm.errors import UserError, cli
 from ldm.evaluation.superres import encoder_distance, lpips, lpips_available, psnr, ssim
 from ldm.files import whole
-from ldm.io import contact_sheet, save_png
+from ldm.io import Pixels, contact_sheet
+from ldm.pictures import WHOLE_PX, Picture, destination, listed, read_picture, write_large, write_picture
 from ldm.pipeline import PRECISIONS, ZoomLDM, from_uint8, to_uint8
+from ldm.sampling.constraints import Shrink
 from ldm.sources import BUNDLED
 from ldm.superres import CONSISTENT, Residual, SuperResolution, bicubic, inferred, magnification
-from ldm.tiff import PyramidWriter
 
-Pixels = NDArray[np.uint8]
-FORMATS: dict[str, dict[str, Any]] = {
-    ".png": {},
-    ".jpg": {"quality": 95, "subsampling": 0},
-    ".jpeg": {"quality": 95, "subsampling": 0},
-    ".tif": {"compression": "tiff_deflate"},
-    ".tiff": {"compression": "tiff_deflate"},
-}
-"""what is written as it came; everything else becomes PNG"""
-WHOLE_PX = 4096
-"""a longer side makes a pyramid"""
 UM = {"um": 1.0, "m": 1e6}
-DEMO_SEED, DEMO_PX, DEMO_PLACE = 100, 4096, (12, 16)
+DEMO_SEED, DEMO_PX, DEMO_TILE_PX, DEMO_PLACE = 100, 4096, 128, (12, 16)
 """the bundled slide and a base tile (row, col) of it"""
 DEMO_SIDE_PX = 512
 
@@ -77,82 +63,44 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image to enlarge, pixels (h, w, 3), its colour profile, and what it should become, where that is known."""
+class Job:
+    """A picture to enlarge, and what it should become, where that is known."""
 
     name: str
-    pixels: Pixels
-    profile: bytes | None = None
+    picture: Picture
     truth: Pixels | None = None
 
 
-def read(path: Path) -> Picture:
-    """Any image that Pillow reads, upright, transparent parts on white. UserError for others, and for 16 bits."""
-    try:
-        with Image.open(path) as file:
-            if file.mode[0] in "IF":
-                raise UserError(f"{path}: pixels are of mode {file.mode}; expected 8 bits a channel, so convert it")
-            profile = file.info.get("icc_profile") if file.mode[:3] == "RGB" else None
-            image = ImageOps.exif_transpose(file).convert("RGBA")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from error
-    white = Image.new("RGBA", image.size, "white")
-    return Picture(path.name, np.asarray(Image.alpha_composite(white, image).convert("RGB")), profile)
+def load(path: Path, truth: Path | None) -> Job:
+    return Job(path.name, read_picture(path), None if truth is None else read_picture(truth).pixels)
 
 
-def load(path: Path, truth: Path | None) -> Picture:
-    """An image with its truth."""
-    picture = read(path)
-    return picture if truth is None else replace(picture, truth=read(truth).pixels)
-
-
-def listed(given: Sequence[Path]) -> list[Path]:
-    """The images among `given`, those of folders by name. UserError where there are none, or two of one name."""
-    readable = Image.registered_extensions()
-    paths: list[Path] = []
-    for path in given:
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in readable and file.is_file())
-        if not inside:
-            raise UserError(f"{path}: holds no image; expected PNG, JPEG, TIFF or another format that Pillow reads")
-        paths += inside
-    names = [path.stem for path in paths]
-    twice = [path for path in paths if names.count(path.stem) > 1]
-    if twice:
-        raise UserError(
-            f"{twice[0]}: {len(twice)} images share its name; give them one by one, each with its own --out"
-        )
-    return paths
-
-
-def truths(args: argparse.Namespace, pictures: Sequence[Path]) -> dict[Path, Path]:
+def truths(args: argparse.Namespace, paths: Sequence[Path]) -> dict[Path, Path]:
     """Which file of --truth belongs to which image. UserError for an image without one."""
     if args.truth is None:
         return {}
     if not args.truth.is_dir():
-        if len(pictures) > 1:
-            raise UserError(f"--truth: one image for {len(pictures)}; expected a folder with files of the same names")
-        return {pictures[0]: args.truth}
+        if len(paths) > 1:
+            raise UserError(f"--truth: one image for {len(paths)}; expected a folder with files of the same names")
+        return {paths[0]: args.truth}
     by_stem = {path.stem: path for path in listed([args.truth])}
-    lacking = [path for path in pictures if path.stem not in by_stem]
+    lacking = [path for path in paths if path.stem not in by_stem]
     if lacking:
         raise UserError(f"--truth: {args.truth} holds nothing named {lacking[0].stem}; expected a file for every image")
-    return {path: by_stem[path.stem] for path in pictures}
+    return {path: by_stem[path.stem] for path in paths}
 
 
-def demo(args: argparse.Namespace) -> Picture:
-    """A patch of the held-out demo slide at 20x, and the same four times smaller; sets where its conditions are."""
+def demo(args: argparse.Namespace) -> Job:
+    """A patch of the held-out demo slide at 20x, four times smaller; says where its conditions are."""
     if args.model != "demo" or args.scales != ["20x", "5x"]:
         raise UserError("images: none given; only the demo model at 20x,5x brings its own")
     (path,) = generate(Path("data/demo/slides"), 1, DEMO_SEED, "histology", DEMO_PX)
-    plane = Plane(open_slide(path, "histology"), 0.5)
-    row, col = DEMO_PLACE
-    truth = plane.read(col * 128, row * 128, DEMO_SIDE_PX, DEMO_SIDE_PX)
-    means = reduce(truth.astype(np.float32), "(h a) (w b) c -> h w c", "mean", a=4, b=4)
-    if args.condition in (None, "given"):
-        args.slide, args.place = args.slide or str(BUNDLED / "slide.h5"), args.place or f"{row},{col}"
-    return Picture("demo.png", means.round().astype(np.uint8), truth=truth)
+    slide = open_slide(path, "histology")
+    row_l0, col_l0 = (DEMO_TILE_PX * at for at in DEMO_PLACE)
+    truth = Plane(slide, slide.mpp).read(col_l0, row_l0, DEMO_SIDE_PX, DEMO_SIDE_PX)
+    if args.condition in (None, "given") and args.slide is None:
+        args.slide, args.place = str(BUNDLED / "slide.h5"), ",".join(map(str, DEMO_PLACE))
+    return Job("demo.png", Picture(to_uint8(Shrink(4)(from_uint8(truth[None])))[0]), truth)
 
 
 def conditions_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> Conditions:
@@ -177,76 +125,58 @@ def conditions_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> Condit
     return TokenMap(model, slide.tokens(0, *place, *lengths))
 
 
-def write(
-    path: Path, bands: Iterator[Pixels], size: tuple[int, int], profile: bytes | None, mpp: float
-) -> Pixels | None:
-    """Write an image of `size` (h, w) in the format that the name of `path` asks for, and return it.
-
-    None for a large one: it becomes a pyramid, and is never in memory.
-    """
-    if max(size) > WHOLE_PX:
-        with PyramidWriter(path, *size, mpp) as writer:
-            for band in bands:
-                writer.write(band)
-        return None
-    image = np.concatenate(list(bands))
-    suffix = path.suffix.lower()
-    with whole(path) as partial:
-        name = Image.registered_extensions()[suffix]
-        Image.fromarray(image).save(partial, format=name, icc_profile=profile, **FORMATS[suffix])
-    return image
+def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> SuperResolution:
+    """The model's answer, ready to be decoded."""
+    rounds = 0 if args.no_consistency else CONSISTENT.rounds
+    y = job.picture.pixels
+    sampling = SuperResolution(
+        model,
+        y,
+        args.scales,
+        conditions_of(args, model, y),
+        settings=replace(CONSISTENT, steps=args.steps, guidance=args.guidance, rounds=rounds),
+        seed=args.seed,
+        batch_size=args.tile_batch,
+    )
+    for _ in tqdm(sampling.run(), total=sampling.joint.steps, unit="step", desc=job.name, leave=False):
+        pass
+    return sampling
 
 
-def target(out: Path, name: str, size: tuple[int, int]) -> Path:
-    """Where an enlarged image of `size` (h, w) goes."""
-    path = out / name
-    if max(size) > WHOLE_PX:
-        return path.with_suffix(".tiff")
-    return path if path.suffix.lower() in FORMATS else path.with_suffix(".png")
-
-
-def enlarge(args: argparse.Namespace, model: ZoomLDM, picture: Picture) -> dict[str, Any]:
-    """Enlarge one picture, write it, score it; returns the figures."""
+def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any]:
+    """Enlarge one picture, write it, score it; returns the figures. UserError for a truth of another size."""
     started = time.monotonic()
+    y, profile = job.picture
     factor = magnification(model, args.scales)
-    size = factor * picture.pixels.shape[0], factor * picture.pixels.shape[1]
-    if picture.truth is not None and (picture.truth.shape[:2] != size or max(size) > WHOLE_PX):
-        height, width = picture.truth.shape[:2]
-        expected = f"{size[1]}x{size[0]}, and no side above {WHOLE_PX}"
-        raise UserError(f"{picture.name}: its truth is {width}x{height} px; expected {expected}")
-    path = target(args.out, picture.name, size)
-    finest = min(model.ladder[name].downsample for name in args.scales)
-    mpp = model.ladder.base_mpp * finest * UM[model.ladder.unit]
-    figures: dict[str, Any] = {"image": str(path), "width": size[1], "height": size[0]}
-    if args.method == "bicubic":
-        image = write(path, iter([bicubic(picture.pixels, factor)]), size, picture.profile, mpp)
+    height, width = (factor * length for length in y.shape[:2])
+    large = max(height, width) > WHOLE_PX
+    if job.truth is not None and (job.truth.shape[:2] != (height, width) or large):
+        found = f"{job.truth.shape[1]}x{job.truth.shape[0]} px"
+        raise UserError(f"{job.name}: its truth is {found}; expected {width}x{height} and no side above {WHOLE_PX}")
+    path = destination(args.out, job.name, height, width)
+    figures: dict[str, Any] = {"image": str(path), "width": width, "height": height}
+    sampling = None if args.method == "bicubic" else sampled(args, model, job)
+    bands = iter([bicubic(y, factor)]) if sampling is None else sampling.bands()
+    if large:
+        finest = min(model.ladder[name].downsample for name in args.scales)
+        write_large(path, bands, height, width, model.ladder.base_mpp * finest * UM[model.ladder.unit])
     else:
-        sampling = SuperResolution(
-            model,
-            picture.pixels,
-            args.scales,
-            conditions_of(args, model, picture.pixels),
-            settings=replace(
-                CONSISTENT,
-                steps=args.steps,
-                guidance=args.guidance,
-                rounds=0 if args.no_consistency else CONSISTENT.rounds,
-            ),
-            seed=args.seed,
-            batch_size=args.tile_batch,
-        )
-        with tqdm(total=sampling.joint.steps, unit="step", desc=picture.name, leave=False) as bar:
-            for _ in sampling.run():
-                bar.update()
-        image = write(path, sampling.bands(), size, picture.profile, mpp)
+        image = write_picture(path, bands, profile)
+    if sampling is not None:
         figures |= {"residual_before": sampling.before.rms, "residual": sampling.after.rms}
     figures["seconds"] = round(time.monotonic() - started, 1)
-    if picture.truth is not None and image is not None:
-        images = {"bicubic": bicubic(picture.pixels, factor), args.method: image}
-        figures["scores"] = {name: scores(shown, picture.pixels, picture.truth) for name, shown in images.items()}
-        shown = {"before": picture.pixels, **images, "truth": picture.truth}
-        contact_sheet([list(shown.values())], [""], list(shown), path.with_name(f"{path.stem}.comparison.png"))
+    if job.truth is not None:
+        images = {"bicubic": bicubic(y, factor), args.method: image}
+        figures["scores"] = {name: scores(image, y, job.truth) for name, image in images.items()}
+        compare({"before": y, **images, "truth": job.truth}, path.with_name(f"{path.stem}.comparison.png"))
     return figures
+
+
+def compare(images: dict[str, Pixels], path: Path) -> None:
+    """All of them side by side, and the middle of each under it."""
+    middles = [[slice(3 * length // 8, 5 * length // 8) for length in image.shape[:2]] for image in images.values()]
+    details = [image[*middle] for image, middle in zip(images.values(), middles, strict=True)]
+    contact_sheet([list(images.values()), details], ["", ""], list(images), path)
 
 
 def scores(image: Pixels, y: Pixels, truth: Pixels) -> dict[str, float | None]:
@@ -286,6 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = ZoomLDM.load(args.model, device=args.device, precision=args.precision)
     names = model.ladder.names
     args.scales = args.scales.split(",") if args.scales else [names[0], names[min(2, len(names) - 1)]]
+    if args.slide and len(paths) > 1:
+        raise UserError(f"--from: one place for {len(paths)} images; expected one image")
     truth = truths(args, paths)
     jobs = [partial(load, path, truth.get(path)) for path in paths] or [partial(demo, args)]
     done, failed = [], []
@@ -297,9 +229,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if len(jobs) == 1:
                 raise
             failed.append(str(error))
-    with whole(args.out / "superres.json") as partial_file:
-        settings = {key: str(value) for key, value in vars(args).items() if key != "images"}
-        partial_file.write_text(json.dumps({"settings": settings, "images": done, "failed": failed}, indent=2) + "\n")
+    settings = {key: str(value) for key, value in vars(args).items() if key != "images"}
+    with whole(args.out / "superres.json") as unfinished:
+        unfinished.write_text(json.dumps({"settings": settings, "images": done, "failed": failed}, indent=2) + "\n")
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if failed else 0

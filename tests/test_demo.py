@@ -1,13 +1,18 @@
 """The bundled model: small, whole, and it paints what its conditions say."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from ldm.checkpoint import PARTS, load_weights, save_weights
 from ldm.data.h5 import SlideFile
 from ldm.files import intact
 from ldm.pipeline import ZoomLDM, to_uint8
 from ldm.sources import BUNDLED
+from scripts import bundle_demo
+from tests import toy
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +61,19 @@ def test_contexts_of_the_cdm_differ_between_scales_and_seeds(demo: ZoomLDM) -> N
     first, second = (demo.sample_context(scale, 2, steps=5) for scale in ("20x", "1.25x"))
     assert (first - second).abs().mean() > 0.1
     assert (first[0] - first[1]).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+def test_a_new_decoder_goes_into_the_bundled_model_and_new_latents_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(bundle_demo, "BUNDLED", tmp_path / "demo")
+    autoencoder, run = toy.run_folder(tmp_path / "vq", "vq"), toy.run_folder(tmp_path / "zoomldm", "zoomldm")
+    bundle_demo.bundle(run)
+    before = load_weights(tmp_path / "demo/zoomldm/weights.safetensors")
+    trained = load_weights(autoencoder / "weights.safetensors")
+    name = f"{PARTS['autoencoder']}{part}.conv_in.weight"
+    save_weights(autoencoder / "weights.safetensors", trained | {name: trained[name] + 1})
+    assert bundle_demo.bundle(autoencoder) == tmp_path / "demo/vq"
+    after = load_weights(tmp_path / "demo/zoomldm/weights.safetensors")
+    assert [key for key in before if not torch.equal(before[key], after[key])] == ([name] if part == "decoder" else [])

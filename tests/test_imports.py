@@ -12,6 +12,7 @@ ALLOWED: dict[str, set[str]] = {
     "ldm.tokens": set(),
     "ldm.io": set(),
     "ldm.tiff": {"ldm.io"},
+    "ldm.pictures": {"ldm.io", "ldm.tiff"},
     "ldm.diffusion": {"ldm.diffusion"},
     "ldm.layers": {"ldm.layers"},
     "ldm.networks": {"ldm.networks", "ldm.layers", "ldm.scales"},
@@ -23,7 +24,17 @@ ALLOWED: dict[str, set[str]] = {
     "ldm.sources": {"ldm.checkpoint", "ldm.config"},
 }
 """what each room may import besides the ground floor; those UPSTAIRS stand above all of these"""
-UPSTAIRS = {"ldm.cdm", "ldm.pipeline", "ldm.inferred", "ldm.conditions", "ldm.joint", "ldm.superres", "ldm.runs"}
+UPSTAIRS = {
+    "ldm.cdm",
+    "ldm.pipeline",
+    "ldm.inferred",
+    "ldm.conditions",
+    "ldm.joint",
+    "ldm.resume",
+    "ldm.pictures",
+    "ldm.superres",
+    "ldm.runs",
+}
 OUTSIDE = {
     "data_prep": {
         "data_prep",

@@ -3,9 +3,9 @@
 | | default | paper | published |
 |---|---|---|---|
 | steps | 20 of DDIM | 50 of DDIM | 20, its own rule |
-| guidance | 2 | 2 | 3 (it writes 2, in the other convention) |
+| guidance | 2, then 1.5 | 2 | 3 (it writes 2, in the other convention) |
 | coarser canvas | finished first | in lock-step | in lock-step |
-| corrections a step | 1, in the first 70 % | 1 | 10 |
+| corrections a step | 1, in the first 65 % | 1 | 10 |
 | a correction moves | z_0, by a whole step through the encoder | z_t, by differences of 0.005 | the same, normalised |
 | A | means | cubic | cubic |
 | seams | other windows every step | repaired at the end | repaired at the end |
@@ -29,6 +29,9 @@ class Settings:
     released: bool = False
     """the released sampler's steps instead of DDIM's"""
     guidance: float = 2.0
+    """of the coarsest canvas"""
+    held_guidance: float | None = None
+    """of canvases that are held to a coarser one; None: the same"""
     rule: Rule = field(default_factory=Rule)
     lockstep: bool = False
     """windows are held to the coarser canvas as it is at the same step, not to the finished one"""
@@ -48,7 +51,7 @@ class Settings:
 
 _FINITE = Rule(operator="bicubic", weight=0.5, zeta=0.005, denoiser="difference", delta=0.005)
 PRESETS = {
-    "default": Settings(rule=Rule(until=0.7)),
+    "default": Settings(held_guidance=1.5, rule=Rule(until=0.65)),
     "paper": Settings(steps=50, rule=_FINITE, lockstep=True, seam="repair"),
     "published": Settings(
         released=True,

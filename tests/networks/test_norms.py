@@ -29,3 +29,14 @@ def test_pixel_norm_survives_black_pixels() -> None:
 @pytest.mark.parametrize(("channels", "groups"), [(32, 32), (96, 32), (48, 16), (10, 2)])
 def test_groups_divide_the_channels(channels: int, groups: int) -> None:
     assert group_norm(channels, eps=1e-6).num_groups == groups
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_group_norm_computes_in_float32(half: torch.dtype) -> None:
+    norm, x = group_norm(8, eps=1e-6), (100 + noise(1, 2, 8, 5, 7)).to(half)
+    fill_(norm.state_dict())
+    found = norm(x)
+    assert found.dtype == half
+    assert torch.equal(found, norm(x.float()).to(half))
+    with torch.autocast("cpu", half):
+        assert torch.equal(norm(x), found)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +89,8 @@ def test_derivatives_of_a_curved_function_are_autograds() -> None:
 @pytest.fixture(params=["denoise", "decode", "encode"])
 def network(request: pytest.FixtureRequest) -> tuple[Map, Tensor]:
     """A toy network as a map of one argument, and where it is derived."""
-    unet, autoencoder = (part.requires_grad_(False) for part in networks("denoiser", "autoencoder").values())
+    parts: dict[str, Any] = networks("denoiser", "autoencoder")
+    unet, autoencoder = (part.requires_grad_(False) for part in parts.values())
     t, context = torch.tensor([400, 40]), noise(9, 2, 65, WIDTH)
     maps: dict[str, tuple[Map, Tensor]] = {
         "denoise": (lambda z: unet(z, t, context), noise(1, 2, 3, 8, 8)),

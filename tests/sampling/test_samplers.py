@@ -14,8 +14,6 @@ from ldm.diffusion.guidance import guided
 from ldm.diffusion.schedule import Prediction, at, cosine_alpha_bar, scaled_linear_alpha_bar
 from ldm.errors import UserError
 from ldm.networks.dit import DiT
-from ldm.networks.summarizer import Summarizer
-from ldm.networks.unet import UNet
 from ldm.sampling.samplers import (
     SAMPLERS,
     ddim,
@@ -26,6 +24,7 @@ from ldm.sampling.samplers import (
     seeded_noise,
 )
 from tests.golden.fill import fill_, seeded
+from tests.golden.small import small_summarizer, small_unet
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ALPHA_BAR = scaled_linear_alpha_bar()
@@ -170,12 +169,8 @@ def test_seeded_noise_depends_on_the_whole_key_and_nothing_else() -> None:
 @pytest.fixture(scope="module")
 def published_denoisers() -> tuple:
     """The small published U-Net under the context of a 2x2 grid at the second scale, and under the null context."""
-    unet = UNet(width=32, multipliers=(1, 2), blocks=1, attention=(2,)).eval()
-    fill_(unet.state_dict(), "model.diffusion_model.")
-    summarizer = Summarizer(embedding_dim=64, layers=2, mlp=256).eval()
-    fill_(summarizer.state_dict(), "cond_stage_model.")
-    with torch.no_grad():
-        context = summarizer([torch.from_numpy(seeded(5001, (64, 2, 2)))], torch.tensor([1]))
+    unet = small_unet().float()
+    context = small_summarizer().float()([torch.from_numpy(seeded(5001, (64, 2, 2)))], torch.tensor([1]))
     return (lambda z, t: unet(z, t, context)), (lambda z, t: unet(z, t, torch.zeros_like(context)))
 
 
