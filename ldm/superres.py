@@ -32,7 +32,9 @@ from ldm.sampling.multiscale import State
 from ldm.sampling.presets import PRESETS, Settings
 
 DEFAULT = PRESETS["default"]
-CONSISTENT = replace(DEFAULT, held_guidance=None, rule=replace(DEFAULT.rule, codec="jvp", until=1.0), rounds=4)
+CONSISTENT = replace(
+    DEFAULT, guidance=2.0, held_guidance=None, rule=replace(DEFAULT.rule, codec="jvp", until=1.0), rounds=4
+)
 """how y is enlarged: a real image has all the detail of its scale, so every step is held to it, and then the pixels"""
 INVERSION_STEPS = 30
 

@@ -91,14 +91,14 @@ def truths(args: argparse.Namespace, paths: Sequence[Path]) -> dict[Path, Path]:
 
 
 def demo(args: argparse.Namespace) -> Job:
-    """A patch of the held-out demo slide at 20x, four times smaller; says where its conditions are."""
+    """A patch of the held-out demo slide at 20x, four times smaller; given conditions are the bundled slide's."""
     if args.model != "demo" or args.scales != ["20x", "5x"]:
         raise UserError("images: none given; only the demo model at 20x,5x brings its own")
     (path,) = generate(Path("data/demo/slides"), 1, DEMO_SEED, "histology", DEMO_PX)
     slide = open_slide(path, "histology")
     row_l0, col_l0 = (DEMO_TILE_PX * at for at in DEMO_PLACE)
     truth = Plane(slide, slide.mpp).read(col_l0, row_l0, DEMO_SIDE_PX, DEMO_SIDE_PX)
-    if args.condition in (None, "given") and args.slide is None:
+    if args.condition == "given" and args.slide is None:
         args.slide, args.place = str(BUNDLED / "slide.h5"), ",".join(map(str, DEMO_PLACE))
     return Job("demo.png", Picture(to_uint8(Shrink(4)(from_uint8(truth[None])))[0]), truth)
 

@@ -14,11 +14,6 @@ from tests.golden.parity import noise
 
 
 @pytest.fixture(scope="module")
-def demo() -> ZoomLDM:
-    return ZoomLDM.load("demo")
-
-
-@pytest.fixture(scope="module")
 def slide(demo: ZoomLDM) -> SlideFile:
     return matching_slide(BUNDLED / "slide.h5", demo)
 

@@ -15,16 +15,6 @@ from scripts import bundle_demo
 from tests import toy
 
 
-@pytest.fixture(scope="module")
-def demo() -> ZoomLDM:
-    return ZoomLDM.load("demo")
-
-
-@pytest.fixture(scope="module")
-def slide() -> SlideFile:
-    return SlideFile(BUNDLED / "slide.h5")
-
-
 def test_the_weights_are_whole_and_small() -> None:
     weights = sorted(BUNDLED.rglob("*.safetensors"))
     assert [path.parent.name for path in weights] == ["cdm", "demo", "vq", "zoomldm"]
@@ -32,8 +22,8 @@ def test_the_weights_are_whole_and_small() -> None:
     assert sum(path.stat().st_size for path in weights) < 25e6
 
 
-def test_decoded_latents_look_like_the_slide(demo: ZoomLDM, slide: SlideFile) -> None:
-    images = np.stack(slide.images("20x", range(8)))
+def test_decoded_latents_look_like_the_slide(demo: ZoomLDM, demo_slide: SlideFile) -> None:
+    images = np.stack(demo_slide.images("20x", range(8)))
     x = demo.autoencoder.encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
     decoded = to_uint8(demo.decode(x))
     mse = ((decoded.astype(float) - images) ** 2).mean()
@@ -41,10 +31,10 @@ def test_decoded_latents_look_like_the_slide(demo: ZoomLDM, slide: SlideFile) ->
 
 
 @pytest.mark.parametrize("scale", ["20x", "10x", "5x", "2.5x"])
-def test_a_sample_is_nearer_to_its_own_patch_than_to_others(demo: ZoomLDM, slide: SlideFile, scale: str) -> None:
+def test_a_sample_is_nearer_to_its_own_patch_than_to_others(demo: ZoomLDM, demo_slide: SlideFile, scale: str) -> None:
     rows = range(8)
-    real = np.stack(slide.images(scale, rows)).astype(float)
-    sampled = demo.sample(scale, embeddings=[slide.embedding(scale, row) for row in rows], steps=10).astype(float)
+    real = np.stack(demo_slide.images(scale, rows)).astype(float)
+    sampled = demo.sample(scale, embeddings=[demo_slide.embedding(scale, row) for row in rows], steps=10).astype(float)
 
     def colours(images: np.ndarray) -> np.ndarray:
         """Mean colour of each quarter, (n, 12): what is where."""

@@ -10,7 +10,6 @@ from ldm.errors import UserError
 from ldm.inferred import Inference
 from ldm.pipeline import ZoomLDM, from_uint8
 from ldm.sampling.inversion import denoising_loss, inversion_timesteps
-from ldm.sources import BUNDLED
 from tests import toy
 from tests.golden.parity import noise
 
@@ -18,16 +17,6 @@ from tests.golden.parity import noise
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ZoomLDM:
     return ZoomLDM.load(toy.run_folder(tmp_path_factory.mktemp("runs") / "zoomldm", "zoomldm"))
-
-
-@pytest.fixture(scope="module")
-def demo() -> ZoomLDM:
-    return ZoomLDM.load("demo")
-
-
-@pytest.fixture(scope="module")
-def slide() -> SlideFile:
-    return SlideFile(BUNDLED / "slide.h5")
 
 
 def both(model: ZoomLDM, z_0: Tensor, context: Tensor, seed: int = 0, batch_size: int = 8) -> Tensor:
@@ -49,8 +38,8 @@ def test_latents_of_another_size_than_a_patch_are_refused(model: ZoomLDM) -> Non
         Inference(model, "5x").from_latents(torch.zeros(1, 3, 8, 16))
 
 
-def test_a_grid_inferred_from_a_patch_explains_it_better_than_a_strangers(demo: ZoomLDM, slide: SlideFile) -> None:
-    z_0 = demo.encode(from_uint8(np.stack(slide.images("20x", [0, 5]))))
+def test_a_grid_inferred_from_a_patch_explains_it_better_than_a_strangers(demo: ZoomLDM, demo_slide: SlideFile) -> None:
+    z_0 = demo.encode(from_uint8(np.stack(demo_slide.images("20x", [0, 5]))))
     own = Inference(demo, "20x").from_latents(z_0, steps=10)
 
     def eps(step: int) -> Tensor:
@@ -67,8 +56,8 @@ def test_a_grid_inferred_from_a_patch_explains_it_better_than_a_strangers(demo: 
         assert total(own) < 0.95 * total(own.flip(0))
 
 
-def test_a_context_gives_back_what_lies_in_each_base_tile(demo: ZoomLDM, slide: SlideFile) -> None:
-    truth = slide.embedding("5x", 0)[None]
+def test_a_context_gives_back_what_lies_in_each_base_tile(demo: ZoomLDM, demo_slide: SlideFile) -> None:
+    truth = demo_slide.embedding("5x", 0)[None]
     found = Inference(demo, "5x").from_context(demo.context(truth, "5x"), steps=60)
 
     def tiles(grid: Tensor) -> Tensor:

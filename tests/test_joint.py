@@ -219,11 +219,6 @@ def test_half_precision_takes_forward_derivatives(joint: Callable[..., Joint], m
     assert joint(settings=FEW["paper"]).settings.rule.denoiser == "difference"
 
 
-@pytest.fixture(scope="module")
-def demo() -> ZoomLDM:
-    return ZoomLDM.load("demo")
-
-
 @pytest.mark.parametrize(
     ("codec", "denoiser"),
     [*((codec, None) for codec in PASSAGES), *(("difference", denoiser) for denoiser in PASSAGES)],

@@ -14,18 +14,8 @@ from PIL import Image
 from ldm.errors import UserError
 from ldm.joint import Joint
 from scripts import sample_joint
-from tests import toy
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    toy.run_folder(folder / "zoomldm", "zoomldm")
-    toy.run_folder(folder / "cdm", "cdm")
-    toy.slide(folder / "slide.h5")
-    return folder
 
 
 def arguments(world: Path, out: Path, *more: str, origin: str | None = None) -> list[str]:

@@ -12,15 +12,6 @@ from scripts import sample_patches
 from tests import toy
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    toy.run_folder(folder / "zoomldm", "zoomldm")
-    toy.run_folder(folder / "cdm", "cdm")
-    toy.slide(folder / "slide.h5")
-    return folder
-
-
 def arguments(world: Path, out: Path, *more: str) -> list[str]:
     return ["--model", str(world / "zoomldm"), "--out", str(out), "--steps", "2", "--device", "cpu", *more]
 

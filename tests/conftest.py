@@ -1,0 +1,32 @@
+"""What many tests read and none changes."""
+
+from pathlib import Path
+
+import pytest
+
+from ldm.data.h5 import SlideFile
+from ldm.pipeline import ZoomLDM
+from ldm.sources import BUNDLED
+from tests import toy
+
+
+@pytest.fixture(scope="session")
+def demo() -> ZoomLDM:
+    """The bundled model."""
+    return ZoomLDM.load("demo")
+
+
+@pytest.fixture(scope="session")
+def demo_slide() -> SlideFile:
+    """The bundled slide."""
+    return SlideFile(BUNDLED / "slide.h5")
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the toy model's run, its CDM's, and a slide."""
+    folder = tmp_path_factory.mktemp("world")
+    toy.run_folder(folder / "zoomldm", "zoomldm")
+    toy.run_folder(folder / "cdm", "cdm")
+    toy.slide(folder / "slide.h5")
+    return folder
