@@ -28,7 +28,7 @@ from ldm.sampling.multiscale import State
 from ldm.sampling.presets import PRESETS
 
 FINE, COARSE = "20x", "5x"
-HEADER = "| conditions of the tiles | error, first step | error, last held step | seam strength | gradient energy | CPU s |"
+HEADER = "| conditions of the tiles | error, first step | last held step | seam strength | gradient energy | CPU s |"
 
 
 @dataclass(frozen=True)
