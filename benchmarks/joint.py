@@ -49,8 +49,11 @@ class Row(NamedTuple):
     settings: Settings
 
 
+INDEPENDENT = replace(
+    DEFAULT, guidance=2.0, fine_guidance=None, seam="none", rounds=0, rule=replace(DEFAULT.rule, inner=0)
+)
 ROWS = [
-    Row("independent tiles", ("20x", "5x"), replace(DEFAULT, seam="none", rule=replace(DEFAULT.rule, inner=0))),
+    Row("independent tiles", ("20x", "5x"), INDEPENDENT),
     Row("default", ("20x", "5x"), DEFAULT),
     Row("default, chain", ("20x", "5x", "1.25x"), DEFAULT),
     Row("paper", ("20x", "5x"), replace(PRESETS["paper"], seam="none")),

@@ -203,9 +203,9 @@ class Joint:
         )
 
     def _denoiser(self, scale: str, places: Tensor) -> Denoiser:
-        guidance, held = self.settings.guidance, self.settings.held_guidance
-        if held is not None and scale != self.scales[-1]:
-            guidance = held
+        guidance, fine = self.settings.guidance, self.settings.fine_guidance
+        if fine is not None and scale == self.scales[0] and len(self.scales) > 1:
+            guidance = fine
         return self.model.denoiser(self.conditions.context(scale, places), self.conditions.guidance(guidance))
 
     def _offset(self, scale: str, step: int) -> tuple[int, int]:
@@ -265,7 +265,7 @@ class Joint:
             shrink = Shrink(self._above(self.scales[0]), self.settings.rule.operator)
             height, width = (length // shrink.factor for length in self.padded)
             y = self.image(self.scales[1])[:, :height, :width]
-            bands = project_bands(bands, y, shrink, self.settings.rounds)
+            bands = project_bands(bands, y, shrink, self.settings.rounds, self.settings.share)
         left = self.height
         for band in bands:
             if left > 0:

@@ -95,7 +95,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     """The preset, with what the command line changes of it."""
     chosen = {key: getattr(args, key) for key in ("steps", "guidance", "seam") if getattr(args, key) is not None}
     if "guidance" in chosen:
-        chosen["held_guidance"] = None
+        chosen["fine_guidance"] = None
     rule = {key: getattr(args, key) for key in ("inner", "weight", "tolerance") if getattr(args, key) is not None}
     preset = PRESETS[args.preset]
     return replace(preset, **chosen, rule=replace(preset.rule, **rule))

@@ -127,17 +127,19 @@ def vjp(function: Map, x: Tensor, direction: Tensor) -> Tensor:
         return torch.autograd.grad(function(x), x, direction)[0]
 
 
-def back_project(x: Tensor, y: Tensor, shrink: Shrink, rounds: int) -> Tensor:
-    """x (b, 3, H, W) moved by smooth corrections until A x is close to y: each round adds lift(y - A x).
+def back_project(x: Tensor, y: Tensor, shrink: Shrink, rounds: int, share: float = 1.0) -> Tensor:
+    """x (b, 3, H, W) moved by smooth corrections until A x is close to y: each round adds share * lift(y - A x).
 
     What it adds is no finer than y: the fine texture of x stays.
     """
     for _ in range(rounds):
-        x = x + shrink.lift(y - shrink(x))
+        x = x + share * shrink.lift(y - shrink(x))
     return x
 
 
-def project_bands(bands: Iterable[Tensor], y: Tensor, shrink: Shrink, rounds: int) -> Iterator[Tensor]:
+def project_bands(
+    bands: Iterable[Tensor], y: Tensor, shrink: Shrink, rounds: int, share: float = 1.0
+) -> Iterator[Tensor]:
     """`back_project` of an image (3, H, W) that comes in bands (3, rows, W), to y (3, H/f, W/f): bands of its rows.
 
     No more than a band and the rows that a correction reaches are held.
@@ -156,7 +158,7 @@ def project_bands(bands: Iterable[Tensor], y: Tensor, shrink: Shrink, rounds: in
         if ready == done:
             continue
         here = slice(top // factor, known // factor)
-        projected = back_project(waiting[None, :, : known - top], y[None, :, here], shrink, rounds)[0]
+        projected = back_project(waiting[None, :, : known - top], y[None, :, here], shrink, rounds, share)[0]
         yield projected[:, done - top : ready - top]
         done = ready
         keep = max(0, done - reach)

@@ -3,10 +3,10 @@
 | | default | paper | published |
 |---|---|---|---|
 | steps | 20 of DDIM | 50 of DDIM | 20, its own rule |
-| guidance | 3, then none | 2 | 3 (it writes 2, in the other convention) |
+| guidance | 3; the finest canvas none | 2 | 3 (it writes 2, in the other convention) |
 | coarser canvas | finished first | in lock-step | in lock-step |
 | corrections a step | 1, in the first 55 % | 1 | 10 |
-| a correction moves | z_0, by a whole step through the encoder | z_t, by differences of 0.005 | the same, normalised |
+| a correction moves | z_0, by the encoder's derivative | z_t, by differences of 0.005 | the same, normalised |
 | A | means | cubic | cubic |
 | seams | other windows every step | repaired at the end | repaired at the end |
 | at the end | one correction in pixels | | |
@@ -31,9 +31,8 @@ class Settings:
     released: bool = False
     """the released sampler's steps instead of DDIM's"""
     guidance: float = 2.0
-    """of the coarsest canvas"""
-    held_guidance: float | None = None
-    """of canvases that are held to a coarser one; None: the same"""
+    fine_guidance: float | None = None
+    """of the finest canvas, which the coarser one guides; None: the same"""
     rule: Rule = field(default_factory=Rule)
     lockstep: bool = False
     """windows are held to the coarser canvas as it is at the same step, not to the finished one"""
@@ -42,7 +41,9 @@ class Settings:
     seam: str = "jitter"
     """"jitter": other windows every step; "repair": noised and denoised again at the end, in overlapping windows"""
     rounds: int = 0
-    """of the final correction in pixels, which makes A x = y nearly exact"""
+    """of the final correction in pixels"""
+    share: float = 1.0
+    """of y - A x that a round takes away; all of it costs the texture that y does not have"""
 
     def __post_init__(self) -> None:
         if self.seam not in SEAMS:
@@ -53,7 +54,7 @@ class Settings:
 
 _FINITE = Rule(operator="bicubic", weight=0.5, zeta=0.005, denoiser="difference", delta=0.005)
 PRESETS = {
-    "default": Settings(guidance=3.0, held_guidance=1.0, rule=Rule(until=0.55), rounds=1),
+    "default": Settings(guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", until=0.55), rounds=1, share=0.6),
     "paper": Settings(steps=50, rule=_FINITE, lockstep=True, seam="repair"),
     "published": Settings(
         released=True,
