@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], help="default: all")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="(%(default)s)")
     parser.add_argument(
-        "--data", type=Path, default=Path("data/demo/benchmark"), help="where the slide goes (%(default)s)"
+        "--data", type=Path, default=Path("data/demo/held_out"), help="where the slide goes (%(default)s)"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/joint.md"), help="(%(default)s)")
     args = parser.parse_args(argv)

@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=32, help=f"patches, a multiple of {ACROSS} (%(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="(%(default)s)")
     parser.add_argument(
-        "--data", type=Path, default=Path("data/demo/benchmark"), help="where the slides go (%(default)s)"
+        "--data", type=Path, default=Path("data/demo/held_out"), help="where the slides go (%(default)s)"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/superres.md"), help="(%(default)s)")
     args = parser.parse_args(argv)

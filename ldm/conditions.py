@@ -118,6 +118,23 @@ def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:
     return slide
 
 
+def place_of(text: str) -> tuple[int, int]:
+    """The base tile "ROW,COL". UserError for anything else."""
+    numbers = text.split(",")
+    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+        raise UserError(f"--place: {text}; expected the row and column of a base tile, for example 12,16")
+    return int(numbers[0]), int(numbers[1])
+
+
+def tokens_at(slide: SlideFile, place: tuple[int, int], rows: int, cols: int) -> Tensor:
+    """Embeddings (d, at most rows, at most cols) from base tile `place` on, as far as the slide goes.
+
+    UserError when it begins outside.
+    """
+    inside = [min(length, size - at) for length, size, at in zip((rows, cols), slide.grid, place, strict=True)]
+    return slide.tokens(0, *place, *inside)
+
+
 def richest_place(slide: SlideFile, scale: str, rows: int, cols: int) -> tuple[int, int]:
     """The (row, col) of the first base tile of `rows` x `cols` tiles around the region of `scale` with most tissue."""
     if scale not in slide.ladder.names or not slide.count(scale):

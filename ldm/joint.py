@@ -77,6 +77,8 @@ class Joint:
         rungs = sorted((self.model.ladder[name] for name in self.scales), key=lambda rung: rung.index)
         if len({rung.name for rung in rungs}) < len(self.scales) or not rungs:
             raise UserError(f"scales: {', '.join(self.scales)}; expected different scales, for example 20x,5x")
+        if self.fixed is not None and len(rungs) < 2:
+            raise UserError(f"scales: {rungs[0].name} alone; the image that is given takes the coarsest of two or more")
         if min(self.height, self.width) < 1:
             raise UserError(f"size: {self.width}x{self.height}; expected pixels, for example 1024x1024")
         self.scales = [rung.name for rung in rungs]

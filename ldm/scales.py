@@ -57,6 +57,10 @@ class Ladder:
     def names(self) -> list[str]:
         return [scale.name for scale in self.scales]
 
+    def um(self, name: str) -> float:
+        """um per pixel of a scale; what slide viewers read, for satellite scenes too."""
+        return self.base_mpp * self[name].downsample * _UM[self.unit]
+
     def __getitem__(self, name: str) -> Scale:
         for scale in self.scales:
             if scale.name == name:
@@ -64,6 +68,7 @@ class Ladder:
         raise UserError(f"scale: {name} is not on the {self.kind} ladder; it has {', '.join(self.names)}")
 
 
+_UM = {"um": 1.0, "m": 1e6}
 _NAMES = {
     "histology": (0.5, "um", ("20x", "10x", "5x", "2.5x", "1.25x", "0.625x", "0.3125x", "0.15625x")),
     "satellite": (1.0, "m", ("1x", "2x", "3x", "4x")),

@@ -22,12 +22,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_prep.encoders import load_encoder
-from ldm.conditions import Conditions, TokenMap, Unconditional, drawn_tokens, matching_slide, richest_place
+from ldm.conditions import (
+    Conditions,
+    TokenMap,
+    Unconditional,
+    drawn_tokens,
+    matching_slide,
+    place_of,
+    richest_place,
+    tokens_at,
+)
 from ldm.errors import UserError, cli
 from ldm.evaluation.large_image import gradient_energy, seam_strength
 from ldm.files import whole
 from ldm.io import contact_sheet, save_png
 from ldm.joint import Joint, Processes
+from ldm.pictures import read_picture
 from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
 from ldm.resume import StateFile
 from ldm.sampling.presets import PRESETS, SEAMS, Settings
@@ -36,7 +46,6 @@ from ldm.tiff import PyramidWriter
 
 PNG_PX = 4096
 SHOWN_PX = 512
-UM = {"um": 1.0, "m": 1e6}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -81,16 +90,6 @@ def size_of(text: str) -> tuple[int, int]:
     return int(numbers[-1]), int(numbers[0])
 
 
-def place_of(text: str | None) -> tuple[int, int] | None:
-    """(row, col) of "ROW,COL"; None stays so."""
-    if text is None:
-        return None
-    numbers = text.split(",")
-    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
-        raise UserError(f"--place: {text}; expected row and column of a base tile, for example 8,12")
-    return int(numbers[0]), int(numbers[1])
-
-
 def settings_of(args: argparse.Namespace) -> Settings:
     """The preset, with what the command line changes of it."""
     chosen = {key: getattr(args, key) for key in ("steps", "guidance", "seam") if getattr(args, key) is not None}
@@ -114,20 +113,15 @@ def conditions_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str
         return TokenMap(model, drawn_tokens(model, rungs[-1].name, rows, cols, seed=args.seed, progress=True))
     if Path(origin).suffix == ".h5":
         slide = matching_slide(origin, model)
-        row, col = place_of(args.place) or richest_place(slide, rungs[-1].name, rows, cols)
-        args.place = f"{row},{col}"
-        height, width = slide.grid
-        return TokenMap(model, slide.tokens(0, row, col, min(rows, height - row), min(cols, width - col)))
+        place = place_of(args.place) if args.place else richest_place(slide, rungs[-1].name, rows, cols)
+        args.place = f"{place[0]},{place[1]}"
+        return TokenMap(model, tokens_at(slide, place, rows, cols))
     return TokenMap(model, image_tokens(Path(origin), model))
 
 
 def image_tokens(path: Path, model: ZoomLDM) -> Tensor:
     """Embeddings (d, R, C) of the base tiles of an image at the base scale. UserError when it cannot be read."""
-    try:
-        with Image.open(path) as file:
-            pixels = np.asarray(file.convert("RGB"))
-    except OSError as error:
-        raise UserError(f"--from: {path} cannot be read ({error}); give SLIDE.h5, an image, cdm or none") from error
+    pixels = read_picture(path).pixels
     missing = [(0, -length % model.tile_px) for length in pixels.shape[:2]]
     pixels = np.pad(pixels, [*missing, (0, 0)], mode="edge")
     tiles = rearrange(pixels, "(r h) (c w) d -> (r c) h w d", h=model.tile_px, w=model.tile_px)
@@ -197,8 +191,7 @@ class Shrunk:
 
 def write(joint: Joint, out: Path) -> dict[str, Any]:
     """The image as a pyramid, as PNG where it is not too large, and a picture of both canvases; returns its figures."""
-    zooms = joint.model.ladder
-    mpp = zooms.base_mpp * zooms[joint.scales[0]].downsample * UM[zooms.unit]
+    mpp = joint.model.ladder.um(joint.scales[0])
     coarse = joint.scales[min(1, len(joint.scales) - 1)]
     shrunk = Shrunk(joint.width, joint.factor(coarse))
     bands = []

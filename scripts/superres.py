@@ -20,7 +20,7 @@ from tqdm import tqdm
 from data_prep.demo_world import generate
 from data_prep.encoders import DEMO_WEIGHTS, DemoEncoder
 from data_prep.slide import Plane, open_slide
-from ldm.conditions import Conditions, TokenMap, Unconditional, matching_slide
+from ldm.conditions import Conditions, TokenMap, Unconditional, matching_slide, place_of, tokens_at
 from ldm.errors import UserError, cli
 from ldm.evaluation.superres import encoder_distance, lpips, lpips_available, psnr, ssim
 from ldm.files import whole
@@ -31,7 +31,6 @@ from ldm.sampling.constraints import Shrink
 from ldm.sources import BUNDLED
 from ldm.superres import CONSISTENT, Residual, SuperResolution, bicubic, inferred, magnification
 
-UM = {"um": 1.0, "m": 1e6}
 DEMO_SEED, DEMO_PX, DEMO_TILE_PX, DEMO_PLACE = 100, 4096, 128, (12, 16)
 """the bundled slide and a base tile (row, col) of it"""
 DEMO_SIDE_PX = 512
@@ -94,7 +93,7 @@ def demo(args: argparse.Namespace) -> Job:
     """A patch of the held-out demo slide at 20x, four times smaller; given conditions are the bundled slide's."""
     if args.model != "demo" or args.scales != ["20x", "5x"]:
         raise UserError("images: none given; only the demo model at 20x,5x brings its own")
-    (path,) = generate(Path("data/demo/slides"), 1, DEMO_SEED, "histology", DEMO_PX)
+    (path,) = generate(Path("data/demo/held_out"), 1, DEMO_SEED, "histology", DEMO_PX)
     slide = open_slide(path, "histology")
     row_l0, col_l0 = (DEMO_TILE_PX * at for at in DEMO_PLACE)
     truth = Plane(slide, slide.mpp).read(col_l0, row_l0, DEMO_SIDE_PX, DEMO_SIDE_PX)
@@ -112,17 +111,10 @@ def conditions_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> Condit
         return inferred(model, y, args.scales, seed=args.seed, batch_size=args.tile_batch, progress=True)
     if args.slide is None:
         raise UserError("--condition: given, but no slide; give --from SLIDE.h5 and --place ROW,COL")
-    numbers = (args.place or "0,0").split(",")
-    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
-        raise UserError(f"--place: {args.place}; expected the row and column of a base tile, for example 12,16")
     slide = matching_slide(args.slide, model)
     per_pixel = max(model.ladder[name].downsample for name in args.scales)
-    place = [int(number) for number in numbers]
-    lengths = [
-        min(-(-length * per_pixel // model.tile_px), limit - first)
-        for length, limit, first in zip(y.shape[:2], slide.grid, place, strict=True)
-    ]
-    return TokenMap(model, slide.tokens(0, *place, *lengths))
+    rows, cols = (-(-length * per_pixel // model.tile_px) for length in y.shape[:2])
+    return TokenMap(model, tokens_at(slide, place_of(args.place or "0,0"), rows, cols))
 
 
 def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> SuperResolution:
@@ -158,8 +150,7 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
     sampling = None if args.method == "bicubic" else sampled(args, model, job)
     bands = iter([bicubic(y, factor)]) if sampling is None else sampling.bands()
     if large:
-        finest = min(model.ladder[name].downsample for name in args.scales)
-        write_large(path, bands, height, width, model.ladder.base_mpp * finest * UM[model.ladder.unit])
+        write_large(path, bands, height, width, min(model.ladder.um(name) for name in args.scales))
     else:
         image = write_picture(path, bands, profile)
     if sampling is not None:

@@ -54,7 +54,7 @@ class Settings:
 
 _FINITE = Rule(operator="bicubic", weight=0.5, zeta=0.005, denoiser="difference", delta=0.005)
 PRESETS = {
-    "default": Settings(guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", until=0.55), rounds=1, share=0.6),
+    "default": Settings(guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", until=0.55), rounds=1, share=0.75),
     "paper": Settings(steps=50, rule=_FINITE, lockstep=True, seam="repair"),
     "published": Settings(
         released=True,
