@@ -61,9 +61,9 @@ def conditions(model: ZoomLDM, from_context: Tensor, patch: Tensor, seed: int) -
     drawn = model.sample_context(FINE, tiles**2, seed=seed)
     from_image = Inference(model, COARSE, seed).from_latents(patch)[0]
     return {
-        "(a) the CDM, tile by tile": PerTile(drawn, tiles, patch.shape[-1]),
-        "(b) inferred from the coarse image": TokenMap(model, from_image),
-        "(c) inferred from the CDM's context": TokenMap(model, from_context),
+        "(a) CDM, by tile": PerTile(drawn, tiles, patch.shape[-1]),
+        "(b) from image": TokenMap(model, from_image),
+        "(c) from context": TokenMap(model, from_context),
     }
 
 

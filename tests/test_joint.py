@@ -30,6 +30,8 @@ FEW = {name: replace(preset, steps=4, rule=replace(preset.rule, inner=1)) for na
 DEFAULT = FEW["default"]
 EXACT = replace(FEW["paper"], rule=replace(FEW["paper"].rule, codec="backprop", denoiser="backprop"))
 """without differences of 0.005, which magnify rounding 40000-fold"""
+THREADED = replace(DEFAULT, rule=replace(DEFAULT.rule, codec="difference"))
+"""without forward derivatives, which threads cannot take side by side"""
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +154,7 @@ def together(make: Callable[[Processes], Joint], count: int) -> list[Tensor]:
         return list(threads.map(play, range(count)))
 
 
-@pytest.mark.parametrize(("settings", "seam"), [(DEFAULT, "jitter"), (DEFAULT, "none"), (EXACT, "repair")])
+@pytest.mark.parametrize(("settings", "seam"), [(THREADED, "jitter"), (THREADED, "none"), (EXACT, "repair")])
 @pytest.mark.parametrize("width", [64, 76])  # windows that meet seldom, and that overlap
 def test_processes_that_share_windows_make_the_same_image(
     joint: Callable[..., Joint], settings: Settings, seam: str, width: int

@@ -140,8 +140,9 @@ def denoise_canvas(
         if canvas.meet(index):
             for tensor in (z_0.total, z_0.weights, eps.total, eps.weights, errors):
                 tensor.copy_(canvas.total(tensor))
-        mean = Prediction(z_0.mean(), eps.mean())
+        mean = Prediction(z_0.total.div_(z_0.weights), eps.total.div_(eps.weights))  # in place: canvases are large
         z_t = step.advance(mean, canvas.noise(index) if canvas.noise else None)
+        del z_0, eps
         total, count = errors.tolist()
         yield State(index + 1, z_t, mean.z_0, total / count if count else None, canvas.meet(index))
 
