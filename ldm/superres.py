@@ -33,7 +33,7 @@ from ldm.sampling.presets import PRESETS, Settings
 
 DEFAULT = PRESETS["default"]
 CONSISTENT = replace(
-    DEFAULT, guidance=2.0, fine_guidance=None, rule=replace(DEFAULT.rule, until=1.0), rounds=4, share=1.0
+    DEFAULT, steps=20, guidance=2.0, fine_guidance=None, rule=replace(DEFAULT.rule, until=1.0), rounds=4, share=1.0
 )
 """how y is enlarged: a real image has all the detail of its scale, so every step is held to it, and then the pixels"""
 INVERSION_STEPS = 30

@@ -2,7 +2,7 @@
 
 | | default | paper | published |
 |---|---|---|---|
-| steps | 20 of DDIM | 50 of DDIM | 20, its own rule |
+| steps | 30 of DDIM | 50 of DDIM | 20, its own rule |
 | guidance | 3; the finest canvas none | 2 | 3 (it writes 2, in the other convention) |
 | coarser canvas | finished first | in lock-step | in lock-step |
 | corrections a step | 1, in the first 55 % | 1 | 10 |
@@ -54,7 +54,9 @@ class Settings:
 
 _FINITE = Rule(operator="bicubic", weight=0.5, zeta=0.005, denoiser="difference", delta=0.005)
 PRESETS = {
-    "default": Settings(guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", until=0.55), rounds=1, share=0.75),
+    "default": Settings(
+        steps=30, guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", until=0.55), rounds=1, share=0.85
+    ),
     "paper": Settings(steps=50, rule=_FINITE, lockstep=True, seam="repair"),
     "published": Settings(
         released=True,
