@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -160,8 +159,9 @@ class Joint:
         codec = Codec(partial(self.model.decode, quantize=self.settings.quantize), self.model.encode)
         rule = self.settings.rule
         for state in denoise_canvas(start.z_t, canvas, first=start.step, target=target, codec=codec, rule=rule):
-            self.states[scale] = state
-            yield scale, state
+            kept = state if self.settings.lockstep else state._replace(z_0=state.z_t)  # canvases are large
+            self.states[scale] = kept
+            yield scale, kept
 
     def _repair(self) -> Iterator[tuple[str, State]]:
         """The published seam repair of the finest canvas (released code)."""
@@ -248,8 +248,12 @@ class Joint:
         return pieces
 
     def _decoded(self, z: Tensor) -> Tensor:
-        bands = [band.clamp(-1, 1) for band in self.model.decode_canvas(z, self.batch_size)]
-        return torch.cat(bands, dim=1)
+        height, width = (self.model.autoencoder.downsample * length for length in z.shape[1:])
+        image, done = z.new_empty(3, height, width), 0
+        for band in self.model.decode_canvas(z, self.batch_size):
+            image[:, done : done + band.shape[1]] = band.clamp(-1, 1)
+            done += band.shape[1]
+        return image
 
     def image(self, scale: str) -> Tensor:
         """The image (3, h, w) in [-1, 1] of a finished canvas, or the fixed one."""

@@ -145,6 +145,7 @@ def denoise_canvas(
         del z_0, eps
         total, count = errors.tolist()
         yield State(index + 1, z_t, mean.z_0, total / count if count else None, canvas.meet(index))
+        del mean
 
 
 @dataclass

@@ -29,8 +29,8 @@ class Step(NamedTuple):
     def advance(self, prediction: Prediction, noise: Tensor | None = None) -> Tensor:
         """z_next (..., H, W). `noise` of that shape where the step adds any."""
         z_0, eps = prediction
-        z_next = self.a_next.sqrt().to(z_0) * z_0 + self.eps_scale.to(eps) * eps
-        return z_next if noise is None else z_next + self.noise_scale.to(noise) * noise
+        z_next = (self.a_next.sqrt().to(z_0) * z_0).addcmul_(self.eps_scale.to(eps), eps)
+        return z_next if noise is None else z_next.addcmul_(self.noise_scale.to(noise), noise)
 
 
 def ddim_steps(steps: int, alpha_bar: Tensor) -> list[Step]:
