@@ -1,0 +1,60 @@
+"""system: cdm. The CDM, on the contexts that a finished ZoomLDM's Summarizer gives."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ldm.cdm import ConditioningModel
+from ldm.config import build
+from ldm.data.datamodule import CohortData
+from ldm.errors import UserError
+from ldm.pipeline import ZoomLDM
+from ldm.runs.base import Run
+from ldm.runs.zoomldm import draw_samples
+from ldm.training.conditioning import Conditioning
+from ldm.training.memory import saved_elements
+
+
+class ConditioningRun(Run):
+    keys = ("zoomldm",)
+    model_keys = ("cdm", "schedule")
+    system: Conditioning
+
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__(config)
+        self.cdm = build(config.model.cdm, "model.cdm")
+        self.source: ZoomLDM | None = None
+        self.system = Conditioning(
+            cdm=self.cdm,
+            alpha_bar=build(config.model.schedule, "model.schedule"),
+            scale_names=self.ladder.names,
+            **self.training_arguments(),
+        )
+
+    def attach(self, data: CohortData) -> None:
+        super().attach(data)
+        self.source = ZoomLDM.load(self.config.zoomldm)
+        if self.source.ladder.names != self.ladder.names:
+            raise UserError(
+                f"zoomldm: {self.config.zoomldm} knows {', '.join(self.source.ladder.names)}, but the config has "
+                f"{', '.join(self.ladder.names)}; name a run of the same ladder"
+            )
+        self.system.summarizer = self.source.summarizer
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"cdm": self.cdm}
+
+    def activations(self) -> int:
+        x = torch.zeros(1, 65, self.config.model.cdm.get("context_dim", 512), device="meta")
+        t = torch.zeros(1, dtype=torch.long, device="meta")
+        return saved_elements(self.cdm, lambda net: net(x, t, t))
+
+    def weights(self, data: CohortData) -> dict[str, Tensor]:
+        return self.cdm.state_dict()
+
+    def draw(self, path: Path, data: CohortData) -> None:
+        assert self.source is not None
+        self.source.to(self.system.device).cdm = ConditioningModel(self.cdm, self.system.alpha_bar)
+        draw_samples(path, data, self.source, from_regions=False)

@@ -1,0 +1,107 @@
+"""system: zoomldm. U-Net and Summarizer together, on latents of all scales."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ldm.batch import Stream
+from ldm.checkpoint import PARTS, join, load_strict, load_weights, split
+from ldm.config import build
+from ldm.data.datamodule import CohortData
+from ldm.data.dataset import latent_batch
+from ldm.errors import UserError
+from ldm.io import contact_sheet
+from ldm.pipeline import ZoomLDM, load_autoencoder, to_uint8
+from ldm.runs.base import COLUMNS, Run
+from ldm.sources import open_source
+from ldm.training.latent_diffusion import LatentDiffusion
+from ldm.training.memory import saved_elements
+
+PICTURE_STEPS = 20
+
+
+def draw_samples(path: Path, data: CohortData, model: ZoomLDM, from_regions: bool) -> None:
+    """Rows of real patches above rows of generated ones, from the same embeddings or from the CDM."""
+    rows, labels = [], []
+    for scale in data.validation.scales:
+        picks = [pick for pick in data.validation.spread(COLUMNS) if pick[1] == scale]
+        batch = latent_batch(picks, Stream(0, 0, 0, len(picks)))
+        embeddings = batch.embedding if from_regions else None
+        rows += [
+            list(to_uint8(model.decode(batch.z_0.to(model.device)))),
+            list(model.sample(scale.name, len(picks), embeddings=embeddings, steps=PICTURE_STEPS)),
+        ]
+        labels += [scale.name, "sampled"]
+    contact_sheet(rows, labels, [""] * max(map(len, rows)), path)
+
+
+class ZoomLDMRun(Run):
+    keys = ("encoder", "autoencoder", "init")
+    model_keys = ("denoiser", "summarizer", "schedule", "prediction")
+    training_keys = ("p_uncond", "times")
+    system: LatentDiffusion
+
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__(config)
+        model = config.model
+        denoiser = build(model.denoiser, "model.denoiser").to(memory_format=torch.channels_last)
+        if config.init:
+            parts = split(load_weights(config.init))
+            if "denoiser" not in parts:
+                raise UserError(
+                    f"init: {config.init} holds no denoiser; expected names that start with {PARTS['denoiser']}"
+                )
+            load_strict(denoiser, parts["denoiser"], f"init {config.init}")
+        self.system = LatentDiffusion(
+            denoiser=denoiser,
+            summarizer=build(model.summarizer, "model.summarizer"),
+            alpha_bar=build(model.schedule, "model.schedule"),
+            prediction=model.prediction,
+            scale_names=self.ladder.names,
+            p_uncond=config.training.p_uncond,
+            times=build(config.training.times, "training.times"),
+            **self.training_arguments(),
+        )
+
+    def attach(self, data: CohortData) -> None:
+        super().attach(data)
+        self.autoencoder, identity = load_autoencoder(self.config.autoencoder)
+        if data.training.autoencoder != identity:
+            raise UserError(
+                f"autoencoder: {self.config.autoencoder} is {identity}, but the latents of {data.folder} were made by "
+                f"{data.training.autoencoder}; prepare the cohort again or name that autoencoder"
+            )
+        source = open_source(self.config.autoencoder, "vq", "zoomldm")
+        self.config.model.autoencoder = source.config.model.autoencoder  # a run needs nothing but its own folder
+        self.config.encoder = data.training.encoder
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"denoiser": self.system.denoiser, "summarizer": self.system.summarizer}
+
+    def activations(self) -> int:
+        side, model = self.config.tile_px // 4, self.config.model
+        context = torch.zeros(1, 65, model.denoiser.get("context_dim", 512), device="meta")
+        z_t, t = torch.zeros(1, 3, side, side, device="meta"), torch.zeros(1, dtype=torch.long, device="meta")
+        grid = torch.zeros(1, model.summarizer.get("embedding_dim", 1024), 8, 8, device="meta")
+        return saved_elements(self.system.denoiser, lambda net: net(z_t, t, context)) + saved_elements(
+            self.system.summarizer, lambda net: net(grid, t)
+        )
+
+    def weights(self, data: CohortData) -> dict[str, Tensor]:
+        networks = {**self.networks(), "autoencoder": self.autoencoder}
+        return join({name: network.state_dict() for name, network in networks.items()})
+
+    def draw(self, path: Path, data: CohortData) -> None:
+        model = ZoomLDM(
+            unet=self.system.denoiser,
+            summarizer=self.system.summarizer,  # type: ignore[arg-type]
+            autoencoder=self.autoencoder.to(self.system.device),
+            alpha_bar=self.system.alpha_bar,
+            prediction=self.system.prediction,
+            ladder=self.ladder,
+            tile_px=self.config.tile_px,
+            encoder=self.config.encoder,
+        )
+        draw_samples(path, data, model, from_regions=True)
