@@ -6,8 +6,8 @@ package and is made by
 
     python data_prep/encoders.py --fit SLIDES --out ldm/weights/demo/encoder.safetensors
 
-The others come from timm: `uni`, `uni2-h` and `dinov2` as published, or any timm model by its own name. Those see the
-whole tile, resized to their input and normalised as in training.
+The others come from timm: `uni`, `uni2-h`, `dinov2` and `clip` as published, or any timm model by its own name. Those
+see the whole tile, resized to their input and normalised as in training.
 """
 
 import argparse
@@ -47,6 +47,8 @@ class TileEncoder(Protocol):
     """names the weights; stored with every embedding"""
     width: int
     """channels d of an embedding"""
+    preprocessing: str
+    """from 8-bit pixels to what the network sees"""
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """uint8 (n, h, w, 3) -> float32 (n, d), on the CPU."""
@@ -86,12 +88,15 @@ PUBLISHED = {
     "dinov2": Published(
         "vit_large_patch14_reg4_dinov2.lvd142m", "timm/vit_large_patch14_reg4_dinov2.lvd142m", {"img_size": 224}
     ),
+    "clip": Published(  # what CLIP-FID measures in: the projected image embedding
+        "vit_base_patch32_clip_quickgelu_224.openai", "timm/vit_base_patch32_clip_224.openai", {"num_classes": 512}
+    ),
 }
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic"}
 
 
 def load_encoder(name: str, weights: str | Path | None = None, device: str = "cpu") -> TileEncoder:
-    """The encoder `name`: demo, uni, uni2-h, dinov2, or any timm model; `weights` is a local file instead of the hub's.
+    """The encoder `name`: demo, one of PUBLISHED, or any timm model; `weights` is a local file instead of the hub's.
 
     Raises UserError for an unknown name, and for weights that are missing, gated or of another network.
     """
@@ -103,16 +108,20 @@ def load_encoder(name: str, weights: str | Path | None = None, device: str = "cp
 
 
 class TimmEncoder:
-    """Pooled features of a timm network."""
+    """Pooled features of a timm network; of CLIP, their projection."""
 
     def __init__(self, name: str, weights: str | Path | None, device: str) -> None:
         published = PUBLISHED.get(name, Published(name, ""))
         self.network = _timm_network(name, published, weights).eval().requires_grad_(False).to(device)
         self.device = device
         self.id = name if weights is None else f"{name}-{sha256(weights)[:12]}"
-        self.width = self.network.num_features
+        self.width = self.network.num_classes or self.network.num_features
         config = timm.data.resolve_data_config({}, model=self.network)
         self.size, self.interpolation = config["input_size"][1:], config["interpolation"]
+        height, width = self.size
+        self.preprocessing = (
+            f"{self.interpolation}, antialiased, to {width}x{height}, mean {config['mean']}, std {config['std']}"
+        )
         self.mean, self.std = (torch.tensor(config[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
 
     @torch.inference_mode()
@@ -123,7 +132,7 @@ class TimmEncoder:
 
 
 def _timm_network(name: str, published: Published, weights: str | Path | None) -> Any:
-    """Build and fill the network, without its classifier."""
+    """Build and fill the network, without its classifier unless that is what is published."""
     overlay: dict[str, Any] = dict(IMAGENET) if name.startswith("uni") else {}
     if published.hub:
         overlay["hf_hub_id"] = published.hub
@@ -147,6 +156,8 @@ def _local_state(network: Any, weights: str | Path) -> dict[str, Tensor]:
     state = load_weights(weights)
     if isinstance(network, VisionTransformer):
         state = checkpoint_filter_fn(state, network)
+    if network.num_classes:
+        return state
     classifier = network.pretrained_cfg.get("classifier") or "head"
     return {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
 
@@ -156,6 +167,7 @@ class DemoEncoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    preprocessing = "2x2 means, / 127.5 - 1"
 
     def __init__(self) -> None:
         super().__init__()

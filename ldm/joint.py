@@ -23,6 +23,7 @@ from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.schedule import add_noise
 from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
+from ldm.processes import ALONE, Processes
 from ldm.sampling.constraints import Shrink, project_bands
 from ldm.sampling.multiscale import Canvas, Codec, State, Target, denoise_canvas
 from ldm.sampling.presets import PRESETS, Settings, at_precision
@@ -40,14 +41,6 @@ ROOM = 1.5
 """patches a side of the smallest canvas whose windows move"""
 MEET_EVERY = 10
 """steps after which processes exchange windows that neither move nor overlap, so that what they have can be saved"""
-
-
-@dataclass(frozen=True)
-class Processes:
-    """How several processes share windows: `mine(n)` of n, `total` of a tensor over all of them."""
-
-    mine: Callable[[int], range] = range
-    total: Callable[[Tensor], Tensor] = lambda x: x
 
 
 @dataclass(kw_only=True)
@@ -69,7 +62,7 @@ class Joint:
     seed: int = 0
     batch_size: int = 16
     fixed: Tensor | None = None
-    processes: Processes = Processes()
+    processes: Processes = ALONE
     states: dict[str, State] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -190,7 +183,7 @@ class Joint:
         else:
             steps = ddim_steps(settings.steps, alpha_bar)
         alone = settings.lockstep and scale != self.scales[0]
-        processes = Processes() if alone else self.processes
+        processes = ALONE if alone else self.processes
         moves = settings.seam == "jitter" or any(length % self.side for length in self.latents(scale))
         return Canvas(
             steps=steps,

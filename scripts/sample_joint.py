@@ -36,9 +36,10 @@ from ldm.errors import UserError, cli
 from ldm.evaluation.large_image import gradient_energy, seam_strength
 from ldm.files import whole
 from ldm.io import contact_sheet, save_png
-from ldm.joint import Joint, Processes
+from ldm.joint import Joint
 from ldm.pictures import read_picture
 from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
+from ldm.processes import launch
 from ldm.resume import StateFile
 from ldm.sampling.presets import PRESETS, SEAMS, Settings
 from ldm.sources import BUNDLED
@@ -127,18 +128,6 @@ def image_tokens(path: Path, model: ZoomLDM) -> Tensor:
     tiles = rearrange(pixels, "(r h) (c w) d -> (r c) h w d", h=model.tile_px, w=model.tile_px)
     embeddings = load_encoder(model.encoder)(torch.from_numpy(tiles))  # (R C, d)
     return rearrange(embeddings, "(r c) d -> d r c", r=pixels.shape[0] // model.tile_px)
-
-
-def processes_of(fabric: Fabric) -> Processes:
-    """Windows dealt out in turn; sums over all processes."""
-    if fabric.world_size == 1:
-        return Processes()
-
-    def total(x: Tensor) -> Tensor:
-        torch.distributed.all_reduce(x)
-        return x
-
-    return Processes(lambda count: range(fabric.global_rank, count, fabric.world_size), total)
 
 
 def sample(joint: Joint, file: StateFile, fabric: Fabric) -> dict[str, list[float | None]]:
@@ -233,10 +222,7 @@ def fitted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    world = args.devices * args.nodes
-    strategy = "ddp" if world > 1 else "auto"
-    fabric = Fabric(accelerator=args.accelerator, strategy=strategy, devices=args.devices, num_nodes=args.nodes)
-    fabric.launch()
+    fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     started = time.monotonic()
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=fabric.device, precision=args.precision)
     scales, size, settings = args.scales.split(","), size_of(args.size), settings_of(args)
@@ -249,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings=settings,
         seed=args.seed,
         batch_size=args.tile_batch,
-        processes=processes_of(fabric),
+        processes=processes,
     )
     named = {key: getattr(args, key) for key in ("origin", "place", "size", "seed", "precision")}
     identity = {"model": model.id, "scales": joint.scales, **named, "settings": asdict(settings)}

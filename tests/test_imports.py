@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"ldm.errors", "ldm.files"}
+GROUND = {"ldm.errors", "ldm.files", "ldm.processes"}
 ALLOWED: dict[str, set[str]] = {
     "ldm.scales": set(),
     "ldm.config": set(),
@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "ldm.networks": {"ldm.networks", "ldm.layers", "ldm.scales"},
     "ldm.data": {"ldm.data", "ldm.scales", "ldm.batch", "ldm.tokens"},
     "ldm.sampling": {"ldm.sampling", "ldm.diffusion", "ldm.scales", "ldm.tokens"},
-    "ldm.evaluation": {"ldm.evaluation", "ldm.diffusion", "ldm.scales"},
+    "ldm.evaluation": {"ldm.evaluation", "ldm.diffusion", "ldm.scales", "ldm.checkpoint"},
     "ldm.training": {"ldm.training", "ldm.diffusion", "ldm.batch", "ldm.sampling"},
     "ldm.checkpoint": {"ldm.config"},
     "ldm.sources": {"ldm.checkpoint", "ldm.config"},

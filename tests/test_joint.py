@@ -16,8 +16,9 @@ from ldm.conditions import TokenMap
 from ldm.data.h5 import SlideFile
 from ldm.diffusion.schedule import add_noise
 from ldm.errors import UserError
-from ldm.joint import REPAIR, Joint, Processes
+from ldm.joint import REPAIR, Joint
 from ldm.pipeline import ZoomLDM, from_uint8
+from ldm.processes import Processes
 from ldm.sampling.constraints import Shrink
 from ldm.sampling.multiscale import PASSAGES, Codec, Rule, State, Windows, correct
 from ldm.sampling.presets import PRESETS, Settings

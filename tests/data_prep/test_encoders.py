@@ -55,7 +55,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_unknown_encoder_is_told_the_known_ones():
-    with pytest.raises(UserError, match="expected demo, uni, uni2-h, dinov2 or a timm model name"):
+    with pytest.raises(UserError, match="expected demo, uni, uni2-h, dinov2, clip or a timm model name"):
         load_encoder("unn")
 
 

@@ -1,0 +1,43 @@
+"""How several processes share work: items dealt out in turn, sums over all. Lightning Fabric starts them.
+
+fabric, processes = launch(devices=8, nodes=2, accelerator="auto")
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Processes:
+    """`mine(n)` of n items, `total` of a tensor over all processes, `wait` for all of them."""
+
+    mine: Callable[[int], range] = range
+    total: Callable[[Tensor], Tensor] = lambda x: x
+    wait: Callable[[], None] = _nothing
+
+
+ALONE = Processes()
+
+
+def launch(devices: int, nodes: int, accelerator: str) -> tuple[Fabric, Processes]:
+    """Start the processes of a command; each of them returns from here."""
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes)
+    fabric.launch()
+    if fabric.world_size == 1:
+        return fabric, ALONE
+
+    def total(x: Tensor) -> Tensor:
+        summed = x.to(fabric.device)
+        torch.distributed.all_reduce(summed)
+        return summed.to(x.device)
+
+    return fabric, Processes(lambda count: range(fabric.global_rank, count, fabric.world_size), total, fabric.barrier)
