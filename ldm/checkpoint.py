@@ -8,9 +8,11 @@ A part is one network; in a file its names carry a prefix.
 """
 
 import pickle
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -92,6 +94,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise UserError(f"weights: {path} is not whole safetensors ({_line(error)}); copy it again") from error
+    if is_zipfile(path):
+        _check_zip(path)
     content = _load_torch(path)
     for key in ("ema", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), Mapping):
@@ -99,6 +103,17 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"weights: {path} holds no dict of tensors, alone or under ema or state_dict")
     return dict(content)
+
+
+def _check_zip(path: Path) -> None:
+    """A torch file without a sha256 beside it has checksums of its own, which torch does not look at."""
+    try:
+        with ZipFile(path) as file:
+            damaged = file.testzip()
+    except (OSError, RuntimeError, ValueError, BadZipFile, zlib.error) as error:
+        raise UserError(f"weights: {path} is damaged ({_line(error)}); copy it again") from error
+    if damaged is not None:
+        raise UserError(f"weights: {path} is damaged: {damaged} has another checksum; copy it again")
 
 
 def _load_torch(path: Path) -> object:
@@ -160,6 +175,12 @@ def join(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Load `state` into `module`. Raises UserError that names every missing, unexpected and wrongly shaped tensor."""
+    check_strict(module, state, what)
+    module.load_state_dict(dict(state), strict=True)
+
+
+def check_strict(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """What `load_strict` refuses, without loading; `module` may be on the meta device."""
     own = module.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
@@ -170,7 +191,6 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str) -> No
     ]
     if missing or unexpected or shapes:
         raise UserError(f"{what}: weights and config differ: {_differences(missing, unexpected, shapes)}")
-    module.load_state_dict(dict(state), strict=True)
 
 
 def _differences(missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> str:

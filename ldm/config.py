@@ -1,23 +1,41 @@
 """YAML to objects: the only place where a string becomes a class.
 
 A config is one or more YAML files merged in order, then `key=value` overrides; a file may extend another. A mapping
-with a `target` is built by calling it with its other keys; nested targets are built first. Targets live in this
-project, torch, torchvision, timm or taming; anything else is refused.
+with a `target` is built by calling it with its other keys; nested targets are built first.
+
+A config may come from anybody, beside weights. So it runs nothing but the constructors of networks, losses and
+optimisers, reads no other value than its own (`${key}`, no resolver), and cannot unfold without end.
 """
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import AliasEvent, YAMLError, parse
 
 from ldm.errors import UserError
 
-TRUSTED = ("ldm.", "data_prep.", "torch.", "torchvision.", "timm.", "taming.")
+FUNCTIONS = ("ldm.diffusion.",)
+CLASSES = (
+    *FUNCTIONS,
+    "ldm.networks.",
+    "ldm.layers.",
+    "ldm.training.",
+    "torch.nn.",
+    "torch.optim.",
+    "timm.optim.",
+    "taming.modules.losses.",
+)
+"""where targets live: by the name in the config and by the module that defines them"""
+KEY = re.compile(r"\$\{[\w.\[\]]+\}")
+SYNTAX = (OmegaConfBaseException, YAMLError, UnicodeDecodeError, RecursionError)
+VALUES = (ArithmeticError, AssertionError, MemoryError, RuntimeError, TypeError, ValueError)
+"""what a constructor raises when a value does not suit it"""
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> DictConfig:
@@ -37,27 +55,58 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> D
         if not isinstance(node, DictConfig) or leaf not in node:
             known = ", ".join(map(str, node)) if isinstance(node, DictConfig) else "nothing"
             raise UserError(f"override: no config file has {key}; {parent or 'the top level'} has {known}")
-        merged = _merge(merged, OmegaConf.from_dotlist([item]))
+        try:
+            merged = _merge(merged, OmegaConf.from_dotlist([item]))
+        except SYNTAX as error:
+            raise UserError(f"override: {item} is not valid YAML: {_line(error)}") from error
+    _refuse_resolvers(OmegaConf.to_container(merged), "config")
     try:
         OmegaConf.resolve(merged)
     except OmegaConfBaseException as error:
-        raise UserError(f"config: {' '.join(str(error).split())}") from error
+        raise UserError(f"config: {_line(error)}") from error
     assert isinstance(merged, DictConfig)
     return merged
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> Any:
     """One file, on top of the one it names in `extends` (a path beside it)."""
     if not path.is_file():
         raise UserError(f"config: {path} does not exist; expected a YAML file, for example configs/demo/zoomldm.yaml")
+    if path.resolve() in extending:
+        raise UserError(f"config: {path} extends itself; take one of the extends out")
     try:
-        config = OmegaConf.load(path)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"config: {path} is not valid YAML: {' '.join(str(error).split())}") from error
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, AliasEvent) for event in parse(text)):
+            raise UserError(
+                f"config: {path} has YAML aliases (*name); write the values out, or refer to them as ${{key}}"
+            )
+        config = OmegaConf.create(text)
+    except SYNTAX as error:
+        raise UserError(f"config: {path} is not valid YAML: {_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"config: {path} is not a mapping of keys to values")
     extends = config.pop("extends", None)
-    return config if extends is None else _merge(_read(path.parent / extends), config)
+    if extends is None:
+        return config
+    if not isinstance(extends, str):
+        raise UserError(f"config: {path}: extends is {extends!r}; expected the path of one YAML file")
+    return _merge(_read(path.parent / extends, (*extending, path.resolve())), config)
+
+
+def _refuse_resolvers(value: Any, where: str) -> None:
+    """UserError for a string that asks for anything but another value of the config."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_resolvers(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_resolvers(item, where)
+    elif isinstance(value, str) and "${" in KEY.sub("", value):
+        raise UserError(f"{where}: {value!r} is refused; only the config's own values can be asked for, as ${{key}}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _merge(old: DictConfig, new: DictConfig) -> Any:
@@ -78,7 +127,7 @@ def _merged(old: Any, new: Any) -> Any:
 def build(config: Any, where: str = "config", **given: Any) -> Any:
     """Build the object that `config` describes; `given` adds built arguments.
 
-    Raises UserError for a target outside TRUSTED, one that does not exist, or keys it does not take.
+    Raises UserError for a target outside CLASSES, one that does not exist, or keys or values it does not take.
     """
     if isinstance(config, DictConfig | ListConfig):
         config = OmegaConf.to_container(config, resolve=True)
@@ -88,7 +137,14 @@ def build(config: Any, where: str = "config", **given: Any) -> Any:
     arguments = {key: _nested(value, f"{where}.{key}") for key, value in config.items() if key != "target"}
     arguments |= given
     check_arguments(target, arguments, where)
-    return target(**arguments)
+    try:
+        return target(**arguments)
+    except UserError:
+        raise
+    except VALUES as error:
+        raise UserError(
+            f"{where}: {config['target']} refuses its values ({type(error).__name__}: {_line(error)})"
+        ) from error
 
 
 def _nested(value: Any, where: str) -> Any:
@@ -98,16 +154,20 @@ def _nested(value: Any, where: str) -> Any:
 
 
 def find(name: str, where: str) -> Callable[..., Any]:
-    """The class or function that a dotted `name` means."""
-    if not str(name).startswith(TRUSTED):
-        raise UserError(f"{where}: target {name} is refused; a target starts with one of {', '.join(TRUSTED)}")
+    """The class, or the function of FUNCTIONS, that a dotted `name` means.
+
+    It must be defined where targets live too: `torch.nn.modules.module.partial` is none of torch's.
+    """
+    if not isinstance(name, str) or not name.startswith(CLASSES):
+        raise UserError(f"{where}: target {name} is refused; a target starts with one of {', '.join(CLASSES)}")
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{where}: target {name} does not exist ({error})") from error
-    if not callable(found):
-        raise UserError(f"{where}: target {name} is not a class or a function")
+    home = f"{getattr(found, '__module__', None)}."
+    if not home.startswith(CLASSES if isinstance(found, type) else FUNCTIONS):
+        raise UserError(f"{where}: target {name} is refused; it is no class of {', '.join(CLASSES)}")
     return found
 
 

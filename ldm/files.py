@@ -56,4 +56,4 @@ def write_sidecar(path: str | Path) -> str:
 def intact(path: str | Path) -> bool:
     """Whether `path` has the checksum that stands beside it; a file without one is not known to be intact."""
     beside = sidecar(path)
-    return beside.is_file() and beside.read_text().split()[:1] == [sha256(path)]
+    return beside.is_file() and beside.read_bytes().split()[:1] == [sha256(path).encode()]

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ldm.checkpoint import load_strict, load_weights
+from ldm.checkpoint import check_strict, load_strict, load_weights
 from ldm.config import build, load_config
 from ldm.errors import UserError
 
@@ -75,6 +76,9 @@ def load_network(source: Source, part: str, parts: Mapping[str, Mapping[str, Ten
     """The frozen network of one part, its weights loaded strictly."""
     if part not in parts:
         raise UserError(f"{source.path}: holds no {part}, only {', '.join(parts) or 'unknown tensors'}")
+    what = f"{part} of {source.path}"
+    with torch.device("meta"):  # a config of any size costs nothing until it agrees with the file
+        check_strict(build_part(source, part), parts[part], what)
     network = build_part(source, part)
-    load_strict(network, parts[part], f"{part} of {source.path}")
+    load_strict(network, parts[part], what)
     return network.eval().requires_grad_(False)

@@ -74,7 +74,7 @@ def test_build_makes_nested_objects() -> None:
     ("config", "message"),
     [
         ({"target": "os.system", "command": "true"}, "target os.system is refused"),
-        ({"target": "ldm.nothing.Here"}, "does not exist"),
+        ({"target": "ldm.networks.nothing.Here"}, "does not exist"),
         (
             {"target": "torch.nn.Linear", "in_features": 1, "out_featuers": 2},
             "has no out_featuers; it takes in_features",

@@ -36,6 +36,7 @@ from ldm.scales import Ladder, ladder
 from ldm.tokens import normalize_tokens
 
 FORMAT = "zoomldm-1"
+REQUIRED = ("slide_id", "kind", "scales", "tile_px", "base_mpp")
 _CHUNK_TILES = 8
 _CHUNK_ROWS = 1024
 _CHUNK_BYTES = 2**16
@@ -138,6 +139,8 @@ def _encode(value: str | int | float | Sequence[str]) -> Any:
 def _decode(value: Any) -> str | int | float | list[str]:
     if isinstance(value, np.ndarray):
         return [text.decode() for text in value]
+    if not isinstance(value, bytes | np.generic):
+        raise ValueError(f"an attribute is {type(value).__name__}")
     return value.decode() if isinstance(value, bytes) else value.item()
 
 
@@ -162,6 +165,8 @@ class SlideFile:
             raise UserError(
                 f"{self.path}: format is {found.get('format', 'none')}, expected {FORMAT}; prepare this slide again"
             )
+        if missing := [key for key in REQUIRED if key not in found]:
+            raise UserError(f"{self.path}: lacks {', '.join(missing)}; prepare this slide again")
         return found
 
     @cached_property
@@ -189,8 +194,18 @@ class SlideFile:
         """(h, w, 3) uint8 of each of `rows`. UserError when the slide was prepared without images."""
         ends = self._read(f"scales/{scale}/image_ends")
         starts = np.concatenate([[0], ends])
-        files = [self._read(f"scales/{scale}/images", slice(starts[row], ends[row])) for row in rows]
-        return [np.array(Image.open(io.BytesIO(file.tobytes()))) for file in files]
+        return [self._image(scale, row, slice(starts[row], ends[row])) for row in rows]
+
+    def _image(self, scale: str, row: int, where: slice) -> NDArray[np.uint8]:
+        file = io.BytesIO(self._read(f"scales/{scale}/images", where).tobytes())
+        side = self.attrs["tile_px"]
+        try:
+            image = Image.open(file)
+            if image.size != (side, side):
+                raise OSError(f"it has {image.width}x{image.height} px, expected {side} a side")
+            return np.array(image)
+        except (OSError, Image.DecompressionBombError) as error:
+            raise UserError(f"{self.path}: image {row} of {scale}: {error}; prepare this slide again") from error
 
     def has_images(self, scale: str) -> bool:
         """Whether the slide was prepared with images."""
@@ -232,12 +247,22 @@ class SlideFile:
             self._process, self._objects = os.getpid(), {"/": self._open()}
         try:
             if name not in self._objects:
-                self._objects[name] = self._objects["/"][name]
+                self._objects[name] = self._checksummed(name)
             return read(self._objects[name])
         except KeyError as error:
             raise UserError(f"{self.path}: has no {name}; prepare this slide again with it") from error
-        except (OSError, RuntimeError, ValueError) as error:
+        except UserError:
+            raise
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
             raise UserError(f"{self.path}: {name} is damaged ({error}); prepare this slide again") from error
+
+    def _checksummed(self, name: str) -> h5py.Dataset:
+        """The dataset `name`. One that lies in another file, or anywhere without checksums, is none of ours."""
+        root = self._objects["/"]
+        found = root[name]
+        if not isinstance(found, h5py.Dataset) or found.file.filename != root.filename or not found.fletcher32:
+            raise UserError(f"{self.path}: {name} has no checksums; prepare this slide again")
+        return found
 
     def _open(self) -> h5py.File:
         if not self.path.is_file():

@@ -1,0 +1,86 @@
+"""What must never happen, tried often: damaged files, kills, full disks, odd slides, hostile inputs.
+
+    python -m benchmarks.robustness [R1 R2 ...] --out benchmarks/robustness.md
+
+Each row is a scenario of tests/robustness at its full count; rows that are not asked for keep what an earlier call
+found.
+"""
+
+import argparse
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from ldm.errors import cli
+from ldm.files import whole
+
+
+class Figure(NamedTuple):
+    """One row: a module of tests/robustness, how many trials it is given, what is wanted of it."""
+
+    module: str
+    trials: int
+    test: str
+    wanted: str
+
+
+FIGURES = {
+    "R1": Figure("odd_slides", 44, "odd slides mixed with five good ones", "44 of 44 as labelled"),
+    "R2": Figure("kills", 50, "preparation killed at a random point, run again", "50 of 50 byte-equal"),
+    "R3": Figure(
+        "resume", 20, "killed while saving; killed at a random step and resumed", "all loadable, all bit-equal"
+    ),
+    "R4": Figure("disk", 1, "disk full while preparing, training, sampling", "old data intact, resume equal"),
+    "R5": Figure("flips", 300, "one flipped bit in each kind of file that is read", "0 silent"),
+    "R6": Figure("hostile", 100, "hostile checkpoints, configs, slides, ids", "0 executed or escaped"),
+    "R7": Figure("invariance", 1, "batch 1/7/32, tile batch 1/4/16, workers 0/4", "byte-equal; samples within 1e-5"),
+}
+HEADER = ["| figure | test | wanted | found | hardware | command |", "|---|---|---|---|---|---|"]
+
+
+def row(name: str) -> str:
+    """Run one scenario; its line of the table."""
+    figure = FIGURES[name]
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
+        found = import_module(f"tests.robustness.{figure.module}").measure(Path(folder), figure.trials)
+    cells = [name, figure.test, figure.wanted, found, hardware(), f"`python -m benchmarks.robustness {name}`"]
+    return f"| {' | '.join(cells)} |"
+
+
+def hardware() -> str:
+    """The processor and how many of its cores there are."""
+    models = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return f"{os.cpu_count()} cores, {models[0] if models else platform.processor() or platform.machine()}"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def rows(table: Path) -> dict[str, str]:
+    """The rows that a table has, by figure."""
+    lines = table.read_text().splitlines() if table.is_file() else []
+    return {name: line for line in lines for name in FIGURES if line.startswith(f"| {name} |")}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Count what must never happen.")
+    parser.add_argument("figures", nargs="*", choices=[*FIGURES, []], metavar="R1", help="(default: all)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/robustness.md"), help="(%(default)s)")
+    args = parser.parse_args(argv)
+    for name in args.figures or FIGURES:
+        line = row(name)
+        print(line, flush=True)
+        known = rows(args.out) | {name: line}  # another call may have filled rows meanwhile
+        with whole(args.out) as partial:
+            partial.write_text("\n".join(HEADER + [known[name] for name in FIGURES if name in known]) + "\n")
+    print(args.out)
+
+
+if __name__ == "__main__":
+    cli(main)
