@@ -35,10 +35,14 @@ class Rungs:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The tile encoder, and a local file when its weights are not to be fetched."""
+    """The tile encoder, and a local file when its weights are not to be fetched.
+
+    `embeddings` is a folder of embeddings that TRIDENT or CLAM computed with it; then nothing is encoded here.
+    """
 
     name: str
     weights: str | None = None
+    embeddings: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ class PrepareConfig:
     """which files of the folder are slides"""
     generate: Demo | None = None
     """draw demo slides into the folder when it is absent"""
+    coordinates: str | None = None
+    """folder of TRIDENT's or CLAM's coordinates that say where tissue is"""
     tile_px: int = 256
     tissue_share: float = 0.1
     """least share of tissue of a region that is kept"""
@@ -75,6 +81,9 @@ class PrepareConfig:
             raise UserError(f"tile_px: {self.tile_px} found, expected a multiple of {TILE_MULTIPLE}, for example 256")
         if self.images not in (None, *IMAGE_FORMATS):
             raise UserError(f"images: {self.images} found, expected null or one of {', '.join(IMAGE_FORMATS)}")
+        if self.encoder.embeddings and (self.encoder.weights or self.coordinates):
+            other = "encoder.weights" if self.encoder.weights else "coordinates"
+            raise UserError(f"{other}: found beside encoder.embeddings, which needs none; set one to null")
         if not 0 <= self.tissue_share <= 1:
             raise UserError(f"tissue_share: {self.tissue_share} found, expected a share between 0 and 1")
         for key in ("batch_size", "workers", "regions_per_scale"):

@@ -107,6 +107,17 @@ def load_encoder(name: str, weights: str | Path | None = None, device: str = "cp
     return TimmEncoder(name, weights, device)
 
 
+def known_width(name: str) -> int | None:
+    """Channels of the encoder `name`, without its weights; None for one that is not known here."""
+    if name == "demo":
+        return 2 * DEMO_CHANNELS
+    if name not in PUBLISHED and not timm.is_model(name):
+        return None
+    published = PUBLISHED.get(name, Published(name, ""))
+    with torch.device("meta"):
+        return int(timm.create_model(published.architecture, num_classes=0, **published.options).num_features)  # type: ignore[arg-type]
+
+
 class TimmEncoder:
     """Pooled features of a timm network; of CLIP, their projection."""
 

@@ -23,8 +23,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_prep.config import PrepareConfig
-from data_prep.encoders import TileEncoder, load_encoder
+from data_prep.encoders import TileEncoder, known_width, load_encoder
 from data_prep.grid import Field, Grid, Mask, Shares, choose, halve, needed_tiles, region_shares
+from data_prep.imported import (
+    COORDINATES,
+    EMBEDDINGS,
+    ImportedEmbeddings,
+    ImportedEncoder,
+    coordinate_shares,
+    file_of,
+    imported_encoder,
+)
 from data_prep.pyramid import Patches, field_patches
 from data_prep.slide import Pixels, Plane, Slide, open_slide
 from data_prep.tissue import PER_TILE, read_mask, tile_shares
@@ -41,7 +50,7 @@ FINGERPRINT_BYTES = 2**20
 class Tools:
     """The networks of a run and their ids; without an autoencoder no latents are made."""
 
-    encoder: TileEncoder
+    encoder: TileEncoder | ImportedEncoder
     encode: Callable[[Tensor], Tensor] | None
     """images (n, 3, p, p) in [-1, 1] -> unquantised latents (n, 3, h, w)"""
     autoencoder_id: str
@@ -50,27 +59,40 @@ class Tools:
 @cache
 def load_tools(config: PrepareConfig) -> Tools:
     """Load once per process. UserError when weights are missing, so before any work."""
-    encoder = load_encoder(config.encoder.name, config.encoder.weights, config.device)
+    asked = config.encoder
+    if asked.embeddings:
+        encoder: TileEncoder | ImportedEncoder = imported_encoder(asked.name, asked.embeddings, known_width(asked.name))
+    else:
+        encoder = load_encoder(asked.name, asked.weights, config.device)
     if config.autoencoder is None:
         return Tools(encoder, None, "")
     autoencoder, autoencoder_id = load_autoencoder(config.autoencoder)
     return Tools(encoder, autoencoder.eval().requires_grad_(False).to(config.device).encode, autoencoder_id)
 
 
-def settings(path: Path, config: PrepareConfig, tools: Tools) -> str:
-    """Everything that a prepared file depends on, as text; a file with the same text need not be made again."""
+def fingerprint(path: Path) -> list[str | int]:
+    """Name, size, and a digest of both ends: of a slide of gigabytes, enough to see that it was replaced."""
+    size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(FINGERPRINT_BYTES)
-        file.seek(-min(FINGERPRINT_BYTES, path.stat().st_size), io.SEEK_END)
-        ends = hashlib.sha256(start + file.read()).hexdigest()[:16]
-    depends = {
-        "source": [path.name, path.stat().st_size, ends],
+        file.seek(-min(FINGERPRINT_BYTES, size), io.SEEK_END)
+        return [path.name, size, hashlib.sha256(start + file.read()).hexdigest()[:16]]
+
+
+def settings(path: Path, config: PrepareConfig, tools: Tools) -> str:
+    """Everything that a prepared file depends on, as text; a file with the same text need not be made again."""
+    depends: dict[str, Any] = {
+        "source": fingerprint(path),
         "ladder": [config.zooms.kind, config.zooms.names],
         "networks": [tools.encoder.id, tools.autoencoder_id],
         "regions": [config.tile_px, config.tissue_share, config.regions_per_scale, config.seed],
         "images": config.images,
         "mpp": config.mpp,
     }
+    if config.coordinates:
+        depends["coordinates"] = fingerprint(file_of(path, config.coordinates, COORDINATES))
+    if config.encoder.embeddings:
+        depends["embeddings"] = fingerprint(file_of(path, config.encoder.embeddings, EMBEDDINGS))
     return json.dumps(depends)
 
 
@@ -98,26 +120,39 @@ class Plan(NamedTuple):
     needed: Mask
     """base tiles to read"""
     background: tuple[int, int, int]
+    imported: ImportedEmbeddings | None
 
 
-def plan_slide(path: Path, slide_id: str, config: PrepareConfig) -> Plan:
-    """Open a slide and decide from its thumbnail; UserError when it cannot be read at the ladder's resolution."""
+def plan_slide(path: Path, slide_id: str, config: PrepareConfig, width: int) -> Plan:
+    """Open a slide and decide from its thumbnail, or from what others found; embeddings are `width` wide.
+
+    UserError when it cannot be read at the ladder's resolution.
+    """
     zooms = config.zooms
     slide = open_slide(path, zooms.kind, config.mpp)
-    plane = Plane(slide, zooms.base_mpp)
+    plane, imported = Plane(slide, zooms.base_mpp), None
+    if config.encoder.embeddings:
+        imported = ImportedEmbeddings.of(plane, config.encoder.embeddings, config.tile_px, width)
+        plane = imported.plane(slide, config.tile_px)
     grid = Grid.over(zooms, plane.width, plane.height, config.tile_px)
-    thumbnail = Plane(slide, zooms.base_mpp * config.tile_px / PER_TILE)
+    thumbnail = Plane(slide, plane.mpp * config.tile_px / PER_TILE, plane.origin_l0)
     mask, background = read_mask(thumbnail, zooms.kind, grid.rows, grid.cols)
-    tiles = tile_shares(mask)
+    if imported is not None:
+        tiles = imported.shares(grid.rows, grid.cols)
+    elif config.coordinates:
+        tiles = coordinate_shares(plane, config.coordinates, config.tile_px, grid.rows, grid.cols)
+    else:
+        tiles = tile_shares(mask)
     shares = region_shares(tiles, zooms)
     kept = choose(shares, config.tissue_share, config.regions_per_scale, (config.seed, slide_id))
-    return Plan(slide, plane, grid, tiles, shares, kept, needed_tiles(tiles, kept), background)
+    encoded = tiles if imported is None else np.zeros_like(tiles)
+    return Plan(slide, plane, grid, tiles, shares, kept, needed_tiles(encoded, kept), background, imported)
 
 
 def prepare_slide(path: Path, slide_id: str, target: Path, config: PrepareConfig, quiet: bool = False) -> None:
     """Write `target`; `quiet` hides the bar of base tiles. UserError when the slide cannot be read."""
     tools = load_tools(config)
-    plan = plan_slide(path, slide_id, config)
+    plan = plan_slide(path, slide_id, config, tools.encoder.width)
     tile_px, count = config.tile_px, len(config.zooms)
 
     def read(row: int, col: int) -> Pixels:
@@ -130,13 +165,14 @@ def prepare_slide(path: Path, slide_id: str, target: Path, config: PrepareConfig
     with SlideWriter(target, attrs) as writer, bar:
         writer.create_embeddings(plan.grid.rows, plan.grid.cols, tools.encoder.width, levels)
         regions = Regions(writer, plan, config, tools)
-        embed = Embedder(plan, config, tools)
+        source = plan.imported or Embedder(plan, config, tools)
         for field in plan.grid.fields():
-            grid = embed.blank_field(field)  # (tiles, tiles, d)
+            grid = source.field(field)  # (tiles, tiles, d)
             for patches in field_patches(field, read, plan.needed, count):
                 regions.add(patches)
                 if patches.scale == 0:
-                    bar.update(embed.fill(grid, field, patches))
+                    source.fill(grid, field, patches)
+                    bar.update(int(plan.needed[patches.place].sum()))
             for level in range(levels):
                 writer.write_embeddings(level, field.row >> level, field.col >> level, grid)
                 grid = halve(grid)
@@ -155,6 +191,9 @@ def _attrs(plan: Plan, config: PrepareConfig, tools: Tools) -> dict[str, Any]:
         "level_mpp": source.mpp,
         "resampling": source.factor,
         "base_mpp": config.zooms.base_mpp,
+        "read_mpp": plan.plane.mpp,
+        "origin_x_l0": plan.plane.origin_l0[0],
+        "origin_y_l0": plan.plane.origin_l0[1],
         "kind": config.zooms.kind,
         "scales": config.zooms.names,
         "tile_px": config.tile_px,
@@ -168,24 +207,22 @@ class Embedder:
     """Embeds the base tiles of a slide that have tissue; the others get the embedding of plain background."""
 
     def __init__(self, plan: Plan, config: PrepareConfig, tools: Tools) -> None:
+        assert not isinstance(tools.encoder, ImportedEncoder)
         self._plan, self._encoder, self._batch_size = plan, tools.encoder, config.batch_size
         tile = np.empty((1, config.tile_px, config.tile_px, 3), np.uint8)
         tile[:] = plan.background
         self._blank = self._encode(tile)[0]  # (d,)
 
-    def blank_field(self, field: Field) -> NDArray[np.float32]:
-        """(tiles, tiles, d)"""
+    def field(self, field: Field) -> NDArray[np.float32]:
+        """(tiles, tiles, d) of plain background."""
         return np.tile(self._blank, (field.tiles, field.tiles, 1))
 
-    def fill(self, grid: NDArray[np.float32], field: Field, patches: Patches) -> int:
-        """Put the embeddings of a block's tiles into the `grid` of its field; returns how many tiles were needed."""
-        rows, cols = patches.pixels.shape[:2]
-        block = np.s_[patches.i : patches.i + rows, patches.j : patches.j + cols]
-        tissue = self._plan.tiles[block] > 0
+    def fill(self, grid: NDArray[np.float32], field: Field, patches: Patches) -> None:
+        """Put the embeddings of a block's tiles into the `grid` of its field."""
+        tissue = self._plan.tiles[patches.place] > 0
         if tissue.any():
-            row, col = patches.i - field.row, patches.j - field.col
+            (rows, cols), row, col = tissue.shape, patches.i - field.row, patches.j - field.col
             grid[row : row + rows, col : col + cols][tissue] = self._encode(patches.pixels[tissue])
-        return int(self._plan.needed[block].sum())
 
     def _encode(self, tiles: Pixels) -> NDArray[np.float32]:
         batches = torch.from_numpy(tiles).split(self._batch_size)
@@ -213,8 +250,7 @@ class Regions:
     def add(self, patches: Patches) -> None:
         """Keep those of `patches` that were chosen."""
         scale = self._config.zooms.scales[patches.scale]
-        rows, cols = patches.pixels.shape[:2]
-        chosen = self._plan.kept[scale.index][patches.i : patches.i + rows, patches.j : patches.j + cols]
+        chosen = self._plan.kept[scale.index][patches.place]
         for r, c in np.argwhere(chosen).tolist():
             self._waiting.append(Region(scale, patches.i + r, patches.j + c, patches.pixels[r, c]))
             if len(self._waiting) == self._config.batch_size:

@@ -30,6 +30,12 @@ class Patches(NamedTuple):
     j: int
     pixels: Pixels
 
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Where they lie on the scale's grid."""
+        rows, cols = self.pixels.shape[:2]
+        return slice(self.i, self.i + rows), slice(self.j, self.j + cols)
+
 
 def field_patches(field: Field, read: ReadBlock, needed: Mask, scales: int) -> Generator[Patches, None, Sums | None]:
     """Yield the patches of the `scales` finest scales over `field`, reading each block once.

@@ -178,15 +178,17 @@ class Source(NamedTuple):
 
 
 class Plane:
-    """A slide at `mpp` per pixel: `width` x `height` pixels, background around them."""
+    """A slide at `mpp` per pixel, from `origin_l0` (x, y) on: `width` x `height` pixels, background around them."""
 
-    def __init__(self, slide: Slide, mpp: float) -> None:
+    def __init__(self, slide: Slide, mpp: float, origin_l0: tuple[float, float] = (0.0, 0.0)) -> None:
         """Raises UserError when the slide was scanned more than 10 % coarser than `mpp`."""
         if slide.mpp > mpp * UPSAMPLING:
             found = f"{slide.path}: scanned at {slide.mpp:g} per pixel"
             raise UserError(f"{found}, expected {mpp:g} or finer; take it out of the cohort")
-        self.slide, self.mpp = slide, mpp
-        self.width, self.height = (max(1, round(size * slide.mpp / mpp)) for size in slide.size_l0)
+        self.slide, self.mpp, self.origin_l0 = slide, mpp, origin_l0
+        self.width, self.height = (
+            max(1, round((size - at) * slide.mpp / mpp)) for size, at in zip(slide.size_l0, origin_l0, strict=True)
+        )
 
     @cached_property
     def source(self) -> Source:
@@ -197,6 +199,14 @@ class Plane:
         factor = self.mpp / levels_mpp[level]
         drift = abs(factor - 1) * max(self.width, self.height)
         return Source(level, levels_mpp[level], 1.0 if drift < 1 else factor)
+
+    @cached_property
+    def _origin_level(self) -> tuple[float, float]:
+        """Where the plane begins on its source level; on a whole pixel when none are resampled."""
+        level_width, level_height = self.slide.reader.sizes[self.source.level]
+        (width_l0, height_l0), (x_l0, y_l0) = self.slide.size_l0, self.origin_l0
+        x, y = x_l0 * level_width / width_l0, y_l0 * level_height / height_l0
+        return (round(x), round(y)) if self.source.factor == 1 else (x, y)
 
     def read(self, x: int, y: int, width: int, height: int) -> Pixels:
         """(height, width, 3): pixels from (x, y) on; background where nothing was scanned, and outside."""
@@ -212,9 +222,10 @@ class Plane:
         """The level's pixels (h, w, 4) around a window of the plane, and where in them the window lies."""
         factor = self.source.factor
         margin = 0 if factor == 1 else math.ceil(2 * factor)  # the resampling filter's reach
-        left, top = math.floor(x * factor) - margin, math.floor(y * factor) - margin
-        right, bottom = math.ceil((x + width) * factor) + margin, math.ceil((y + height) * factor) + margin
-        box = (x * factor - left, y * factor - top, (x + width) * factor - left, (y + height) * factor - top)
+        x_level, y_level = (at * factor + origin for at, origin in zip((x, y), self._origin_level, strict=True))
+        left, top = math.floor(x_level) - margin, math.floor(y_level) - margin
+        right, bottom = math.ceil(x_level + width * factor) + margin, math.ceil(y_level + height * factor) + margin
+        box = (x_level - left, y_level - top, x_level + width * factor - left, y_level + height * factor - top)
         return self._read_level(left, top, right - left, bottom - top), box
 
     def _resample(self, pixels: Pixels, size: tuple[int, int], box: tuple[float, float, float, float]) -> Pixels:
