@@ -24,7 +24,7 @@ from tqdm import tqdm
 from data_prep.demo_world import generate
 from data_prep.encoders import DEMO_WEIGHTS, DemoEncoder
 from data_prep.slide import Plane, open_slide
-from data_prep.tissue import PER_TILE, read_mask, tile_shares
+from data_prep.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.conditions import Conditions, TokenMap, Unconditional, laid_out
 from ldm.errors import cli
 from ldm.evaluation.large_image import gradient_energy
@@ -54,7 +54,7 @@ def held_out(count: int, folder: Path) -> Pixels:
     for seed, path, share in zip(SEEDS, paths, np.array_split(np.arange(count), len(paths)), strict=True):
         slide = open_slide(path, "histology")
         side = SLIDE_PX // TILE_PX
-        mask, _ = read_mask(Plane(slide, slide.mpp * TILE_PX / PER_TILE), "histology", side, side)
+        mask = read_foreground(Plane(slide, slide.mpp * TILE_PX / PER_TILE), side, side).mask
         tissue = np.argwhere(tile_shares(mask) >= TISSUE)
         chosen = np.random.default_rng(seed).choice(tissue, len(share), replace=False)
         plane = Plane(slide, slide.mpp)

@@ -1,6 +1,6 @@
 """What a preparation run is asked for: the keys of configs/demo/data.yaml, checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from ldm.scales import Ladder, ladder
 
 IMAGE_FORMATS = ("jpeg", "png")
 TILE_MULTIPLE = 16
+TISSUE_SHARE = 0.1
+PARTIAL = ("pad", "skip")
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,22 @@ class PrepareConfig:
     coordinates: str | None = None
     """folder of TRIDENT's or CLAM's coordinates that say where tissue is"""
     tile_px: int = 256
-    tissue_share: float = 0.1
-    """least share of tissue of a region that is kept"""
+    tissue_share: float | Mapping[str, float] | tuple[tuple[str, float], ...] = TISSUE_SHARE
+    """least share of tissue of a region that is kept, of all scales or by name; a scale without one takes 0.1"""
+    partial: str = "pad"
+    """regions that reach beyond the slide: pad them with background, or skip those valid for less than valid_share"""
+    valid_share: float = 0.5
+    """share of a region that must lie on the slide when partial is skip"""
     regions_per_scale: int | None = None
     """most regions of a scale kept from one slide"""
     images: str | None = None
     """jpeg or png: keep the pixels too"""
     mpp: float | None = None
     """um (m) per pixel of slides that do not say theirs"""
+    table: str | None = None
+    """CSV with a row a slide (data_prep/metadata.py); its mpp wins over the slide's own"""
+    unreadable_share: float = 0.01
+    """a slide fails when more of its wanted base tiles cannot be read"""
     seed: int = 0
     device: str = "cpu"
     batch_size: int = 64
@@ -84,12 +94,30 @@ class PrepareConfig:
         if self.encoder.embeddings and (self.encoder.weights or self.coordinates):
             other = "encoder.weights" if self.encoder.weights else "coordinates"
             raise UserError(f"{other}: found beside encoder.embeddings, which needs none; set one to null")
-        if not 0 <= self.tissue_share <= 1:
-            raise UserError(f"tissue_share: {self.tissue_share} found, expected a share between 0 and 1")
+        if self.partial not in PARTIAL:
+            raise UserError(f"partial: {self.partial} found, expected one of {', '.join(PARTIAL)}")
+        if isinstance(self.tissue_share, Mapping):  # every key can be hashed
+            object.__setattr__(self, "tissue_share", tuple(self.tissue_share.items()))
+        for key, shares in (
+            ("tissue_share", self.tissue_shares),
+            ("valid_share", (self.valid_share,)),
+            ("unreadable_share", (self.unreadable_share,)),
+        ):
+            for share in shares:
+                if not isinstance(share, int | float) or not 0 <= share <= 1:
+                    raise UserError(f"{key}: {share} found, expected a share between 0 and 1")
         for key in ("batch_size", "workers", "regions_per_scale"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise UserError(f"{key}: {value} found, expected at least 1")
+
+    @property
+    def tissue_shares(self) -> tuple[float, ...]:
+        """Least share of tissue of each scale. UserError for a scale that the ladder lacks."""
+        if isinstance(self.tissue_share, int | float):
+            return (self.tissue_share,) * len(self.zooms)
+        stated = {self.zooms[name].name: share for name, share in dict(self.tissue_share).items()}
+        return tuple(stated.get(name, TISSUE_SHARE) for name in self.zooms.names)
 
     @property
     def zooms(self) -> Ladder:

@@ -27,7 +27,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from data_prep.slide import Plane, open_slide
-from data_prep.tissue import PER_TILE, read_mask, tile_shares
+from data_prep.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.checkpoint import load_strict, load_weights, save_weights
 from ldm.errors import UserError, cli
 from ldm.files import sha256
@@ -231,7 +231,7 @@ def _tissue_tiles(path: Path) -> Iterator[Tensor]:
     slide, mpp = open_slide(path, "histology"), ladder("histology").base_mpp
     plane = Plane(slide, mpp)
     rows, cols = plane.height // DEMO_TILE_PX, plane.width // DEMO_TILE_PX
-    mask, _ = read_mask(Plane(slide, mpp * DEMO_TILE_PX / PER_TILE), "histology", rows, cols)
+    mask = read_foreground(Plane(slide, mpp * DEMO_TILE_PX / PER_TILE), rows, cols).mask
     for row, shares in enumerate(tile_shares(mask)):
         band = plane.read(0, row * DEMO_TILE_PX, cols * DEMO_TILE_PX, DEMO_TILE_PX)
         tiles = rearrange(band, "h (n w) c -> n h w c", n=cols)[shares > 0]

@@ -78,15 +78,33 @@ def region_shares(tiles: Shares, ladder: Ladder) -> list[Shares]:
     return shares
 
 
-def choose(shares: Sequence[Shares], least: float, cap: int | None, key: tuple[int, str]) -> list[Mask]:
-    """Which regions to keep: those with a share of tissue above 0 and of at least `least`, at most `cap` per scale.
+def valid_shares(grid: Grid, extent: tuple[float, float, float, float], tile_px: int) -> Shares:
+    """(rows, cols) share of each base tile that lies in `extent`: left, top, right, bottom in base pixels."""
+    left, top, right, bottom = (edge / tile_px for edge in extent)
+    across, down = (
+        np.clip(np.minimum(end, np.arange(count) + 1) - np.maximum(start, np.arange(count)), 0, 1)
+        for start, end, count in ((left, right, grid.cols), (top, bottom, grid.rows))
+    )
+    return np.outer(down, across).astype(np.float32)
+
+
+def touched(tiles: Mask, scales: int) -> list[Mask]:
+    """Which regions of each of `scales` scales have one of `tiles` under them."""
+    masks = [tiles]
+    while len(masks) < scales:
+        masks.append(reduce(masks[-1], "(r a) (c b) -> r c", "any", a=2, b=2))
+    return masks
+
+
+def choose(shares: Sequence[Shares], eligible: Sequence[Mask], cap: int | None, key: tuple[int, str]) -> list[Mask]:
+    """Which regions to keep: those `eligible` with any tissue, at most `cap` per scale.
 
     Where a cap is met, the ones kept are drawn from `key`, (seed, slide id), and nothing else.
     """
     seed, slide_id = key
     kept = []
-    for index, share in enumerate(shares):
-        mask = (share >= least) & (share > 0)
+    for index, (share, mask) in enumerate(zip(shares, eligible, strict=True)):
+        mask = mask & (share > 0)
         found = np.flatnonzero(mask)
         if cap is not None and len(found) > cap:
             rng = np.random.default_rng((seed, zlib.crc32(slide_id.encode()), index))

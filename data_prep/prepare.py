@@ -10,36 +10,23 @@ report.json and on the last line, and the exit status is 1. Files do not depend 
 import argparse
 import json
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from data_prep.config import PrepareConfig, load_prepare_config
 from data_prep.demo_world import generate
+from data_prep.find import Task, find_slides, shown, slide_files
 from data_prep.prepare_slide import is_prepared, load_tools, prepare_slide, settings
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError, cli
 from ldm.files import whole
-
-SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
-SUFFIXES |= {".png", ".jpg", ".jpeg", ".jp2"}
-UNSAFE = re.compile(r"[^A-Za-z0-9._/-]")
-
-
-class Task(NamedTuple):
-    """A slide to prepare."""
-
-    path: Path
-    slide_id: str
-    target: Path
 
 
 @dataclass(frozen=True)
@@ -53,34 +40,18 @@ class SlideReport:
     message: str = ""
     mpp_l0: float = 0.0
     """um or m per pixel of the file's full resolution"""
+    mpp_from: str = ""
+    """who said so: "file", "config" or "table" """
+    mpp_tag: str = ""
+    """what the file says: "0.25 x 0.25", or nothing"""
     level: int = 0
     """the level that was read"""
     resampling: float = 1.0
     """its pixels per base pixel"""
     regions: dict[str, int] = field(default_factory=dict)
     """kept at each scale"""
-
-
-def find_slides(config: PrepareConfig) -> list[Task]:
-    """The slides of a cohort, in order; an id is the path inside the folder, without suffix, in a safe alphabet.
-
-    Raises UserError when there is none, or when two would have one id.
-    """
-    folder = Path(config.slides)
-    tasks: dict[str, Task] = {}
-    for path in _slide_files(folder, config.pattern):
-        slide_id = UNSAFE.sub("_", path.relative_to(folder).with_suffix("").as_posix())
-        if slide_id in tasks:
-            raise UserError(f"slides: {tasks[slide_id].path} and {path} would both be {slide_id}; rename one")
-        tasks[slide_id] = Task(path, slide_id, Path(config.out) / f"{slide_id}.h5")
-    if not tasks:
-        raise UserError(f"slides: {folder} holds no slide that matches {config.pattern}; check slides and pattern")
-    return list(tasks.values())
-
-
-def _slide_files(folder: Path, pattern: str) -> list[Path]:
-    files = (path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path for path in files if not path.name.startswith("."))
+    unreadable: list[tuple[int, int]] = field(default_factory=list)
+    """(x, y) in level-0 pixels of base tiles that could not be read, and were left out"""
 
 
 def prepare(config: PrepareConfig) -> list[SlideReport]:
@@ -105,7 +76,7 @@ def _draw_demo_slides(config: PrepareConfig) -> None:
     if demo is None:
         return
     names = {f"{demo.kind}_{demo.seed + number}.tiff" for number in range(demo.count)}
-    if {path.name for path in _slide_files(folder, config.pattern)} < names:
+    if {path.name for path in slide_files(folder, config.pattern)} < names:
         generate(folder, demo.count, demo.seed, demo.kind, demo.size_px)
 
 
@@ -128,23 +99,28 @@ def prepare_one(task: Task, config: PrepareConfig) -> SlideReport:
     """Prepare a slide unless it is there; a slide that cannot be prepared becomes a report, not an error."""
     start = time.perf_counter()
     try:
-        kept = is_prepared(task.target, settings(task.path, config, load_tools(config)))
+        if task.refusal:
+            raise UserError(task.refusal)
+        kept = is_prepared(task.target, settings(task, config, load_tools(config)))
         if not kept:
-            prepare_slide(task.path, task.slide_id, task.target, config, quiet=config.workers > 1)
+            prepare_slide(task, config, quiet=config.workers > 1)
         file = SlideFile(task.target)
         return SlideReport(
             task.slide_id,
-            str(task.path),
+            shown(task.path),
             "kept" if kept else "prepared",
             round(time.perf_counter() - start, 2),
             mpp_l0=file.attrs["mpp_l0"],
+            mpp_from=file.attrs["mpp_from"],
+            mpp_tag=file.attrs["mpp_tag"],
             level=file.attrs["level"],
             resampling=file.attrs["resampling"],
             regions={name: file.count(name) for name in file.attrs["scales"]},
+            unreadable=file.unreadable(),
         )
     except (UserError, OSError) as error:
         seconds = round(time.perf_counter() - start, 2)
-        return SlideReport(task.slide_id, str(task.path), "failed", seconds, " ".join(str(error).split()))
+        return SlideReport(task.slide_id, shown(task.path), "failed", seconds, shown(str(error)))
 
 
 def table(reports: Sequence[SlideReport], config: PrepareConfig) -> str:

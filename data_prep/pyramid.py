@@ -36,6 +36,12 @@ class Patches(NamedTuple):
         rows, cols = self.pixels.shape[:2]
         return slice(self.i, self.i + rows), slice(self.j, self.j + cols)
 
+    @property
+    def tiles(self) -> tuple[slice, slice]:
+        """The base tiles under them."""
+        rows, cols = (slice(part.start << self.scale, part.stop << self.scale) for part in self.place)
+        return rows, cols
+
 
 def field_patches(field: Field, read: ReadBlock, needed: Mask, scales: int) -> Generator[Patches, None, Sums | None]:
     """Yield the patches of the `scales` finest scales over `field`, reading each block once.

@@ -1,170 +1,106 @@
 """Slides as planes of pixels at a known size on the ground.
 
 Three planes, and each coordinate carries its own: `_l0` pixels of the file's full resolution, `_level` pixels of one of
-its levels, and plain `x, y` pixels of a Plane, at `mpp` um (histology) or m (satellite) a pixel. A Plane reads from the
-coarsest level that is still as fine as itself and resamples the rest of the way. Positions follow from the sizes alone,
-so a level of factor 4.0161 does not drift.
-
-OpenSlide reads whole slides, rasterio satellite scenes, Pillow plain images (which need a stated mpp).
+its levels, and plain `x, y` pixels of a Plane, at `mpp` um (histology) or m (satellite) a pixel. A Plane begins at
+`origin_l0`, by default the corner of what the scanner scanned, reads from the coarsest level that is still as fine as
+itself and resamples the rest of the way. Positions follow from the sizes alone, axis by axis, so a level of factor
+4.0161 does not drift.
 """
 
 import math
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-import openslide
-import rasterio
 from numpy.typing import NDArray
 from PIL import Image
-from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window
 
+from data_prep.readers import OPEN_ERRORS, READ_ERRORS, Pixels, Reader, open_reader
+from data_prep.scenes import SceneReader
 from ldm.errors import UserError
 
-Pixels = NDArray[np.uint8]
 MPP_RANGE = (0.05, 5.0)
 """um or m per pixel that a file may claim; a 72-dpi tag claims 352.8"""
 UPSAMPLING = 1.1
 """a scan may be this much coarser than what is read from it"""
 SAME_MPP = 0.02
-"""relative difference between a file's mpp and a stated one that is not a contradiction"""
+"""relative difference between two resolutions that is not a contradiction"""
+UNITS = {"histology": "um", "satellite": "m"}
 
 
-class Reader(Protocol):
-    """A file format: levels of RGBA pixels, finest first."""
-
-    sizes: list[tuple[int, int]]
-    """(width, height) of each level"""
-    mpp: float | None
-    """of level 0, when the file says so"""
-    background: tuple[int, int, int]
-
-    def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
-        """(height, width, 4), inside the level; alpha 0 where nothing was scanned."""
+class UnreadableError(UserError):
+    """A part of a slide that cannot be read, the file opened anew or not."""
 
 
-class OpenSlideReader:
-    def __init__(self, path: Path) -> None:
-        self._slide = openslide.OpenSlide(path)
-        self.sizes = list(self._slide.level_dimensions)
-        mpp_x, mpp_y = (self._slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy")
-        self.mpp = _square(float(mpp_x), float(mpp_y), path) if mpp_x and mpp_y else None
-        colour = self._slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
-        red, green, blue = bytes.fromhex(colour)
-        self.background = red, green, blue
-
-    def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
-        (width_l0, height_l0), (width_level, height_level) = self.sizes[0], self.sizes[level]
-        corner_l0 = round(x_level * width_l0 / width_level), round(y_level * height_l0 / height_level)
-        return np.asarray(self._slide.read_region(corner_l0, level, (width, height)))
-
-
-class RasterReader:
-    """Satellite scenes: red, green and blue by their colour interpretation, in metres; nodata is transparent."""
-
-    background = (0, 0, 0)
-
-    def __init__(self, path: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            first = rasterio.open(path)
-            overviews = [rasterio.open(path, overview_level=level) for level in range(len(first.overviews(1)))]
-        self._levels = [first, *overviews]
-        self.sizes = [(level.width, level.height) for level in self._levels]
-        if any(kind != "uint8" for kind in first.dtypes):
-            remedy = "scale them with gdal_translate -ot Byte -scale"
-            raise UserError(f"{path}: bands are {', '.join(first.dtypes)}, expected uint8; {remedy}")
-        wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-        missing = [colour.name for colour in wanted if colour not in first.colorinterp]
-        if missing:
-            found = ", ".join(colour.name for colour in first.colorinterp)
-            remedy = "name them with gdal_edit.py -colorinterp_1 red ..."
-            raise UserError(f"{path}: bands are {found}, without {', '.join(missing)}; {remedy}")
-        self._bands = [first.colorinterp.index(colour) + 1 for colour in wanted]
-        self.mpp = self._metres(first, path)
-
-    @staticmethod
-    def _metres(scene: rasterio.DatasetReader, path: Path) -> float | None:
-        if scene.crs is None:
-            return None
-        if not scene.crs.is_projected:
-            remedy = "reproject with gdalwarp -t_srs to a UTM zone"
-            raise UserError(f"{path}: pixels are in degrees ({scene.crs}), expected metres; {remedy}")
-        unit = scene.crs.linear_units_factor[1]
-        return _square(scene.res[0] * unit, scene.res[1] * unit, path)
-
-    def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
-        scene, window = self._levels[level], Window(x_level, y_level, width, height)
-        return np.dstack([*scene.read(self._bands, window=window), scene.dataset_mask(window=window)])
-
-
-class ImageReader:
-    """A plain picture, held in memory; its own resolution tags are not trusted."""
-
-    background = (255, 255, 255)
-    mpp: float | None = None
-
-    def __init__(self, path: Path) -> None:
-        with Image.open(path) as image:
-            self._pixels = np.asarray(image.convert("RGBA"))
-        self.sizes = [(self._pixels.shape[1], self._pixels.shape[0])]
-
-    def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
-        return self._pixels[y_level : y_level + height, x_level : x_level + width]
-
-
-@dataclass(frozen=True)
+@dataclass
 class Slide:
     """An open file and its resolution, `mpp` um or m per level-0 pixel."""
 
     path: Path
+    kind: str
     reader: Reader
     mpp: float
+    mpp_from: str
+    """who says so: "file", "config" or "table" """
 
     @property
     def size_l0(self) -> tuple[int, int]:
         """(width, height)"""
         return self.reader.sizes[0]
 
+    def reopen(self) -> None:
+        """After an error: OpenSlide refuses everything from then on."""
+        self.reader = _reader(self.path, self.kind)
 
-def open_slide(path: str | Path, kind: str, mpp: float | None = None) -> Slide:
-    """Open a slide of `kind` ("histology" or "satellite"); `mpp` states the resolution that a file does not.
 
+def open_slide(path: str | Path, kind: str, mpp: float | None = None, table_mpp: float | None = None) -> Slide:
+    """Open a slide of `kind` ("histology" or "satellite").
+
+    Its resolution is what the table says of it, else what the file says, else `mpp`, which is said of all slides.
     Raises UserError for a file that cannot be read, and for a resolution that is missing, absurd or contradictory.
     """
     path = Path(path)
     try:
         reader = _reader(path, kind)
-    except (openslide.OpenSlideError, RasterioError, OSError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except OPEN_ERRORS as error:
         raise UserError(f"{path}: cannot be read as a {kind} slide ({error}); convert it, or take it out") from error
-    found = mpp if reader.mpp is None else reader.mpp
-    per_pixel = "m per pixel" if kind == "satellite" else "um per pixel"
-    if found is None:
-        raise UserError(f"{path}: does not say its {per_pixel}; state it, for example mpp=0.5")
-    low, high = MPP_RANGE
-    if not low <= found <= high:
-        raise UserError(f"{path}: says {found:g} {per_pixel}, expected {low} to {high}; correct its resolution tag")
-    if mpp is not None and abs(mpp / found - 1) > SAME_MPP:
-        raise UserError(f"{path}: says {found:g} {per_pixel}, but mpp={mpp:g} is stated; leave mpp out or correct it")
-    return Slide(path, reader, found)
+    return Slide(path, kind, reader, *_resolution(path, kind, reader.mpp, mpp, table_mpp))
 
 
 def _reader(path: Path, kind: str) -> Reader:
-    if kind == "satellite":
-        return RasterReader(path)
-    return OpenSlideReader(path) if openslide.OpenSlide.detect_format(path) else ImageReader(path)
+    return SceneReader(path) if kind == "satellite" else open_reader(path)
 
 
-def _square(mpp_x: float, mpp_y: float, path: Path) -> float:
-    """One resolution for both axes."""
-    if not math.isclose(mpp_x, mpp_y, rel_tol=SAME_MPP):
-        raise UserError(f"{path}: says {mpp_x:g} by {mpp_y:g} per pixel, expected square pixels; resample it")
-    return math.sqrt(mpp_x * mpp_y)
+def _resolution(
+    path: Path, kind: str, tag: tuple[float, float] | None, mpp: float | None, table_mpp: float | None
+) -> tuple[float, str]:
+    """um or m per pixel, and who said so."""
+    unit, (low, high) = f"{UNITS[kind]} per pixel", MPP_RANGE
+    for name, stated in (("mpp", mpp), ("mpp of the table", table_mpp)):
+        if stated is not None and not low <= stated <= high:
+            raise UserError(f"{path}: {name} is {stated:g} {unit}, expected {low} to {high}; correct it")
+    if table_mpp is not None:
+        return table_mpp, "table"
+    remedy = "state it with --mpp, or in a table's column mpp"
+    if tag is None:
+        if mpp is None:
+            raise UserError(f"{path}: does not say its {unit}; {remedy}")
+        return mpp, "config"
+    found = f"{path}: says {' by '.join(f'{value:g}' for value in dict.fromkeys(tag))} {unit}"
+    sane = all(low <= value <= high for value in tag)
+    if not (sane and math.isclose(*tag, rel_tol=SAME_MPP)):
+        if mpp is None:
+            raise UserError(f"{found}, expected {'square pixels' if sane else f'{low} to {high}'}; {remedy}")
+        return mpp, "config"
+    own = math.sqrt(math.prod(tag))
+    if mpp is not None and not math.isclose(mpp, own, rel_tol=SAME_MPP):
+        raise UserError(f"{found}, but mpp={mpp:g} is stated; leave mpp out, or give this slide a row in a table")
+    return own, "file"
 
 
 class Source(NamedTuple):
@@ -173,85 +109,156 @@ class Source(NamedTuple):
     level: int
     mpp: float
     """of that level"""
-    factor: float
-    """level pixels per plane pixel; 1 when none are resampled"""
+    step_x: float
+    step_y: float
+    """level pixels per plane pixel; both 1 when none are resampled"""
 
 
 class Plane:
-    """A slide at `mpp` per pixel, from `origin_l0` (x, y) on: `width` x `height` pixels, background around them."""
+    """A slide at `mpp` per pixel from `origin_l0` on: `width` x `height` pixels, background around them."""
 
-    def __init__(self, slide: Slide, mpp: float, origin_l0: tuple[float, float] = (0.0, 0.0)) -> None:
+    def __init__(self, slide: Slide, mpp: float, origin_l0: tuple[float, float] | None = None) -> None:
         """Raises UserError when the slide was scanned more than 10 % coarser than `mpp`."""
         if slide.mpp > mpp * UPSAMPLING:
-            found = f"{slide.path}: scanned at {slide.mpp:g} per pixel"
+            found = f"{slide.path}: scanned at {slide.mpp:g} {UNITS[slide.kind]} per pixel"
             raise UserError(f"{found}, expected {mpp:g} or finer; take it out of the cohort")
-        self.slide, self.mpp, self.origin_l0 = slide, mpp, origin_l0
+        self.slide, self.mpp = slide, mpp
+        extent = slide.reader.extent
+        corner = (extent.x, extent.y) if origin_l0 is None else origin_l0
+        ends = (extent.x + extent.width, extent.y + extent.height)
         self.width, self.height = (
-            max(1, round((size - at) * slide.mpp / mpp)) for size, at in zip(slide.size_l0, origin_l0, strict=True)
+            max(1, round((end - start) * slide.mpp / mpp)) for start, end in zip(corner, ends, strict=True)
         )
+        self.origin_l0 = self._on_pixels(corner)
+
+    def _on_pixels(self, corner_l0: tuple[float, float]) -> tuple[float, float]:
+        """The place itself, or a pixel's corner just before it when pixels are taken as they are."""
+        if (self.source.step_x, self.source.step_y) != (1, 1):
+            return corner_l0
+        x_step, y_step = self._downsample(self.source.level)
+        return math.floor(corner_l0[0] / x_step) * x_step, math.floor(corner_l0[1] / y_step) * y_step
+
+    def _downsample(self, level: int) -> tuple[float, float]:
+        """Level-0 pixels per pixel of a level, in x and y."""
+        (width_l0, height_l0), (width, height) = self.slide.size_l0, self.slide.reader.sizes[level]
+        return width_l0 / width, height_l0 / height
 
     @cached_property
     def source(self) -> Source:
         """The coarsest level as fine as the plane, to 1 %; level 0 when there is none."""
-        width_l0 = self.slide.size_l0[0]
-        levels_mpp = [self.slide.mpp * width_l0 / width for width, _ in self.slide.reader.sizes]
+        steps = [self._downsample(level) for level in range(len(self.slide.reader.sizes))]
+        levels_mpp = [self.slide.mpp * math.sqrt(x * y) for x, y in steps]
         level = max((k for k, mpp in enumerate(levels_mpp) if mpp <= self.mpp * 1.01), default=0)
-        factor = self.mpp / levels_mpp[level]
-        drift = abs(factor - 1) * max(self.width, self.height)
-        return Source(level, levels_mpp[level], 1.0 if drift < 1 else factor)
-
-    @cached_property
-    def _origin_level(self) -> tuple[float, float]:
-        """Where the plane begins on its source level; on a whole pixel when none are resampled."""
-        level_width, level_height = self.slide.reader.sizes[self.source.level]
-        (width_l0, height_l0), (x_l0, y_l0) = self.slide.size_l0, self.origin_l0
-        x, y = x_l0 * level_width / width_l0, y_l0 * level_height / height_l0
-        return (round(x), round(y)) if self.source.factor == 1 else (x, y)
+        step_x, step_y = (self.mpp / (self.slide.mpp * step) for step in steps[level])
+        drift = max(abs(step_x - 1) * self.width, abs(step_y - 1) * self.height)
+        return Source(level, levels_mpp[level], *((1.0, 1.0) if drift < 1 else (step_x, step_y)))
 
     def read(self, x: int, y: int, width: int, height: int) -> Pixels:
-        """(height, width, 3): pixels from (x, y) on; background where nothing was scanned, and outside."""
+        """(height, width, 3): pixels from (x, y) on; background where nothing was scanned, and outside.
+
+        Raises UnreadableError.
+        """
         pixels, box = self._window(x, y, width, height)
         return self._resample(_composite(pixels, self.slide.reader.background), (width, height), box)
 
     def coverage(self, x: int, y: int, width: int, height: int) -> Pixels:
-        """(height, width): 255 where the slide was scanned, 0 where not, and outside."""
+        """(height, width): 255 where the slide was scanned, 0 where not, and outside. Raises UnreadableError."""
         pixels, box = self._window(x, y, width, height)
         return self._resample(pixels[..., 3], (width, height), box)
 
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of what was scanned, in pixels of the plane."""
+        scale, (x_l0, y_l0), box = self.mpp / self.slide.mpp, self.origin_l0, self.slide.reader.extent
+        left, top = (box.x - x_l0) / scale, (box.y - y_l0) / scale
+        return left, top, left + box.width / scale, top + box.height / scale
+
+    def corner_l0(self, x: int, y: int) -> tuple[int, int]:
+        """Where a pixel's corner lies in the file, to a pixel."""
+        scale = self.mpp / self.slide.mpp
+        return round(self.origin_l0[0] + x * scale), round(self.origin_l0[1] + y * scale)
+
     def _window(self, x: int, y: int, width: int, height: int) -> tuple[Pixels, tuple[float, float, float, float]]:
         """The level's pixels (h, w, 4) around a window of the plane, and where in them the window lies."""
-        factor = self.source.factor
-        margin = 0 if factor == 1 else math.ceil(2 * factor)  # the resampling filter's reach
-        x_level, y_level = (at * factor + origin for at, origin in zip((x, y), self._origin_level, strict=True))
-        left, top = math.floor(x_level) - margin, math.floor(y_level) - margin
-        right, bottom = math.ceil(x_level + width * factor) + margin, math.ceil(y_level + height * factor) + margin
-        box = (x_level - left, y_level - top, x_level + width * factor - left, y_level + height * factor - top)
-        return self._read_level(left, top, right - left, bottom - top), box
+        source, (down_x, down_y) = self.source, self._downsample(self.source.level)
+        x0, y0 = self.origin_l0[0] / down_x + x * source.step_x, self.origin_l0[1] / down_y + y * source.step_y
+        if (source.step_x, source.step_y) == (1, 1):
+            return self._read_level(round(x0), round(y0), width, height), (0, 0, width, height)
+        x1, y1 = x0 + width * source.step_x, y0 + height * source.step_y
+        margin = math.ceil(2 * max(1, source.step_x, source.step_y))  # the resampling filter's reach
+        left, top, right, bottom = (
+            math.floor(x0) - margin,
+            math.floor(y0) - margin,
+            math.ceil(x1) + margin,
+            math.ceil(y1) + margin,
+        )
+        pixels = self._read_level(left, top, right - left, bottom - top)
+        return pixels, (x0 - left, y0 - top, x1 - left, y1 - top)
 
     def _resample(self, pixels: Pixels, size: tuple[int, int], box: tuple[float, float, float, float]) -> Pixels:
-        factor = self.source.factor
-        if factor == 1:
+        steps = (self.source.step_x, self.source.step_y)
+        if steps == (1, 1):
             return pixels
-        whole = math.isclose(factor, round(factor), rel_tol=1e-9)
+        edges = [*steps, box[0], box[1]]
+        whole = all(math.isclose(edge, round(edge), rel_tol=1e-9, abs_tol=1e-6) for edge in edges)
         kernel = Image.Resampling.BOX if whole else Image.Resampling.BICUBIC  # BOX: plain means of whole pixels
         return np.asarray(Image.fromarray(pixels).resize(size, kernel, box=box))
 
     def _read_level(self, left: int, top: int, width: int, height: int) -> Pixels:
-        """(height, width, 4) of the source level, transparent outside it."""
-        reader, level = self.slide.reader, self.source.level
-        level_width, level_height = reader.sizes[level]
-        x0, x1 = (min(max(x, 0), level_width) for x in (left, left + width))
-        y0, y1 = (min(max(y, 0), level_height) for y in (top, top + height))
+        """(height, width, 4) of the source level, transparent outside what was scanned."""
+        extent, (down_x, down_y) = self.slide.reader.extent, self._downsample(self.source.level)
+        low_x, high_x = math.floor(extent.x / down_x), math.ceil((extent.x + extent.width) / down_x - 1e-6)
+        low_y, high_y = math.floor(extent.y / down_y), math.ceil((extent.y + extent.height) / down_y - 1e-6)
+        x0, x1 = (min(max(x, low_x), high_x) for x in (left, left + width))
+        y0, y1 = (min(max(y, low_y), high_y) for y in (top, top + height))
         canvas = np.zeros((height, width, 4), np.uint8)
         if x0 < x1 and y0 < y1:
-            try:
-                canvas[y0 - top : y1 - top, x0 - left : x1 - left] = reader.read(level, x0, y0, x1 - x0, y1 - y0)
-            except (openslide.OpenSlideError, RasterioError) as error:
-                place = f"level {level} at ({x0}, {y0})"
-                raise UserError(
-                    f"{self.slide.path}: {place} cannot be read ({error}); convert or replace the file"
-                ) from error
+            canvas[y0 - top : y1 - top, x0 - left : x1 - left] = self._read_twice(x0, y0, x1 - x0, y1 - y0)
         return canvas
+
+    def _read_twice(self, x_level: int, y_level: int, width: int, height: int) -> Pixels:
+        """What the reader gives, at the second attempt if need be."""
+        window = (self.source.level, x_level, y_level, width, height)
+        try:
+            return self.slide.reader.read(*window)
+        except READ_ERRORS:
+            self.slide.reopen()
+        try:
+            return self.slide.reader.read(*window)
+        except READ_ERRORS as error:
+            self.slide.reopen()
+            place = f"level {self.source.level} at ({x_level}, {y_level})"
+            raise UnreadableError(
+                f"{self.slide.path}: {place} cannot be read ({error}); convert or replace the file"
+            ) from error
+
+
+Read = Callable[[int, int, int, int], Pixels]
+"""x, y, width, height -> pixels (height, width, ...): Plane.read or Plane.coverage"""
+
+
+def salvage(
+    read: Read, window: tuple[int, int, int, int], step: int, blank: NDArray[np.uint8]
+) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Read a `window` (x, y, width, height), in pieces no smaller than squares of `step` where it must be.
+
+    Returns (height, width, ...) and the mask (height / step, width / step) of squares that are lost; those are `blank`.
+    """
+    x, y, width, height = window
+    rows, cols = height // step, width // step
+    try:
+        return read(x, y, width, height), np.zeros((rows, cols), bool)
+    except UnreadableError:
+        if rows == cols == 1:
+            return np.broadcast_to(blank, (step, step, *blank.shape)), np.ones((1, 1), bool)
+    if rows >= cols:
+        half, axis = rows // 2 * step, 0
+        windows = (x, y, width, half), (x, y + half, width, height - half)
+    else:
+        half, axis = cols // 2 * step, 1
+        windows = (x, y, half, height), (x + half, y, width - half, height)
+    parts, lost = zip(*(salvage(read, part, step, blank) for part in windows), strict=True)
+    return np.concatenate(parts, axis), np.concatenate(lost, axis)
 
 
 def _composite(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:

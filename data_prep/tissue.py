@@ -4,18 +4,19 @@ Histology: Otsu's threshold (1979) on saturation finds stain; it is kept between
 no tissue and a full one no holes, and grey levels guard against pen and shadow. Satellite: everything but nodata.
 """
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from einops import reduce
+from einops import reduce, repeat
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data_prep.slide import Pixels, Plane
+from data_prep.readers import Pixels
+from data_prep.slide import Plane, Read, salvage
 
 PER_TILE = 8
 """thumbnail pixels per base tile side"""
-READ_PX = 512
+READ_TILES = 64
 SATURATION = (12, 40)
 """bounds of the threshold, of 255"""
 DARKEST = 30
@@ -48,28 +49,48 @@ def otsu(values: Pixels) -> int:
     return int(np.nan_to_num(between, posinf=0).argmax())
 
 
-def read_mask(plane: Plane, kind: str, rows: int, cols: int) -> tuple[NDArray[np.bool_], tuple[int, int, int]]:
-    """Foreground of (rows, cols) base tiles as (8 rows, 8 cols), and the colour of what is not.
+class Foreground(NamedTuple):
+    """What a thumbnail tells of (rows, cols) base tiles."""
 
-    `plane` has 8 pixels to a base tile.
-    """
-    if kind == "satellite":
-        return _thumbnail(plane.coverage, rows * PER_TILE, cols * PER_TILE) > 127, plane.slide.reader.background
-    thumbnail = _thumbnail(plane.read, rows * PER_TILE, cols * PER_TILE)
+    mask: NDArray[np.bool_]
+    """(8 rows, 8 cols)"""
+    background: tuple[int, int, int]
+    """the colour of what is not foreground"""
+    lost: NDArray[np.bool_]
+    """(rows, cols) base tiles that could not be read"""
+
+
+def read_foreground(plane: Plane, rows: int, cols: int) -> Foreground:
+    """Foreground of (rows, cols) base tiles; `plane` has 8 pixels to a base tile."""
+    if plane.slide.kind == "satellite":
+        coverage, lost = _thumbnail(plane.coverage, rows, cols, np.zeros((), np.uint8))
+        return Foreground(coverage > 127, plane.slide.reader.background, lost)
+    blank = np.array(plane.slide.reader.background, np.uint8)
+    thumbnail, lost = _thumbnail(plane.read, rows, cols, blank)
     mask = foreground(thumbnail)
-    if mask.all():
-        return mask, plane.slide.reader.background
-    red, green, blue = np.median(thumbnail[~mask], axis=0).astype(int).tolist()
-    return mask, (red, green, blue)
+    inside = np.zeros_like(mask)
+    inside[: plane.height, : plane.width] = True
+    glass = thumbnail[inside & ~mask & ~repeat(lost, "r c -> (r a) (c b)", a=PER_TILE, b=PER_TILE)]
+    if not len(glass):
+        return Foreground(mask, plane.slide.reader.background, lost)
+    red, green, blue = np.median(glass, axis=0).astype(int).tolist()
+    return Foreground(mask, (red, green, blue), lost)
 
 
-def _thumbnail(read: Callable[[int, int, int, int], Pixels], height: int, width: int) -> Pixels:
-    """Read (height, width) in pieces, so that a slide without levels stays small in memory."""
-    bands = []
-    for y in range(0, height, READ_PX):
-        size = min(READ_PX, height - y)
-        bands.append(np.concatenate([read(x, y, min(READ_PX, width - x), size) for x in range(0, width, READ_PX)], 1))
-    return np.concatenate(bands)
+def _thumbnail(read: Read, rows: int, cols: int, blank: NDArray[np.uint8]) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Read (8 rows, 8 cols) in pieces, so that a slide without levels stays small in memory."""
+    pixels, lost = [], []
+    for row in range(0, rows, READ_TILES):
+        pieces = [salvage(read, _window(row, col, rows, cols), PER_TILE, blank) for col in range(0, cols, READ_TILES)]
+        pixels.append(np.concatenate([piece[0] for piece in pieces], 1))
+        lost.append(np.concatenate([piece[1] for piece in pieces], 1))
+    return np.concatenate(pixels), np.concatenate(lost)
+
+
+def _window(row: int, col: int, rows: int, cols: int) -> tuple[int, int, int, int]:
+    """x, y, width, height in thumbnail pixels of a piece of at most 64x64 tiles."""
+    height, width = min(READ_TILES, rows - row), min(READ_TILES, cols - col)
+    return col * PER_TILE, row * PER_TILE, width * PER_TILE, height * PER_TILE
 
 
 def tile_shares(mask: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -1,10 +1,12 @@
 """A prepared slide: one HDF5 file, the contract between preparation and training.
 
     attrs                       format, slide_id, source, width_l0, height_l0, base_mpp, kind, scales, tile_px ...
+    unreadable                  (n, 2) i64                       level-0 corners of base tiles that were left out
     embeddings/0                (rows, cols, d) f16              base tiles' embeddings on the slide's whole grid
     embeddings/k                (rows / 2^k, cols / 2^k, d) f16  their k-fold 2x2 means
     scales/<name>/ij            (n, 2) i32                       the region's place on its scale's grid
                  /tissue        (n,) f32                         its share of tissue
+                 /valid         (n,) f32                         its share that lies on the slide; the rest is padding
                  /latents       (n, 3, h, w) f16                 optional
                  /images        (bytes,) u8                      optional: JPEG or PNG files, one after the other
                  /image_ends    (n,) i64                         where each of them ends
@@ -89,15 +91,18 @@ class SlideWriter:
         ij: NDArray[np.integer],
         tissue: NDArray[np.floating],
         *,
+        valid: NDArray[np.floating] | None = None,
         latents: NDArray[np.floating] | None = None,
         images: Sequence[bytes] | None = None,
     ) -> None:
-        """Add n regions: `ij` (n, 2), `tissue` (n,), `latents` (n, 3, h, w), `images` n encoded files.
+        """Add n regions: `ij` (n, 2), `tissue` and `valid` (n,), `latents` (n, 3, h, w), `images` n encoded files.
 
         An empty first call makes the tables of a scale that has no region.
         """
         self._extend(f"scales/{scale}/ij", np.asarray(ij, np.int32), _CHUNK_ROWS)
         self._extend(f"scales/{scale}/tissue", np.asarray(tissue, np.float32), _CHUNK_ROWS)
+        if valid is not None:
+            self._extend(f"scales/{scale}/valid", np.asarray(valid, np.float32), _CHUNK_ROWS)
         if latents is not None:
             half = _finite(latents, f"{self.path}: latents at {scale} from region {ij[:1].tolist()} on")
             self._extend(f"scales/{scale}/latents", half, 1)
@@ -105,6 +110,11 @@ class SlideWriter:
             start = self._extend(f"scales/{scale}/images", np.frombuffer(b"".join(images), np.uint8), _CHUNK_BYTES)
             ends = start + np.cumsum([len(image) for image in images], dtype=np.int64)
             self._extend(f"scales/{scale}/image_ends", ends, _CHUNK_ROWS)
+
+    def write_unreadable(self, corners_l0: Sequence[tuple[int, int]]) -> None:
+        """List the (x, y) of base tiles that could not be read, when there are any."""
+        if corners_l0:
+            self._extend("unreadable", np.array(corners_l0, np.int64), _CHUNK_ROWS)
 
     def _extend(self, name: str, values: NDArray[Any], chunk: int) -> int:
         """Append `values` along the first axis and return where they start."""
@@ -184,6 +194,15 @@ class SlideFile:
     def tissue(self, scale: str) -> NDArray[np.float32]:
         """(n,) share of tissue of each region."""
         return self._read(f"scales/{scale}/tissue")
+
+    def valid(self, scale: str) -> NDArray[np.float32]:
+        """(n,) share of each region that lies on the slide."""
+        return self._read(f"scales/{scale}/valid")
+
+    def unreadable(self) -> list[tuple[int, int]]:
+        """(x, y) in level-0 pixels of the base tiles that could not be read."""
+        there = self._guarded("/", lambda file: "unreadable" in file)
+        return [(x, y) for x, y in self._read("unreadable").tolist()] if there else []
 
     def latents(self, scale: str, rows: Iterable[int]) -> Tensor:
         """(n, 3, h, w) float32, unquantised. UserError when the slide was prepared without an autoencoder."""

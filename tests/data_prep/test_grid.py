@@ -68,14 +68,15 @@ def test_regions_are_kept_by_tissue_and_drawn_by_seed_and_slide():
     tiles = np.zeros((16, 16), np.float32)
     tiles[:6, :6] = 1
     shares = region_shares(tiles, ladder("histology", 4))
-    kept = choose(shares, 0.3, None, (0, "a"))
+    eligible = [share >= 0.3 for share in shares]
+    kept = choose(shares, eligible, None, (0, "a"))
     assert [int(mask.sum()) for mask in kept] == [36, 9, 3, 1]
-    some = choose(shares, 0.3, 5, (0, "a"))
+    some = choose(shares, eligible, 5, (0, "a"))
     assert [int(mask.sum()) for mask in some] == [5, 5, 3, 1]
     assert not (some[0] & ~kept[0]).any()
-    np.testing.assert_array_equal(some[0], choose(shares, 0.3, 5, (0, "a"))[0])
-    assert (some[0] != choose(shares, 0.3, 5, (0, "b"))[0]).any()
-    assert not any(mask.any() for mask in choose([np.zeros((4, 4), np.float32)], 0.0, None, (0, "a")))
+    np.testing.assert_array_equal(some[0], choose(shares, eligible, 5, (0, "a"))[0])
+    assert (some[0] != choose(shares, eligible, 5, (0, "b"))[0]).any()
+    assert not any(mask.any() for mask in choose([np.zeros((4, 4))], [np.ones((4, 4), bool)], None, (0, "a")))
 
 
 def test_needed_tiles_are_those_with_tissue_and_those_under_a_region():

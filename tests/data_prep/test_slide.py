@@ -6,7 +6,7 @@ from PIL import Image
 
 from data_prep.grid import halve
 from data_prep.slide import Plane, open_slide
-from data_prep.tissue import PER_TILE, foreground, otsu, read_mask, tile_shares
+from data_prep.tissue import PER_TILE, foreground, otsu, read_foreground, tile_shares
 from ldm.errors import UserError
 from tests.data_prep.slides import GLASS, tissue_image, write_scene, write_slide
 
@@ -18,7 +18,7 @@ def mean2(image: np.ndarray) -> np.ndarray:
 def test_a_slide_is_read_pixel_by_pixel_with_background_around_it(tmp_path):
     image = tissue_image(300, 400)
     plane = Plane(open_slide(write_slide(tmp_path / "s.tiff", [image], 0.5), "histology"), 0.5)
-    assert (plane.width, plane.height, plane.source.factor) == (400, 300, 1)
+    assert (plane.width, plane.height, plane.source.step_x) == (400, 300, 1)
     np.testing.assert_array_equal(plane.read(30, 50, 100, 120), image[50:170, 30:130])
     corner = plane.read(390, 290, 20, 20)
     np.testing.assert_array_equal(corner[:10, :10], image[290:, 390:])
@@ -28,7 +28,7 @@ def test_a_slide_is_read_pixel_by_pixel_with_background_around_it(tmp_path):
 def test_a_40x_slide_without_levels_is_averaged_to_20x(tmp_path):
     image = tissue_image(512, 512)
     plane = Plane(open_slide(write_slide(tmp_path / "s.tiff", [image], 0.25), "histology"), 0.5)
-    assert (plane.width, plane.height, plane.source.level, plane.source.factor) == (256, 256, 0, 2)
+    assert (plane.width, plane.height, plane.source.level, plane.source.step_x) == (256, 256, 0, 2)
     difference = plane.read(16, 32, 64, 64).astype(int) - mean2(image)[32:96, 16:80]
     assert abs(difference).max() <= 1  # halves round either way
 
@@ -37,7 +37,7 @@ def test_a_40x_slide_with_a_20x_level_is_read_there(tmp_path):
     image = tissue_image(512, 512)
     levels = [image, mean2(image)]
     plane = Plane(open_slide(write_slide(tmp_path / "s.tiff", levels, 0.25), "histology"), 0.5)
-    assert (plane.source.level, plane.source.factor) == (1, 1)
+    assert (plane.source.level, plane.source.step_x) == (1, 1)
     np.testing.assert_array_equal(plane.read(0, 0, 256, 256), levels[1])
 
 
@@ -46,7 +46,7 @@ def test_resampling_does_not_drift_and_blocks_meet(tmp_path):
     image = np.stack([x * 0.4, y * 0.4, np.full_like(x, 100)], -1).astype(np.uint8)
     plane = Plane(open_slide(write_slide(tmp_path / "s.tiff", [image], 0.46), "histology"), 0.5)
     assert (plane.width, plane.height) == (552, 552)
-    assert plane.source.factor == pytest.approx(0.5 / 0.46)
+    assert plane.source.step_x == pytest.approx(0.5 / 0.46)
     far = plane.read(500, 500, 40, 40)[20, 20, :2].astype(float)
     np.testing.assert_allclose(far / 0.4, 520.5 * 0.5 / 0.46 - 0.5, atol=3)
     whole = plane.read(100, 100, 64, 64)
@@ -92,13 +92,13 @@ def test_a_scene_is_read_in_metres_by_the_meaning_of_its_bands(tmp_path):
     plane = Plane(slide, 1.0)
     assert slide.mpp == pytest.approx(1.0)
     np.testing.assert_array_equal(plane.read(0, 0, 128, 128), np.moveaxis(bands[:3], 0, -1))
-    mask, _ = read_mask(Plane(slide, 1.0 * 32 / PER_TILE), "satellite", 4, 4)
+    mask = read_foreground(Plane(slide, 1.0 * 32 / PER_TILE), 4, 4).mask
     np.testing.assert_array_equal(tile_shares(mask), np.tile([1, 1, 0, 0], (4, 1)))
 
 
-def test_scenes_in_degrees_or_16_bit_are_refused(tmp_path):
+def test_scenes_off_the_earth_or_16_bit_are_refused(tmp_path):
     bands = np.ones((3, 64, 64), np.uint8)
-    with pytest.raises(UserError, match="gdalwarp"):
+    with pytest.raises(UserError, match="nowhere on Earth"):
         open_slide(write_scene(tmp_path / "a.tif", bands, crs="EPSG:4326"), "satellite")
     with pytest.raises(UserError, match="-ot Byte"):
         open_slide(write_scene(tmp_path / "b.tif", bands.astype(np.uint16)), "satellite")

@@ -1,0 +1,83 @@
+"""Which files of a folder are slides, what each is called, and what the table says of it.
+
+An id is the path inside the folder, without suffix, in a safe alphabet: it names files below the output folder and
+nothing else. What only looks like a slide, and two slides of one id, are listed too, each with its refusal: nothing is
+left out in silence but hidden files.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.config import PrepareConfig
+from data_prep.metadata import match_rows, read_table
+from ldm.errors import UserError
+
+SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
+SUFFIXES |= {".png", ".jpg", ".jpeg", ".jp2"}
+UNSAFE = re.compile(r"[^A-Za-z0-9._/-]|(?:(?<=/)|^)\.")
+LONGEST = 180
+"""characters of one part of an id: temporary names add to it, and file systems stop at 255"""
+
+
+class Task(NamedTuple):
+    """A slide to prepare."""
+
+    path: Path
+    slide_id: str
+    target: Path
+    mpp: float | None = None
+    """um or m per pixel, when the table gives it"""
+    refusal: str = ""
+    """why it cannot be prepared, when that is known without opening it"""
+
+
+def find_slides(config: PrepareConfig) -> list[Task]:
+    """The slides of a cohort, in order. UserError when there is none, or the table does not fit them."""
+    folder = Path(config.slides)
+    tasks: dict[str, Task] = {}
+    for path in slide_files(folder, config.pattern):
+        slide_id = safe_id(path.relative_to(folder))
+        refusal = _refusal(path, slide_id)
+        if slide_id in tasks:
+            refusal = f"{shown(tasks[slide_id].path)} and {shown(path)} would both be {slide_id}; rename one"
+        tasks[slide_id] = Task(path, slide_id, Path(config.out) / f"{slide_id}.h5", refusal=refusal)
+    if not tasks:
+        raise UserError(f"slides: {folder} holds no slide that matches {config.pattern}; check slides and pattern")
+    if config.table is None:
+        return list(tasks.values())
+    files = {slide_id: task.path.relative_to(folder).as_posix() for slide_id, task in tasks.items()}
+    rows = match_rows(config.table, read_table(config.table), files)
+    return [task._replace(mpp=rows[task.slide_id].mpp) if task.slide_id in rows else task for task in tasks.values()]
+
+
+def slide_files(folder: Path, pattern: str) -> list[Path]:
+    """What has a slide's suffix in `folder` and matches `pattern`, in order; folders only when no slide is in them."""
+    paths = [path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES]
+    files = [path for path in paths if not path.is_dir()]
+    empty = [path for path in paths if path.is_dir() and not any(path in file.parents for file in files)]
+    return sorted(path for path in files + empty if not path.name.startswith("."))
+
+
+def safe_id(relative: Path) -> str:
+    """The path without suffix; letters, digits, `.`, `_`, `-`, and `/` between parts that do not start with a dot."""
+    return UNSAFE.sub("_", relative.with_suffix("").as_posix())
+
+
+def shown(path: str | Path) -> str:
+    """A path, or a message with one, as it can be printed: one line, whatever bytes the name is made of."""
+    return " ".join(os.fsencode(path).decode(errors="replace").split())
+
+
+def _refusal(path: Path, slide_id: str) -> str:
+    """Why no reader need try `path`, empty when one should."""
+    if max(map(len, slide_id.split("/"))) > LONGEST:
+        return f"{shown(path)}: the name has over {LONGEST} characters; shorten it"
+    if path.is_symlink() and not path.exists():
+        return f"{shown(path)}: is a link to {os.readlink(path)}, which does not exist; mend the link, or remove it"
+    if path.is_dir():
+        return f"{shown(path)}: is a folder without a slide, expected a file; copy the slide again"
+    if not path.is_file():
+        return f"{shown(path)}: is no regular file; remove it"
+    return ""

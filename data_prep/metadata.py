@@ -1,0 +1,76 @@
+"""What people say of their slides: a CSV with a header line, a row a slide.
+
+    slide,mpp,patient,subtype
+    TCGA-A1-A0SB-01Z-00-DX1.svs,0.2520,TCGA-A1-A0SB,IDC
+
+`slide` is a slide's id, its path inside the folder or its bare name; `mpp` its um (m) per pixel, empty where the file's
+own is right; `patient` and every other column are for splits and labels. A row is a deliberate statement about one
+slide: its mpp wins over the file's.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from ldm.errors import UserError
+
+
+class Row(NamedTuple):
+    """One slide's line of the table."""
+
+    line: int
+    slide: str
+    mpp: float | None
+    values: dict[str, str]
+    """every other column, `patient` among them"""
+
+
+def read_table(path: str | Path) -> list[Row]:
+    """The rows of a CSV. UserError for one that is missing, no CSV, without a column `slide`, or with an odd mpp."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="", strict=True)
+            columns = reader.fieldnames or []
+            if "slide" not in columns:
+                found = ", ".join(columns) or "none"
+                raise UserError(f"{path}: columns are {found}, expected slide[,mpp][,patient]...; name them in line 1")
+            return [_row(path, reader.line_num, cells) for cells in reader if any(cells.values())]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: is no table ({error}); save it as CSV in UTF-8, separated by commas") from error
+
+
+def _row(path: str | Path, line: int, cells: dict[str, str]) -> Row:
+    where = f"{path}: line {line}"
+    if None in cells:
+        raise UserError(f"{where} has more cells than line 1 has columns; quote the cells that hold commas")
+    slide, mpp = cells.pop("slide").strip(), cells.pop("mpp", "").strip()
+    if not slide:
+        raise UserError(f"{where} names no slide; fill in the column slide, or remove the line")
+    try:
+        return Row(line, slide, float(mpp) if mpp else None, {key: value.strip() for key, value in cells.items()})
+    except ValueError as error:
+        raise UserError(f"{where}: mpp {mpp} found, expected a number such as 0.25, or nothing") from error
+
+
+def match_rows(path: str | Path, rows: Sequence[Row], slides: Mapping[str, str]) -> dict[str, Row]:
+    """The row of each slide that has one; `slides` maps ids to files (relative paths, or names).
+
+    Raises UserError for a row that names no slide or several, and for two rows of one slide.
+    """
+    known: dict[str, set[str]] = {}
+    for slide_id, file in slides.items():
+        source = PurePosixPath(file)
+        for name in (slide_id, file, str(source.with_suffix("")), source.name, source.stem):
+            known.setdefault(name, set()).add(slide_id)
+    matched: dict[str, Row] = {}
+    for row in rows:
+        where, found = f"{path}: line {row.line}", sorted(known.get(row.slide, ()))
+        if not found:
+            raise UserError(f"{where} names {row.slide}, which is none of the {len(slides)} slides; correct it")
+        if len(found) > 1:
+            raise UserError(f"{where} names {row.slide}, which may be {' or '.join(found)}; write one of these")
+        if found[0] in matched:
+            raise UserError(f"{where} names {row.slide}, as line {matched[found[0]].line} does; remove one")
+        matched[found[0]] = row
+    return matched

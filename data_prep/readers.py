@@ -1,0 +1,182 @@
+"""File formats as levels of RGBA pixels: OpenSlide for whole slides, Pillow for plain pictures.
+
+What cannot be decoded to the colours that were meant is refused in one line: file, cause, remedy.
+"""
+
+import math
+import struct
+import warnings
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import openslide
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from rasterio.errors import RasterioError
+
+from ldm.errors import UserError
+
+Pixels = NDArray[np.uint8]
+READ_ERRORS = (openslide.OpenSlideError, RasterioError, OSError)
+"""what a damaged part of a file raises when it is read"""
+OPEN_ERRORS = (
+    *READ_ERRORS,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    tifffile.TiffFileError,
+    Image.DecompressionBombError,
+)
+"""what a damaged or foreign file raises when it is opened"""
+SIDE_MAX = 2**19
+"""px; a scanner's whole field at 0.1 um per pixel is smaller"""
+TILE_MAX = 2**26
+"""px of one tile of a file: each is decoded whole"""
+PICTURE_MAX = 2**27
+"""px of a picture without tiles, held in memory"""
+SAME_SHAPE = 0.01
+"""relative difference between the shapes of two levels that rounding may make, above a pixel"""
+MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+"""Pillow's pixel formats of eight bits or fewer"""
+TIFF_BYTE_ORDERS = {b"II": "<", b"MM": ">"}
+
+
+class Box(NamedTuple):
+    """A rectangle in level-0 pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class Reader(Protocol):
+    """A file format: levels of RGBA pixels, finest first."""
+
+    sizes: list[tuple[int, int]]
+    """(width, height) of each level"""
+    mpp: tuple[float, float] | None
+    """um or m per pixel of level 0 in x and y, when the file says so"""
+    extent: Box
+    """the part of level 0 that was scanned"""
+    background: tuple[int, int, int]
+
+    def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
+        """(height, width, 4), inside the level; alpha 0 where nothing was scanned. Raises one of READ_ERRORS."""
+
+
+class OpenSlideReader:
+    """Everything that OpenSlide opens, without the pages of a plain TIFF that are no levels of the slide."""
+
+    def __init__(self, path: Path) -> None:
+        self._slide = openslide.OpenSlide(path)
+        properties = self._slide.properties
+        tile_px = [int(properties.get(f"openslide.level[0].tile-{side}", 0)) for side in ("width", "height")]
+        check_size(path, self._slide.dimensions, math.prod(tile_px))
+        self._levels = self._true_levels(path, properties.get(openslide.PROPERTY_NAME_VENDOR, ""))
+        self.sizes = [self._slide.level_dimensions[level] for level in self._levels]
+        mpp_x, mpp_y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+        self.mpp = None if mpp_x is None or mpp_y is None else (mpp_x, mpp_y)
+        bounds = [properties.get(f"openslide.bounds-{side}") for side in ("x", "y", "width", "height")]
+        self.extent = Box(*map(int, bounds)) if all(bounds) else Box(0, 0, *self.sizes[0])  # type: ignore[arg-type]
+        red, green, blue = bytes.fromhex(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF"))
+        self.background = red, green, blue
+
+    def _true_levels(self, path: Path, vendor: str) -> list[int]:
+        """Levels that show level 0: of its shape, and no mask."""
+        sizes = self._slide.level_dimensions
+        masks = _check_pages(path) if vendor == "generic-tiff" else set()
+        return [k for k, size in enumerate(sizes) if k == 0 or (_same_shape(sizes[0], size) and size not in masks)]
+
+    def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
+        number = self._levels[level]
+        step = self._slide.level_downsamples[number]  # what OpenSlide divides by on both axes
+        corner_l0 = round(x_level * step), round(y_level * step)
+        return np.asarray(self._slide.read_region(corner_l0, number, (width, height)))
+
+
+class ImageReader:
+    """A plain picture, held in memory the right way up; its own resolution tags are not trusted."""
+
+    background = (255, 255, 255)
+    mpp: tuple[float, float] | None = None
+
+    def __init__(self, path: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        with image:
+            check_size(path, image.size, math.prod(image.size), PICTURE_MAX)
+            if image.mode not in MODES:
+                remedy = "save it with 8 bits a channel, for example vips cast"
+                raise UserError(f"{path}: pixels are {image.mode}, expected 8-bit colour; {remedy}")
+            self._pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))
+        height, width = self._pixels.shape[:2]
+        self.sizes, self.extent = [(width, height)], Box(0, 0, width, height)
+
+    def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
+        return self._pixels[y_level : y_level + height, x_level : x_level + width]
+
+
+def open_reader(path: Path) -> Reader:
+    """A histology slide. UserError, or one of READ_ERRORS, for what is none."""
+    cause = diagnose(path)
+    if cause:
+        raise UserError(f"{path}: {cause}")
+    return OpenSlideReader(path) if openslide.OpenSlide.detect_format(path) else ImageReader(path)
+
+
+def diagnose(path: Path) -> str:
+    """Cause and remedy of what downloads and copies do to files, empty when there is nothing of the kind."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    if not head:
+        return "is empty (0 bytes); copy or download it again"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not a slide; download it again, logged in"
+    if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
+        return f"its data folder {path.stem} is not beside it; copy that too"
+    order = TIFF_BYTE_ORDERS.get(head[:2])
+    if order and len(head) >= 16 and head[2:4] in (b"*\0", b"\0*", b"+\0", b"\0+"):
+        big = b"+" in head[2:4]
+        first_page = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]
+        if first_page >= path.stat().st_size:
+            return f"is cut short: {path.stat().st_size} bytes, its index is at {first_page}; copy or download it again"
+    return ""
+
+
+def check_size(path: Path, size: tuple[int, int], piece: int, largest: int = TILE_MAX) -> None:
+    """UserError for a slide whose sides, or whose smallest readable `piece` in pixels, no memory could hold."""
+    if max(size) > SIDE_MAX:
+        raise UserError(f"{path}: is {size[0]}x{size[1]} px, expected at most {SIDE_MAX} a side; check the file")
+    if piece > largest:
+        remedy = "save it in tiles, for example vips tiffsave IN OUT --tile --pyramid"
+        raise UserError(f"{path}: can only be decoded {piece} px at a time, expected at most {largest}; {remedy}")
+
+
+def _check_pages(path: Path) -> set[tuple[int, int]]:
+    """Sizes of a plain TIFF's masks. UserError for pixels that OpenSlide would show turned or in other colours."""
+    with tifffile.TiffFile(path) as tiff:
+        first = tiff.pages.first
+        turned = first.tags.valueof("Orientation", 1)
+        if turned != 1:
+            raise UserError(f"{path}: is stored turned (orientation {turned}), expected 1; turn it with vips autorot")
+        pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
+        return {(page.imagewidth, page.imagelength) for page in pages if page.subfiletype & tifffile.FILETYPE.MASK}
+
+
+def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether `other` is `size` shrunk, to SAME_SHAPE or a pixel."""
+    (width, height), (other_width, other_height) = size, other
+    expected = other_width * height / width
+    return abs(other_height - expected) <= max(1, SAME_SHAPE * expected)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
