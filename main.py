@@ -21,7 +21,9 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from ldm.checkpoint import save_weights
 from ldm.config import load_config
+from ldm.data import splits
 from ldm.data.datamodule import CohortData
+from ldm.data.dataset import Cohort, open_cohort
 from ldm.errors import UserError, cli
 from ldm.runs import SYSTEMS, Run, open_data
 from ldm.training.callbacks import (
@@ -51,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         report(run)
         return 0
     prepare_when_absent(config)
+    split_when_absent(config)
     folder = args.resume or run_folder(config, args.base[0])
     checkpoint = newest_checkpoint(folder / "checkpoints") if args.resume else None
     return train(run, folder, checkpoint)
@@ -114,7 +117,8 @@ def report(run: Run) -> None:
     if not prepared(data.cohort):
         print(f"data         {data.cohort} is not there yet; data_prep/prepare.py makes it")
         return
-    cohort = open_data(run.config).training
+    whole = data.get("split") is None and not (Path(data.cohort) / splits.NAME).exists()
+    cohort = Cohort(open_cohort(data.cohort), data.get("scales")) if whole else open_data(run.config).training
     regions = sum(cohort.count(scale) for scale in cohort.scales)
     print(f"data         {regions:,} regions, {len(cohort.slides)} slides: {regions / batch:,.1f} steps per epoch")
 
@@ -139,6 +143,19 @@ def prepare_when_absent(config: DictConfig) -> None:
     print(f"{cohort} is not there yet: preparing it with {preparation}", flush=True)
     if prepare(["--config", preparation, f"out={cohort}", f"autoencoder={config.get('autoencoder', 'demo')}"]):
         raise UserError(f"data: preparing {cohort} failed for some slides; see {cohort / 'report.json'}")
+
+
+def split_when_absent(config: DictConfig) -> None:
+    """Write the split of a cohort that has none, unless the config names one."""
+    path = Path(config.data.cohort) / splits.NAME
+    if config.data.get("split") is not None or path.exists():
+        return
+    ids = [str(slide.attrs["slide_id"]) for slide in open_cohort(config.data.cohort)]
+    split = splits.extend(
+        splits.Split({}, splits.Shares()), {slide_id: splits.patient_of(slide_id) for slide_id in ids}
+    )
+    splits.write_split(path, split)
+    print(f"{path}: {split}", flush=True)
 
 
 def train(run: Run, folder: Path, checkpoint: Path | None) -> int:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,6 +19,7 @@ from ldm.data.dataset import (
     open_cohort,
     split_slides,
 )
+from ldm.data.splits import NAME
 from ldm.errors import UserError
 
 
@@ -47,7 +49,7 @@ class ValidationBatches(Dataset):
 
 
 class CohortData(pl.LightningDataModule):
-    """A cohort folder for one of the systems; `kind` is "latents" or "images".
+    """A cohort folder for one of the systems; `kind` is "latents" or "images", `split` a file (default: the folder's).
 
     The number of batches trained on travels in the checkpoint, so a resumed run starts at the next one.
     """
@@ -61,14 +63,14 @@ class CohortData(pl.LightningDataModule):
         kind: str = "latents",
         crop_px: int = 64,
         scales: list[str] | None = None,
-        held_out: float = 0.1,
+        split: str | None = None,
         validation_per_scale: int = 64,
         workers: int = 0,
     ) -> None:
         super().__init__()
         if kind not in ("latents", "images"):
             raise UserError(f"data.kind: {kind} is unknown; it is latents or images")
-        training, validation = split_slides(open_cohort(cohort), held_out)
+        training, validation = split_slides(open_cohort(cohort), split or Path(cohort) / NAME)
         self.training, self.validation = Cohort(training, scales), Cohort(validation, scales)
         if kind == "latents" and not self.training.autoencoder:
             raise UserError(

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from ldm.batch import Batch, Sample, Stream, collate
 from ldm.data.h5 import SlideFile
+from ldm.data.splits import read_split
 from ldm.errors import UserError
 from ldm.scales import Ladder, Scale
 
@@ -146,18 +147,23 @@ def image_batch(picks: Sequence[Pick]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def split_slides(slides: Sequence[SlideFile], held_out: float) -> tuple[list[SlideFile], list[SlideFile]]:
-    """(training, validation) slides: a share `held_out` of the slides, at least one, spread evenly over the ids.
+def split_slides(slides: Sequence[SlideFile], path: str | Path) -> tuple[list[SlideFile], list[SlideFile]]:
+    """(training, validation) slides as the split file `path` says; without validation slides, the first serve as both.
 
-    With `held_out` 0 the training slides serve as both. UserError when none would be left to train on.
+    UserError when a slide is not in the file, or none is left to train on.
     """
-    if held_out == 0:
-        return list(slides), list(slides)
-    count = max(1, round(held_out * len(slides)))
-    if count >= len(slides):
-        raise UserError(f"data: {count} of {len(slides)} slides held out leave none; prepare more, or data.held_out=0")
-    chosen = set(np.linspace(0, len(slides) - 1, count).round().astype(int).tolist())
-    return (
-        [slide for number, slide in enumerate(slides) if number not in chosen],
-        [slide for number, slide in enumerate(slides) if number in chosen],
+    split = read_split(path)
+    ids = [str(slide.attrs["slide_id"]) for slide in slides]
+    missing = [slide_id for slide_id in ids if slide_id not in split.lines]
+    if missing:
+        raise UserError(
+            f"{path}: lacks {len(missing)} of {len(ids)} slides, {missing[0]} first; add them by data_prep/splits.py, "
+            "or take the cohort's own split (data.split=null)"
+        )
+    training, validation = (
+        [slide for slide, slide_id in zip(slides, ids, strict=True) if split.lines[slide_id].part == part]
+        for part in ("train", "validation")
     )
+    if not training:
+        raise UserError(f"{path}: none of the {len(ids)} slides is for training; give some the part train")
+    return training, validation or training

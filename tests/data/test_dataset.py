@@ -70,12 +70,21 @@ def test_streams_differ_between_batches_and_agree_between_ranks() -> None:
     assert torch.equal(torch.randn(4, generator=Stream(0, 3, 2, 4).generator()), draws[3])
 
 
-def test_split_holds_out_whole_slides(folder: Path) -> None:
-    training, validation = split_slides(open_cohort(folder), 0.25)
-    assert len(training) == 3
-    assert not {slide.path for slide in training} & {slide.path for slide in validation}
-    training, validation = split_slides(open_cohort(folder)[:1], 0)
-    assert training == validation
+def test_slides_are_split_as_the_file_says(folder: Path, tmp_path: Path) -> None:
+    slides = open_cohort(folder)
+    path = tmp_path / "splits.csv"
+    path.write_text("slide,patient,part\ns0,A,train\ns1,B,validation\ns2,A,train\ns3,C,test\ns9,D,train\n")
+    training, validation = split_slides(slides, path)
+    assert [slide.path.stem for slide in training] == ["s0", "s2"]
+    assert [slide.path.stem for slide in validation] == ["s1"]
+    data = CohortData(cohort=str(folder), batch_size=2, split=str(path))
+    assert [slide.path.stem for slide in data.training.slides] == ["s0", "s2"]
+    path.write_text("slide,patient,part\ns0,A,train\ns1,B,test\n")
+    assert split_slides(slides[:2], path) == (slides[:1], slides[:1])
+    with pytest.raises(UserError, match="lacks 2 of 4 slides, s2 first"):
+        split_slides(slides, path)
+    with pytest.raises(UserError, match="none of the 1 slides is for training"):
+        split_slides(slides[1:2], path)
 
 
 def test_mixed_cohorts_and_missing_parts_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -84,7 +93,7 @@ def test_mixed_cohorts_and_missing_parts_are_refused(folder: Path, tmp_path: Pat
         Cohort(open_cohort(folder) + open_cohort(other.parent))
     with pytest.raises(UserError, match="holds no prepared slide"):
         open_cohort(tmp_path / "empty")
-    with pytest.raises(UserError, match="held out leave none"):
+    with pytest.raises(UserError, match="is no split"):
         CohortData(cohort=str(other.parent), batch_size=2)
     with pytest.raises(UserError, match="not on the histology ladder"):
         Cohort(open_cohort(folder), ["7x"])

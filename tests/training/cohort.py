@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ldm.data.splits import NAME, Line, Shares, Split, write_split
 from ldm.pipeline import load_autoencoder
 from tests import toy
 
@@ -10,7 +11,7 @@ SHRUNK = [
     f"ladder.scales={len(toy.SCALES)}",
     "data.batch_size=4",
     "data.validation_per_scale=2",
-    "data.held_out=0.3",
+    "data.split=null",
     "training.precision=32-true",
     "training.optimizer={target: torch.optim.AdamW, lr: 1.0e-3}",
     "training.decay_from=null",
@@ -30,4 +31,6 @@ def make(folder: Path, slides: int = 3) -> list[str]:
     identity = load_autoencoder(autoencoder)[1]
     for number in range(slides):
         toy.slide(folder / "cohort" / f"s{number}.h5", autoencoder=identity)
+    parts = {f"s{number}": "train" if number else "validation" for number in range(slides)}
+    write_split(folder / "cohort" / NAME, Split({slide: Line(slide, part) for slide, part in parts.items()}, Shares()))
     return [f"data.cohort={folder / 'cohort'}", f"autoencoder={autoencoder}", *SHRUNK, *MODEL]
