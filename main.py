@@ -35,7 +35,7 @@ from ldm.training.callbacks import (
     WholeCheckpoints,
     newest_checkpoint,
 )
-from ldm.training.memory import STATE_BYTES, parameter_count
+from ldm.training.memory import parameter_count
 
 RESUMABLE = 75
 
@@ -108,8 +108,7 @@ def report(run: Run) -> None:
     training, data = run.config.training, run.config.data
     for name, network in run.networks().items():
         print(f"{name:12} {parameter_count([network]):>13,} parameters")
-    state = parameter_count(run.networks().values()) * STATE_BYTES
-    kept = run.activations() * data.batch_size * (4 if str(training.precision).startswith("32") else 2)
+    state, kept = run.memory()
     print(f"memory       {state / 2**30:.1f} GiB of weights, gradients, moments and average per process")
     print(f"             about {kept / 2**30:.1f} GiB of activations for {data.batch_size} images")
     batch = run.images_per_step()

@@ -34,6 +34,7 @@ UPSTAIRS = {
     "ldm.pictures",
     "ldm.superres",
     "ldm.runs",
+    "ldm.doctor",
 }
 OUTSIDE = {
     "data_prep": {

@@ -18,7 +18,7 @@ fletcher32, nothing has variable length, and the file's own metadata is checksum
 
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,7 @@ REQUIRED = ("slide_id", "kind", "scales", "tile_px", "base_mpp")
 _CHUNK_TILES = 8
 _CHUNK_ROWS = 1024
 _CHUNK_BYTES = 2**16
+_BLOCK_BYTES = 2**26
 
 
 class SlideWriter:
@@ -226,6 +227,28 @@ class SlideFile:
         except (OSError, Image.DecompressionBombError) as error:
             raise UserError(f"{self.path}: image {row} of {scale}: {error}; prepare this slide again") from error
 
+    def datasets(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all that the file holds."""
+
+        def visit(root: h5py.File) -> dict[str, tuple[int, ...]]:
+            found: dict[str, tuple[int, ...]] = {}
+
+            def keep(name: str, item: Any) -> None:
+                if isinstance(item, h5py.Dataset):
+                    found[name] = item.shape
+
+            root.visititems(keep)
+            return found
+
+        return self._guarded("/", visit)
+
+    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        """All of a dataset as stored, some megabytes at a time along its first axis; that checks every checksum."""
+        rows, row_bytes = self._guarded(name, lambda dataset: (len(dataset), dataset.nbytes // max(1, len(dataset))))
+        step = max(_CHUNK_TILES, _BLOCK_BYTES // max(1, row_bytes) // _CHUNK_TILES * _CHUNK_TILES)
+        for start in range(0, rows, step):
+            yield self._read(name, slice(start, start + step))
+
     def has_images(self, scale: str) -> bool:
         """Whether the slide was prepared with images."""
         return self._guarded("/", lambda file: f"scales/{scale}/images" in file)
@@ -272,7 +295,7 @@ class SlideFile:
             raise UserError(f"{self.path}: has no {name}; prepare this slide again with it") from error
         except UserError:
             raise
-        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        except (OSError, RuntimeError, ValueError, IndexError, MemoryError) as error:
             raise UserError(f"{self.path}: {name} is damaged ({error}); prepare this slide again") from error
 
     def _checksummed(self, name: str) -> h5py.Dataset:

@@ -10,6 +10,7 @@ from ldm.config import build, check_arguments, check_keys
 from ldm.data.datamodule import CohortData
 from ldm.errors import UserError
 from ldm.scales import ladder
+from ldm.training.memory import STATE_BYTES, parameter_count
 from ldm.training.system import System
 
 COLUMNS = 6
@@ -92,6 +93,12 @@ class Run:
     def activations(self) -> int:
         """Elements kept for the backward pass of one image."""
         raise NotImplementedError
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of one process: of weights, gradients, moments and average; about, of a batch's activations."""
+        state = parameter_count(self.networks().values()) * STATE_BYTES
+        element = 4 if str(self.config.training.precision).startswith("32") else 2
+        return state, self.activations() * self.config.data.batch_size * element
 
     def images_per_step(self) -> int:
         """Images of one training step over all processes; where `devices` is "auto", of one process."""

@@ -1,0 +1,97 @@
+"""A cohort folder: every checksum and value of its slides, what they agree on, and the report of their preparation."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ldm.data.dataset import Cohort, open_cohort
+from ldm.data.h5 import SlideFile
+from ldm.doctor.finding import Finding, fail, ok, warn
+from ldm.errors import UserError
+
+GB = 1e9
+
+
+def cohort(folder: Path, encoder: str | None = None) -> Iterator[Finding]:
+    """Read all of a cohort; `encoder` is the one that a model was trained with."""
+    slides = open_cohort(folder)
+    whole: list[SlideFile] = []
+    for slide in tqdm(slides, desc="slides", unit="slide", leave=False):
+        try:
+            examine(slide)
+            whole.append(slide)
+        except UserError as error:
+            yield fail(str(error))
+    if whole:
+        size = sum(slide.path.stat().st_size for slide in whole)
+        regions = sum(slide.count(scale) for slide in whole for scale in slide.attrs["scales"])
+        yield ok(f"{folder}: {len(whole)} of {len(slides)} slides whole, {regions:,} regions, {size / GB:.2f} GB")
+        yield from agreement(whole, encoder)
+    yield from reported(folder, whole)
+    if leftovers := sorted(folder.rglob(".*.partial")):
+        yield warn(f"{folder}: {len(leftovers)} unfinished files, such as {leftovers[0]}; prepare.py removes them")
+
+
+def examine(slide: SlideFile) -> None:
+    """Read every dataset; UserError for damage, values that are not finite, tables that do not fit together."""
+    shapes = slide.datasets()
+    for name in shapes:
+        for block in slide.blocks(name):
+            if block.dtype.kind == "f" and not np.isfinite(block).all():
+                raise UserError(f"{slide.path}: {name} has values that are not finite; prepare this slide again")
+    for scale in slide.ladder:
+        tables = {name: shape[0] for name, shape in shapes.items() if name.startswith(f"scales/{scale.name}/")}
+        size = tables.pop(f"scales/{scale.name}/images", 0)
+        if len(set(tables.values())) > 1:
+            found = ", ".join(f"{name} {count}" for name, count in tables.items())
+            raise UserError(f"{slide.path}: tables of one scale differ in length ({found}); prepare this slide again")
+        ij = slide.ij(scale.name)
+        rows, cols = shapes[f"embeddings/{scale.pyramid_level}"][:2]
+        if len(ij) and (ij.min() < 0 or ((ij.max(0) + 1) * scale.grid > (rows, cols)).any()):
+            raise UserError(f"{slide.path}: regions of {scale.name} lie beyond its tiles; prepare this slide again")
+        if size:
+            slide.images(scale.name, [len(ij) - 1])  # where the last one ends, all of them do
+
+
+def agreement(slides: list[SlideFile], encoder: str | None) -> Iterator[Finding]:
+    """One ladder, patch size, encoder and autoencoder over the slides; the model's encoder."""
+    found = Cohort(slides)
+    networks = f"encoder {found.encoder}, autoencoder {found.autoencoder or 'none'}"
+    yield ok(f"slides agree: {', '.join(found.ladder.names)}, {found.tile_px} px, {networks}")
+    if encoder is not None and found.encoder != encoder and not found.encoder.startswith(f"{encoder}-"):
+        yield fail(f"encoder: slides have {found.encoder}, the model {encoder}; prepare them with the model's")
+
+
+def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
+    """report.json against the files."""
+    path = folder / "report.json"
+    if not path.is_file():
+        yield warn(f"{path}: missing, so nobody knows what was left out; prepare.py writes it at its end")
+        return
+    try:
+        reports: dict[str, Any] = {report["slide_id"]: report for report in json.loads(path.read_text())}
+    except (ValueError, TypeError, KeyError) as error:
+        yield fail(f"{path}: cannot be read ({type(error).__name__}); type the preparation's command again")
+        return
+    ids = {slide.attrs["slide_id"]: slide for slide in slides}
+    failed = [report for report in reports.values() if report.get("status") == "failed"]
+    for report in failed:
+        yield warn(f"{path}: {report['slide_id']} failed: {report.get('message')}")
+    missing = [name for name in reports if name not in ids and reports[name].get("status") in ("prepared", "kept")]
+    if missing:
+        yield fail(
+            f"{path}: lists {', '.join(missing)}, but no whole file is there; type the preparation's command again"
+        )
+    unlisted = [name for name in ids if name not in reports]
+    if unlisted:
+        yield warn(f"{path}: does not list {', '.join(unlisted)}; they are of another preparation")
+    for name in ids.keys() & reports.keys():
+        counts = {scale: ids[name].count(scale) for scale in ids[name].attrs["scales"]}
+        if reports[name].get("regions") not in ({}, counts):
+            yield fail(f"{path}: {name} has other regions than its file; type the preparation's command again")
+    if not missing and not failed:
+        yield ok(f"{path}: {len(reports)} slides, none failed")

@@ -1,0 +1,114 @@
+"""A model's files: whole, finite, and name for name what the config builds; a run's checkpoints."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.checkpoint import BARE_AUTOENCODER, PARTS, check_strict, load_weights, split
+from ldm.config import load_config
+from ldm.doctor.finding import Finding, fail, ok, warn
+from ldm.errors import UserError
+from ldm.files import intact, sidecar
+from ldm.runs import SYSTEMS
+from ldm.sources import BUNDLED, Source, load_network, open_source
+from ldm.training.callbacks import checkpoints
+
+BUNDLE = ("vq", "zoomldm", "cdm")
+EXPECTED = {"vq": ("autoencoder",), "zoomldm": ("denoiser", "summarizer", "autoencoder")}
+"""parts that the weights of a system must have"""
+
+
+def model(source: str | Path) -> Iterator[Finding]:
+    """What --model takes: "demo", a run folder or a weights file."""
+    if str(source) == "demo":
+        for system in BUNDLE:
+            yield from run(BUNDLED / system)
+    elif Path(source).is_dir():
+        yield from run(Path(source))
+    else:
+        yield from published(Path(source))
+
+
+def encoder_of(source: str | Path) -> str:
+    """The tile encoder that a model's conditions come from."""
+    return open_source(source, "zoomldm").config.encoder
+
+
+def run(folder: Path) -> Iterator[Finding]:
+    """A run folder: its checkpoints and, once it is finished, its weights."""
+    config = load_config([folder / "config.yaml"])
+    system = config.get("system")
+    if system not in SYSTEMS:
+        raise UserError(f"{folder / 'config.yaml'}: system is {system}; it is one of {', '.join(SYSTEMS)}")
+    yield from saved(folder, config)
+    leftovers = sorted(folder.rglob(".*.partial"))
+    if leftovers:
+        yield warn(
+            f"{folder}: {len(leftovers)} unfinished files of a killed process, such as {leftovers[0]}; delete them"
+        )
+    weights = folder / "weights.safetensors"
+    if weights.is_file():
+        yield from _parts(open_source(folder, system), system)
+    elif checkpoints(folder / "checkpoints"):
+        yield warn(f"{folder}: not finished, has no weights.safetensors; python main.py --resume {folder}")
+    else:
+        yield fail(f"{folder}: neither weights.safetensors nor a checkpoint; train it again with main.py --base")
+
+
+def published(path: Path) -> Iterator[Finding]:
+    """A weights file on its own; its system is read off its names, its networks are the constructors' defaults."""
+    tensors = load_weights(path)
+    system = "cdm"
+    if any(name.startswith(tuple(PARTS.values())) for name in tensors):
+        system = "zoomldm"
+    elif any(name.startswith(BARE_AUTOENCODER) for name in tensors):
+        system = "vq"
+    del tensors
+    yield from _parts(open_source(path, system), system)
+
+
+def saved(folder: Path, config: DictConfig) -> Iterator[Finding]:
+    """The checkpoints of a run: whole, and the newest with the names that its config builds."""
+    found = checkpoints(folder / "checkpoints")
+    whole = [
+        path
+        for path in tqdm(found, desc="checkpoints", unit="file", leave=False, disable=len(found) == 0)
+        if intact(path)
+    ]
+    for path in found:
+        if path not in whole:
+            yield warn(f"{path}: damaged, its sha256 differs or is missing; --resume passes it over, so delete it")
+    if found and not whole:
+        yield fail(f"{folder / 'checkpoints'}: none is whole; start a new run with main.py --base")
+    if not whole:
+        return
+    content: Any = torch.load(whole[0], map_location="cpu", weights_only=True, mmap=True)
+    system = SYSTEMS[config.system](config).system
+    check_strict(system, content["state_dict"], str(whole[0]))
+    steps = content["global_step"]
+    yield ok(f"{whole[0]}: step {steps:,}, whole, {len(content['state_dict'])} tensors as the config builds")
+
+
+def _parts(source: Source, system: str) -> Iterator[Finding]:
+    yield file(source.path, source.tensors)
+    parts = {system: source.tensors} if system not in EXPECTED else split(source.tensors)
+    for part in dict.fromkeys((*EXPECTED.get(system, ()), *parts)):
+        network = load_network(source, part, parts)
+        count = sum(parameter.numel() for parameter in network.parameters())
+        yield ok(f"{part} of {source.path}: {count:,} parameters in {len(parts[part])} tensors, as the config builds")
+
+
+def file(path: Path, tensors: Mapping[str, Tensor] | None = None) -> Finding:
+    """A weights file: read whole, finite, with a checksum beside it."""
+    tensors = load_weights(path) if tensors is None else tensors
+    wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if wrong:
+        return fail(f"{path}: {', '.join(wrong)} not finite; take weights of an earlier step, or copy the file again")
+    if not sidecar(path).is_file():
+        return warn(f"{path}: no {sidecar(path).name} beside it, so damage can go unseen; make it with sha256sum")
+    return ok(f"{path}: whole, its sha256 is right, {len(tensors)} tensors, all finite")

@@ -1,0 +1,128 @@
+"""Look at everything that a run stands on, and say what is wrong and what to do: one line a finding.
+
+    python scripts/doctor.py                                        the environment, the bundled model and slide
+    python scripts/doctor.py --cohort data/mine                     every checksum and value of a prepared cohort
+    python scripts/doctor.py --model runs/NAME                      a run's checkpoints and weights, or a weights file
+    python scripts/doctor.py --base configs/zoomldm_brca.yaml       memory, disk and data of a training run
+
+Exit status: 0 nothing fails, warnings or not; 1 something fails; 2 wrong arguments.
+"""
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    from ldm.doctor.environment import accelerators, openslide, packages, python, room
+    from ldm.doctor.finding import Finding, checked
+    from ldm.errors import UserError, cli
+except ImportError as error:
+    told = f"{error.name} cannot be imported by {sys.executable}, Python {platform.python_version()}"
+    sys.exit(f"FAIL  {told}; in an environment with Python 3.11 or later, pip install -e .")
+
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+
+
+def environment() -> Iterator[Finding]:
+    yield from checked("Python", lambda: python(PYPROJECT))
+    yield from checked("packages", lambda: packages(PYPROJECT))
+    yield from checked("OpenSlide", openslide)
+    yield from checked("accelerators", accelerators)
+    yield from checked("room", lambda: room(Path()))
+    yield from checked("published weights", published_weights)
+
+
+def published_weights() -> Iterator[Finding]:
+    from data_prep.encoders import PUBLISHED
+    from ldm.doctor.published import Weights, hub_weights, published
+    from ldm.evaluation.extractors import URL_INCEPTION_V3, inception_file
+
+    file = inception_file()
+    yield from published(
+        [
+            *(hub_weights(name, of.hub, "set encoder.weights to a local file") for name, of in PUBLISHED.items()),
+            hub_weights("ZoomLDM", "StonyBrook-CVLab/ZoomLDM", "give --model the path of its weights.ckpt"),
+            Weights(
+                "VQ-f4",
+                None,
+                "https://ommer-lab.com/files/latent-diffusion/vq-f4.zip",
+                "set autoencoder to the path of its model.ckpt",
+            ),
+            Weights("Inception", file if file.is_file() else None, URL_INCEPTION_V3, f"put the file at {file}"),
+        ]
+    )
+
+
+def bundled() -> Iterator[Finding]:
+    from data_prep.encoders import DEMO_WEIGHTS
+    from ldm.data.h5 import SlideFile
+    from ldm.doctor.cohort import examine
+    from ldm.doctor.finding import ok
+    from ldm.doctor.weights import file, model
+    from ldm.sources import BUNDLED
+
+    yield from model("demo")
+    yield file(DEMO_WEIGHTS)
+    slide = SlideFile(BUNDLED / "slide.h5")
+    examine(slide)
+    yield ok(f"{slide.path}: every checksum right, all values finite")
+
+
+def one_model(source: str) -> Iterator[Finding]:
+    from ldm.doctor.weights import model
+
+    yield from bundled() if source == "demo" else model(source)
+
+
+def one_cohort(folder: Path, source: str | None) -> Iterator[Finding]:
+    from ldm.doctor.cohort import cohort
+    from ldm.doctor.weights import encoder_of
+
+    yield from cohort(folder, None if source is None else encoder_of(source))
+
+
+def training_run(base: list[str]) -> Iterator[Finding]:
+    from ldm.config import load_config
+    from ldm.doctor.needs import needs
+
+    files = [item for item in base if "=" not in item]
+    yield from needs(load_config(files, [item for item in base if "=" in item]))
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cohort", type=Path, metavar="FOLDER", help="prepared slides; all of them are read")
+    parser.add_argument("--model", metavar="demo | RUN | WEIGHTS", help="a model, as the other scripts take it")
+    parser.add_argument("--base", nargs="+", metavar="YAML", help="config files of main.py; then key=value overrides")
+    args = parser.parse_args(argv)
+    if args.cohort and not args.cohort.is_dir():
+        raise UserError(f"--cohort: {args.cohort} is no folder; give one that data_prep/prepare.py wrote")
+    if args.base and all("=" in item for item in args.base):
+        raise UserError("--base: no config file among the arguments; name one, for example configs/demo/zoomldm.yaml")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    checks = []
+    if args.model:
+        checks.append((f"--model {args.model}", lambda: one_model(args.model)))
+    if args.cohort:
+        checks.append((f"--cohort {args.cohort}", lambda: one_cohort(args.cohort, args.model)))
+    if args.base:
+        checks.append((f"--base {args.base[0]}", lambda: training_run(args.base)))
+    if not checks:
+        checks = [("environment", environment), ("bundled model", bundled)]
+    counts = {"ok": 0, "warn": 0, "FAIL": 0}
+    for name, check in checks:
+        for finding in checked(name, check):
+            print(finding, flush=True)
+            counts[finding.status] += 1
+    print(f"{counts['ok']} ok, {counts['warn']} warnings, {counts['FAIL']} failures")
+    return 1 if counts["FAIL"] else 0
+
+
+if __name__ == "__main__":
+    cli(main)

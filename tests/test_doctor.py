@@ -1,0 +1,217 @@
+"""What doctor.py finds: nothing on a whole installation, each fault by name, and never a traceback."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import torch
+
+import main
+from ldm.checkpoint import load_weights, save_weights
+from ldm.doctor import environment, published
+from ldm.doctor.finding import Finding, checked
+from scripts import doctor
+from tests import toy
+from tests.training import cohort
+
+ROOT = Path(__file__).parents[1]
+DEMO = str(ROOT / "configs/demo/zoomldm.yaml")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return toy.run_folder(tmp_path / "run", "zoomldm")
+
+
+@pytest.fixture
+def slides(tmp_path: Path) -> Path:
+    folder = tmp_path / "cohort"
+    for number in range(2):
+        toy.slide(folder / f"s{number}.h5")
+    regions = {"20x": 64, "10x": 16, "5x": 4}
+    write_report(folder, [{"slide_id": f"s{number}", "status": "prepared", "regions": regions} for number in range(2)])
+    return folder
+
+
+def write_report(folder: Path, reports: list[dict[str, Any]]) -> None:
+    (folder / "report.json").write_text(json.dumps(reports))
+
+
+def found(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit status and output, of which every line but the last is a finding."""
+    status = doctor.main(list(arguments))
+    printed = capsys.readouterr().out
+    assert all(line[:6] in ("ok    ", "warn  ", "FAIL  ") for line in printed.splitlines()[:-1])
+    return status, printed
+
+
+def test_a_whole_installation_has_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(published, "_ask", lambda urls: {})
+    monkeypatch.setattr(environment, "_driver", lambda: "")
+    status, printed = found(capsys)
+    assert status == 0
+    assert "FAIL" not in printed
+    for part in ("OpenSlide", "torch", "uni:", "Inception", "denoiser", "cdm", "encoder.safetensors", "slide.h5"):
+        assert part in printed
+
+
+def test_packages_that_are_old_or_missing_are_named(tmp_path: Path) -> None:
+    text = '[project]\nrequires-python = ">=9"\ndependencies = ["torch>=99", "no-such-package>=1", "numpy>=2"]\n'
+    (tmp_path / "pyproject.toml").write_text(text)
+    told = [str(finding) for finding in environment.packages(tmp_path / "pyproject.toml")]
+    assert len(told) == 2
+    assert told[0].startswith("FAIL  torch 2.")
+    assert told[1] == "FAIL  no-such-package missing, expected >=1; pip install -e ."
+    assert next(environment.python(tmp_path / "pyproject.toml")).status == "FAIL"
+
+
+def test_without_the_package_one_line_says_so(tmp_path: Path) -> None:
+    bare = [sys.executable, "-I", "-S", str(ROOT / "scripts/doctor.py")]
+    done = subprocess.run(bare, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("FAIL  ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("status", "told"), [(200, "gives it"), (403, "accept the licence"), (500, "answers 500")])
+def test_published_weights_are_asked_for(status: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    response = requests.Response()
+    response.status_code = status
+    monkeypatch.setattr(requests, "head", lambda *_, **__: response)
+    wanted = published.Weights("uni", None, "https://example.org/uni", "put it somewhere")
+    assert told in next(published.published([wanted])).told
+
+
+def test_a_network_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "head", lambda *_, **__: threading.Event().wait())
+    monkeypatch.setattr(published, "SECONDS", 0.2)
+    wanted = published.Weights("uni", None, "https://example.org/uni", "put it somewhere")
+    finding = next(published.published([wanted]))
+    assert finding.status == "warn"
+    assert "no answer" in finding.told
+
+
+def test_a_whole_cohort_is_read_to_the_end(slides: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, printed = found(capsys, "--cohort", str(slides), "--model", str(run))
+    assert status == 0
+    assert "2 of 2 slides whole, 168 regions" in printed
+
+
+def flip(path: Path, place: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_names_the_slide(slides: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip(slides / "s1.h5", 0.5)
+    status, printed = found(capsys, "--cohort", str(slides))
+    assert status == 1
+    assert f"FAIL  {slides / 's1.h5'}: scales/" in printed
+    assert "1 of 2 slides whole" in printed
+    assert "lists s1, but no whole file is there" in printed
+
+
+def test_what_slides_report_and_model_disagree_on_is_named(
+    slides: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.slide(slides / "s1.h5", encoder="other-0")
+    assert "s1.h5: encoder is other-0" in found(capsys, "--cohort", str(slides))[1]
+    toy.slide(slides / "s0.h5", encoder="other-0")
+    assert "slides have other-0, the model toy" in found(capsys, "--cohort", str(slides), "--model", str(run))[1]
+    write_report(slides, [{"slide_id": "s0", "status": "prepared", "regions": {"20x": 1}}])
+    printed = found(capsys, "--cohort", str(slides))[1]
+    assert "s0 has other regions than its file" in printed
+    assert "does not list s1" in printed
+    write_report(slides, [{"slide_id": "bad", "status": "failed", "message": "bad.svs: no um/px"}])
+    (slides / ".s3.h5.1.partial").touch()
+    printed = found(capsys, "--cohort", str(slides))[1]
+    assert "bad failed: bad.svs: no um/px" in printed
+    assert "1 unfinished files, such as" in printed
+
+
+def test_weights_that_the_config_does_not_build_are_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("mlp: 32", "mlp: 64"))
+    status, printed = found(capsys, "--model", str(run))
+    assert status == 1
+    assert "weights and config differ: wrong shape: encoder.layers" in printed
+
+
+def test_weights_that_are_not_finite_or_not_described(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = run / "weights.safetensors"
+    tensors = load_weights(weights)
+    weights.with_name("weights.safetensors.sha256").unlink()
+    assert "no weights.safetensors.sha256 beside it" in found(capsys, "--model", str(run))[1]
+    first = next(iter(tensors))
+    tensors[first][..., 0] = torch.nan
+    save_weights(weights, tensors)
+    status, printed = found(capsys, "--model", str(run))
+    assert status == 1
+    assert f"{first} not finite" in printed
+
+
+def test_the_checkpoints_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
+    run = tmp_path / "run"
+    main.main(["--base", DEMO, f"run={run}", "training.max_steps=8", *cohort.make(tmp_path)])
+    monkeypatch.delenv("ZOOMLDM_RUN")
+    capsys.readouterr()
+    newest, before = (run / f"checkpoints/step={step:08d}.ckpt" for step in (8, 4))
+    assert f"{newest}: step 8, whole" in found(capsys, "--model", str(run))[1]
+    (run / "weights.safetensors").unlink()
+    flip(newest, 0.5)
+    status, printed = found(capsys, "--model", str(run))
+    assert status == 0
+    assert f"warn  {newest}: damaged" in printed
+    assert f"{before}: step 4, whole" in printed
+    assert f"--resume {run}" in printed
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("mlp: 32", "mlp: 64"))
+    assert f"FAIL  {before}: weights and config differ" in found(capsys, "--model", str(run))[1]
+    flip(before, 0.5)
+    assert "none is whole" in found(capsys, "--model", str(run))[1]
+
+
+def test_what_a_run_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = cohort.make(tmp_path)
+    status, printed = found(capsys, "--base", DEMO, *overrides)
+    assert status == 0
+    assert "cohort fits; 168 regions" in printed
+    status, printed = found(capsys, "--base", DEMO, *overrides, "data.batch_size=100000000")
+    assert status == 1
+    assert "FAIL  memory: about" in printed
+    status, printed = found(capsys, "--base", DEMO, *overrides, "tile_px=64")
+    assert "tile_px: the config has 64, but the cohort" in printed
+
+
+def test_a_check_that_fails_itself_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> Iterator[Finding]:
+        yield Finding("ok", "first")
+        raise AttributeError("two\nlines")
+
+    first, last = checked("thing", broken)
+    assert first.told == "first"
+    assert str(last).startswith("FAIL  thing: the check itself failed at test_doctor.py:")
+    assert "\n" not in str(last)
+
+
+def test_wrong_arguments_end_in_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/doctor.py"), "--cohort", "nowhere"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --cohort: nowhere is no folder")
