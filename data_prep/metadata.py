@@ -53,10 +53,10 @@ def _row(path: str | Path, line: int, cells: dict[str, str]) -> Row:
         raise UserError(f"{where}: mpp {mpp} found, expected a number such as 0.25, or nothing") from error
 
 
-def match_rows(path: str | Path, rows: Sequence[Row], slides: Mapping[str, str]) -> dict[str, Row]:
+def match_rows(path: str | Path, rows: Sequence[Row], slides: Mapping[str, str], strict: bool = True) -> dict[str, Row]:
     """The row of each slide that has one; `slides` maps ids to files (relative paths, or names).
 
-    Raises UserError for a row that names no slide or several, and for two rows of one slide.
+    Raises UserError for a row that names several slides or, when `strict`, none, and for two rows of one slide.
     """
     known: dict[str, set[str]] = {}
     for slide_id, file in slides.items():
@@ -66,6 +66,8 @@ def match_rows(path: str | Path, rows: Sequence[Row], slides: Mapping[str, str])
     matched: dict[str, Row] = {}
     for row in rows:
         where, found = f"{path}: line {row.line}", sorted(known.get(row.slide, ()))
+        if not found and not strict:
+            continue
         if not found:
             raise UserError(f"{where} names {row.slide}, which is none of the {len(slides)} slides; correct it")
         if len(found) > 1:

@@ -40,6 +40,8 @@ OUTSIDE = {
     "data_prep": {
         "data_prep",
         "ldm.data.h5",
+        "ldm.data.dataset",
+        "ldm.data.splits",
         "ldm.scales",
         "ldm.config",
         "ldm.pipeline",

@@ -1,0 +1,94 @@
+"""Makes and shows the split of a cohort (ldm/data/splits.py): which slides train, validate and test, by patient.
+
+    python data_prep/splits.py --cohort data/brca                           # patients from TCGA barcodes
+    python data_prep/splits.py --cohort data/mine --table slides.csv        # from a column `patient`
+
+The first call writes <cohort>/splits.csv; later ones add slides that it lacks, leave the others where they are, and
+print it. A patient in two parts, after editing by hand, is refused.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_prep.metadata import match_rows, read_table
+from ldm.data.dataset import open_cohort
+from ldm.data.h5 import SlideFile
+from ldm.data.splits import NAME, PARTS, Shares, Split, extend, patient_of, read_split, write_split
+from ldm.errors import UserError, cli
+
+
+def patients_of_table(path: str, slides: Sequence[SlideFile]) -> dict[str, str]:
+    """Slide ids and patients of the rows that name one of `slides` and have a patient. UserError without the column."""
+    rows = read_table(path)
+    if rows and "patient" not in rows[0].values:
+        found = ", ".join(["slide", *rows[0].values])
+        raise UserError(f"{path}: columns are {found}, without patient; add it, or leave --table out")
+    sources = {str(slide.attrs["slide_id"]): str(slide.attrs["source"]) for slide in slides}
+    matched = match_rows(path, rows, sources, strict=False)
+    return {slide_id: row.values["patient"] for slide_id, row in matched.items() if row.values["patient"]}
+
+
+def asked_shares(path: Path, before: Shares | None, args: argparse.Namespace) -> Shares:
+    """What the command says, else the file, else the defaults. UserError when the file was made otherwise."""
+    asked, stands = (args.seed, args.validation, args.test), before or Shares()
+    shares = Shares(*(old if new is None else new for new, old in zip(asked, stands, strict=True)))
+    if before is not None and shares != before:
+        made = " ".join(f"{key}={value:g}" for key, value in before._asdict().items())
+        raise UserError(f"{path}: was made with {made}; leave these out, or make another with --out FILE")
+    return shares
+
+
+def table(split: Split, slides: Sequence[SlideFile]) -> str:
+    """Patients, slides and regions of each part, as far as the cohort has them."""
+    names = slides[0].ladder.names
+    lines = [f"{'part':10}  patients  slides  {'  '.join(f'{name:>9}' for name in names)}"]
+    for part in PARTS:
+        here = [slide for slide in slides if split.lines[str(slide.attrs["slide_id"])].part == part]
+        patients = {split.lines[str(slide.attrs["slide_id"])].patient for slide in here}
+        regions = "  ".join(f"{sum(slide.count(name) for slide in here):9,}" for name in names)
+        lines.append(f"{part:10}  {len(patients):8,}  {len(here):6,}  {regions}")
+    return "\n".join(lines)
+
+
+def origins(patients: Mapping[str, str], tabled: Mapping[str, str]) -> str:
+    """Where the patients are known from."""
+    counts = Counter(
+        "the table" if slide in tabled else "nothing, each its own" if slide == patient else "barcodes or the file"
+        for slide, patient in patients.items()
+    )
+    return ", ".join(f"{count} from {origin}" for origin, count in counts.most_common())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cohort", type=Path, required=True, help="folder of prepared slides")
+    parser.add_argument("--by", choices=["patient", "slide"], default="patient", help="what is kept together")
+    parser.add_argument("--table", help="CSV with columns slide and patient")
+    parser.add_argument("--validation", type=float, help="share of patients, 0.05 by default")
+    parser.add_argument("--test", type=float, help="share of patients, 0.05 by default")
+    parser.add_argument("--seed", type=int, help="another one deals patients out otherwise; 0 by default")
+    parser.add_argument("--out", type=Path, help=f"the file, <cohort>/{NAME} by default")
+    args = parser.parse_args(argv)
+    path: Path = args.out or args.cohort / NAME
+    slides = open_cohort(args.cohort)
+    ids = [str(slide.attrs["slide_id"]) for slide in slides]
+    before = read_split(path) if path.exists() else None
+    shares = asked_shares(path, before and before.shares, args)
+    known = {slide: line.patient for slide, line in before.lines.items()} if before else {}
+    tabled = patients_of_table(args.table, slides) if args.table else {}
+    patients = {
+        slide: slide if args.by == "slide" else tabled.get(slide) or known.get(slide) or patient_of(slide)
+        for slide in ids
+    }
+    split = extend(before or Split({}, shares), patients)
+    if split != before:
+        write_split(path, split)
+    print(table(split, slides))
+    print(f"patients: {origins(patients, tabled)}")
+    print(f"{path}: {len(split.lines.keys() - known.keys())} slides added, {len(known)} were there")
+
+
+if __name__ == "__main__":
+    cli(main)
