@@ -6,9 +6,9 @@ from PIL import Image
 
 from data_prep.grid import halve
 from data_prep.slide import Plane, open_slide
-from data_prep.tissue import PER_TILE, foreground, otsu, read_foreground, tile_shares
+from data_prep.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.errors import UserError
-from tests.data_prep.slides import GLASS, tissue_image, write_scene, write_slide
+from tests.data_prep.slides import tissue_image, write_scene, write_slide
 
 
 def mean2(image: np.ndarray) -> np.ndarray:
@@ -102,18 +102,3 @@ def test_scenes_off_the_earth_or_16_bit_are_refused(tmp_path):
         open_slide(write_scene(tmp_path / "a.tif", bands, crs="EPSG:4326"), "satellite")
     with pytest.raises(UserError, match="-ot Byte"):
         open_slide(write_scene(tmp_path / "b.tif", bands.astype(np.uint16)), "satellite")
-
-
-def test_otsu_separates_two_heaps():
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(20, 4, 900), rng.normal(120, 10, 100)]).clip(0, 255).astype(np.uint8)
-    assert 30 <= otsu(values) <= 100
-
-
-def test_foreground_is_the_stained_part():
-    image = tissue_image(160, 160)
-    truth = (image != GLASS).any(-1)
-    assert (foreground(image) == truth).mean() > 0.97
-    assert not foreground(np.full((64, 64, 3), GLASS, np.uint8)).any()
-    assert foreground(np.broadcast_to(np.uint8([200, 90, 150]), (64, 64, 3))).all()
-    assert not foreground(np.zeros((64, 64, 3), np.uint8)).any()  # ink, or nothing scanned
