@@ -14,6 +14,7 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import xy
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 from rasterio.windows import Window
@@ -81,8 +82,8 @@ def _warp_target(scene: rasterio.DatasetReader, path: Path) -> CRS | None:
         return None
     place = scene.transform
     upright = place.b == place.d == 0 and place.a > 0 > place.e
-    centre = scene.width // 2, scene.height // 2
-    xs, ys = zip(*(place @ (centre[0] + dx, centre[1] + dy) for dx, dy in ((0, 0), (1, 0), (0, 1))), strict=True)
+    row, col = scene.height // 2, scene.width // 2
+    xs, ys = xy(place, [row, row, row + 1], [col, col + 1, col], offset="ul")
     longitudes, latitudes = transform(scene.crs, LONGITUDE_LATITUDE, xs, ys)
     if not (max(map(abs, longitudes)) <= 360 and max(map(abs, latitudes)) <= 90):
         raise UserError(f"{path}: lies at ({xs[0]:g}, {ys[0]:g}) in {scene.crs}, nowhere on Earth; mend its transform")
