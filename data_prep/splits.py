@@ -32,8 +32,10 @@ def patients_of_table(path: str, slides: Sequence[SlideFile]) -> dict[str, str]:
 
 def asked_shares(path: Path, before: Shares | None, args: argparse.Namespace) -> Shares:
     """What the command says, else the file, else the defaults. UserError when the file was made otherwise."""
-    asked, stands = (args.seed, args.validation, args.test), before or Shares()
-    shares = Shares(*(old if new is None else new for new, old in zip(asked, stands, strict=True)))
+    asked = {"seed": args.seed, "validation": args.validation, "test": args.test}
+    shares = Shares(
+        **(before or Shares())._asdict() | {key: value for key, value in asked.items() if value is not None}
+    )
     if before is not None and shares != before:
         made = " ".join(f"{key}={value:g}" for key, value in before._asdict().items())
         raise UserError(f"{path}: was made with {made}; leave these out, or make another with --out FILE")

@@ -84,7 +84,7 @@ def extend(split: Split, patients: Mapping[str, str]) -> Split:
     seed, validation, test = split.shares
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise UserError(f"split: shares {validation:g} and {test:g} found, expected two that leave some for training")
-    for slide in patients.keys() & split.lines.keys():
+    for slide in sorted(patients.keys() & split.lines.keys()):
         if split.lines[slide].patient != patients[slide]:
             found = f"slide {slide} is of patient {split.lines[slide].patient} there, of {patients[slide]} now"
             raise UserError(f"split: {found}; correct one, or make another split")
