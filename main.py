@@ -19,7 +19,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from ldm.checkpoint import save_weights
+from ldm.checkpoint import load_weights, save_weights
 from ldm.config import load_config
 from ldm.data import splits
 from ldm.data.datamodule import CohortData
@@ -28,6 +28,7 @@ from ldm.errors import UserError, cli
 from ldm.runs import SYSTEMS, Run, open_data
 from ldm.training.callbacks import (
     Averaging,
+    Best,
     Checkpoints,
     Pictures,
     Progress,
@@ -163,8 +164,11 @@ def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
     data = open_data(config)
     run.attach(data)
     saver = Checkpoints(folder / "checkpoints", settings.checkpoint_every)
+    kept = folder / "checkpoints" / "best.safetensors"
+    best = Best(lambda: save_weights(kept, run.weights(data)))
+    averaging = [*([best] if settings.get("keep") == "best" else []), Averaging(settings.ema)]
     start = checkpoint.stem if checkpoint else "step=00000000"  # the logger would replace the rows of an earlier start
-    trainer = trainer_of(run, folder, data, saver, start)
+    trainer = trainer_of(run, folder, data, averaging, saver, start)
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(run.config, folder / "config.yaml")
@@ -175,14 +179,18 @@ def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
             print(f"stopped at step {trainer.global_step}; continue with: python main.py --resume {folder}")
         return RESUMABLE
     if trainer.is_global_zero:
-        save_weights(folder / "weights.safetensors", run.weights(data), {"system": config.system})
+        weights = load_weights(kept) if best.step else run.weights(data)
+        metadata = {"system": config.system, "step": str(best.step or trainer.global_step)}
+        save_weights(folder / "weights.safetensors", weights, metadata)
         print(f"weights: {folder / 'weights.safetensors'}")
         if pictures := sorted((folder / "samples").glob("*.png")):
             print(f"picture: {pictures[-1]}")
     return 0
 
 
-def trainer_of(run: Run, folder: Path, data: CohortData, saver: Checkpoints, start: str) -> pl.Trainer:
+def trainer_of(
+    run: Run, folder: Path, data: CohortData, averaging: list[pl.Callback], saver: Checkpoints, start: str
+) -> pl.Trainer:
     settings = run.config.training
     images = run.images_per_step()
     return pl.Trainer(
@@ -200,7 +208,7 @@ def trainer_of(run: Run, folder: Path, data: CohortData, saver: Checkpoints, sta
         logger=[CSVLogger(folder, "metrics", start), TensorBoardLogger(folder, "", "tensorboard")],
         log_every_n_steps=10,
         callbacks=[
-            Averaging(settings.ema),
+            *averaging,
             Progress(max(1, settings.validate_every // 10), images // run.optimizer_steps),
             Pictures(folder / "samples", lambda path: run.draw(path, data)),
             saver,

@@ -6,7 +6,9 @@ package and is made by
 
     python data_prep/encoders.py --fit SLIDES --out ldm/weights/demo/encoder.safetensors
 
-The others come from timm: `uni`, `uni2-h`, `dinov2` and `clip` as published, or any timm model by its own name. Those
+`colours` needs no weights at all: histograms of the tile's colours, blind to shape and texture.
+
+The others come from timm: `uni`, `uni2-h`, `dinov2`, `hipt` and `clip` as published, or any timm model by its own name. Those
 see the whole tile, resized to their input and normalised as in training.
 """
 
@@ -36,6 +38,7 @@ from ldm.scales import ladder
 DEMO_WEIGHTS = Path(__file__).parents[1] / "ldm" / "weights" / "demo" / "encoder.safetensors"
 DEMO_CHANNELS = 128
 DEMO_TILE_PX = 128
+COLOUR_BINS = 8
 LEAST_STD = 0.3
 """of the median channel's: one that hardly ever fires is not blown up"""
 
@@ -61,11 +64,21 @@ class Published:
     architecture: str
     hub: str
     options: dict[str, Any] = field(default_factory=dict)
+    transform: dict[str, Any] = field(default_factory=dict)
+    """of its tiles, where it differs from the architecture's in timm"""
+    file: str = ""
+    """where its weights are when no hub has them"""
+
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic"}
 
 
 PUBLISHED = {
     "uni": Published(
-        "vit_large_patch16_224", "MahmoodLab/UNI", {"img_size": 224, "init_values": 1e-5, "dynamic_img_size": True}
+        "vit_large_patch16_224",
+        "MahmoodLab/UNI",
+        {"img_size": 224, "init_values": 1e-5, "dynamic_img_size": True},
+        IMAGENET,
     ),
     "uni2-h": Published(
         "vit_giant_patch14_224",
@@ -84,6 +97,7 @@ PUBLISHED = {
             "reg_tokens": 8,
             "dynamic_img_size": True,
         },
+        IMAGENET,
     ),
     "dinov2": Published(
         "vit_large_patch14_reg4_dinov2.lvd142m", "timm/vit_large_patch14_reg4_dinov2.lvd142m", {"img_size": 224}
@@ -91,19 +105,28 @@ PUBLISHED = {
     "clip": Published(  # what CLIP-FID measures in: the projected image embedding
         "vit_base_patch32_clip_quickgelu_224.openai", "timm/vit_base_patch32_clip_224.openai", {"num_classes": 512}
     ),
+    "hipt": Published(
+        "vit_small_patch16_224",
+        "",
+        {"img_size": 256},
+        {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+        "HIPT_4K/Checkpoints/vit256_small_dino.pth of https://github.com/mahmoodlab/HIPT",
+    ),
 }
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic"}
 
 
 def load_encoder(name: str, weights: str | Path | None = None, device: str = "cpu") -> TileEncoder:
-    """The encoder `name`: demo, one of PUBLISHED, or any timm model; `weights` is a local file instead of the hub's.
+    """The encoder `name`: demo, colours, one of PUBLISHED, or any timm model; `weights` is a local file.
 
     Raises UserError for an unknown name, and for weights that are missing, gated or of another network.
     """
     if name == "demo":
         return DemoEncoder.load(weights or DEMO_WEIGHTS, device)
+    if name == "colours":
+        return ColourEncoder()
     if name not in PUBLISHED and not timm.is_model(name):
-        raise UserError(f"encoder.name: {name} is unknown; expected demo, {', '.join(PUBLISHED)} or a timm model name")
+        known = ", ".join(["demo", "colours", *PUBLISHED])
+        raise UserError(f"encoder.name: {name} is unknown; expected {known} or a timm model name")
     return TimmEncoder(name, weights, device)
 
 
@@ -144,7 +167,9 @@ class TimmEncoder:
 
 def _timm_network(name: str, published: Published, weights: str | Path | None) -> Any:
     """Build and fill the network, without its classifier unless that is what is published."""
-    overlay: dict[str, Any] = dict(IMAGENET) if name.startswith("uni") else {}
+    overlay = dict(published.transform)
+    if side := published.options.get("img_size"):
+        overlay["input_size"] = (3, side, side)
     if published.hub:
         overlay["hf_hub_id"] = published.hub
     options = {"pretrained_cfg_overlay": overlay, "num_classes": 0, **published.options}
@@ -152,6 +177,8 @@ def _timm_network(name: str, published: Published, weights: str | Path | None) -
         network = timm.create_model(published.architecture, pretrained=False, **options)
         load_strict(network, _local_state(network, weights), str(weights))
         return network
+    if published.file:
+        raise UserError(f"encoder.name: {name}: no hub has its weights; set encoder.weights to {published.file}")
     set_verbosity_error()  # one line of ours says it all
     try:
         return timm.create_model(published.architecture, pretrained=True, **options)
@@ -163,14 +190,28 @@ def _timm_network(name: str, published: Published, weights: str | Path | None) -
 
 
 def _local_state(network: Any, weights: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file; position embeddings of another image size are resized, the classifier is left out."""
-    state = load_weights(weights)
+    """The tensors of a file; position embeddings of another image size are resized, the classifier is left out.
+
+    DINO's own files name the network `backbone`, inside `module` where it was trained on several GPUs.
+    """
+    tensors = load_weights(weights).items()
+    state = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in tensors}
     if isinstance(network, VisionTransformer):
         state = checkpoint_filter_fn(state, network)
     if network.num_classes:
         return state
     classifier = network.pretrained_cfg.get("classifier") or "head"
     return {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
+
+
+class ColourEncoder:
+    """Histograms of red, green and blue over the tile, (n, 24)."""
+
+    id, width = "colours", 3 * COLOUR_BINS
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        bins = rearrange(tiles, "n h w c -> n c (h w)").cpu().int() * COLOUR_BINS // 256
+        return torch.cat([reduce((bins == level).float(), "n c p -> n c", "mean") for level in range(COLOUR_BINS)], 1)
 
 
 class DemoEncoder(nn.Module):

@@ -81,7 +81,8 @@ def save_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
 def load_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors or torch file, on the CPU.
 
-    A torch file is a flat dict of tensors, or holds one under "ema" (the published CDM) or "state_dict" (Lightning).
+    A torch file is a flat dict of tensors, or holds one under "ema" (the published CDM), "state_dict" (Lightning) or
+    "teacher" (DINO).
     No code of the file runs. Raises UserError when it is missing, damaged, unsafe or something else.
     """
     path = Path(path)
@@ -97,11 +98,11 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     if is_zipfile(path):
         _check_zip(path)
     content = _load_torch(path)
-    for key in ("ema", "state_dict"):
+    for key in ("ema", "state_dict", "teacher"):
         if isinstance(content, dict) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"weights: {path} holds no dict of tensors, alone or under ema or state_dict")
+        raise UserError(f"weights: {path} holds no dict of tensors, alone or under ema, state_dict or teacher")
     return dict(content)
 
 

@@ -40,11 +40,13 @@ def draw_samples(path: Path, data: CohortData, model: ZoomLDM, from_regions: boo
 class ZoomLDMRun(Run):
     keys = ("encoder", "autoencoder", "init")
     model_keys = ("denoiser", "summarizer", "schedule", "prediction")
-    training_keys = ("p_uncond", "times")
+    training_keys = ("p_uncond", "times", "keep")
     system: LatentDiffusion
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
+        if config.training.keep not in ("last", "best"):
+            raise UserError(f"training.keep: {config.training.keep} is unknown; it is last or best")
         model = config.model
         denoiser = build(model.denoiser, "model.denoiser").to(memory_format=torch.channels_last)
         if config.init:

@@ -111,6 +111,29 @@ def newest_checkpoint(folder: Path) -> Path:
     raise UserError(f"resume: {folder} holds no whole checkpoint; start a new run with --base")
 
 
+class Best(Callback):
+    """Calls `save` after each validation whose loss is the lowest so far, with the averaged weights in place.
+
+    Stands before Averaging among the callbacks, which takes those weights away again. Travels in the checkpoint.
+    """
+
+    def __init__(self, save: Callable[[], Any]) -> None:
+        self.save, self.loss, self.step = save, float("inf"), 0
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        loss = trainer.callback_metrics["val/loss"].item()
+        if loss < self.loss:
+            self.loss, self.step = loss, trainer.global_step
+            if trainer.is_global_zero:
+                self.save()
+
+    def state_dict(self) -> dict[str, float]:
+        return {"loss": self.loss, "step": self.step}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.loss, self.step = state_dict["loss"], int(state_dict["step"])
+
+
 class Progress(Callback):
     """One bar: steps, time left, loss, images a second. Where nobody watches, a line every `every` steps."""
 

@@ -1,5 +1,7 @@
 """Tile encoders by name: frozen, as wide as they say, and plain about weights that they cannot have."""
 
+import argparse
+
 import pytest
 import timm
 import torch
@@ -55,7 +57,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_unknown_encoder_is_told_the_known_ones():
-    with pytest.raises(UserError, match="expected demo, uni, uni2-h, dinov2, clip or a timm model name"):
+    with pytest.raises(UserError, match="expected demo, colours, uni, uni2-h, dinov2, clip, hipt or a timm model name"):
         load_encoder("unn")
 
 
@@ -69,9 +71,37 @@ def test_gated_weights_are_one_line_with_the_remedy(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "width"), [("uni", 1024), ("uni2-h", 1536), ("dinov2", 1024)])
+@pytest.mark.parametrize(("name", "width"), [("uni", 1024), ("uni2-h", 1536), ("dinov2", 1024), ("hipt", 384)])
 def test_published_architectures_exist(name, width):
     published = PUBLISHED[name]
     with torch.device("meta"):
         network = timm.create_model(published.architecture, pretrained=False, num_classes=0, **published.options)
     assert network.num_features == width
+
+
+def test_hipt_reads_the_teacher_of_a_dino_checkpoint_and_nothing_else(tmp_path, tiles):
+    published = PUBLISHED["hipt"]
+    network = timm.create_model(published.architecture, pretrained=False, num_classes=0)  # 224 px, as DINO trains
+    teacher = {f"backbone.{name}": value for name, value in network.state_dict().items()}
+    teacher["head.mlp.0.weight"] = torch.zeros(2, 2)
+    checkpoint = {"student": {}, "teacher": teacher, "epoch": 1, "args": argparse.Namespace(lr=1.0)}
+    torch.save(checkpoint, tmp_path / "vit256_small_dino.pth")
+    encoder = load_encoder("hipt", tmp_path / "vit256_small_dino.pth")
+    assert encoder.size == (256, 256)
+    assert encoder.mean.flatten().tolist() == [0.5] * 3
+    assert encoder(tiles).shape == (3, 384)
+    torch.testing.assert_close(encoder.network.blocks[3].mlp.fc1.weight, network.blocks[3].mlp.fc1.weight)
+
+
+def test_hipt_without_a_file_is_told_where_it_is():
+    with pytest.raises(UserError, match=r"set encoder\.weights to HIPT_4K/Checkpoints/vit256_small_dino\.pth of"):
+        load_encoder("hipt")
+
+
+def test_colours_are_histograms_and_blind_to_where(tiles):
+    found = load_encoder("colours")(tiles)
+    assert found.shape == (3, load_encoder("colours").width)
+    torch.testing.assert_close(found.sum(1), torch.full((3,), 3.0))
+    torch.testing.assert_close(load_encoder("colours")(tiles.flip(1, 2)), found)
+    black = load_encoder("colours")(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
+    assert sorted(black[0].tolist()) == [0.0] * 21 + [1.0] * 3
