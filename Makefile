@@ -1,4 +1,5 @@
 # make demo   slides -> tiles -> embeddings -> latents -> a trained multi-scale model -> sampled patches, in minutes on a laptop
+# make ablations   one model for all scales against a model a scale, and what else matters: docs/results/ablations.md
 # make test   the tests
 # make lint   ruff and mypy
 # Each creates .venv and installs into it when that has not been done.
@@ -7,11 +8,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/make-demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test lint
+.PHONY: demo ablations test lint
 
 demo: .venv/installed
 	$(BIN)/python main.py --base configs/demo/zoomldm.yaml run=$(RUN)
 	$(BIN)/python scripts/sample_patches.py --model $(RUN) --from data/demo/cohort/histology_100.h5 --out $(RUN)/samples
+
+ablations: .venv/installed
+	$(BIN)/python benchmarks/ablations.py
 
 test: .venv/installed
 	$(BIN)/python -m pytest

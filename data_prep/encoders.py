@@ -8,8 +8,8 @@ package and is made by
 
 `colours` needs no weights at all: histograms of the tile's colours, blind to shape and texture.
 
-The others come from timm: `uni`, `uni2-h`, `dinov2`, `hipt` and `clip` as published, or any timm model by its own name. Those
-see the whole tile, resized to their input and normalised as in training.
+The others come from timm: `uni`, `uni2-h`, `dinov2`, `clip` and `hipt` as published, or any timm model by its own name.
+Those see the whole tile, resized to their input and normalised as in training.
 """
 
 import argparse
@@ -208,6 +208,7 @@ class ColourEncoder:
     """Histograms of red, green and blue over the tile, (n, 24)."""
 
     id, width = "colours", 3 * COLOUR_BINS
+    preprocessing = "none"
 
     def __call__(self, tiles: Tensor) -> Tensor:
         bins = rearrange(tiles, "n h w c -> n c (h w)").cpu().int() * COLOUR_BINS // 256

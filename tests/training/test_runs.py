@@ -69,6 +69,22 @@ def test_a_finished_run_samples_and_keeps_two_checkpoints(tmp_path: Path, overri
     assert (folder / "samples" / "step=00000010.png").is_file()
 
 
+def test_the_best_validation_is_kept_and_survives_a_stop(tmp_path: Path, overrides: list[str]) -> None:
+    rough = ["training.validate_every=4", "training.keep=best"]
+    rough += ["training.optimizer={target: torch.optim.SGD, lr: 0.01, maximize: true}"]  # every step is a step back
+    overfitted = run(tmp_path / "overfitted", overrides, 12, *rough)
+    with open(next(overfitted.glob("metrics/*/metrics.csv"))) as file:
+        found = {int(row["step"]) + 1: float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]}
+    best = min(found, key=found.__getitem__)
+    assert best == 4
+    stopped = run(tmp_path / "stopped", overrides, best, *rough, "training.keep=last")
+    assert main.main(["--resume", str(run(tmp_path / "cut", overrides, 8, *rough)), "training.max_steps=12"]) == 0
+    one, two, three = (
+        load_weights(folder / "weights.safetensors") for folder in (overfitted, stopped, tmp_path / "cut")
+    )
+    assert all(torch.equal(one[name], two[name]) and torch.equal(one[name], three[name]) for name in one)
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, overrides: list[str]) -> None:
     folder = run(tmp_path / "run", overrides, 8) / "checkpoints"
     newest = folder / "step=00000008.ckpt"

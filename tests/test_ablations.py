@@ -1,0 +1,127 @@
+"""Ablations: their configs train, and the table is what the run folders say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import main
+from benchmarks import ablations
+from ldm.config import load_config
+from ldm.errors import UserError
+from tests import toy
+from tests.training import cohort
+
+ROOT = Path(__file__).parents[1]
+DEMO = sorted((ROOT / "configs/ablations/demo").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_run_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return cohort.make(tmp_path_factory.mktemp("cohort"))
+
+
+def written(run: Path, losses: dict[int, dict[str, float]], scores: dict[str, float]) -> None:
+    """What a finished and scored run leaves of interest."""
+    (run / "metrics" / "step=00000000").mkdir(parents=True)
+    keys = ["val/loss", *(f"val/loss/{scale}" for scale in next(iter(losses.values())))]
+    lines = [f"loss,step,{','.join(keys)}", "0.9,9" + "," * len(keys)]
+    for step, values in losses.items():
+        mean = sum(values.values()) / len(values)
+        lines.append(f",{step - 1},{mean},{','.join(map(str, values.values()))}")
+    (run / "metrics" / "step=00000000" / "metrics.csv").write_text("\n".join(lines) + "\n")
+    (run / "weights.safetensors").write_bytes(b"")
+    found = {scale: {"n": 4, "regions": 7, "frechet": value, "kid": value / 1000} for scale, value in scores.items()}
+    (run / "scores.json").write_text(json.dumps(found))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Runs of every study: the shared model is better at 1.25x alone, and at no scale than the CNN."""
+    for study in ablations.STUDIES:
+        scales = [study.name.removeprefix("single-")] if "single" in study.name else list(ablations.SCALES)
+        for seed, run in enumerate(study.runs(tmp_path)):
+            if "single" in study.name:
+                level = 0.5 if scales == ["1.25x"] else 0.3
+                losses = {
+                    step: {scales[0]: level + wait} for step, wait in ((40, 0.2), (80, 0.1), (120, 0.0), (200, 0.4))
+                }
+                losses |= {160: {scales[0]: level + 0.15}}
+            else:
+                level = {"shared": 0.4 + 0.02 * seed, "cnn": 0.39}.get(study.name, 0.6)
+                losses = {100: dict.fromkeys(scales, level + 0.1), 200: dict.fromkeys(scales, level)}
+            written(run, losses, dict.fromkeys(scales, 10 * level))
+    return tmp_path
+
+
+def row(text: str, title: str, name: str) -> list[str]:
+    """The cells of row `name` in the table whose corner says `title`."""
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {title} |"))
+    line = next(line for line in lines[start:] if line.startswith(f"| {name} |"))
+    return [each.strip() for each in line.strip("|").split("|")[1:]]
+
+
+def test_the_table_is_filled_from_the_runs(runs: Path) -> None:
+    text = ablations.report(runs)
+    assert row(text, "validation loss", "**one model for all scales**") == ["0.410 ± 0.010"] * 5
+    best = row(text, "validation loss", "a model a scale, each at its best")
+    assert best == ["0.300"] * 3 + ["0.300 ± 0.000", "0.500 ± 0.000"]
+    share = row(text, "validation loss", "a model a scale, the compute of one in all")
+    assert share[:3] == ["0.500"] * 3  # a fifth of 200 steps
+    assert row(text, "validation loss", "a model a scale, each after all its steps")[0] == "0.700"
+    assert row(text, "Frechet distance", "CNN Summarizer") == ["3.9"] * 5
+    assert row(text, "KID x 1000", "the same under contexts of the CDM") == ["6.0"] * 5
+    assert (
+        "Validation loss: sharing is ahead of a model a scale at 1.25x; the transformer is ahead of the CNN at no"
+        in text
+    )
+
+
+@pytest.mark.parametrize("name", ["shared-1", "single-5x-0", "cdm-0"])
+def test_a_missing_run_is_named(runs: Path, name: str) -> None:
+    for path in (runs / name).rglob("*.*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(UserError, match=f"{name} (is no finished run|has no scores)") as error:
+        ablations.report(runs)
+    assert "\n" not in str(error.value)
+
+
+def test_every_study_has_a_config_and_every_config_a_study() -> None:
+    assert {study.config for study in ablations.STUDIES} == {path.stem for path in DEMO}
+
+
+def test_every_ablation_differs_from_what_it_is_compared_with_in_one_thing() -> None:
+    for folder, base in (("configs/ablations", "configs/zoomldm_brca.yaml"), ("configs/ablations/demo", None)):
+        shared = load_config([ROOT / (base or f"{folder}/shared.yaml")])
+        for path in (ROOT / folder).glob("*.yaml"):
+            config = load_config([path])
+            if "data" in path.name or config.system != "zoomldm":
+                continue
+            same = ("system", "seed", "ladder", "tile_px", "autoencoder", "init")
+            assert [config[key] for key in same] == [shared[key] for key in same], path
+            assert config.model.denoiser == shared.model.denoiser, path
+            for key in ("optimizer", "max_steps", "ema", "times", "warmup", "decay_from"):
+                assert config.training[key] == shared.training[key], path
+
+
+@pytest.mark.parametrize("name", ["shared", "cnn_summarizer", "colour_encoder", "single_scale", "no_context"])
+def test_demo_ablations_train_and_sample(tmp_path: Path, overrides: list[str], name: str) -> None:
+    own = [item for item in overrides if not item.startswith("model.summarizer")]
+    own += [f"model.summarizer.{key}" for key in (f"embedding_dim={toy.EMBEDDING}", "scales=3", "width=32")]
+    own += ["data.scales=[5x]"] if name == "single_scale" else []
+    run = tmp_path / "run"
+    command = ["--base", str(ROOT / f"configs/ablations/demo/{name}.yaml"), f"run={run}", "training.max_steps=2", *own]
+    assert main.main([*command, "training.validate_every=2"]) == 0
+    scales = {"5x"} if name == "single_scale" else set(toy.SCALES)
+    assert ablations.losses(run)[2].keys() == {"", *scales}
+    if name == "single_scale":
+        ablations.score(run, seed=0)
+        assert ablations.scores(run).keys() == scales
+        assert ablations.scores(run)["5x"]["frechet"] > 0
