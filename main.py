@@ -141,8 +141,11 @@ def prepare_when_absent(config: DictConfig) -> None:
     from data_prep.prepare import main as prepare
 
     print(f"{cohort} is not there yet: preparing it with {preparation}", flush=True)
-    if prepare(["--config", preparation, f"out={cohort}", f"autoencoder={config.get('autoencoder', 'demo')}"]):
+    status = prepare(["--config", preparation, f"out={cohort}", f"autoencoder={config.get('autoencoder', 'demo')}"])
+    if status == 1:
         raise UserError(f"data: preparing {cohort} failed for some slides; see {cohort / 'report.json'}")
+    if status:
+        raise SystemExit(status)
 
 
 def split_when_absent(config: DictConfig) -> None:

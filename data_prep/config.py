@@ -1,5 +1,6 @@
 """What a preparation run is asked for: the keys of configs/demo/data.yaml, checked."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,10 +82,17 @@ class PrepareConfig:
     unreadable_share: float = 0.01
     """a slide fails when more of its wanted base tiles cannot be read"""
     seed: int = 0
-    device: str = "cpu"
     batch_size: int = 64
-    workers: int = 1
-    """processes; the result does not depend on it"""
+    """tiles that are gathered before the networks run; the result does not depend on it"""
+    workers: int = 0
+    """processes that read slides, of each device; 0: all in one process. The result does not depend on it"""
+    accelerator: str = "auto"
+    """cpu, cuda ...: what runs the networks"""
+    devices: int | str = 1
+    """GPUs of a node, or "auto": all; on a CPU, processes"""
+    nodes: int = 1
+    shard: str | None = None
+    """"i/n": every n-th slide from the i-th on, i from 0, where n jobs share a cohort"""
 
     def __post_init__(self) -> None:
         if self.tile_px < TILE_MULTIPLE or self.tile_px % TILE_MULTIPLE:
@@ -106,10 +114,20 @@ class PrepareConfig:
             for share in shares:
                 if not isinstance(share, int | float) or not 0 <= share <= 1:
                     raise UserError(f"{key}: {share} found, expected a share between 0 and 1")
-        for key in ("batch_size", "workers", "regions_per_scale"):
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for key, least in {"batch_size": 1, "regions_per_scale": 1, "nodes": 1, "workers": 0}.items():
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise UserError(f"{key}: {value} found, expected at least 1")
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise UserError(f"{key}: {value} found, expected a whole number of at least {least}")
+        if self.devices != "auto" and (not isinstance(self.devices, int) or self.devices < 1):
+            raise UserError(f"devices: {self.devices} found, expected a number of at least 1, or auto")
+        if self.mpp is not None and not isinstance(self.mpp, int | float):
+            raise UserError(f"mpp: {self.mpp} found, expected a number, for example 0.5")
+        index, count = self.part
+        if index >= count:
+            raise UserError(f"shard: {self.shard} found, expected I/N with I from 0 to N - 1, for example 0/{count}")
 
     @property
     def tissue_shares(self) -> tuple[float, ...]:
@@ -118,6 +136,14 @@ class PrepareConfig:
             return (self.tissue_share,) * len(self.zooms)
         stated = {self.zooms[name].name: share for name, share in dict(self.tissue_share).items()}
         return tuple(stated.get(name, TISSUE_SHARE) for name in self.zooms.names)
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """(i, n) of `shard`. UserError when it is not i/n."""
+        found = re.fullmatch(r"(\d+)/(\d+)", str(self.shard or "0/1"))
+        if not found:
+            raise UserError(f"shard: {self.shard} found, expected I/N, for example 0/8")
+        return int(found[1]), int(found[2])
 
     @property
     def zooms(self) -> Ladder:

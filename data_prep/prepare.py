@@ -1,73 +1,146 @@
 """Slides -> a cohort of prepared slides, one HDF5 file each: the data that everything else trains on.
 
-    python data_prep/prepare.py --config configs/demo/data.yaml [key=value ...]
+    python data_prep/prepare.py --config configs/demo/data.yaml [--workers 8] [--devices 4] [key=value ...]
 
 Each file appears only when it is whole, so an interrupted run is continued by typing the command again: whole files of
 the same settings are kept, others are made. A slide that cannot be prepared does not stop the cohort; it is listed in
-report.json and on the last line, and the exit status is 1. Files do not depend on the number of workers.
+report.json and on the last line. Files depend neither on the number of workers nor on batches. The command may run
+several times at once, on any number of machines that share the disk: each slide is prepared by one of them.
+
+Exit status: 0 done; 1 some slides failed; 2 a mistake in the input, or a full disk; 75 stopped by SIGTERM or SIGUSR1,
+130 by Ctrl-C: the same command goes on.
 """
 
 import argparse
-import json
+import logging
 import os
+import signal
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
 from tqdm import tqdm
 
+from data_prep.attempt import attempt
+from data_prep.claims import Claims, Work
 from data_prep.config import PrepareConfig, load_prepare_config
 from data_prep.demo_world import generate
+from data_prep.embedding import Stopped
 from data_prep.find import Task, find_slides, shown, slide_files
-from data_prep.prepare_slide import is_prepared, load_tools, prepare_slide, settings
-from ldm.data.h5 import SlideFile
-from ldm.errors import UserError, cli
-from ldm.files import whole
+from data_prep.networks import LocalNetworks
+from data_prep.processes import STOPS, raise_stopped, serve
+from data_prep.report import Records, SlideReport, table, write_report
+from ldm.errors import cli
+from ldm.files import remove_leftovers
+
+RESUMABLE, INTERRUPTED = 75, 130
+FLAGS = {
+    "workers": "processes that read slides; 0: all in one process",
+    "mpp": "um (m) per pixel of slides that do not say theirs",
+    "shard": "I/N: of N jobs that share a cohort, this is number I, from 0 on",
+    "devices": "GPUs (or, on a CPU, processes) that run the networks, each with its own workers",
+    "nodes": "machines of this job",
+}
+"""of the command line; each is a key of the config"""
 
 
-@dataclass(frozen=True)
-class SlideReport:
-    """What became of one slide: prepared now, kept from before, or failed with a `message`."""
+def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideReport]:
+    """Prepare this process's part of a cohort and write the report of all of it.
 
-    slide_id: str
-    source: str
-    status: str
-    seconds: float = 0.0
-    message: str = ""
-    mpp_l0: float = 0.0
-    """um or m per pixel of the file's full resolution"""
-    mpp_from: str = ""
-    """who said so: "file", "config" or "table" """
-    mpp_tag: str = ""
-    """what the file says: "0.25 x 0.25", or nothing"""
-    level: int = 0
-    """the level that was read"""
-    resampling: float = 1.0
-    """its pixels per base pixel"""
-    regions: dict[str, int] = field(default_factory=dict)
-    """kept at each scale"""
-    unreadable: list[tuple[int, int]] = field(default_factory=list)
-    """(x, y) in level-0 pixels of base tiles that could not be read, and were left out"""
-
-
-def prepare(config: PrepareConfig) -> list[SlideReport]:
-    """Prepare a cohort and write out/report.json. UserError for mistakes that concern all of it, before any work."""
-    load_tools(config)
-    _draw_demo_slides(config)
+    UserError for mistakes that concern all slides, before any work; DiskFull when there is no room for one.
+    """
+    fabric = fabric or launch(config)
+    networks = LocalNetworks.load(config, fabric.device)
+    if fabric.global_rank == 0:
+        _draw_demo_slides(config)
+    fabric.barrier()
     tasks = find_slides(config)
-    reports: dict[str, SlideReport] = {}
-    with tqdm(total=len(tasks), desc="prepare", unit="slide") as bar:
-        for report in _run(tasks, config):
-            reports[report.slide_id] = report
-            bar.update()
-    ordered = [reports[task.slide_id] for task in tasks]
-    with whole(Path(config.out) / "report.json") as partial:
-        partial.write_text(json.dumps([asdict(report) for report in ordered], indent=1) + "\n")
-    return ordered
+    remove_leftovers(Path(config.out))
+    records = Records(config.out, [task.slide_id for task in tasks])
+    index, count = config.part
+    mine = tasks[index::count]
+    done: dict[str, SlideReport] = {}
+    try:
+        with stopping(fabric), Claims() as claims:
+            for report in run(Work(mine, claims), len(mine), config, networks, records):
+                done[report.slide_id] = report
+    finally:
+        if fabric.global_rank == 0:
+            write_report(config.out, [_latest(task, done, records) for task in tasks])
+    return [done[task.slide_id] for task in mine]
+
+
+def launch(config: PrepareConfig) -> Fabric:
+    """One process a device. They share the cohort as separate jobs would, and wait for each other only at the start."""
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    one: dict[str, Any] = {"plugins": LightningEnvironment()}
+    many: dict[str, Any] = {"strategy": DDPStrategy(process_group_backend="gloo", timeout=timedelta(hours=1))}
+    alone = config.devices == config.nodes == 1
+    machines: dict[str, Any] = {"devices": config.devices, "num_nodes": config.nodes}
+    fabric = Fabric(accelerator=config.accelerator, **machines, **(one if alone else many))
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def stopping(fabric: Fabric) -> Iterator[None]:
+    """A scheduler's signals raise Stopped here, and in the processes that Fabric started from this one."""
+    before = {number: signal.signal(number, raise_stopped) for number in STOPS}
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process in getattr(fabric.strategy.launcher, "procs", ()):
+            process.terminate()
+            process.wait()
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(
+    work: Work[Task], count: int, config: PrepareConfig, networks: LocalNetworks, records: Records
+) -> Iterator[SlideReport]:
+    """Reports as slides finish, under a bar that knows the time left."""
+    watched = os.isatty(2)
+    form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} slides [{elapsed}<{remaining}{postfix}]"
+    slow = {} if watched else {"mininterval": 30, "maxinterval": 60}
+    start = time.monotonic()
+    shares: dict[str, float] = {}
+    with tqdm(total=count, desc="prepare", bar_format=form, **slow) as bar:
+
+        def progress(slide_id: str, share: float) -> None:
+            shares[slide_id] = share
+            bar.set_postfix_str(f"{networks.embedded / (time.monotonic() - start):,.0f} tiles/s", refresh=False)
+            bar.update(sum(shares.values()) - bar.n)
+
+        for report in _reports(work, config, networks, records, progress):
+            progress(report.slide_id, 1.0)
+            yield report
+
+
+def _reports(
+    work: Work[Task],
+    config: PrepareConfig,
+    networks: LocalNetworks,
+    records: Records,
+    progress: Callable[[str, float], None],
+) -> Iterator[SlideReport]:
+    if config.workers:
+        yield from serve(networks, config, work, records, progress)
+        return
+    for task in work:
+        report = records.news(task.slide_id) or attempt(task, config, networks, partial(progress, task.slide_id))
+        work.done(task)
+        yield report
 
 
 def _draw_demo_slides(config: PrepareConfig) -> None:
@@ -80,71 +153,32 @@ def _draw_demo_slides(config: PrepareConfig) -> None:
         generate(folder, demo.count, demo.seed, demo.kind, demo.size_px)
 
 
-def _run(tasks: Sequence[Task], config: PrepareConfig) -> Iterator[SlideReport]:
-    """Reports as slides finish."""
-    if config.workers == 1:
-        for task in tasks:
-            yield prepare_one(task, config)
-        return
-    with ProcessPoolExecutor(config.workers, get_context("spawn"), _share_cores, (config.workers,)) as pool:
-        for done in as_completed([pool.submit(prepare_one, task, config) for task in tasks]):
-            yield done.result()
-
-
-def _share_cores(workers: int) -> None:
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-
-
-def prepare_one(task: Task, config: PrepareConfig) -> SlideReport:
-    """Prepare a slide unless it is there; a slide that cannot be prepared becomes a report, not an error."""
-    start = time.perf_counter()
-    try:
-        if task.refusal:
-            raise UserError(task.refusal)
-        kept = is_prepared(task.target, settings(task, config, load_tools(config)))
-        if not kept:
-            prepare_slide(task, config, quiet=config.workers > 1)
-        file = SlideFile(task.target)
-        return SlideReport(
-            task.slide_id,
-            shown(task.path),
-            "kept" if kept else "prepared",
-            round(time.perf_counter() - start, 2),
-            mpp_l0=file.attrs["mpp_l0"],
-            mpp_from=file.attrs["mpp_from"],
-            mpp_tag=file.attrs["mpp_tag"],
-            level=file.attrs["level"],
-            resampling=file.attrs["resampling"],
-            regions={name: file.count(name) for name in file.attrs["scales"]},
-            unreadable=file.unreadable(),
-        )
-    except (UserError, OSError) as error:
-        seconds = round(time.perf_counter() - start, 2)
-        return SlideReport(task.slide_id, shown(task.path), "failed", seconds, shown(str(error)))
-
-
-def table(reports: Sequence[SlideReport], config: PrepareConfig) -> str:
-    """One line per slide."""
-    names, unit = config.zooms.names, config.zooms.unit
-    width = max(len("slide"), *(len(report.slide_id) for report in reports))
-    lines = [f"{'slide':{width}}  {unit + '/px':>7}  level  resampled  {'  '.join(f'{n:>8}' for n in names)}  status"]
-    for report in reports:
-        counts = "  ".join(f"{report.regions.get(name, 0):8d}" for name in names)
-        read = f"{report.mpp_l0:7.4g}  {report.level:5d}  x{report.resampling:<8.4g}"
-        if report.status == "failed":
-            read, counts = " " * len(read), " " * len(counts)
-        lines.append(f"{report.slide_id:{width}}  {read}  {counts}  {report.status}")
-    return "\n".join(lines)
+def _latest(task: Task, done: dict[str, SlideReport], records: Records) -> SlideReport:
+    """What is known of a slide: from this run, from any other, or that it waits."""
+    known = done.get(task.slide_id) or records.read(task.slide_id)
+    return known or SlideReport(task.slide_id, shown(task.path), "waiting")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Status 0, or 1 when some slide failed."""
+    """The exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="YAML, for example configs/demo/data.yaml")
+    for flag, meaning in FLAGS.items():
+        parser.add_argument(f"--{flag}", metavar=flag[0].upper(), help=meaning)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace the config's")
     arguments = parser.parse_args(argv)
-    config = load_prepare_config([arguments.config], arguments.overrides)
-    reports = prepare(config)
+    flags = [f"{flag}={getattr(arguments, flag)}" for flag in FLAGS if getattr(arguments, flag) is not None]
+    config = load_prepare_config([arguments.config], [*arguments.overrides, *flags])
+    fabric = launch(config)
+    first = fabric.global_rank == 0  # the others' status and words are not asked for
+    try:
+        reports = prepare(config, fabric)
+    except KeyboardInterrupt as stop:
+        if first:
+            print(f"stopped; whole slides are in {config.out}, and the same command goes on", file=sys.stderr)
+        return 0 if not first else RESUMABLE if isinstance(stop, Stopped) else INTERRUPTED
+    if not first:
+        return 0
     print(table(reports, config))
     failed = [report for report in reports if report.status == "failed"]
     for report in failed:

@@ -68,13 +68,13 @@ def save_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     The digest also goes to `<path>.sha256`. Raises UserError when the disk refuses; the old file then stays.
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    needed = sum(tensor.nbytes for tensor in content.values())
     try:
-        with whole(path) as partial:
+        with whole(path, lambda: needed) as partial:
             save_file(content, partial, dict(metadata or {}))
             sidecar(path).unlink(missing_ok=True)  # of the old file: killed before the next line, the new one has none
         return write_sidecar(path)
     except (OSError, SafetensorError) as error:
-        needed = sum(tensor.nbytes for tensor in content.values())
         raise UserError(f"weights: {path} was not written ({_line(error)}); it needs {needed:,} bytes free") from error
 
 

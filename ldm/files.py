@@ -1,29 +1,105 @@
-"""Files that are whole under their name or not there at all."""
+"""Files that are whole under their name or not there at all, also on a disk that several machines share."""
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+from ldm.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORGOTTEN_S = 86_400.0
+"""a temporary file of another machine is a leftover once nobody has written to it for this long"""
+
+
+class DiskFull(UserError):
+    """No room for a file; what stood under its name is untouched."""
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def whole(path: str | Path, needed: Callable[[], int] | None = None) -> Iterator[Path]:
     """A temporary path in the folder of `path` to write to; on success it is synced to disk and takes the name.
 
-    When the body fails, the temporary file goes and whatever stood under the name stays untouched.
+    When the body fails, the temporary file goes and whatever stood under the name stays untouched. Raises DiskFull
+    when there is no room; `needed` gives the bytes that the file takes, where somebody knows.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with full_disk_told(path, needed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{writer()}.partial")
+        try:
+            yield partial
+            partial.chmod(0o644)
+            _sync(partial)
+            os.replace(partial, path)
+            _sync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_told(path: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
+    """Turn the error of a full disk into one line that names `path` and the bytes it takes."""
     try:
-        yield partial
-        partial.chmod(0o644)
-        _sync(partial)
-        os.replace(partial, path)
-        _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise disk_full(path, needed() if needed else None) from error
+
+
+def disk_full(path: Path, needed: int | None) -> DiskFull:
+    """The error of a full disk; `needed` bytes for the file, None when nobody knows."""
+    room = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
+    takes = "more" if needed is None else f"{needed:,} bytes"
+    return DiskFull(
+        f"{path}: the disk is full: it needs {takes}, {room:,} bytes are free; make room or choose another folder, "
+        "then type the command again"
+    )
+
+
+@cache
+def _machine() -> str:
+    """Names the processes that this one could see: of one host, and of one container."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
+
+
+def _started(process: int) -> str:
+    """When a process of this machine began, in ticks; empty when there is none, or no way to know."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except OSError:
+        return ""
+
+
+def writer() -> str:
+    """Names this process among all that write to a shared disk."""
+    return f"{_machine()}-{os.getpid()}-{_started(os.getpid())}"
+
+
+def is_gone(name: str) -> bool:
+    """Whether `name`, a `writer`, was a process of this machine and has ended; of other machines nothing is known."""
+    machine, _, process = name.partition("-")
+    number, _, started = process.partition("-")
+    return machine == _machine() and number.isdigit() and _started(int(number)) != started
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left anywhere in `folder`."""
+    for path in folder.rglob(".*.partial"):
+        with suppress(FileNotFoundError):
+            if is_gone(path.name.split(".")[-2]) or time.time() - path.stat().st_mtime > FORGOTTEN_S:
+                path.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -7,10 +7,9 @@ thirds of a row of tiles, disk space at most twice the file.
 Letters: h, w pixels. Images and bands are uint8 (h, w, 3), sRGB.
 """
 
-import errno
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +20,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from ldm.errors import UserError
-from ldm.files import whole
+from ldm.files import full_disk_told, whole
 from ldm.io import Pixels, check_image
 
 UM_PER_CM = 1e4
@@ -90,7 +89,7 @@ class PyramidWriter:
             raise UserError(f"{self.path}: band is {band.dtype} {band.shape}; expected uint8 (rows, {finest.width}, 3)")
         if finest.received + len(band) > finest.height:
             raise UserError(f"{self.path}: {finest.received + len(band)} rows written; expected {finest.height}")
-        with self._full_disk_told():
+        with full_disk_told(self.path, self._needed):
             finest.write(band)
 
     def __exit__(
@@ -104,7 +103,7 @@ class PyramidWriter:
                 finest = self.levels[0]
                 if finest.received < finest.height:
                     raise UserError(f"{self.path}: {finest.received} rows written; expected {finest.height}")
-                with self._full_disk_told(), whole(self.path) as temporary:
+                with whole(self.path, self._needed) as temporary:
                     self._assemble(temporary)
 
     def _assemble(self, temporary: Path) -> None:
@@ -127,18 +126,9 @@ class PyramidWriter:
                 )
                 level.close()
 
-    @contextmanager
-    def _full_disk_told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            megabytes = 2 * sum(level.expected_bytes() for level in self.levels) / 1e6
-            raise UserError(
-                f"{self.path}: the disk is full; writing it takes about {megabytes:,.0f} MB: free them or choose "
-                "another folder"
-            ) from error
+    def _needed(self) -> int:
+        """Bytes on disk, with the tiles that wait."""
+        return 2 * sum(level.expected_bytes() for level in self.levels)
 
 
 class _Level:

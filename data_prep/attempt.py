@@ -1,0 +1,82 @@
+"""One slide of a cohort, whatever comes of it: prepared, kept, or failed, which does not stop the others."""
+
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from data_prep.config import PrepareConfig
+from data_prep.embedding import Networks
+from data_prep.find import Task, shown
+from data_prep.prepare_slide import prepare_slide
+from data_prep.report import Records, SlideReport
+from data_prep.settings import is_prepared, settings
+from ldm.data.h5 import SlideFile
+from ldm.errors import UserError
+from ldm.files import FULL, DiskFull, disk_full, whole
+
+Progress = Callable[[float], None]
+"""told the share of the slide that is done"""
+
+
+def attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Progress) -> SlideReport:
+    """Prepare a slide unless it is there, and leave a record; DiskFull alone is an error, as others would meet it too.
+
+    A UserError or OSError says what is wrong with the slide in one line. Anything else is a fault of the program: its
+    line names the place, and report/<slide_id>.log holds the traceback.
+    """
+    start = time.perf_counter()
+    records = Records(config.out, ())
+    try:
+        report = _attempt(task, config, networks, progress, start)
+    except DiskFull:
+        raise
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise disk_full(task.target, None) from error
+        report = failed(task, str(error), start)
+    except Exception as error:
+        log = records.path(task.slide_id, ".log")
+        with whole(log) as partial:
+            partial.write_text(traceback.format_exc())
+        report = failed(task, f"{_place(error)}; its traceback is in {log}: please report it", start)
+    finally:
+        networks.forget()
+    records.write(report)
+    return report
+
+
+def _attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Progress, start: float) -> SlideReport:
+    if task.refusal:
+        raise UserError(task.refusal)
+    kept = is_prepared(task.target, settings(task, config, networks.identity))
+    if not kept:
+        prepare_slide(task, config, networks, progress)
+    file = SlideFile(task.target)
+    return SlideReport(
+        task.slide_id,
+        shown(task.path),
+        "kept" if kept else "prepared",
+        round(time.perf_counter() - start, 2),
+        mpp_l0=file.attrs["mpp_l0"],
+        mpp_from=file.attrs["mpp_from"],
+        mpp_tag=file.attrs["mpp_tag"],
+        level=file.attrs["level"],
+        resampling=file.attrs["resampling"],
+        regions={name: file.count(name) for name in file.attrs["scales"]},
+        unreadable=file.unreadable(),
+    )
+
+
+def failed(task: Task, message: str, start: float) -> SlideReport:
+    """The report of a slide that failed, its message in one line."""
+    seconds = round(time.perf_counter() - start, 2)
+    return SlideReport(task.slide_id, shown(task.path), "failed", seconds, shown(message))
+
+
+def _place(error: Exception) -> str:
+    """What was raised, and where in our code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).parent.name == "data_prep"] or frames
+    where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
+    return f"{type(error).__name__} at {where} ({error})"

@@ -1,0 +1,154 @@
+"""How a slide's pass asks the networks, wherever they are: in this process, or in the one that owns the GPU.
+
+A pass asks for the embeddings or the latents of some tiles, goes on reading, and uses the answers in the order in which
+it asked. So a prepared file depends neither on timing nor on who else asks.
+
+Letters: n tiles; p tile_px; d channels of an embedding; h, w of a latent.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+ENCODER, AUTOENCODER = "encoder", "autoencoder"
+AHEAD_TILES = 512
+"""tiles whose answers a pass may wait for while it reads on"""
+
+Tiles = NDArray[np.uint8]
+Answer = Callable[[], NDArray[np.float32]]
+"""waits for an answer and returns it"""
+
+
+class Stopped(KeyboardInterrupt):
+    """This process was asked to end, or the one that it works for has ended."""
+
+
+class Identity(NamedTuple):
+    """Which networks answer."""
+
+    encoder: str
+    width: int
+    """channels of an embedding"""
+    autoencoder: str | None
+    """None: there are no latents"""
+
+
+class Networks(Protocol):
+    """Whoever answers."""
+
+    identity: Identity
+
+    def ask(self, network: str, tiles: Tiles) -> Answer:
+        """uint8 (n, p, p, 3) -> of the ENCODER (n, d), of the AUTOENCODER unquantised latents (n, 3, h, w), float32."""
+
+    def forget(self) -> None:
+        """Drop what a pass that failed has asked."""
+
+
+class InOrder:
+    """Uses answers in the order in which they were asked for, and bounds how many are waited for."""
+
+    def __init__(self, limit: int = AHEAD_TILES) -> None:
+        self._limit, self._tiles = limit, 0
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+
+    def later(self, tiles: int, use: Callable[[], None]) -> None:
+        """Call `use`, which waits for the answer about so many `tiles`, after those before it."""
+        self._waiting.append((tiles, use))
+        self._tiles += tiles
+        while self._tiles > self._limit:
+            self._next()
+
+    def finish(self) -> None:
+        """Use all that is left."""
+        while self._waiting:
+            self._next()
+
+    def _next(self) -> None:
+        tiles, use = self._waiting.popleft()
+        self._tiles -= tiles
+        use()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a reader sends before its tiles."""
+
+    number: int
+    network: str
+
+
+class Channel:
+    """Objects, and arrays past pickle, over a pipe. Raises Stopped when the other end is gone."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def send(self, head: Any, array: NDArray[Any] | None = None) -> None:
+        try:
+            self._pipe.send((head, None if array is None else (array.dtype.str, array.shape)))
+            if array is not None:
+                left = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+                while left:
+                    left = left[os.write(self._pipe.fileno(), left) :]
+        except OSError as error:
+            raise Stopped from error
+
+    def receive(self) -> tuple[Any, NDArray[Any] | None]:
+        try:
+            head, layout = self._pipe.recv()
+            if layout is None:
+                return head, None
+            array: NDArray[Any] = np.empty(layout[1], layout[0])
+            left = array.reshape(-1).view(np.uint8).data
+            while left:
+                count = os.readv(self._pipe.fileno(), [left])
+                if count == 0:
+                    raise EOFError
+                left = left[count:]
+            return head, array
+        except (OSError, EOFError) as error:
+            raise Stopped from error
+
+    def close(self) -> None:
+        self._pipe.close()
+
+
+class Remote:
+    """Asks over a channel."""
+
+    def __init__(self, channel: Channel, identity: Identity) -> None:
+        self.identity, self._channel = identity, channel
+        self._asked = 0
+        self._open: set[int] = set()
+        self._answers: dict[int, NDArray[np.float32]] = {}
+
+    def ask(self, network: str, tiles: Tiles) -> Answer:
+        number = self._asked
+        self._asked += 1
+        self._open.add(number)
+        self._channel.send(Question(number, network), tiles)
+
+        def answer() -> NDArray[np.float32]:
+            while number in self._open:
+                self._receive()
+            return self._answers.pop(number)
+
+        return answer
+
+    def forget(self) -> None:
+        while self._open:
+            self._receive()
+        self._answers.clear()
+
+    def _receive(self) -> None:
+        number, array = self._channel.receive()
+        assert array is not None
+        self._open.remove(number)
+        self._answers[number] = array

@@ -1,0 +1,108 @@
+"""What will be read and kept of a slide, decided from its thumbnail before the pass (data_prep/prepare_slide.py)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.config import PrepareConfig
+from data_prep.find import Task
+from data_prep.grid import (
+    BLOCK_TILES,
+    Grid,
+    Mask,
+    Shares,
+    choose,
+    needed_tiles,
+    region_shares,
+    touched,
+    valid_shares,
+)
+from data_prep.imported import ImportedEmbeddings, coordinate_shares
+from data_prep.readers import Pixels
+from data_prep.slide import Plane, Slide, open_slide, salvage
+from data_prep.tissue import PER_TILE, read_foreground, tile_shares
+from ldm.errors import UserError
+
+
+class Plan(NamedTuple):
+    """What will be read and kept of one slide."""
+
+    slide: Slide
+    plane: Plane
+    grid: Grid
+    tiles: Shares
+    """(rows, cols) share of tissue of the base tiles"""
+    shares: list[Shares]
+    """the same for the regions of each scale"""
+    valid: list[Shares]
+    """share of each region that lies on the slide"""
+    kept: list[Mask]
+    needed: Mask
+    """base tiles to read"""
+    lost: Mask
+    """base tiles that could not be read; the pass adds to them"""
+    background: tuple[int, int, int]
+    imported: ImportedEmbeddings | None
+
+
+def plan_slide(task: Task, config: PrepareConfig, width: int) -> Plan:
+    """Open a slide and decide from its thumbnail, or from what others found; embeddings are `width` wide.
+
+    UserError when it cannot be read at the ladder's resolution.
+    """
+    zooms, tile_px = config.zooms, config.tile_px
+    slide = open_slide(task.path, zooms.kind, config.mpp, task.mpp)
+    plane, imported = Plane(slide, zooms.base_mpp), None
+    if config.encoder.embeddings:
+        imported = ImportedEmbeddings.of(plane, config.encoder.embeddings, tile_px, width)
+        plane = imported.plane(slide, tile_px)
+    grid = Grid.over(zooms, plane.width, plane.height, tile_px)
+    found = read_foreground(Plane(slide, plane.mpp * tile_px / PER_TILE, plane.origin_l0), grid.rows, grid.cols)
+    if imported is not None:
+        tiles = imported.shares(grid.rows, grid.cols)
+    elif config.coordinates:
+        tiles = coordinate_shares(plane, config.coordinates, tile_px, grid.rows, grid.cols)
+    else:
+        tiles = tile_shares(found.mask)
+    on_slide = valid_shares(grid, plane.extent, tile_px)
+    shares, valid = region_shares(tiles, zooms), region_shares(on_slide, zooms)
+    eligible = _eligible(shares, valid, touched(found.lost, len(zooms)), config)
+    kept = choose(shares, eligible, config.regions_per_scale, (config.seed, task.slide_id))
+    needed = needed_tiles(tiles if imported is None else np.zeros_like(tiles), kept)
+    plan = Plan(slide, plane, grid, tiles, shares, valid, kept, needed, found.lost, found.background, imported)
+    check_lost(plan, on_slide > 0, config)
+    return plan
+
+
+def _eligible(shares: list[Shares], valid: list[Shares], lost: list[Mask], config: PrepareConfig) -> list[Mask]:
+    """Regions of each scale with the tissue and the part on the slide that the config asks for, and nothing lost."""
+    least_valid = config.valid_share if config.partial == "skip" else 0
+    scales = zip(shares, config.tissue_shares, valid, lost, strict=True)
+    return [(share >= least) & (on >= least_valid) & ~dropped for share, least, on, dropped in scales]
+
+
+def read_block(plan: Plan, config: PrepareConfig, row: int, col: int) -> Pixels:
+    """Base pixels (8 p, 8 p, 3) from tile (row, col) on; tiles that cannot be read become background, and `lost`."""
+    step = config.tile_px
+    window = (col * step, row * step, BLOCK_TILES * step, BLOCK_TILES * step)
+    pixels, lost = salvage(plan.plane.read, window, step, np.array(plan.background, np.uint8))
+    if lost.any():
+        plan.lost[row : row + BLOCK_TILES, col : col + BLOCK_TILES] |= lost
+        check_lost(plan, plan.needed, config)
+    return pixels
+
+
+def check_lost(plan: Plan, wanted: Mask, config: PrepareConfig) -> None:
+    """UserError when too many of the `wanted` base tiles could not be read."""
+    lost = plan.lost & wanted
+    if lost.sum() > config.unreadable_share * wanted.sum():
+        x_l0, y_l0 = lost_corners(plan, config.tile_px)[0]
+        raise UserError(
+            f"{plan.slide.path}: {lost.sum()} of {wanted.sum()} base tiles cannot be read, the first at level-0 "
+            f"({x_l0}, {y_l0}), expected at most a share of {config.unreadable_share:g}; copy or convert the file again"
+        )
+
+
+def lost_corners(plan: Plan, tile_px: int) -> list[tuple[int, int]]:
+    """(x, y) in level-0 pixels of the base tiles that could not be read."""
+    return [plan.plane.corner_l0(col * tile_px, row * tile_px) for row, col in np.argwhere(plan.lost).tolist()]
