@@ -45,11 +45,25 @@ def find_slides(config: PrepareConfig) -> list[Task]:
         tasks[slide_id] = Task(path, slide_id, Path(config.out) / f"{slide_id}.h5", refusal=refusal)
     if not tasks:
         raise UserError(f"slides: {folder} holds no slide that matches {config.pattern}; check slides and pattern")
+    if config.coordinates or config.encoder.embeddings:
+        _refuse_shared_names(tasks)
     if config.table is None:
         return list(tasks.values())
     files = {slide_id: task.path.relative_to(folder).as_posix() for slide_id, task in tasks.items()}
     rows = match_rows(config.table, read_table(config.table), files)
     return [task._replace(mpp=rows[task.slide_id].mpp) if task.slide_id in rows else task for task in tasks.values()]
+
+
+def _refuse_shared_names(tasks: dict[str, Task]) -> None:
+    """What others found is known by a slide's bare name: two slides of one name would get the same."""
+    paths: dict[str, list[Path]] = {}
+    for task in tasks.values():
+        paths.setdefault(task.path.stem, []).append(task.path)
+    for slide_id, task in tasks.items():
+        others = [path for path in paths[task.path.stem] if path != task.path]
+        if others and not task.refusal:
+            refusal = f"{shown(task.path)}: imports are found by name, and {shown(others[0])} has the same; rename one"
+            tasks[slide_id] = task._replace(refusal=refusal)
 
 
 def slide_files(folder: Path, pattern: str) -> list[Path]:

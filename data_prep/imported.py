@@ -35,11 +35,13 @@ Corners = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Patches:
-    """What a file says: `corners_l0` (n, 2) x and y, their side if it is stated, `features` (n, d) if it has any."""
+    """What a file says: `corners_l0` (n, 2) x and y; where they are stated, their side and the slide's size; `features`
+    (n, d), where it has any."""
 
     path: Path
     corners_l0: Corners
     side_l0: float | None
+    size_l0: tuple[int, int] | None
     features: NDArray[np.floating] | None
 
     @classmethod
@@ -60,10 +62,15 @@ class Patches:
             )
         if features is not None and features.ndim == 3 and len(features) == 1:
             features = features[0]
-        return cls(path, corners.astype(np.float64), _side_l0(path, attrs), features)
+        size = [int(attrs[key]) for key in ("level0_width", "level0_height") if key in attrs]
+        size_l0 = (size[0], size[1]) if len(size) == 2 else None
+        return cls(path, corners.astype(np.float64), _side_l0(path, attrs), size_l0, features)
 
     def inside(self, size_l0: tuple[int, int], side_l0: float) -> Self:
-        """Itself. UserError when a patch is nowhere on a slide of `size_l0` (width, height)."""
+        """Itself. UserError when the slide, of `size_l0` (width, height), has another size, or lacks a patch."""
+        if self.size_l0 not in (None, size_l0):
+            found, expected = (f"{width}x{height} px" for width, height in (self.size_l0, size_l0))
+            raise UserError(f"{self.path}: is of a slide of {found}, expected {expected}; name this slide's file")
         outside = (self.corners_l0 <= -side_l0) | (self.corners_l0 >= size_l0) | ~np.isfinite(self.corners_l0)
         if outside.any():
             place = _place(self.corners_l0[outside.any(1)][0])
@@ -108,7 +115,8 @@ COORDINATES, EMBEDDINGS = ("_patches", ""), ("",)
 
 def file_of(slide: Path, folder: str, endings: tuple[str, ...]) -> Path:
     """The one file below `folder` called as the slide, with one of `endings`. UserError otherwise."""
-    names = [slide.stem + ending for ending in endings]
+    stems = dict.fromkeys((slide.stem, slide.stem.removesuffix(".ome")))
+    names = [stem + ending for stem in stems for ending in endings]
     for name in names:
         found = _files(folder).get(name, [])
         if len(found) > 1:

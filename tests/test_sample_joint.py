@@ -54,9 +54,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
             yield state
 
     def stop(command: list[str]) -> None:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(Joint, "run", interrupted)
-            sample_joint.main(command)
+            with pytest.raises(KeyboardInterrupt):
+                sample_joint.main(command)
 
     return stop
 

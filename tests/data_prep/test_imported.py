@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from data_prep.config import Encoder, PrepareConfig, Rungs
 from data_prep.encoders import load_encoder
-from data_prep.imported import covered_shares
+from data_prep.imported import ImportedEmbeddings, coordinate_shares, covered_shares
 from data_prep.prepare import prepare
+from data_prep.readers import Box
+from data_prep.slide import Plane, Slide
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from tests.data_prep.slides import tissue_image, write_slide
@@ -203,6 +205,12 @@ SIDE = {"patch_size_level0": 64}
         (LATTICE, ONES, {"patch_size_level0": np.nan}, "its patches are nan px wide"),
         (LATTICE, ONES, {"patch_size": "?"}, "the size of its patches is no number"),
         (LATTICE, ONES.astype(np.uint8), {}, "features are uint8 (12, 5), expected floats (n, d)"),
+        (
+            LATTICE,
+            ONES,
+            {"level0_width": 1500, "level0_height": 999},
+            "is of a slide of 1500x999 px, expected 1500x1000",
+        ),
         (LATTICE, None, {}, "features are none, expected floats (n, d)"),
     ],
 )
@@ -224,6 +232,44 @@ def test_embeddings_of_another_width_are_refused(folder: Path) -> None:
     write(folder / "f" / "A.h5", LATTICE, repeat(ONES, "n d -> n (2 d)"))
     said = failure(config(folder, encoder=Encoder("conch", embeddings=str(folder / "f"))))
     assert "features are 5 wide, expected 10" in said
+
+
+class Scanned:
+    """A slide of which only a part was scanned."""
+
+    sizes = [(1500, 1000)]
+    mpp = (MPP, MPP)
+    extent = Box(160, 90, 1200, 800)
+    background = (255, 255, 255)
+
+    def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> NDArray[np.uint8]:
+        pixels = IMAGE[y_level : y_level + height, x_level : x_level + width]
+        return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+
+
+def test_coordinates_are_of_the_whole_file_when_only_a_part_was_scanned(tmp_path: Path) -> None:
+    slide = Slide(tmp_path / "a.mrxs", "histology", Scanned(), MPP, "file")
+    places = np.array([[3, 2], [4, 2], [9, 7]])
+    corners = corners_at((22, 10), 64, places)
+    write(tmp_path / "e" / "a.h5", corners, np.arange(15, dtype=np.float32).reshape(3, 5), **SIDE)
+    scanned = Plane(slide, 0.5)
+    found = ImportedEmbeddings.of(scanned, str(tmp_path / "e"), TILE, 5)
+    plane = found.plane(slide, TILE)
+    assert plane.origin_l0 == (22 + 2 * 64, 10 + 64)  # the last corner of the lattice outside of what was scanned
+    rows, cols = np.nonzero(found.shares(16, 24))
+    for row, col, corner in zip(rows, cols, corners, strict=True):
+        pixels = plane.read(col * TILE, row * TILE, TILE, TILE).astype(int)
+        assert np.abs(pixels - crops(corner[None], 64)[0]).max() <= 1
+    shares = coordinate_shares(scanned, str(tmp_path / "e"), TILE, 16, 24)
+    np.testing.assert_allclose(shares, covered_shares((corners - (160, 90)) / STEP, 1, 16, 24), atol=1e-6)
+    assert shares.sum() == pytest.approx(3)
+
+
+def test_two_slides_of_one_name_get_no_imports(folder: Path) -> None:
+    write_slide(folder / "slides" / "sub" / f"{NAME}.tiff", [IMAGE], MPP)
+    write(folder / "c" / f"{NAME}.h5", LATTICE, **SIDE)
+    reports = prepare(config(folder, coordinates=str(folder / "c")))
+    assert all("rename one" in report.message for report in reports), reports
 
 
 def test_folders_that_do_not_fit_are_refused(folder: Path) -> None:
