@@ -31,7 +31,7 @@ from ldm.io import contact_sheet
 from ldm.joint import Joint
 from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
 from ldm.sampling.constraints import OPERATORS, Shrink
-from ldm.sampling.presets import PRESETS, Settings
+from ldm.sampling.presets import INDEPENDENT, PRESETS, Settings
 from ldm.sources import BUNDLED
 
 Pixels = NDArray[np.uint8]
@@ -49,9 +49,6 @@ class Row(NamedTuple):
     settings: Settings
 
 
-INDEPENDENT = replace(
-    DEFAULT, guidance=2.0, fine_guidance=None, seam="none", rounds=0, rule=replace(DEFAULT.rule, inner=0)
-)
 ROWS = [
     Row("independent tiles", ("20x", "5x"), INDEPENDENT),
     Row("default", ("20x", "5x"), DEFAULT),

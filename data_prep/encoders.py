@@ -53,7 +53,7 @@ class TileEncoder(Protocol):
     preprocessing: str
     """from 8-bit pixels to what the network sees"""
 
-    def __call__(self, tiles: Tensor) -> Tensor:
+    def __call__(self, tiles: Tensor, /) -> Tensor:
         """uint8 (n, h, w, 3) -> float32 (n, d), on the CPU."""
 
 
@@ -246,6 +246,12 @@ class DemoEncoder(nn.Module):
         x = reduce(tiles.to(self.mean.device).float(), "n (h a) (w b) c -> n c h w", "mean", a=2, b=2) / 127.5 - 1
         maps = self.backbone(x)[0]  # (n, 128, h / 16, w / 16)
         return torch.cat([reduce(maps, "n c h w -> n c", "mean"), maps.std((2, 3))], 1)
+
+    @torch.inference_mode()
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """uint8 (n, h, w, 3) -> [(n, 128, h / 8, w / 8)]: stands in for LPIPS' features; at full resolution."""
+        x = rearrange(images.to(self.mean.device).float(), "n h w c -> n c h w") / 127.5 - 1
+        return self.backbone(x)
 
 
 def fit_demo(slides: Path, out: Path, seed: int) -> str:

@@ -7,10 +7,12 @@
 Letters: n windows, d channels, R, C rows and columns of base tiles, w context width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -19,6 +21,7 @@ from torch import Tensor
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.inferred import Inference
+from ldm.io import Pixels
 from ldm.pipeline import TOKENS, ZoomLDM
 from ldm.sampling.conditions import pool, unpool, window_embeddings
 
@@ -105,6 +108,17 @@ def laid_out(grids: Tensor, rows: int, level: int) -> Tensor:
     for _ in range(level):
         tokens = unpool(tokens)
     return tokens
+
+
+def image_tokens(image: Pixels, embed: Callable[[Tensor], Tensor], tile_px: int) -> Tensor:
+    """Embeddings (d, R, C) of the base tiles of an image (h, w, 3) at the base scale; its edges go on to whole tiles.
+
+    `embed`: uint8 tiles (n, tile_px, tile_px, 3) -> (n, d).
+    """
+    missing = [(0, -length % tile_px) for length in image.shape[:2]]
+    image = np.pad(image, [*missing, (0, 0)], mode="edge")
+    tiles = rearrange(image, "(r h) (c w) d -> (r c) h w d", h=tile_px, w=tile_px)
+    return rearrange(embed(torch.from_numpy(tiles)), "(r c) d -> d r c", r=image.shape[0] // tile_px)
 
 
 def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:

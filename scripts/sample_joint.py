@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
 from tqdm import tqdm
 
 from data_prep.encoders import load_encoder
@@ -27,6 +26,7 @@ from ldm.conditions import (
     TokenMap,
     Unconditional,
     drawn_tokens,
+    image_tokens,
     matching_slide,
     place_of,
     richest_place,
@@ -117,17 +117,8 @@ def conditions_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str
         place = place_of(args.place) if args.place else richest_place(slide, rungs[-1].name, rows, cols)
         args.place = f"{place[0]},{place[1]}"
         return TokenMap(model, tokens_at(slide, place, rows, cols))
-    return TokenMap(model, image_tokens(Path(origin), model))
-
-
-def image_tokens(path: Path, model: ZoomLDM) -> Tensor:
-    """Embeddings (d, R, C) of the base tiles of an image at the base scale. UserError when it cannot be read."""
-    pixels = read_picture(path).pixels
-    missing = [(0, -length % model.tile_px) for length in pixels.shape[:2]]
-    pixels = np.pad(pixels, [*missing, (0, 0)], mode="edge")
-    tiles = rearrange(pixels, "(r h) (c w) d -> (r c) h w d", h=model.tile_px, w=model.tile_px)
-    embeddings = load_encoder(model.encoder)(torch.from_numpy(tiles))  # (R C, d)
-    return rearrange(embeddings, "(r c) d -> d r c", r=pixels.shape[0] // model.tile_px)
+    embed = load_encoder(model.encoder)
+    return TokenMap(model, image_tokens(read_picture(Path(origin)).pixels, embed, model.tile_px))
 
 
 def sample(joint: Joint, file: StateFile, fabric: Fabric) -> dict[str, list[float | None]]:

@@ -180,7 +180,7 @@ def scores(image: Pixels, y: Pixels, truth: Pixels) -> dict[str, float | None]:
         "PSNR": float(psnr(*pair)[0]),
         "SSIM": float(ssim(*pair)[0]),
         "LPIPS": float(lpips(*pair)[0]) if lpips_available() else None,
-        "encoder": float(encoder_distance(lambda images: encoder.backbone(from_uint8(images.numpy())), *pair)[0]),
+        "encoder": float(encoder_distance(encoder.maps, *pair)[0]),
         "|Ax-y|": residual.rms,
     }
 

@@ -35,6 +35,7 @@ UPSTAIRS = {
     "ldm.superres",
     "ldm.runs",
     "ldm.doctor",
+    "ldm.protocols",
 }
 OUTSIDE = {
     "data_prep": {

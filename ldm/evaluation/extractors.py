@@ -45,7 +45,7 @@ class Extractor(Protocol):
     preprocessing: str
     """from 8-bit pixels to what the network sees"""
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, /) -> Tensor:
         """uint8 (b, H, W, 3) -> float32 (b, d), on the CPU."""
 
 

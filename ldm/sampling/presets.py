@@ -68,6 +68,15 @@ PRESETS = {
     ),
 }
 """ours; the paper's; the released sampler's"""
+INDEPENDENT = replace(
+    PRESETS["default"],
+    guidance=2.0,
+    fine_guidance=None,
+    seam="none",
+    rounds=0,
+    rule=replace(PRESETS["default"].rule, inner=0),
+)
+"""tiles that know nothing of each other or of the coarse canvas: what there is to beat"""
 
 
 def at_precision(settings: Settings, precision: str) -> Settings:

@@ -1,0 +1,80 @@
+"""Cut large pictures out of slides, where there is tissue, as lossless files: what large images are measured against.
+
+python data_prep/crops.py SLIDE.svs FOLDER ... --kind histology --size 1024 --count 4 --out crops
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data_prep.prepare import SUFFIXES
+from data_prep.slide import Plane, open_slide
+from data_prep.tissue import PER_TILE, read_mask, tile_shares
+from ldm.errors import UserError, cli
+from ldm.io import save_png
+from ldm.scales import ladder
+
+TISSUE = 0.9
+"""least share of a picture"""
+GRAIN_PX = 128
+"""corners of pictures lie on multiples of it"""
+
+
+def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, seed: int = 0) -> list[Path]:
+    """`count` pictures (size_px, size_px, 3) of each slide at the base scale, apart, as out/<slide>_<row>_<col>.png.
+
+    Where they lie depends on the slide and on `seed` alone; whole files are kept. Row and column are pixels of the base
+    scale. UserError for a slide with less tissue than that.
+    """
+    paths = []
+    for path in tqdm(slides, desc=f"{size_px} px pictures", unit="slide"):
+        slide, mpp = open_slide(path, kind), ladder(kind).base_mpp
+        plane = Plane(slide, mpp)
+        rows, cols = plane.height // GRAIN_PX, plane.width // GRAIN_PX
+        mask, _ = read_mask(Plane(slide, mpp * GRAIN_PX / PER_TILE), kind, rows, cols)
+        places = apart(tile_shares(mask), -(-size_px // GRAIN_PX), count, seed)
+        if len(places) < count:
+            raise UserError(
+                f"{path}: {len(places)} places of {size_px} px in its tissue; expected {count}: ask for fewer"
+            )
+        for row, col in places:
+            paths.append(out / f"{path.stem}_{row * GRAIN_PX}_{col * GRAIN_PX}.png")
+            if not paths[-1].is_file():
+                save_png(paths[-1], plane.read(col * GRAIN_PX, row * GRAIN_PX, size_px, size_px))
+    return paths
+
+
+def apart(shares: NDArray[np.floating], side: int, count: int, seed: int) -> list[tuple[int, int]]:
+    """Up to `count` squares of side x side tiles, apart, with enough tissue: their first (row, col), shuffled."""
+    if side > min(shares.shape):
+        return []
+    windows = np.lib.stride_tricks.sliding_window_view(shares, (side, side)).mean((2, 3))
+    candidates = np.random.default_rng(seed).permutation(np.argwhere(windows >= TISSUE))
+    places: list[tuple[int, int]] = []
+    for row, col in candidates.tolist():
+        if len(places) < count and all(max(abs(row - i), abs(col - j)) >= side for i, j in places):
+            places.append((row, col))
+    return places
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Cut large pictures out of the tissue of slides.")
+    parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE|FOLDER")
+    parser.add_argument("--kind", choices=("histology", "satellite"), default="histology", help="(%(default)s)")
+    parser.add_argument("--size", type=int, default=1024, help="pixels a side (%(default)s)")
+    parser.add_argument("--count", type=int, default=4, help="pictures a slide (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("data/crops"), help="folder (%(default)s)")
+    args = parser.parse_args(argv)
+    slides = [path for given in args.slides for path in (sorted(given.iterdir()) if given.is_dir() else [given])]
+    slides = [path for path in slides if path.suffix.lower() in SUFFIXES]
+    paths = cut(slides, args.kind, args.size, args.count, args.out, args.seed)
+    print(f"{len(paths)} pictures in {args.out}")
+
+
+if __name__ == "__main__":
+    cli(main)

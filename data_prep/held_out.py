@@ -1,0 +1,47 @@
+"""What the bundled model is measured on: demo slides that no network of the package saw, and some that it saw.
+
+Drawn and prepared on first use.
+"""
+
+from pathlib import Path
+
+from data_prep.config import load_prepare_config
+from data_prep.crops import cut
+from data_prep.demo_world import generate
+from data_prep.prepare import prepare
+
+CONFIG = Path(__file__).parents[1] / "configs" / "demo" / "data.yaml"
+ROOT = Path("data/demo")
+SLIDE_PX = 4096
+SEED, COUNT = 300, 16
+"""of slides; the bundled networks saw some of the seeds 100 to 219"""
+
+
+TRAINED, TRAINED_COUNT = 101, 12
+"""of slides that it was trained on"""
+
+
+def held_out_cohort() -> Path:
+    """The folder of the prepared slides that it did not see, with lossless patches of every scale."""
+    return _prepared("held_out", SEED, COUNT)
+
+
+def training_cohort() -> Path:
+    """The folder of prepared slides that it was trained on, with lossless patches."""
+    return _prepared("trained_on", TRAINED, TRAINED_COUNT)
+
+
+def _prepared(name: str, seed: int, count: int) -> Path:
+    folder = ROOT / f"{name}_cohort"
+    changes = {"slides": ROOT / name, "pattern": f"histology_{seed // 100}*.tiff", "out": folder, "images": "png"}
+    changes |= {"generate.seed": seed, "generate.count": count, "workers": 1}
+    prepare(load_prepare_config([CONFIG], [f"{key}={value}" for key, value in changes.items()]))
+    return folder
+
+
+def held_out_pictures(size_px: int, count: int) -> list[Path]:
+    """`count` pictures of size_px at 20x, in turn one of each slide."""
+    paths = generate(ROOT / "held_out", COUNT, SEED, "histology", SLIDE_PX)
+    each = -(-count // COUNT)
+    cuts = cut(paths, "histology", size_px, each, ROOT / f"held_out_{size_px}")
+    return sorted(cuts, key=lambda path: cuts.index(path) % each)[:count]

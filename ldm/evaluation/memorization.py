@@ -1,0 +1,84 @@
+"""Does a model repeat what it was trained on? Nearest training neighbours, against those of images it never saw.
+
+A near neighbour alone says little: tissue looks like tissue. So every distance is compared with those of held-out real
+images to the same training images (the data-copying test of Meehan, Chaudhuri and Dasgupta 2020): a model that copies
+lies nearer to its training images than new real ones do.
+
+Letters: n images, m training images, d channels of the space.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike, NDArray
+
+from ldm.errors import UserError
+
+BLOCK = 1024
+"""images at a time"""
+
+
+class Nearest(NamedTuple):
+    """The training image nearest to each of n."""
+
+    distance: NDArray[np.float64]
+    training: NDArray[np.intp]
+    """which one"""
+
+
+def nearest(images: ArrayLike, training: ArrayLike) -> Nearest:
+    """Euclidean, of features (n, d) to features (m, d). UserError for two widths or no training image."""
+    x, bank = np.asarray(images, np.float64), np.asarray(training, np.float64)
+    if not len(bank) or x.shape[1] != bank.shape[1]:
+        raise UserError(f"memorisation: features {x.shape} and training ones {bank.shape}; expected some, of one width")
+    squares, found = np.square(bank).sum(1), [np.zeros(0, np.intp)]
+    for first in range(0, len(x), BLOCK):
+        found.append((squares - 2 * x[first : first + BLOCK] @ bank.T).argmin(1))
+    index = np.concatenate(found)
+    return Nearest(np.linalg.norm(x - bank[index], axis=1), index)  # exact, where a - 2ab + b would round
+
+
+class Verdict(NamedTuple):
+    """How the distances of n samples compare with those of held-out images."""
+
+    nearer: float
+    """probability that a sample is nearer to the training images than a held-out image is; 0.5: as new ones are"""
+    p_value: float
+    """of that or more, for a model that does not copy (Mann and Whitney, one-sided)"""
+    below: int
+    """samples nearer than every held-out image"""
+    expected: float
+    """of those, for a model that does not copy"""
+
+
+def judge(samples: ArrayLike, held_out: ArrayLike) -> Verdict:
+    """Distances (n,) against those of held-out images (k,). UserError for none of either."""
+    ours, theirs = np.asarray(samples, np.float64), np.asarray(held_out, np.float64)
+    if not len(ours) or not len(theirs):
+        raise UserError(f"memorisation: {len(ours)} samples, {len(theirs)} held-out images; expected some of both")
+    test = scipy.stats.mannwhitneyu(theirs, ours, alternative="greater")
+    return Verdict(
+        float(test.statistic / (len(ours) * len(theirs))),
+        float(test.pvalue),
+        int((ours < theirs.min()).sum()),
+        len(ours) / (len(theirs) + 1),
+    )
+
+
+def check_apart(training: Mapping[str, str], held_out: Mapping[str, str]) -> None:
+    """Slides to their patients. UserError when a held-out slide, or its patient, is among the training ones."""
+    patients = set(training.values())
+    leaks = [slide for slide, patient in held_out.items() if slide in training or patient in patients]
+    if leaks:
+        more = f" and {len(leaks) - 1} more" if len(leaks) > 1 else ""
+        raise UserError(
+            f"held out: {leaks[0]}{more} of a patient that was trained on ({held_out[leaks[0]]}); give other slides"
+        )
+
+
+def closest(found: Mapping[str, Nearest], count: int) -> Iterable[tuple[str, int]]:
+    """The `count` images nearest to a training image, over all methods: (method, number)."""
+    everything = [(distance, method, i) for method, near in found.items() for i, distance in enumerate(near.distance)]
+    return [(method, i) for _, method, i in sorted(everything)[:count]]

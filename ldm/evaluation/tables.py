@@ -1,0 +1,49 @@
+"""Results on disk: one JSON with every figure, and tables in Markdown as the paper lays them out."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldm.files import whole
+
+Record = Mapping[str, Any]
+"""one measured thing: its keys and figures"""
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first column is a label."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def number(value: float | None, digits: int) -> str:
+    """Fixed digits, or a dash for what was not measured."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation over images; the mean alone where all are one, a dash where some are unknown."""
+    mean = math.fsum(values) / len(values)
+    if math.isnan(mean) or len(set(values)) == 1:
+        return number(mean, digits)
+    return (
+        f"{mean:.{digits}f} ± {math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values)):.{digits}f}"
+    )
+
+
+def write_results(out: Path, name: str, settings: Record, records: Sequence[Record], text: str) -> Path:
+    """Write <name>.json (settings, records; what is not a number is null) and <name>.md; returns the latter."""
+    content = {"settings": dict(settings), "records": [_plain(record) for record in records]}
+    with whole(out / f"{name}.json") as partial:
+        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    with whole(out / f"{name}.md") as partial:
+        partial.write_text(text.rstrip() + "\n")
+    return out / f"{name}.md"
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
+    }

@@ -1,0 +1,1 @@
+"""What is compared with what: the experiments behind scripts/evaluate.py."""

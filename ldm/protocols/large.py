@@ -1,0 +1,228 @@
+"""Large images: whole, in pieces, and as what they are made of (paper, Table 2 and section 4.3).
+
+CLIP-FID looks at whole images, shrunk; Crop-FID at crops of a patch's size. Neither sees a quilt for what it is, so the
+constraint's error, seams, gradients and the power spectrum stand beside them.
+
+A method turns a Place into an image: add one to METHODS, or rows of your own with `--generated NAME=FOLDER`.
+
+Letters: H, W pixels, d channels, R, C rows and columns of base tiles, f the factor between two scales, n images.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.conditions import TokenMap, image_tokens
+from ldm.evaluation.extractors import Extractor, Loader, describe
+from ldm.evaluation.large_image import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
+from ldm.evaluation.superres import Embed
+from ldm.evaluation.tables import markdown, number
+from ldm.files import sha256
+from ldm.io import Pixels, save_png
+from ldm.joint import Joint
+from ldm.pictures import listed, read_picture
+from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
+from ldm.protocols.bench import SHOWN, Bench, Report, Sheet
+from ldm.protocols.patches import measure
+from ldm.protocols.sources import Gallery, picture_loader
+from ldm.sampling.constraints import Shrink
+from ldm.sampling.presets import INDEPENDENT, PRESETS, Settings
+
+RINGS = 32
+"""of the power spectrum"""
+
+
+class Place(NamedTuple):
+    """What is to be painted."""
+
+    number: int
+    tokens: Tensor
+    """(d, R, C): the embeddings of the base tiles of the real image"""
+    height: int
+    width: int
+    scales: Sequence[str]
+    """finest and coarser ones"""
+
+
+class Painted(NamedTuple):
+    """An image (H, W, 3), and the coarse canvas (H / f, W / f, 3) that it was held to, if any."""
+
+    image: Pixels
+    coarse: Pixels | None = None
+
+
+Method = Callable[[ZoomLDM, Place], Painted]
+"""the noise depends on the place's number alone"""
+
+
+def joint(model: ZoomLDM, place: Place, settings: Settings) -> Painted:
+    """Joint sampling under the place's embeddings."""
+    sampling = Joint(
+        model=model,
+        scales=place.scales,
+        height=place.height,
+        width=place.width,
+        conditions=TokenMap(model, place.tokens),
+        settings=settings,
+        seed=place.number,
+    )
+    for _ in sampling.run():
+        pass
+    image = to_uint8(torch.cat(list(sampling.bands()), dim=1)[None])[0]
+    shrink = sampling.factor(sampling.scales[1])
+    coarse = to_uint8(sampling.image(sampling.scales[1])[None])[0]
+    return Painted(image, coarse[: place.height // shrink, : place.width // shrink])
+
+
+METHODS: dict[str, Method] = {
+    "independent": partial(joint, settings=INDEPENDENT),
+    "ours": partial(joint, settings=PRESETS["default"]),
+    "paper": partial(joint, settings=replace(PRESETS["paper"], seam="none")),
+}
+"""tiles on their own; ours; the paper's Algorithm 2, descending, without repair"""
+REAL = "real, other places"
+DIGITS = {"constraint error": 3, "seam strength": 3, "CPU s": 0}
+"""of a column, where not 2"""
+
+
+def constraint_error(image: Pixels, coarse: Pixels) -> float:
+    """Root mean square of A x - y, both in [-1, 1]; A takes means."""
+    shrink = Shrink(len(image) // len(coarse))
+    return (shrink(from_uint8(image[None])) - from_uint8(coarse[None])).square().mean().sqrt().item()
+
+
+def figures(image: Pixels, coarse: Pixels | None, real: Pixels | None, tile_px: int) -> dict[str, float]:
+    """What one image shows beside the real one of its place; nan for what is not known."""
+    found = dict.fromkeys(("constraint error", "seam strength", "gradient energy", "spectral distance"), np.nan)
+    found["seam strength"] = seam_strength(image, tile_px)
+    if coarse is not None:
+        found["constraint error"] = constraint_error(image, coarse)
+    if real is not None:
+        found["gradient energy"] = gradient_energy(image) / gradient_energy(real)
+        found["spectral distance"] = spectral_distance(*(radial_power_spectrum(x, RINGS) for x in (image, real)))
+    return found
+
+
+def crops(images: Sequence[Loader], side: int) -> list[Loader]:
+    """The whole crops of `side` pixels of images of one size, row by row: loaders that keep one image in memory."""
+    kept: dict[int, Pixels] = {}
+
+    def load(number: int, row: int, col: int) -> Pixels:
+        if number not in kept:
+            kept.clear()
+            kept[number] = images[number]()
+        return kept[number][row : row + side, col : col + side]
+
+    height, width = images[0]().shape[:2]
+    corners = [(row, col) for row in range(0, height - side + 1, side) for col in range(0, width - side + 1, side)]
+    return [partial(load, number, row, col) for number in range(len(images)) for row, col in corners]
+
+
+@dataclass
+class Images:
+    """A method's images, the coarse canvases that they were held to, the real images of their places: where known."""
+
+    images: list[Loader]
+    coarse: list[Loader] | None = None
+    real: list[Loader] | None = None
+    seconds: float = np.nan
+    """of one core for an image"""
+
+    def means(self, tile_px: int) -> dict[str, float]:
+        """Their figures on average."""
+        coarse, real = ([None] * len(self.images) if x is None else x for x in (self.coarse, self.real))
+        rows = [
+            figures(image(), held and held(), true and true(), tile_px)
+            for image, held, true in zip(self.images, coarse, real, strict=True)
+        ]
+        return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} | {"CPU s": self.seconds}
+
+
+def painted(
+    bench: Bench, name: str, method: Method, given: Sequence[Path], scales: Sequence[str], embed: Embed
+) -> Images:
+    """The places of the real images `given`, painted where that was not done before."""
+    files = [sha256(path)[:12] for path in given]
+    gallery = Gallery(bench.samples, f"large {name}", {**bench.identity, "scales": list(scales), "places": files})
+    held = [gallery.path(i).with_name(f"{i:05d}.coarse.png") for i in range(len(given))]
+
+    def make(numbers: range) -> Iterator[Pixels]:
+        for i in numbers:
+            real = read_picture(given[i]).pixels
+            tokens = image_tokens(real, embed, bench.model.tile_px)
+            image, coarse = method(bench.model, Place(bench.seed + i, tokens, real.shape[0], real.shape[1], scales))
+            if coarse is not None:
+                save_png(held[i], coarse)
+            yield image
+
+    with tqdm(total=len(given), desc=name, unit="image", leave=False) as bar:
+        gallery.fill(len(given), make, processes=bench.processes, progress=bar.update)
+    coarse = [picture_loader(path) for path in held] if all(path.is_file() for path in held) else None
+    return Images(gallery.loaders(len(given)), coarse, [picture_loader(path) for path in given], gallery.seconds)
+
+
+def distances(
+    bench: Bench, images: Sequence[Loader], reference: Sequence[Loader], crop_spaces: Sequence[Extractor]
+) -> dict[str, float]:
+    """Frechet distance and KID of whole images in the spaces of the bench, and of crops in `crop_spaces`."""
+    found: dict[str, float] = {}
+    for what, spaces in (("whole", bench.spaces), ("crops", crop_spaces)):
+        sets = [images, reference]
+        if what == "crops":
+            sets = [crops(each, bench.model.tile_px) for each in sets]
+        for space in spaces:
+            a, b = (describe(each, space, "", bench.processes, bench.batch) for each in sets)
+            cell = measure("", a, b)
+            found |= {f"FD {what}, {space.id}": cell.frechet, f"KID {what}, {space.id}": cell.kid}
+            found |= {f"KID error {what}, {space.id}": cell.kid_error, f"n {what}": cell.n, f"m {what}": cell.m}
+    return found
+
+
+def run(
+    bench: Bench,
+    real: tuple[Sequence[Path], Sequence[Path]],
+    scales: Sequence[str],
+    methods: Mapping[str, Method],
+    generated: Mapping[str, Path],
+    crop_spaces: Sequence[Extractor],
+    embed: Embed,
+) -> Report:
+    """Paint the places of the second half of the `real` images by every method; compare all with the first half.
+
+    `generated` are folders of images made elsewhere, of the same size; `embed` gives the embeddings of real tiles.
+    """
+    reference, given = ([picture_loader(path) for path in half] for half in real)
+    sets = {REAL: Images(given, real=given)}
+    for name, method in methods.items():
+        sets[name] = painted(bench, name, method, real[1], scales, embed)
+    for name, folder in generated.items():
+        sets[name] = Images([picture_loader(path) for path in listed([folder])])
+    records = []
+    for name, images in sets.items():
+        measured = distances(bench, images.images, reference, crop_spaces)
+        records.append({"method": name, **measured, **images.means(bench.model.tile_px)})
+    shown = [[load() for load in images.images[:SHOWN]] for images in sets.values()]
+    sheet = Sheet(shown, list(sets), [""] * max(len(row) for row in shown))
+    return Report(records, table(records), sheet)
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Rows methods, columns measures; how many images and crops stand below."""
+    columns = [key for key in records[0] if not key.startswith(("method", "KID error", "n ", "m "))]
+    rows = []
+    for record in records:
+        cells = [number(record[key], DIGITS.get(key, 2)) for key in columns]
+        for i, key in enumerate(columns):
+            if key.startswith("KID"):
+                cells[i] = f"{record[key]:.3g} ± {record[key.replace('KID', 'KID error', 1)]:.2g}"
+        rows.append([record["method"], *cells])
+    images, crops_of = ([f"{records[0][f'{side} {what}']} {what}" for side in "nm"] for what in ("whole", "crops"))
+    note = f"{images[0]}, {crops_of[0]} of each method; {images[1]}, {crops_of[1]} of the reference"
+    return f"{markdown(['', *columns], rows)}\n\n{note}. FD is biased: it falls as images are added.\n"

@@ -1,0 +1,175 @@
+"""Super-resolution against the truth (paper, Table 3): PSNR, SSIM, LPIPS, what encoders see, what is left of A x - y.
+
+A method turns a Low into an image: add one to METHODS.
+
+Letters: H, W pixels of the truth, f the factor, h = H / f, w = W / f, d channels, R, C rows and columns of base tiles.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from einops import rearrange
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.conditions import Conditions, TokenMap, Unconditional, image_tokens
+from ldm.evaluation.extractors import Extractor
+from ldm.evaluation.large_image import gradient_energy
+from ldm.evaluation.superres import (
+    Embed,
+    Features,
+    encoder_distance,
+    encoder_similarity,
+    lpips,
+    lpips_available,
+    psnr,
+    ssim,
+)
+from ldm.evaluation.tables import markdown, spread
+from ldm.files import sha256
+from ldm.io import Pixels
+from ldm.pictures import read_picture
+from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
+from ldm.protocols.bench import SHOWN, Bench, Report, Sheet
+from ldm.protocols.sources import Gallery
+from ldm.sampling.constraints import Shrink
+from ldm.superres import Residual, SuperResolution, bicubic, inferred, magnification
+
+
+class Low(NamedTuple):
+    """An image y (h, w, 3) at the coarsest of `scales`, to become one of the finest."""
+
+    number: int
+    y: Pixels
+    tokens: Callable[[], Tensor]
+    """(d, R, C): the embeddings of the base tiles of the truth"""
+    scales: Sequence[str]
+
+
+Method = Callable[[ZoomLDM, Low], Pixels]
+"""(h, w, 3) -> (H, W, 3); the noise depends on the number alone"""
+
+
+def enlarged(model: ZoomLDM, low: Low, conditions: Conditions) -> Pixels:
+    sampling = SuperResolution(model, low.y, low.scales, conditions, seed=low.number)
+    for _ in sampling.run():
+        pass
+    return np.concatenate(list(sampling.bands()))
+
+
+METHODS: dict[str, Method] = {
+    "bicubic": lambda model, low: bicubic(low.y, magnification(model, low.scales)),
+    "none": lambda model, low: enlarged(model, low, Unconditional(model)),
+    "inferred": lambda model, low: enlarged(model, low, inferred(model, low.y, low.scales, seed=low.number)),
+    "given": lambda model, low: enlarged(model, low, TokenMap(model, low.tokens())),
+}
+"""without a model; ours under no embeddings, inferred ones, and those of the truth"""
+DIGITS = {"PSNR": 2, "gradient energy": 2, "encoder distance": 4, "LR residual": 4, "CPU s": 1}
+"""of a column, where not 3"""
+
+
+def scores(
+    image: Pixels, truth: Pixels, y: Pixels, spaces: Sequence[Extractor], patch_px: int, features: Features | None
+) -> dict[str, float]:
+    """How near `image` (H, W, 3) is to the truth. nan for what cannot be measured here.
+
+    Each of `spaces` gives the cosine of whole images, at its own input size (224 px: as the paper), and the mean cosine
+    of patches of `patch_px`. `features` are those that stand in for LPIPS.
+    """
+    pair = image[None], truth[None]
+    residual = Residual(from_uint8(y[None])[0], len(image) // len(y))
+    residual.add(from_uint8(image[None])[0])
+    found = {
+        "PSNR": float(psnr(*pair)[0]),
+        "SSIM": float(ssim(*pair)[0]),
+        "LPIPS": float(lpips(*pair)[0]) if lpips_available() else np.nan,
+        "encoder distance": np.nan if features is None else float(encoder_distance(features, *pair)[0]),
+    }
+    for space in spaces:
+        patches = [whole_patches(picture, patch_px) for picture in (image, truth)]
+        found[f"{space.id}, whole"] = float(encoder_similarity(space, *pair)[0])
+        found[f"{space.id}, {patch_px} px"] = float(encoder_similarity(space, *patches).mean())
+    found["gradient energy"] = gradient_energy(image) / gradient_energy(truth)
+    found["LR residual"] = residual.rms
+    return found
+
+
+def whole_patches(image: Pixels, side: int) -> Pixels:
+    """(H, W, 3) -> its whole patches (n, side, side, 3)."""
+    height, width = (length - length % side for length in image.shape[:2])
+    return rearrange(image[:height, :width], "(r h) (c w) d -> (r c) h w d", h=side, w=side)
+
+
+def run(
+    bench: Bench,
+    truths: Sequence[Path],
+    scales: Sequence[str],
+    methods: Mapping[str, Method],
+    embed: Callable[[Tensor], Tensor],
+    features: Features | None = None,
+) -> Report:
+    """Shrink every truth to the coarsest of `scales`, enlarge it by every method, and score it.
+
+    `embed` gives the embeddings of the truth's tiles; `features` are those of `scores`.
+    """
+    tile_px, factor = bench.model.tile_px, magnification(bench.model, scales)
+    columns = [[read(path, factor) for path in truths[:SHOWN]]]
+    records = []
+    for name, method in methods.items():
+        gallery = painted(bench, name, method, truths, scales, embed)
+        images = gallery.loaders(len(truths))
+        for path, image in zip(truths, images, strict=True):
+            truth = read(path, factor)
+            found = scores(image(), truth, shrunk(truth, factor), bench.spaces, tile_px, features)
+            records.append({"method": name, "image": path.name, **found, "CPU s": gallery.seconds})
+        columns.append([load() for load in images[:SHOWN]])
+    before = [shrunk(truth, factor) for truth in columns[0]]
+    rows = [list(row) for row in zip(before, *columns[1:], columns[0], strict=True)]
+    sheet = Sheet(rows, [""] * len(rows), ["before", *methods, "truth"])
+    return Report(records, table(records), sheet)
+
+
+def painted(
+    bench: Bench, name: str, method: Method, truths: Sequence[Path], scales: Sequence[str], embed: Embed
+) -> Gallery:
+    """The images of a method, made where they are missing."""
+    files = [sha256(path)[:12] for path in truths]
+    gallery = Gallery(bench.samples, f"superres {name}", {**bench.identity, "scales": list(scales), "truths": files})
+    factor = magnification(bench.model, scales)
+
+    def make(numbers: range) -> Iterator[Pixels]:
+        for i in numbers:
+            truth = read(truths[i], factor)
+            tokens = partial(image_tokens, truth, embed, bench.model.tile_px)
+            yield method(bench.model, Low(bench.seed + i, shrunk(truth, factor), tokens, scales))
+
+    with tqdm(total=len(truths), desc=name, unit="image", leave=False) as bar:
+        gallery.fill(len(truths), make, processes=bench.processes, progress=bar.update)
+    return gallery
+
+
+def read(path: Path, factor: int) -> Pixels:
+    """A truth (H, W, 3), without the rows and columns that no pixel of y would show whole."""
+    image = read_picture(path).pixels
+    height, width = (length - length % factor for length in image.shape[:2])
+    return image[:height, :width]
+
+
+def shrunk(truth: Pixels, factor: int) -> Pixels:
+    """y: f x f means."""
+    return to_uint8(Shrink(factor)(from_uint8(truth[None])))[0]
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Mean and standard deviation over the images; rows methods, columns measures."""
+    columns = [key for key in records[0] if key not in ("method", "image")]
+    columns = [key for key in columns if not all(np.isnan(record[key]) for record in records)]
+    rows = []
+    for method in dict.fromkeys(record["method"] for record in records):
+        of_method = [record for record in records if record["method"] == method]
+        values = {key: [record[key] for record in of_method] for key in columns}
+        rows.append([method, *(spread(values[key], DIGITS.get(key, 3)) for key in columns)])
+    return markdown(["", *columns], rows)

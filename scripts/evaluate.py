@@ -1,0 +1,284 @@
+"""Measure a model: patches of every scale, large images, super-resolution, memorisation.
+
+Without arguments each command measures the bundled demo model, on slides of the demo world that it never saw, in the
+space of the demo encoder: minutes on a laptop. An interrupted command, typed again, goes on.
+"""
+
+import argparse
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from data_prep.encoders import DemoEncoder, load_encoder
+from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
+from ldm.conditions import matching_slide
+from ldm.data.h5 import SlideFile
+from ldm.data.splits import patient_of
+from ldm.errors import UserError, cli
+from ldm.evaluation.extractors import Extractor, Inception
+from ldm.evaluation.memorization import check_apart
+from ldm.evaluation.superres import Embed
+from ldm.evaluation.tables import write_results
+from ldm.io import contact_sheet
+from ldm.pictures import listed
+from ldm.pipeline import PRECISIONS, ZoomLDM
+from ldm.processes import Processes, launch
+from ldm.protocols import large, memorization, patches, superres
+from ldm.protocols.bench import Bench, Report
+from ldm.protocols.sources import Source, halves, slide_id, slide_of, spread_over, statistics_name
+from ldm.sampling.samplers import SAMPLERS
+
+COUNTS = {"patches": 64, "large": 8, "superres": 16, "memorization": 64}
+"""images of each method"""
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Measure a model.", epilog="example: python scripts/evaluate.py patches --scale 5x --count 128"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, about, options in (
+        ("patches", "Frechet distance and KID of patches at every scale", (_slides, _sampling, _patches)),
+        ("large", "large images: whole, in crops, constraint, seams, texture", (_pictures, _large)),
+        ("superres", "super-resolution against the truth", (_pictures, _superres)),
+        ("memorization", "whether samples are copies of training images", (_slides, _sampling, _memorization)),
+    ):
+        command = commands.add_parser(name, help=about, description=f"Measure {about}.")
+        for add in (_common, *options):
+            add(command.add_argument)
+        command.set_defaults(count=COUNTS[name])
+    return parser.parse_args(argv)
+
+
+Add = Callable[..., Any]
+
+
+def _common(add: Add) -> None:
+    add("--model", default="demo", help="demo (the default), a run folder or a published weights file")
+    add("--space", nargs="+", metavar="NAME", help="where to compare: demo, inception, clip, uni, any timm model ...")
+    add("--weights", nargs="+", default=[], metavar="NAME=PATH", help="local files of those, instead of downloads")
+    add("--count", type=int, help="images of each method (%(default)s)")
+    add("--seed", type=int, default=0, help="image i depends on seed + i (%(default)s)")
+    add("--batch", type=int, default=16, help="images at a time (%(default)s)")
+    add("--precision", choices=PRECISIONS, default="bf16", help="of the model's networks (%(default)s)")
+    add("--devices", type=int, default=1, help="GPUs or processes that share the images (%(default)s)")
+    add("--nodes", type=int, default=1, help="(%(default)s)")
+    add("--accelerator", default="auto", help="cpu, cuda ... (%(default)s)")
+    add("--out", type=Path, default=Path("results"), help="folder of tables, pictures and images (%(default)s)")
+
+
+def _slides(add: Add) -> None:
+    add("--cdm", help="the model's CDM, named likewise; the demo model brings its own")
+    add("--real", type=Path, metavar="COHORT|FOLDER", help="prepared slides, held out (patches: or images, statistics)")
+    add("--scale", nargs="+", metavar="NAME", help="scales to measure; default: all")
+
+
+def _sampling(add: Add) -> None:
+    add("--guidance", type=float, default=2.0, help="1 is none (%(default)s)")
+    add("--sampler", choices=SAMPLERS, default="dpmpp", help="(%(default)s)")
+    add("--steps", type=int, help="default: 50 of ddim, 20 of dpmpp")
+
+
+def _patches(add: Add) -> None:
+    add("--generated", nargs="+", metavar="NAME=FOLDER", help="measure these images instead of sampling")
+    add("--statistics", type=Path, metavar="FOLDER", help="write those of the real images: to share, to use as --real")
+
+
+def _memorization(add: Add) -> None:
+    add("--train", type=Path, metavar="COHORT", help="prepared slides that the model was trained on")
+
+
+def _pictures(add: Add) -> None:
+    add("--scales", default="20x,5x", help="finest and coarser ones (%(default)s; satellite: 1x,3x)")
+    add("--real", type=Path, metavar="FOLDER", help="real images at the finest scale (data_prep/crops.py makes them)")
+
+
+def _large(add: Add) -> None:
+    add("--size", type=int, default=512, help="of the demo's real images, in pixels (%(default)s)")
+    add("--methods", nargs="*", default=["independent", "ours"], choices=large.METHODS, help="(%(default)s)")
+    add("--generated", nargs="+", metavar="NAME=FOLDER", help="images made elsewhere: a row each")
+    add("--crop-space", nargs="+", metavar="NAME", help="where crops of a patch's size are compared")
+
+
+def _superres(add: Add) -> None:
+    add("--size", type=int, default=256, help="of the demo's real images, in pixels (%(default)s)")
+    add("--methods", nargs="+", default=list(superres.METHODS), choices=superres.METHODS, help="(all)")
+
+
+def extractor(name: str, weights: dict[str, str], device: str) -> Extractor:
+    """UserError for an unknown name, or weights that are neither here nor fetched."""
+    if name == "inception":
+        return Inception(weights.get(name), device)
+    try:
+        return load_encoder(name, weights.get(name), device)
+    except UserError as error:
+        raise UserError(f"--space {name}: {error} (here: --weights {name}=PATH)") from error
+
+
+def extractors(args: argparse.Namespace, names: Sequence[str] | None, usual: str, device: str) -> list[Extractor]:
+    """Those that are named; else the demo encoder for the demo model, or what is `usual`."""
+    names = names or ["demo" if args.model == "demo" else usual]
+    return [extractor(name, named(args.weights, "--weights"), device) for name in names]
+
+
+def named(pairs: Sequence[str] | None, option: str) -> dict[str, str]:
+    """NAME=PATH, ... UserError for anything else."""
+    split = {pair: pair.partition("=") for pair in pairs or []}
+    for pair, (name, _, path) in split.items():
+        if not name or not path:
+            raise UserError(f"{option}: {pair}; expected NAME=PATH")
+    return {name: path for name, _, path in split.values()}
+
+
+def first_makes(fabric: Fabric, processes: Processes, make: Callable[[], Any]) -> Any:
+    """What `make` leaves on disk: the first process makes it, the others find it."""
+    if fabric.global_rank > 0:
+        processes.wait()
+    found = make()
+    if fabric.global_rank == 0:
+        processes.wait()
+    return found
+
+
+def load(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
+    cdm = getattr(args, "cdm", None)
+    return ZoomLDM.load(args.model, cdm=cdm, device=fabric.device, precision=args.precision)
+
+
+def embedder(args: argparse.Namespace, model: ZoomLDM, device: str) -> Embed:
+    """The model's own encoder, loaded when it is first needed."""
+    encoder = cache(lambda: extractor(model.encoder, named(args.weights, "--weights"), device))
+    return lambda tiles: encoder()(tiles)
+
+
+def demo_only(args: argparse.Namespace, option: str) -> None:
+    """UserError unless the demo's own data will do."""
+    if args.model != "demo":
+        raise UserError(f"{option}: none given; only the demo model brings its own data")
+
+
+def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
+    generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
+    model = None if generated else load(args, fabric)
+    spaces = extractors(args, args.space, "inception", str(fabric.device))
+    if args.real is None:
+        demo_only(args, "--real")
+        args.real = first_makes(fabric, processes, held_out_cohort)
+    real = Source(args.real, args.scale or (model.ladder.names if model else []))
+    if not real.scales:
+        raise UserError("--scale: none given; name the scales of the images")
+    given: Sequence[SlideFile] = []
+    if model and real.slides:
+        for slide in real.slides:
+            matching_slide(slide.path, model)
+        real.slides, given = halves(real.slides, slide_id)
+    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
+    sampling = None if model is None else {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
+    sources = {name: Source(path, real.scales) for name, path in generated.items()}
+    report = patches.run(bench, real, given, args.count, sampling, sources)
+    if args.statistics:
+        for scale in real.scales:
+            for space in spaces:
+                found = real.described(scale, space, processes, args.batch).statistics
+                if fabric.global_rank == 0:
+                    found.save(args.statistics / statistics_name(scale, space))
+    if not all(source.lossless for source in (real, *sources.values())):
+        report.text += "\nSome images went through JPEG, which moves these distances.\n"
+    return report
+
+
+def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
+    model = load(args, fabric)
+    device = str(fabric.device)
+    spaces, crop_spaces = (
+        extractors(args, names, usual, device)
+        for names, usual in ((args.space, "clip"), (args.crop_space, "inception"))
+    )
+    if args.real is None:
+        demo_only(args, "--real")
+        paths = first_makes(fabric, processes, lambda: held_out_pictures(args.size, 8 * args.count))
+    else:
+        paths = listed([args.real])
+    reference, given = halves(paths, slide_of)
+    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
+    methods = {name: large.METHODS[name] for name in args.methods}
+    generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
+    real = reference, spread_over(given, args.count)
+    return large.run(
+        bench, real, args.scales.split(","), methods, generated, crop_spaces, embedder(args, model, device)
+    )
+
+
+def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
+    model = load(args, fabric)
+    spaces = extractors(args, args.space, model.encoder, str(fabric.device))
+    if args.real is None:
+        demo_only(args, "--real")
+        paths = first_makes(fabric, processes, lambda: held_out_pictures(args.size, args.count))
+    else:
+        paths = spread_over(listed([args.real]), args.count)
+    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
+    methods = {name: superres.METHODS[name] for name in args.methods}
+    demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
+    features = None if demo is None else demo.maps
+    return superres.run(
+        bench,
+        paths,
+        args.scales.split(","),
+        methods,
+        embedder(args, model, str(fabric.device)),
+        features,
+    )
+
+
+def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
+    model = load(args, fabric)
+    spaces = extractors(args, args.space, model.encoder, str(fabric.device))
+    if args.real is None or args.train is None:
+        demo_only(args, "--real, --train")
+        args.real = args.real or first_makes(fabric, processes, held_out_cohort)
+        args.train = args.train or first_makes(fabric, processes, training_cohort)
+    scales = args.scale or model.ladder.names
+    training, held_out = (Source(path, scales).slides for path in (args.train, args.real))
+    check_apart(
+        *({slide_id(slide): patient_of(slide_id(slide)) for slide in slides} for slides in (training, held_out))
+    )
+    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
+    sampling = {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
+    return memorization.run(bench, training, held_out, halves(held_out, slide_id)[1], scales, args.count, sampling)
+
+
+RUNS = {"patches": run_patches, "large": run_large, "superres": run_superres, "memorization": run_memorization}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    started = time.monotonic(), time.process_time()
+    fabric, processes = launch(args.devices, args.nodes, args.accelerator)
+    args.out = args.out / args.command
+    report = RUNS[args.command](args, fabric, processes)
+    if fabric.global_rank > 0:
+        return
+    wall, cpu = time.monotonic() - started[0], time.process_time() - started[1]
+    typed = shlex.join(["python", "scripts/evaluate.py", *(sys.argv[1:] if argv is None else argv)])
+    hardware = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {fabric.device.type}"
+    head = f"`{typed}`: {hardware}, {args.precision}; {wall:.0f} s, {cpu:.0f} CPU s\n\n"
+    settings = {key: str(value) for key, value in vars(args).items()}
+    table = write_results(args.out, args.command, settings, report.records, head + report.text)
+    print(head + report.text)
+    sheet = report.sheet
+    if sheet.rows:
+        contact_sheet(sheet.rows, sheet.row_labels, sheet.columns, table.with_suffix(".png"))
+    print(table, *([table.with_suffix(".png")] if sheet.rows else []), sep="\n")
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,211 @@
+"""The evaluation command, end to end on a toy model in the demo encoder's space."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm.errors import UserError
+from ldm.evaluation.frechet import Statistics
+from ldm.protocols import large, superres
+from ldm.protocols.sources import Gallery, halves
+from scripts import evaluate
+from tests import toy
+
+Run = Callable[..., dict]
+
+
+class ToyEncoder:
+    """Mean colours of the halves of a tile: as wide as the toy model's embeddings."""
+
+    id, width, preprocessing = "toy", toy.EMBEDDING, "none"
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        middle = images.shape[1] // 2
+        return torch.cat([half.float().mean((1, 2)) / 255 for half in (images[:, :middle], images[:, middle:])], 1)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort")
+    for name in "abcd":
+        toy.slide(folder / f"{name}.h5")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Smooth pictures of 64 px, two of each of three slides."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(6):
+        small = np.random.default_rng(number).integers(60, 200, (4, 4, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC)
+        image.save(folder / f"slide{number // 2}_{64 * number}_0.png")
+    return folder
+
+
+@pytest.fixture
+def run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Type a command; gives what it wrote."""
+    load = evaluate.load_encoder
+    monkeypatch.setattr(
+        evaluate, "load_encoder", lambda name, *more: ToyEncoder() if name == "toy" else load(name, *more)
+    )
+    monkeypatch.chdir(tmp_path)
+
+    def typed(command: str, *more: str | Path) -> dict:
+        model = ["--model", str(world / "zoomldm"), "--precision", "fp32", "--accelerator", "cpu"]
+        evaluate.main([command, *model, *map(str, more)])
+        return json.loads((tmp_path / "results" / command / f"{command}.json").read_text())
+
+    return typed
+
+
+def by(records: list[dict], *keys: str) -> dict[tuple, dict]:
+    return {tuple(record[key] for key in keys): record for record in records}
+
+
+def test_patches_of_every_scale_against_real_ones(run: Run, world: Path, cohort: Path, tmp_path: Path) -> None:
+    options = (
+        "--real",
+        cohort,
+        "--cdm",
+        world / "cdm",
+        "--space",
+        "demo",
+        "--steps",
+        "2",
+        "--count",
+        "3",
+        "--batch",
+        "2",
+    )
+    found = by(run("patches", *options)["records"], "method", "scale")
+    methods = ("real, other slides", "given embeddings", "CDM")
+    assert set(found) == {(method, scale) for method in methods for scale in toy.SCALES}
+    for cell in found.values():
+        assert cell["n"] == 3
+        assert cell["frechet"] >= 0
+    assert found["CDM", "5x"]["m"] == 2 * 4  # both reference slides' regions
+    # the toy slides are all alike, so other real ones are nearer than samples of a random network
+    assert found["real, other slides", "20x"]["frechet"] < found["given embeddings", "20x"]["frechet"]
+    table = (tmp_path / "results" / "patches" / "patches.md").read_text()
+    assert "| CDM |" in table
+    assert Image.open(tmp_path / "results" / "patches" / "patches.png").width > 3 * toy.TILE_PX
+
+
+def test_a_command_typed_again_samples_nothing_and_finds_the_same(
+    run: Run, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--real", cohort, "--space", "demo", "--scale", "5x", "--steps", "2", "--count", "3")
+    first = run("patches", *options)["records"]
+    monkeypatch.setattr("ldm.pipeline.ZoomLDM.sample", None)
+    assert run("patches", *options)["records"] == first
+
+
+def test_folders_are_measured_against_shared_statistics(run: Run, cohort: Path, tmp_path: Path) -> None:
+    options = ("--space", "demo", "--scale", "5x", "--steps", "2", "--count", "4")
+    first = run("patches", "--real", cohort, "--statistics", "stats", *options)["records"]
+    kept = Statistics.load(next((tmp_path / "stats").glob("5x_demo-*.npz")))
+    assert (kept.n, kept.scale) == (8, "5x")
+    made = next((tmp_path / "results" / "patches" / "samples").iterdir())
+    again = run("patches", "--real", "stats", "--generated", f"there={made}", *options[:4])["records"]
+    sampled = by(first, "method")[("given embeddings",)]
+    (there,) = again
+    assert there["method"] == "there"
+    assert there["frechet"] == pytest.approx(sampled["frechet"], rel=1e-6)
+    assert there["kid"] is None
+    with pytest.raises(UserError, match="extractor"):
+        run("patches", "--real", "stats", "--generated", f"there={made}", "--space", "toy", *options[2:4])
+
+
+def test_large_images_are_painted_and_measured(run: Run, pictures: Path) -> None:
+    options = ("--real", pictures, "--space", "demo", "--crop-space", "demo", "--count", "2")
+    quick = {name: options for name, options in large.METHODS.items() if name != "paper"}
+    records = by(run("large", *options, "--methods", *quick)["records"], "method")
+    assert set(records) == {("real, other places",), ("independent",), ("ours",)}
+    ours = records[("ours",)]
+    assert (ours["n whole"], ours["n crops"], ours["m crops"]) == (2, 8, 16)
+    assert ours["constraint error"] < records[("independent",)]["constraint error"]
+    assert records[("real, other places",)]["gradient energy"] == 1
+
+
+def test_super_resolution_is_scored_by_every_measure(run: Run, pictures: Path, tmp_path: Path) -> None:
+    found = run("superres", "--real", pictures, "--space", "demo", "--count", "2")
+    records = found["records"]
+    assert {record["method"] for record in records} == set(superres.METHODS)
+    assert len(records) == 2 * len(superres.METHODS)
+    for record in records:
+        whole = [key for key in record if key.endswith(", whole")]
+        assert all(-1 <= record[key] <= 1.001 for key in whole)
+        assert record["PSNR"] > 5
+    residual = {
+        method: np.mean([r["LR residual"] for r in records if r["method"] == method]) for method in superres.METHODS
+    }
+    assert residual["given"] < 0.05  # of 2
+    assert (tmp_path / "results" / "superres" / "superres.png").is_file()
+
+
+def test_memorisation_compares_with_held_out_slides(run: Run, world: Path, cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    toy.slide(tmp_path / "train" / "seen.h5", slide_id="seen")
+    options = ("--space", "demo", "--scale", "5x", "--steps", "2", "--count", "4")
+    found = run("memorization", "--train", tmp_path / "train", "--real", cohort, *options)
+    records = by(found["records"], "method")
+    assert records[("real, held out",)]["median distance"] == pytest.approx(0, abs=1e-4)  # the toy slides are alike
+    assert records[("given training embeddings",)]["nearer"] < 0.1
+    with pytest.raises(UserError, match="a and 3 more of a patient that was trained on"):
+        run("memorization", "--train", cohort, "--real", cohort, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["patches", "--space", "demo"], "only the demo model brings its own data"),
+        (["patches", "--weights", "inception"], "--weights: inception; expected NAME=PATH"),
+        (["patches", "--space", "inceptoin"], "--space inceptoin: .*unknown"),
+        (["patches", "--space", "inception"], "inception: .* is missing; download"),
+        (["large", "--space", "demo"], "inception: .* is missing; download"),
+        (["patches", "--space", "demo", "--real", "nowhere"], "nowhere: no such folder"),
+        (["superres", "--space", "demo", "--scales", "20x"], "only the demo"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_before_any_work(
+    options: list[str], message: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match=message) as refusal:
+        run(*options)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_halves_share_no_patient() -> None:
+    slides = ["TCGA-A1-A0SB-01Z-00-DX1", "TCGA-A1-A0SB-01Z-00-DX2", "TCGA-B2-0001-01Z", "other", "another"]
+    first, second = halves(slides, str)
+    assert sorted(first + second) == sorted(slides)
+    assert ("TCGA-A1-A0SB-01Z-00-DX1" in first) == ("TCGA-A1-A0SB-01Z-00-DX2" in first)
+    with pytest.raises(UserError, match="1 slides or patients; expected at least 2"):
+        halves(slides[:2], str)
+
+
+def test_a_gallery_makes_what_is_missing_in_the_same_ranges(tmp_path: Path) -> None:
+    asked = []
+
+    def make(numbers: range) -> list[np.ndarray]:
+        asked.append(list(numbers))
+        return [np.full((4, 4, 3), number, np.uint8) for number in numbers]
+
+    gallery = Gallery(tmp_path, "ours 5x", {"seed": 0})
+    gallery.fill(5, make, batch=2)
+    assert asked == [[0, 1], [2, 3], [4]]
+    gallery.path(3).unlink()
+    again = Gallery(tmp_path, "ours 5x", {"seed": 0})
+    again.fill(5, make, batch=2)
+    assert asked[3:] == [[2, 3]]
+    assert [int(load().mean()) for load in again.loaders(5)] == [0, 1, 2, 3, 4]
+    assert Gallery(tmp_path, "ours 5x", {"seed": 1}).folder != gallery.folder
