@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_prep.prepare import SUFFIXES
+from data_prep.find import SUFFIXES
 from data_prep.slide import Plane, open_slide
-from data_prep.tissue import PER_TILE, read_mask, tile_shares
+from data_prep.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.errors import UserError, cli
 from ldm.io import save_png
 from ldm.scales import ladder
@@ -35,8 +35,8 @@ def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, 
         slide, mpp = open_slide(path, kind), ladder(kind).base_mpp
         plane = Plane(slide, mpp)
         rows, cols = plane.height // GRAIN_PX, plane.width // GRAIN_PX
-        mask, _ = read_mask(Plane(slide, mpp * GRAIN_PX / PER_TILE), kind, rows, cols)
-        places = apart(tile_shares(mask), -(-size_px // GRAIN_PX), count, seed)
+        found = read_foreground(Plane(slide, mpp * GRAIN_PX / PER_TILE), rows, cols)
+        places = apart(tile_shares(found.mask), -(-size_px // GRAIN_PX), count, seed)
         if len(places) < count:
             raise UserError(
                 f"{path}: {len(places)} places of {size_px} px in its tissue; expected {count}: ask for fewer"
