@@ -36,8 +36,8 @@ from ldm.runs import open_data
 
 ROOT = Path(__file__).parents[1]
 SCALES = ("20x", "10x", "5x", "2.5x", "1.25x")
-SAMPLES, SHOWN = 64, 8
-"""images a scale that are scored (fewer where fewer regions are held out), and that the picture shows"""
+REAL, SAMPLES, SHOWN = 256, 32, 8
+"""images a scale: held-out patches (fewer where there are fewer), samples under every so many of them, in the picture"""
 SAMPLING: dict[str, Any] = {"sampler": "dpmpp", "steps": 10}
 
 
@@ -94,15 +94,20 @@ def score(run: Path, seed: int) -> None:
     scores: dict[str, dict[str, float]] = {}
     shown: dict[str, Any] = {}
     for scale in data.validation.scales:
-        picks = [pick for pick in data.validation.spread(SAMPLES) if pick[1] == scale]
-        real = to_uint8(image_batch(picks))
+        real, picks = ([p for p in data.validation.spread(n) if p[1] == scale] for n in (REAL, SAMPLES))
+        pixels = to_uint8(image_batch(real))
         conditions = None if is_cdm else latent_batch(picks, Stream(0, 0, 0, len(picks))).embedding
         drawn = model.sample(scale.name, len(picks), conditions, seed=1000 * seed, **SAMPLING, progress=True)
-        features = [encoder(torch.from_numpy(images)).numpy() for images in (real, drawn)]
-        distance, estimate = frechet_distance(*map(statistics_of, features)), kid(*features)
-        regions = data.training.count(scale)
-        scores[scale.name] = {"n": len(picks), "regions": regions, "frechet": distance, "kid": estimate.value}
-        shown |= {scale.name: drawn[:SHOWN], f"real {scale.name}": real[:SHOWN]}
+        features = [encoder(torch.from_numpy(images)).numpy() for images in (pixels, drawn)]
+        scores[scale.name] = {
+            "regions": data.training.count(scale),
+            "real": len(real),
+            "n": len(picks),
+            "frechet": frechet_distance(*map(statistics_of, features)),
+            "kid": kid(*features).value,
+        }
+        few = np.linspace(0, len(picks) - 1, SHOWN).round().astype(int)
+        shown |= {scale.name: drawn[few], f"real {scale.name}": to_uint8(image_batch([picks[i] for i in few]))}
         print(f"{run}: {scale.name} {scores[scale.name]}", flush=True)
     with whole(run / "shown.npz") as partial, partial.open("wb") as file:
         np.savez(file, **shown)
@@ -136,15 +141,15 @@ def at_best(run: Path) -> dict[str, float]:
     return min(losses(run).values(), key=lambda values: values[""])
 
 
-def at_share(run: Path) -> dict[str, float]:
-    """After a fifth of the steps: five such models cost what one shared model costs."""
-    found = losses(run)
-    return found[max(found) // len(SCALES)]
-
-
 def at_end(run: Path) -> dict[str, float]:
     found = losses(run)
     return found[max(found)]
+
+
+def at_share(run: Path) -> dict[str, float]:
+    """After a fifth of the shared model's steps: five such models cost what it costs."""
+    found, share = losses(run), max(losses(SHARED.runs(run.parent)[0])) // len(SCALES)
+    return found[max(step for step in found if step <= share)]
 
 
 Values = dict[str, list[float]]
@@ -233,8 +238,8 @@ def report(runs: Path) -> str:
             "Regions to train on: " + ", ".join(f"{first[scale]['regions']} at {scale}" for scale in SCALES) + ".",
             table("validation loss", validation, 3),
             verdict("Validation loss", validation),
-            f"Samples of {' / '.join(str(first[scale]['n']) for scale in SCALES)} images against as many real ones, "
-            "in the space of the demo encoder:",
+            f"{' / '.join(str(first[scale]['n']) for scale in SCALES)} samples against "
+            f"{' / '.join(str(first[scale]['real']) for scale in SCALES)} held-out patches, in the demo encoder's space:",
             table("Frechet distance", frechet, 1),
             verdict("Frechet distance", frechet),
             table("KID x 1000", inner, 1, factor=1000),
