@@ -1,0 +1,29 @@
+"""Killed or asked to stop, the preparation leaves nothing that is not whole, and the same command goes on."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from data_prep.prepare import INTERRUPTED, RESUMABLE
+from tests.robustness import cohort, kills
+
+
+def test_a_killed_preparation_is_continued_by_the_same_command(tmp_path: Path) -> None:
+    assert kills.measure(tmp_path, 2) == "2 of 2 byte-equal"
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "workers"), [(signal.SIGTERM, RESUMABLE, 2), (signal.SIGINT, INTERRUPTED, 0)]
+)
+def test_a_signal_stops_it_cleanly(tmp_path: Path, number: signal.Signals, status: int, workers: int) -> None:
+    config = cohort.variant(cohort.make(tmp_path, 3, kills.SIDE), workers=workers)
+    process = kills.launch(config)
+    kills.wait_for_work(process, config.out)
+    process.send_signal(number)
+    out, told = process.communicate(timeout=kills.PATIENCE_S)
+    assert process.returncode == status, (out, told)
+    assert told.decode().splitlines()[-1] == f"stopped; whole slides are in {config.out}, and the same command goes on"
+    assert b"Traceback" not in told
+    assert not kills.members(process.pid)
+    assert not cohort.hidden(config.out)
