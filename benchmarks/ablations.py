@@ -37,7 +37,7 @@ from ldm.runs import open_data
 ROOT = Path(__file__).parents[1]
 SCALES = ("20x", "10x", "5x", "2.5x", "1.25x")
 REAL, SAMPLES, SHOWN = 256, 32, 8
-"""images a scale: held-out patches (fewer where there are fewer), samples under every so many of them, in the picture"""
+"""images a scale: held-out patches (fewer where there are fewer), samples under some of those, and in the picture"""
 SAMPLING: dict[str, Any] = {"sampler": "dpmpp", "steps": 10}
 
 
@@ -56,7 +56,7 @@ class Study:
 
 SHARED = Study("shared", "shared", seeds=2)
 SINGLE = {
-    scale: Study(f"single-{scale}", "single_scale", (f"data.scales=[{scale}]",), 2 if scale in SCALES[-2:] else 1)
+    scale: Study(f"single-{scale}", "single_scale", (f"data.scales=[{scale}]",), 2 if scale == SCALES[-1] else 1)
     for scale in SCALES
 }
 CNN = Study("cnn", "cnn_summarizer")
@@ -230,16 +230,19 @@ def report(runs: Path) -> str:
     """The whole table from finished runs. UserError names the first that is missing."""
     first = scores(SHARED.runs(runs)[0])
     validation, frechet, inner = loss_rows(runs), sample_rows(runs, "frechet"), sample_rows(runs, "kid")
+
+    def counts(key: str) -> str:
+        return ", ".join(f"{first[scale][key]:.0f} at {scale}" for scale in SCALES)
+
     seeds = ", ".join(f"{study.name} {study.seeds}" for study in STUDIES if study.seeds > 1)
     return "\n\n".join(
         [
             f"`make ablations`: {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; "
             f"seeds: {seeds}, the others 1 (mean ± standard deviation over seeds).",
-            "Regions to train on: " + ", ".join(f"{first[scale]['regions']} at {scale}" for scale in SCALES) + ".",
+            f"Regions to train on: {counts('regions')}.",
             table("validation loss", validation, 3),
             verdict("Validation loss", validation),
-            f"{' / '.join(str(first[scale]['n']) for scale in SCALES)} samples against "
-            f"{' / '.join(str(first[scale]['real']) for scale in SCALES)} held-out patches, in the demo encoder's space:",
+            f"Samples ({counts('n')}) against held-out patches ({counts('real')}), in the space of the demo encoder:",
             table("Frechet distance", frechet, 1),
             verdict("Frechet distance", frechet),
             table("KID x 1000", inner, 1, factor=1000),
