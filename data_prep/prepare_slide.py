@@ -18,7 +18,7 @@ from PIL import Image
 
 from data_prep.config import PrepareConfig
 from data_prep.embedding import AUTOENCODER, ENCODER, Identity, InOrder, Networks
-from data_prep.find import Task
+from data_prep.find import Task, shown
 from data_prep.grid import Field, halve
 from data_prep.plan import Plan, lost_corners, plan_slide, read_block
 from data_prep.pyramid import Patches, field_patches
@@ -65,7 +65,7 @@ def _attrs(plan: Plan, config: PrepareConfig, identity: Identity) -> dict[str, A
     width_l0, height_l0 = plan.slide.size_l0
     source = plan.plane.source
     return {
-        "source": plan.slide.path.name,
+        "source": shown(plan.slide.path.name),
         "width_l0": width_l0,
         "height_l0": height_l0,
         "extent_l0": " ".join(map(str, plan.slide.reader.extent)),

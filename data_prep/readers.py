@@ -28,15 +28,13 @@ OPEN_ERRORS = (
     EOFError,
     struct.error,
     tifffile.TiffFileError,
-    Image.DecompressionBombError,
 )
 """what a damaged or foreign file raises when it is opened"""
 SIDE_MAX = 2**19
 """px; a scanner's whole field at 0.1 um per pixel is smaller"""
 TILE_MAX = 2**26
 """px of one tile of a file: each is decoded whole"""
-PICTURE_MAX = 2**27
-"""px of a picture without tiles, held in memory"""
+INTO_TILES = "save it in tiles, for example vips tiffsave IN OUT --tile --pyramid"
 SAME_SHAPE = 0.01
 """relative difference between the shapes of two levels that rounding may make, above a pixel"""
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
@@ -105,11 +103,13 @@ class ImageReader:
     mpp: tuple[float, float] | None = None
 
     def __init__(self, path: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                image = Image.open(path)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise UserError(f"{path}: is too large to be read whole ({error}); {INTO_TILES}") from error
         with image:
-            check_size(path, image.size, math.prod(image.size), PICTURE_MAX)
             if image.mode not in MODES:
                 remedy = "save it with 8 bits a channel, for example vips cast"
                 raise UserError(f"{path}: pixels are {image.mode}, expected 8-bit colour; {remedy}")
@@ -148,13 +148,12 @@ def diagnose(path: Path) -> str:
     return ""
 
 
-def check_size(path: Path, size: tuple[int, int], piece: int, largest: int = TILE_MAX) -> None:
-    """UserError for a slide whose sides, or whose smallest readable `piece` in pixels, no memory could hold."""
+def check_size(path: Path, size: tuple[int, int], tile: int) -> None:
+    """UserError for a slide whose sides, or whose tiles of `tile` pixels, no memory could hold."""
     if max(size) > SIDE_MAX:
         raise UserError(f"{path}: is {size[0]}x{size[1]} px, expected at most {SIDE_MAX} a side; check the file")
-    if piece > largest:
-        remedy = "save it in tiles, for example vips tiffsave IN OUT --tile --pyramid"
-        raise UserError(f"{path}: can only be decoded {piece} px at a time, expected at most {largest}; {remedy}")
+    if tile > TILE_MAX:
+        raise UserError(f"{path}: its tiles have {tile} px, expected at most {TILE_MAX}; {INTO_TILES}")
 
 
 def _check_pages(path: Path) -> set[tuple[int, int]]:

@@ -68,7 +68,7 @@ def open_slide(path: str | Path, kind: str, mpp: float | None = None, table_mpp:
     except UserError:
         raise
     except OPEN_ERRORS as error:
-        raise UserError(f"{path}: cannot be read as a {kind} slide ({error}); convert it, or take it out") from error
+        raise UserError(f"{path}: cannot be read as a {kind} slide ({error}); copy it again, or convert it") from error
     return Slide(path, kind, reader, *_resolution(path, kind, reader.mpp, mpp, table_mpp))
 
 
@@ -185,7 +185,7 @@ class Plane:
         if (source.step_x, source.step_y) == (1, 1):
             return self._read_level(round(x0), round(y0), width, height), (0, 0, width, height)
         x1, y1 = x0 + width * source.step_x, y0 + height * source.step_y
-        margin = math.ceil(2 * max(1, source.step_x, source.step_y))  # the resampling filter's reach
+        margin = 0 if _whole(x0, y0, source) else math.ceil(2 * max(1, source.step_x, source.step_y))  # BICUBIC's reach
         left, top, right, bottom = (
             math.floor(x0) - margin,
             math.floor(y0) - margin,
@@ -196,12 +196,10 @@ class Plane:
         return pixels, (x0 - left, y0 - top, x1 - left, y1 - top)
 
     def _resample(self, pixels: Pixels, size: tuple[int, int], box: tuple[float, float, float, float]) -> Pixels:
-        steps = (self.source.step_x, self.source.step_y)
-        if steps == (1, 1):
+        if (self.source.step_x, self.source.step_y) == (1, 1):
             return pixels
-        edges = [*steps, box[0], box[1]]
-        whole = all(math.isclose(edge, round(edge), rel_tol=1e-9, abs_tol=1e-6) for edge in edges)
-        kernel = Image.Resampling.BOX if whole else Image.Resampling.BICUBIC  # BOX: plain means of whole pixels
+        whole = _whole(box[0], box[1], self.source)
+        kernel = Image.Resampling.BOX if whole else Image.Resampling.BICUBIC
         return np.asarray(Image.fromarray(pixels).resize(size, kernel, box=box))
 
     def _read_level(self, left: int, top: int, width: int, height: int) -> Pixels:
@@ -259,6 +257,13 @@ def salvage(
         windows = (x, y, half, height), (x + half, y, width - half, height)
     parts, lost = zip(*(salvage(read, part, step, blank) for part in windows), strict=True)
     return np.concatenate(parts, axis), np.concatenate(lost, axis)
+
+
+def _whole(x_level: float, y_level: float, source: Source) -> bool:
+    """Whether pixels from here on are plain means of whole pixels of the level."""
+    return all(
+        math.isclose(edge, round(edge), abs_tol=1e-6) for edge in (x_level, y_level, source.step_x, source.step_y)
+    )
 
 
 def _composite(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
