@@ -5,6 +5,7 @@ nothing else. What only looks like a slide, and two slides of one id, are listed
 left out in silence but hidden files.
 """
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -18,7 +19,7 @@ SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", "
 SUFFIXES |= {".png", ".jpg", ".jpeg", ".jp2"}
 UNSAFE = re.compile(r"[^A-Za-z0-9._/-]|(?:(?<=/)|^)\.")
 LONGEST = 180
-"""characters of one part of an id: temporary names add to it, and file systems stop at 255"""
+"""characters of one part of an id, the rest is a digest: temporary names add to it, and file systems stop at 255"""
 
 
 class Task(NamedTuple):
@@ -39,7 +40,7 @@ def find_slides(config: PrepareConfig) -> list[Task]:
     tasks: dict[str, Task] = {}
     for path in slide_files(folder, config.pattern):
         slide_id = safe_id(path.relative_to(folder))
-        refusal = _refusal(path, slide_id)
+        refusal = _refusal(path)
         if slide_id in tasks:
             refusal = f"{shown(tasks[slide_id].path)} and {shown(path)} would both be {slide_id}; rename one"
         tasks[slide_id] = Task(path, slide_id, Path(config.out) / f"{slide_id}.h5", refusal=refusal)
@@ -76,7 +77,12 @@ def slide_files(folder: Path, pattern: str) -> list[Path]:
 
 def safe_id(relative: Path) -> str:
     """The path without suffix; letters, digits, `.`, `_`, `-`, and `/` between parts that do not start with a dot."""
-    return UNSAFE.sub("_", relative.with_suffix("").as_posix())
+    parts = UNSAFE.sub("_", relative.with_suffix("").as_posix()).split("/")
+    return "/".join(part if len(part) <= LONGEST else _cut(part) for part in parts)
+
+
+def _cut(part: str) -> str:
+    return f"{part[:LONGEST]}-{hashlib.sha256(part.encode()).hexdigest()[:12]}"
 
 
 def shown(path: str | Path) -> str:
@@ -84,10 +90,8 @@ def shown(path: str | Path) -> str:
     return " ".join(os.fsencode(path).decode(errors="replace").split())
 
 
-def _refusal(path: Path, slide_id: str) -> str:
+def _refusal(path: Path) -> str:
     """Why no reader need try `path`, empty when one should."""
-    if max(map(len, slide_id.split("/"))) > LONGEST:
-        return f"{shown(path)}: the name has over {LONGEST} characters; shorten it"
     if path.is_symlink() and not path.exists():
         return f"{shown(path)}: is a link to {os.readlink(path)}, which does not exist; mend the link, or remove it"
     if path.is_dir():

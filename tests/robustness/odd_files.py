@@ -194,7 +194,7 @@ def a_name_that_is_not_utf8(folder: Path) -> None:
     tiff(folder / "a.tiff").rename(os.fsdecode(os.fsencode(folder) + b"/M\xfcller.tiff"))
 
 
-@kind("shorten it")
+@kind("prepared")
 def a_name_of_250_letters(folder: Path) -> None:
     tiff(folder / f"{'a' * 245}.tiff")
 
