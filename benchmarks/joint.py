@@ -1,4 +1,4 @@
-"""Joint sampling compared: independent tiles, the paper, the released sampler, ours, a chain of three scales.
+"""Joint sampling compared: independent tiles, interpolated embeddings, the paper, the released sampler, ours.
 
     python benchmarks/joint.py --sizes 1024 4096 --out benchmarks/joint.md
 
@@ -31,7 +31,7 @@ from ldm.io import contact_sheet
 from ldm.joint import Joint
 from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
 from ldm.sampling.constraints import OPERATORS, Shrink
-from ldm.sampling.presets import INDEPENDENT, PRESETS, Settings
+from ldm.sampling.presets import PRESETS, Settings
 from ldm.sources import BUNDLED
 
 Pixels = NDArray[np.uint8]
@@ -50,7 +50,8 @@ class Row(NamedTuple):
 
 
 ROWS = [
-    Row("independent tiles", ("20x", "5x"), INDEPENDENT),
+    Row("independent tiles", ("20x", "5x"), PRESETS["independent"]),
+    Row("interpolated embeddings", ("20x", "5x"), PRESETS["interpolated"]),
     Row("default", ("20x", "5x"), DEFAULT),
     Row("default, chain", ("20x", "5x", "1.25x"), DEFAULT),
     Row("paper", ("20x", "5x"), replace(PRESETS["paper"], seam="none")),

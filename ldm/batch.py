@@ -3,6 +3,7 @@
 z_0        (b, 3, h, w)   latents, unquantised
 embedding  b grids (d, gh, gw), each at most 8x8, tokens normalised
 scale      (b,)           index on the ladder
+image      (b, 3, H, W)   the patches in [-1, 1], where a system asks for them
 """
 
 from collections.abc import Sequence
@@ -50,6 +51,7 @@ class Batch:
     embedding: list[Tensor]
     scale: Tensor
     stream: Stream
+    image: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.z_0)
@@ -59,7 +61,11 @@ class Batch:
             return tensor.to(device, non_blocking=non_blocking)
 
         return replace(
-            self, z_0=move(self.z_0), embedding=[move(grid) for grid in self.embedding], scale=move(self.scale)
+            self,
+            z_0=move(self.z_0),
+            embedding=[move(grid) for grid in self.embedding],
+            scale=move(self.scale),
+            image=None if self.image is None else move(self.image),
         )
 
 

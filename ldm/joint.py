@@ -33,8 +33,9 @@ from ldm.sampling.windows import canvas_noise, cut
 FOR_START, FOR_STEP, FOR_OFFSET, FOR_REPAIR = 4, 5, 6, 7
 """what a canvas' noise is for: the second key of its generators"""
 REPAIR_FROM, REPAIR_STRIDE = 300, 50
-REPAIR_OVERLAP = 4
-"""the seam repair: its noise level and step, and windows a side that see a latent"""
+"""noise level and step of the seam repair"""
+OVERLAP = 4
+"""windows a side that see a latent, where windows overlap"""
 REPAIR = "repair"
 """its canvas among the states"""
 ROOM = 1.5
@@ -167,7 +168,7 @@ class Joint:
         canvas = replace(
             self._canvas(scale),
             steps=steps,
-            stride=self.side // REPAIR_OVERLAP,
+            stride=self.side // OVERLAP,
             offset=lambda step: (0, 0),
             noise=lambda step: self._noise(scale, FOR_REPAIR, step),
             meet=lambda step: True,
@@ -184,20 +185,23 @@ class Joint:
             steps = ddim_steps(settings.steps, alpha_bar)
         alone = settings.lockstep and scale != self.scales[0]
         processes = ALONE if alone else self.processes
+        overlaps = settings.seam == "overlap"
         moves = settings.seam == "jitter" or any(length % self.side for length in self.latents(scale))
         return Canvas(
             steps=steps,
-            denoiser=partial(self._denoiser, scale),
+            denoiser=partial(self.denoiser, scale),
             side=self.side,
+            stride=self.side // OVERLAP if overlaps else None,
             batch=self.batch_size,
             offset=partial(self._offset, scale),
             noise=partial(self._noise, scale, FOR_STEP) if settings.released else None,
             mine=processes.mine,
             total=processes.total,
-            meet=lambda step: moves or (step + 1) % MEET_EVERY == 0 or step + 1 == len(steps),
+            meet=lambda step: moves or overlaps or (step + 1) % MEET_EVERY == 0 or step + 1 == len(steps),
         )
 
-    def _denoiser(self, scale: str, places: Tensor) -> Denoiser:
+    def denoiser(self, scale: str, places: Tensor) -> Denoiser:
+        """Of the windows of `scale` at places (n, 2)."""
         guidance, fine = self.settings.guidance, self.settings.fine_guidance
         if fine is not None and scale == self.scales[0] and len(self.scales) > 1:
             guidance = fine

@@ -127,7 +127,7 @@ def test_large_images_are_painted_and_measured(run: Run, pictures: Path) -> None
     options = ("--real", pictures, "--space", "demo", "--crop-space", "demo", "--count", "2")
     quick = {name: options for name, options in large.METHODS.items() if name != "paper"}
     records = by(run("large", *options, "--methods", *quick)["records"], "method")
-    assert set(records) == {("real, other places",), ("independent",), ("ours",)}
+    assert set(records) == {("real, other places",), ("independent",), ("interpolated",), ("ours",)}
     ours = records[("ours",)]
     assert (ours["n whole"], ours["n crops"], ours["m crops"]) == (2, 8, 16)
     assert ours["constraint error"] < records[("independent",)]["constraint error"]

@@ -30,6 +30,7 @@ UPSTAIRS = {
     "ldm.inferred",
     "ldm.conditions",
     "ldm.joint",
+    "ldm.control",
     "ldm.resume",
     "ldm.pictures",
     "ldm.superres",

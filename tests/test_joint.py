@@ -16,8 +16,9 @@ from ldm.conditions import TokenMap
 from ldm.data.h5 import SlideFile
 from ldm.diffusion.schedule import add_noise
 from ldm.errors import UserError
+from ldm.evaluation.large_image import seam_strength
 from ldm.joint import REPAIR, Joint
-from ldm.pipeline import ZoomLDM, from_uint8
+from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
 from ldm.processes import Processes
 from ldm.sampling.constraints import Shrink
 from ldm.sampling.multiscale import PASSAGES, Codec, Rule, State, Windows, correct
@@ -27,7 +28,10 @@ from ldm.sources import BUNDLED
 from tests import toy
 from tests.golden.parity import noise
 
-FEW = {name: replace(preset, steps=4, rule=replace(preset.rule, inner=1)) for name, preset in PRESETS.items()}
+FEW = {
+    name: replace(preset, steps=4, rule=replace(preset.rule, inner=min(1, preset.rule.inner)))
+    for name, preset in PRESETS.items()
+}
 DEFAULT = FEW["default"]
 EXACT = replace(FEW["paper"], rule=replace(FEW["paper"].rule, codec="backprop", denoiser="backprop"))
 """without differences of 0.005, which magnify rounding 40000-fold"""
@@ -155,7 +159,9 @@ def together(make: Callable[[Processes], Joint], count: int) -> list[Tensor]:
         return list(threads.map(play, range(count)))
 
 
-@pytest.mark.parametrize(("settings", "seam"), [(THREADED, "jitter"), (THREADED, "none"), (EXACT, "repair")])
+@pytest.mark.parametrize(
+    ("settings", "seam"), [(THREADED, "jitter"), (THREADED, "none"), (THREADED, "overlap"), (EXACT, "repair")]
+)
 @pytest.mark.parametrize("width", [64, 76])  # windows that meet seldom, and that overlap
 def test_processes_that_share_windows_make_the_same_image(
     joint: Callable[..., Joint], settings: Settings, seam: str, width: int
@@ -210,7 +216,7 @@ def test_mistakes_are_told(joint: Callable[..., Joint], changes: dict[str, Any],
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
-    with pytest.raises(UserError, match="seam: glue is unknown; it is one of none, jitter, repair"):
+    with pytest.raises(UserError, match="seam: glue is unknown; it is one of none, jitter, overlap, repair"):
         Settings(seam="glue")
     with pytest.raises(UserError, match=r"until: 0.5 in lock-step"):
         Settings(lockstep=True, rule=Rule(until=0.5))
@@ -255,3 +261,33 @@ def test_an_image_of_the_bundled_model_shrinks_to_its_coarse_canvas(demo: ZoomLD
         gaps.append(float((shrunk - one.image("5x")[:, :32, :32]).square().mean().sqrt()))
         coarse["5x"] = one.states["5x"]
     assert gaps[0] < 0.6 * gaps[1]
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (72, 76)])
+def test_windows_that_overlap_show_every_latent_to_several(
+    joint: Callable[..., Joint], height: int, width: int
+) -> None:
+    one = joint(scales=["20x"], height=height, width=width, settings=FEW["interpolated"])
+    seen: list[Tensor] = []
+    sound = one.denoiser
+    one.denoiser = lambda scale, places: seen.append(places) or sound(scale, places)  # type: ignore[assignment, func-returns-value]
+    next(one.run())
+    places = torch.cat(seen)
+    counts = torch.zeros(one.latents("20x"))
+    for row, col in places.tolist():
+        counts[row : row + one.side, col : col + one.side] += 1
+    assert len(places.unique(dim=0)) == len(places)
+    assert counts.min() == 1  # the corners
+    middle = slice(one.side - 1, 1 - one.side)
+    assert (counts[middle, middle] >= 16).all()
+
+
+def test_under_even_embeddings_windows_that_overlap_leave_no_seams_where_tiles_do(demo: ZoomLDM) -> None:
+    even = SlideFile(BUNDLED / "slide.h5").tokens(0, 12, 16, 1, 1).expand(-1, 2, 2)
+    given: dict[str, Any] = {"model": demo, "height": 256, "width": 256, "conditions": TokenMap(demo, even)}
+    quilt, whole = (
+        Joint(**given, scales=["20x"], settings=replace(PRESETS[name], steps=4, guidance=1.0))
+        for name in ("independent", "interpolated")
+    )
+    seams = [seam_strength(to_uint8(sampled(one)[None])[0], demo.tile_px) for one in (quilt, whole)]
+    assert abs(seams[1] - 1) < 0.3 * (seams[0] - 1), seams

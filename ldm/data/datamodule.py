@@ -13,14 +13,18 @@ from ldm.data.dataset import (
     Cohort,
     ImageBatches,
     LatentBatches,
+    PairBatches,
     Pick,
     image_batch,
     latent_batch,
     open_cohort,
+    pair_batch,
     split_slides,
 )
 from ldm.data.splits import NAME
 from ldm.errors import UserError
+
+KINDS = ("latents", "images", "pairs")
 
 
 class CountFrom(Sampler[int]):
@@ -36,20 +40,25 @@ class CountFrom(Sampler[int]):
 class ValidationBatches(Dataset):
     """The fixed picks in order, a batch at a time, each with its own stream: noise is the same at every visit."""
 
-    def __init__(self, picks: list[Pick], batch_size: int, images: bool) -> None:
+    def __init__(self, picks: list[Pick], batch_size: int, kind: str) -> None:
         self.parts = [picks[first : first + batch_size] for first in range(0, len(picks), batch_size)]
-        self.images = images
+        self.kind = kind
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def __getitem__(self, number: int) -> Any:
         part = self.parts[number]
-        return image_batch(part) if self.images else latent_batch(part, Stream(0, number, 0, len(part)))
+        if self.kind == "images":
+            return image_batch(part)
+        read = pair_batch if self.kind == "pairs" else latent_batch
+        return read(part, Stream(0, number, 0, len(part)))
 
 
 class CohortData(pl.LightningDataModule):
-    """A cohort folder for one of the systems; `kind` is "latents" or "images", `split` a file (default: the folder's).
+    """A cohort folder for one of the systems; `kind` is "latents", "images" (crops) or "pairs" of both.
+
+    `split` is a file (default: the folder's).
 
     The number of batches trained on travels in the checkpoint, so a resumed run starts at the next one.
     """
@@ -68,14 +77,18 @@ class CohortData(pl.LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
-        if kind not in ("latents", "images"):
-            raise UserError(f"data.kind: {kind} is unknown; it is latents or images")
+        if kind not in KINDS:
+            raise UserError(f"data.kind: {kind} is unknown; it is one of {', '.join(KINDS)}")
         training, validation = split_slides(open_cohort(cohort), split or Path(cohort) / NAME)
         self.training, self.validation = Cohort(training, scales), Cohort(validation, scales)
-        if kind == "latents" and not self.training.autoencoder:
+        if kind != "images" and not self.training.autoencoder:
             raise UserError(
                 f"data: {cohort} has no latents; prepare it with an autoencoder (autoencoder=demo, or a VQ run)"
             )
+        if kind != "latents" and not all(
+            slide.has_images(scale.name) for slide in training + validation for scale in self.training.scales
+        ):
+            raise UserError(f"data: {cohort} holds slides without images; prepare it with images=jpeg")
         self.folder = cohort
         self.batch_size, self.seed, self.kind, self.crop_px = batch_size, seed, kind, crop_px
         self.validation_per_scale, self.workers = validation_per_scale, workers
@@ -86,7 +99,8 @@ class CohortData(pl.LightningDataModule):
         """The endless training batches of one rank."""
         if self.kind == "images":
             return ImageBatches(self.training, self.seed, self.batch_size, crop_px=self.crop_px, rank=rank, world=world)
-        return LatentBatches(self.training, self.seed, self.batch_size, rank, world)
+        batches = PairBatches if self.kind == "pairs" else LatentBatches
+        return batches(self.training, self.seed, self.batch_size, rank, world)
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
@@ -95,7 +109,7 @@ class CohortData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         picks = self.validation.spread(self.validation_per_scale)
-        return self._loader(ValidationBatches(picks, self.batch_size, self.kind == "images"), None)
+        return self._loader(ValidationBatches(picks, self.batch_size, self.kind), None)
 
     def _loader(self, batches: Dataset, sampler: Sampler | None) -> DataLoader:
         return DataLoader(

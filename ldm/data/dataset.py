@@ -5,6 +5,7 @@ the same global batch and keep their own rows, so they are disjoint, and a run t
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,13 +103,24 @@ class LatentBatches(_Batches):
     """Batches of latents, embedding grids and scales: what the denoiser, Summarizer and CDM train on."""
 
     def __getitem__(self, number: int) -> Batch:
-        picks, stream = self._part(number)
-        return latent_batch(picks, stream)
+        return latent_batch(*self._part(number))
+
+
+class PairBatches(_Batches):
+    """The same batches with the images of the latents: what a control trains on."""
+
+    def __getitem__(self, number: int) -> Batch:
+        return pair_batch(*self._part(number))
 
 
 def latent_batch(picks: Sequence[Pick], stream: Stream) -> Batch:
     """Read `picks` into a Batch."""
     return collate([_sample(*pick) for pick in picks], stream)
+
+
+def pair_batch(picks: Sequence[Pick], stream: Stream) -> Batch:
+    """Read `picks` into a Batch, images and all."""
+    return replace(latent_batch(picks, stream), image=image_batch(picks))
 
 
 def _sample(slide: SlideFile, scale: Scale, row: int) -> Sample:

@@ -79,6 +79,8 @@ class UNet(nn.Module):
                 self.input_blocks.append(Stage(block(channels, width * multiplier, level)))
                 channels = width * multiplier
                 kept.append(channels)
+        self.encoded = (*kept, channels)
+        """channels of what `encode` gives"""
 
         self.middle_block = Stage(
             [
@@ -98,9 +100,12 @@ class UNet(nn.Module):
         head = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
         self.out = nn.Sequential(group_norm(channels, eps=1e-5), nn.SiLU(), head)
 
-    def forward(self, z_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """The network's output, (b, out_channels, h, w): eps, v or z_0 as it was trained."""
-        for h in self._run(z_t, t, context):
+    def forward(self, z_t: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor] | None = None) -> Tensor:
+        """The network's output, (b, out_channels, h, w): eps, v or z_0 as it was trained.
+
+        `control` is added to what `encode` gives (Zhang et al. 2023).
+        """
+        for h in self._run(z_t, t, context, control):
             last = h
         return self.out(last)
 
@@ -108,18 +113,32 @@ class UNet(nn.Module):
         """Results of the middle and of every output block, coarsest first, each (b, c, h', w')."""
         return list(self._run(z_t, t, context))
 
-    def _run(self, z_t: Tensor, t: Tensor, context: Tensor) -> Iterator[Tensor]:
-        time = self.time_embed(timestep_embedding(t, self.width).to(z_t.dtype))  # (b, 4 width)
-        if self.context_embed is not None:
-            time = time + self.context_embed(context.mean(1))
-        h, kept = z_t, []
+    def embed(self, z_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """What every residual block is told, (b, 4 width)."""
+        time = self.time_embed(timestep_embedding(t, self.width).to(z_t.dtype))
+        return time if self.context_embed is None else time + self.context_embed(context.mean(1))
+
+    def encode(self, z_t: Tensor, time: Tensor, context: Tensor, hint: Tensor | None = None) -> list[Tensor]:
+        """Results of every input block, then of the middle; `hint` (b, width, h, w) joins the first one."""
+        h, results = z_t, []
         for number, stage in enumerate(self.input_blocks):
             h = stage(h, time, context)
             if number == 0 and self.context_map is not None:
                 grid = rearrange(self.context_map(context[:, 1:]), "b (gh gw) c -> b c gh gw", gh=GRID)
                 h = h + F.interpolate(grid, h.shape[-2:], mode="bilinear")
-            kept.append(h)
-        h = self.middle_block(h, time, context)
+            if number == 0 and hint is not None:
+                h = h + hint
+            results.append(h)
+        return [*results, self.middle_block(h, time, context)]
+
+    def _run(
+        self, z_t: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        time = self.embed(z_t, t, context)
+        results = self.encode(z_t, time, context)
+        if control is not None:
+            results = [result + more for result, more in zip(results, control, strict=True)]
+        *kept, h = results
         yield h
         for stage in self.output_blocks:
             h = stage(torch.cat([h, kept.pop()], dim=1), time, context)

@@ -33,7 +33,7 @@ from ldm.protocols.bench import SHOWN, Bench, Report, Sheet
 from ldm.protocols.patches import measure
 from ldm.protocols.sources import Gallery, picture_loader
 from ldm.sampling.constraints import Shrink
-from ldm.sampling.presets import INDEPENDENT, PRESETS, Settings
+from ldm.sampling.presets import PRESETS, Settings
 
 RINGS = 32
 """of the power spectrum"""
@@ -82,11 +82,12 @@ def joint(model: ZoomLDM, place: Place, settings: Settings) -> Painted:
 
 
 METHODS: dict[str, Method] = {
-    "independent": partial(joint, settings=INDEPENDENT),
+    "independent": partial(joint, settings=PRESETS["independent"]),
+    "interpolated": partial(joint, settings=PRESETS["interpolated"]),
     "ours": partial(joint, settings=PRESETS["default"]),
     "paper": partial(joint, settings=replace(PRESETS["paper"], seam="none")),
 }
-"""tiles on their own; ours; the paper's Algorithm 2, descending, without repair"""
+"""two baselines, that know no coarser canvas; ours; the paper's Algorithm 2, descending, without repair"""
 REAL = "real, other places"
 DIGITS = {"constraint error": 3, "seam strength": 3, "CPU s": 0}
 """of a column, where not 2"""

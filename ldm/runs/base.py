@@ -37,6 +37,8 @@ class Run:
 
     keys: tuple[str, ...] = ()
     """of the config, besides TOP"""
+    found_keys: tuple[str, ...] = ("autoencoder", "encoder")
+    """that a run may write into its config when it starts"""
     model_keys: tuple[str, ...] = ()
     training_keys: tuple[str, ...] = ()
     """of its `training` section, besides LEARNING and MACHINES"""
@@ -45,7 +47,7 @@ class Run:
     """optimiser steps that Lightning counts for one training step"""
 
     def __init__(self, config: DictConfig) -> None:
-        check_keys(config, "config", (*TOP, *self.keys), ("autoencoder", "encoder"))
+        check_keys(config, "config", (*TOP, *self.keys), self.found_keys)
         check_keys(config.model, "model", self.model_keys, ("autoencoder",))
         check_keys(config.training, "training", (*LEARNING, *MACHINES, *self.training_keys))
         data_arguments(config)

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from ldm.cdm import ConditioningModel
 from ldm.config import build
 from ldm.data.datamodule import CohortData
-from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
 from ldm.runs.base import Run
-from ldm.runs.zoomldm import draw_samples
+from ldm.runs.zoomldm import draw_samples, finished_model
 from ldm.training.conditioning import Conditioning
 from ldm.training.memory import saved_elements
 
@@ -35,12 +34,7 @@ class ConditioningRun(Run):
 
     def attach(self, data: CohortData) -> None:
         super().attach(data)
-        self.source = ZoomLDM.load(self.config.zoomldm)
-        if self.source.ladder.names != self.ladder.names:
-            raise UserError(
-                f"zoomldm: {self.config.zoomldm} knows {', '.join(self.source.ladder.names)}, but the config has "
-                f"{', '.join(self.ladder.names)}; name a run of the same ladder"
-            )
+        self.source = finished_model(self.config.zoomldm, self.ladder)
         self.system.summarizer = self.source.summarizer
 
     def networks(self) -> dict[str, nn.Module]:

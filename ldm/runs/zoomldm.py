@@ -13,8 +13,10 @@ from ldm.data.datamodule import CohortData
 from ldm.data.dataset import latent_batch
 from ldm.errors import UserError
 from ldm.io import contact_sheet
+from ldm.networks.autoencoder import Autoencoder
 from ldm.pipeline import ZoomLDM, load_autoencoder, to_uint8
 from ldm.runs.base import COLUMNS, Run
+from ldm.scales import Ladder
 from ldm.sources import open_source
 from ldm.training.latent_diffusion import LatentDiffusion
 from ldm.training.memory import saved_elements
@@ -35,6 +37,28 @@ def draw_samples(path: Path, data: CohortData, model: ZoomLDM, from_regions: boo
         ]
         labels += [scale.name, "sampled"]
     contact_sheet(rows, labels, [""] * max(map(len, rows)), path)
+
+
+def autoencoder_of(data: CohortData, source: str) -> Autoencoder:
+    """The autoencoder that `source` names. UserError unless it made the cohort's latents."""
+    autoencoder, identity = load_autoencoder(source)
+    if data.training.autoencoder != identity:
+        raise UserError(
+            f"autoencoder: {source} is {identity}, but the latents of {data.folder} were made by "
+            f"{data.training.autoencoder}; prepare the cohort again or name that autoencoder"
+        )
+    return autoencoder
+
+
+def finished_model(source: str, ladder: Ladder, precision: str = "fp32") -> ZoomLDM:
+    """The model that `source` names. UserError unless it knows the scales of `ladder`."""
+    model = ZoomLDM.load(source, precision=precision)
+    if model.ladder.names != ladder.names:
+        raise UserError(
+            f"zoomldm: {source} knows {', '.join(model.ladder.names)}, but the config has "
+            f"{', '.join(ladder.names)}; name a run of the same ladder"
+        )
+    return model
 
 
 class ZoomLDMRun(Run):
@@ -69,12 +93,7 @@ class ZoomLDMRun(Run):
 
     def attach(self, data: CohortData) -> None:
         super().attach(data)
-        self.autoencoder, identity = load_autoencoder(self.config.autoencoder)
-        if data.training.autoencoder != identity:
-            raise UserError(
-                f"autoencoder: {self.config.autoencoder} is {identity}, but the latents of {data.folder} were made by "
-                f"{data.training.autoencoder}; prepare the cohort again or name that autoencoder"
-            )
+        self.autoencoder = autoencoder_of(data, self.config.autoencoder)
         source = open_source(self.config.autoencoder, "vq", "zoomldm")
         self.config.model.autoencoder = source.config.model.autoencoder  # a run needs nothing but its own folder
         self.config.encoder = data.training.encoder

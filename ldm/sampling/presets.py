@@ -1,4 +1,4 @@
-"""How a large image is sampled: the paper's conventions, those of the released sampler, and our own.
+"""How a large image is sampled: the paper's conventions, those of the released sampler, our own, and two baselines.
 
 | | default | paper | published |
 |---|---|---|---|
@@ -11,6 +11,9 @@
 | seams | other windows every step | repaired at the end | repaired at the end |
 | at the end | one correction in pixels | | |
 
+The baselines know no coarser canvas. "independent" samples tile by tile. "interpolated" is the large-image method of
+Graikos et al. 2024: overlapping windows, each under embeddings interpolated between the tiles', averaged every step.
+
 Ours spends no denoiser evaluation on the constraint, and none on guiding tiles, which the coarser canvas guides; the
 last steps, which make texture, are free.
 """
@@ -20,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from ldm.errors import UserError
 from ldm.sampling.multiscale import Rule
 
-SEAMS = ("none", "jitter", "repair")
+SEAMS = ("none", "jitter", "overlap", "repair")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,8 @@ class Settings:
     quantize: bool = False
     """whether decoding within the loop goes through the codebook"""
     seam: str = "jitter"
-    """"jitter": other windows every step; "repair": noised and denoised again at the end, in overlapping windows"""
+    """"jitter": other windows every step; "overlap": every step the mean of overlapping windows; "repair": noised and
+    denoised again at the end, in overlapping windows"""
     rounds: int = 0
     """of the final correction in pixels"""
     share: float = 1.0
@@ -53,6 +57,7 @@ class Settings:
 
 
 _FINITE = Rule(operator="bicubic", weight=0.5, zeta=0.005, denoiser="difference", delta=0.005)
+_FREE = Rule(inner=0)
 PRESETS = {
     "default": Settings(
         steps=30, guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", until=0.55), rounds=1, share=0.85
@@ -66,17 +71,10 @@ PRESETS = {
         quantize=True,
         seam="repair",
     ),
+    "independent": Settings(steps=30, rule=_FREE, seam="none"),
+    "interpolated": Settings(steps=30, rule=_FREE, seam="overlap"),
 }
-"""ours; the paper's; the released sampler's"""
-INDEPENDENT = replace(
-    PRESETS["default"],
-    guidance=2.0,
-    fine_guidance=None,
-    seam="none",
-    rounds=0,
-    rule=replace(PRESETS["default"].rule, inner=0),
-)
-"""tiles that know nothing of each other or of the coarse canvas: what there is to beat"""
+"""ours; the paper's; the released sampler's; the baselines"""
 
 
 def at_precision(settings: Settings, precision: str) -> Settings:

@@ -44,10 +44,14 @@ class LatentDiffusion(System):
         self.scale_names, self.prediction, self.p_uncond = scale_names, prediction, p_uncond
         self.times = times or Uniform()
 
-    def losses(self, z_0: Tensor, context: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def network(self, batch: Batch) -> nn.Module:
+        """What answers to (z_t, t, context) of `batch`."""
+        return self.denoiser
+
+    def losses(self, network: nn.Module, z_0: Tensor, context: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """(b,) squared error of the prediction, mean over a sample's elements."""
         a_t = at(self.alpha_bar, t, z_0)
-        output = self.denoiser(add_noise(z_0, eps, a_t), t, context)
+        output = network(add_noise(z_0, eps, a_t), t, context)
         return (output.float() - target(z_0, eps, a_t, self.prediction)).square().flatten(1).mean(1)
 
     def training_step(self, batch: Batch) -> Tensor:
@@ -57,18 +61,19 @@ class LatentDiffusion(System):
         eps = torch.randn(total, *batch.z_0.shape[1:], generator=generator, device=self.device)
         t, kept, eps = (batch.stream.mine(drawn, len(batch)) for drawn in (t, kept, eps))
         context = self.summarizer(batch.embedding, batch.scale) * kept[:, None, None]  # null context = zeros
-        loss = self.losses(batch.z_0, context, t, eps).mean()
+        loss = self.losses(self.network(batch), batch.z_0, context, t, eps).mean()
         self.log("loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch) -> None:
         context = self.summarizer(batch.embedding, batch.scale)
         context = context * (self.p_uncond < 1)  # trained without contexts, scored without them
+        network = self.network(batch)
         total = torch.zeros(len(batch), device=self.device)
         for sigma in VALIDATION_SIGMAS:
             # noise is drawn on the CPU so that every device scores the same task
             generator = batch.stream.generator()
             eps = torch.randn(batch.z_0.shape, generator=generator).to(self.device)
             t = timestep_of_sigma(torch.full((len(batch),), sigma, device=self.device), self.alpha_bar)
-            total += self.losses(batch.z_0, context, t, eps)
+            total += self.losses(network, batch.z_0, context, t, eps)
         self.log_scales(total / len(VALIDATION_SIGMAS), batch.scale, self.scale_names)

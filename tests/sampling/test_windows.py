@@ -9,7 +9,13 @@ from ldm.errors import UserError
 from ldm.sampling.windows import Blend, canvas_noise, cover, cut, gaussian, starts
 from tests.golden.parity import noise
 
-CANVASES = [(8, 8, None, (0, 0)), (19, 30, None, (0, 0)), (16, 24, None, (3, 5)), (21, 17, 3, (1, 2))]
+CANVASES = [
+    (8, 8, None, (0, 0)),
+    (19, 30, None, (0, 0)),
+    (16, 24, None, (3, 5)),
+    (21, 17, 3, (1, 2)),
+    (16, 28, 4, (0, 0)),
+]
 """height, width, stride, offset"""
 
 

@@ -49,7 +49,7 @@ def published_batch() -> Batch:
 def test_loss_and_gradients_equal_the_published_ones(system: LatentDiffusion) -> None:
     batch = published_batch()
     context = system.summarizer(batch.embedding, batch.scale)
-    losses = system.losses(batch.z_0, context, torch.tensor([10, 700]), noise(8002, 2, 3, 64, 64))
+    losses = system.losses(system.denoiser, batch.z_0, context, torch.tensor([10, 700]), noise(8002, 2, 3, 64, 64))
     assert losses.tolist() == pytest.approx(GOLDEN["eval_per_sample"], rel=1e-6)
     losses.mean().backward()
     found = {
@@ -115,7 +115,7 @@ def test_the_null_context_reaches_its_share_of_the_samples(system: LatentDiffusi
 
 def test_ranks_share_a_batch_s_noise_without_overlap(system: LatentDiffusion) -> None:
     drawn = {}
-    system.losses = lambda z, context, t, eps: drawn.update(t=t, eps=eps) or z.mean((1, 2, 3))  # type: ignore[method-assign]
+    system.losses = lambda network, z, context, t, eps: drawn.update(t=t, eps=eps) or z.mean((1, 2, 3))  # type: ignore[method-assign]
     whole = published_batch()
     system.training_step(whole)
     expected = dict(drawn)

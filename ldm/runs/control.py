@@ -1,0 +1,86 @@
+"""system: control. A ControlNet for super-resolution beside a finished ZoomLDM, on patches and what they shrink to."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ldm.batch import Stream
+from ldm.checkpoint import load_strict
+from ldm.conditions import Unconditional
+from ldm.config import build
+from ldm.control import ControlModel
+from ldm.data.datamodule import CohortData
+from ldm.data.dataset import pair_batch
+from ldm.io import contact_sheet
+from ldm.networks.control import Control, Controlled
+from ldm.pipeline import ZoomLDM, to_uint8
+from ldm.runs.base import COLUMNS, Run
+from ldm.runs.zoomldm import PICTURE_STEPS, autoencoder_of, finished_model
+from ldm.training.control import ControlTraining
+from ldm.training.memory import saved_elements
+
+PRECISIONS = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
+"""of the frozen networks, where the control does not train in fp32"""
+
+
+class ControlRun(Run):
+    keys = ("zoomldm",)
+    found_keys = ("autoencoder", "encoder", "steers")
+    model_keys = ("control", "factor")
+    training_keys = ("p_uncond", "times")
+    system: ControlTraining
+
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__(config)
+        self.control: Control = build(config.model.control, "model.control").to(memory_format=torch.channels_last)
+
+    def attach(self, data: CohortData) -> None:
+        super().attach(data)
+        config = self.config
+        autoencoder_of(data, config.autoencoder)
+        precision = PRECISIONS.get(str(config.training.precision), "fp32")
+        model = finished_model(config.zoomldm, self.ladder, precision)
+        trunk = self.control.trunk_of(model.unet.state_dict())
+        load_strict(self.control.trunk, trunk, f"model.control.unet for {config.zoomldm}")
+        self.config.steers = model.id
+        self.steered = ControlModel(self.control, model, data.training.scales[0].name, config.model.factor)
+        self.system = ControlTraining(
+            steered=self.steered,
+            denoiser=self.control,
+            summarizer=model.summarizer,
+            alpha_bar=model.alpha_bar,
+            prediction=model.prediction,
+            scale_names=self.ladder.names,
+            p_uncond=config.training.p_uncond,
+            times=build(config.training.times, "training.times"),
+            **self.training_arguments(),
+        )
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"control": self.control}
+
+    def activations(self) -> int:
+        side, control = self.config.tile_px // 4, self.config.model.control
+        with torch.device("meta"):
+            unet = build(control.unet, "model.control.unet").requires_grad_(False)
+            network = Controlled(unet, build(control, "model.control"), torch.zeros(1, 3, side, side))
+            z_t, t = torch.zeros(1, 3, side, side), torch.zeros(1, dtype=torch.long)
+            context = torch.zeros(1, 65, control.unet.get("context_dim", 512))
+        return saved_elements(network, lambda net: net(z_t, t, context))
+
+    def weights(self, data: CohortData) -> dict[str, Tensor]:
+        return self.control.state_dict()
+
+    @torch.no_grad()
+    def draw(self, path: Path, data: CohortData) -> None:
+        picks = data.validation.spread(COLUMNS)[:COLUMNS]
+        x = pair_batch(picks, Stream(0, 0, 0, len(picks))).image
+        assert x is not None
+        y = self.system.shrink(x.to(self.system.device))
+        model: ZoomLDM = self.steered.steered(self.steered.hint(y))
+        context = Unconditional(model).context(self.steered.scale, torch.zeros(len(y), 2))
+        z = model.sample_latents(context, guidance=1.0, steps=PICTURE_STEPS)
+        rows = [list(to_uint8(images)) for images in (x, self.steered.enlarged(y), model.decode(z))]
+        contact_sheet(rows, ["truth", "bicubic", "steered"], [""] * len(picks), path)
