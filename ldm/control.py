@@ -1,10 +1,7 @@
 """ControlNet super-resolution, a baseline: a control trained for it steers a model whose weights stay as they are.
 
     control = ControlModel.load("runs/control", model)
-    joint = control.joint(control.enlarged(y[None])[0], Unconditional(model))     # y (3, h, w) in [-1, 1]
-    for scale, state in joint.run():
-        print(state.step)
-    image = torch.cat(list(joint.bands()), dim=1)                                 # (3, f h, f w)
+    image = control.enlarge(y, Unconditional(model))                # uint8 (h, w, 3) -> (f h, f w, 3)
 
 (paper, Table 3; Zhang et al. 2023.) Nothing holds the result to y: it is as near as the control learnt to keep it.
 
@@ -14,6 +11,7 @@ Letters: b, n windows, h, w pixels of y, f the factor.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,9 +19,11 @@ from torch import Tensor, nn
 from ldm.conditions import Conditions
 from ldm.diffusion.guidance import Denoiser
 from ldm.errors import UserError
+from ldm.files import sha256
+from ldm.io import Pixels
 from ldm.joint import Joint
 from ldm.networks.control import Control, Controlled
-from ldm.pipeline import ZoomLDM
+from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
 from ldm.sampling.constraints import Shrink
 from ldm.sampling.multiscale import Rule
 from ldm.sampling.presets import Settings
@@ -41,6 +41,8 @@ class ControlModel:
     model: ZoomLDM
     scale: str
     factor: int
+    id: str = ""
+    """names the weights"""
 
     @classmethod
     def load(cls, source: str | Path, model: ZoomLDM) -> "ControlModel":
@@ -50,13 +52,27 @@ class ControlModel:
         if config.steers.rpartition("-")[2] != model.id.rpartition("-")[2]:
             raise UserError(f"control: {source} steers {config.steers}, but the model is {model.id}; load that one")
         control: Control = load_network(found, "control", {"control": found.tensors})
-        return cls(control, model, config.data.scales[0], config.model.factor).to(model.device)
+        identity = f"{found.name}-{sha256(found.path)[:12]}"
+        return cls(control, model, config.data.scales[0], config.model.factor, identity).to(model.device)
 
     def to(self, device: str | torch.device) -> "ControlModel":
         """Move all networks; returns itself."""
         self.model.to(device)
         self.control.to(device)
         return self
+
+    @property
+    def scales(self) -> list[str]:
+        """Those of what comes out and of what goes in."""
+        downsample = self.factor * self.model.ladder[self.scale].downsample
+        return [self.scale, *(rung.name for rung in self.model.ladder if rung.downsample == downsample)]
+
+    def enlarge(self, y: Pixels, conditions: Conditions, seed: int = 0) -> Pixels:
+        """y (h, w, 3) -> (f h, f w, 3)."""
+        joint = self.joint(self.enlarged(from_uint8(y[None]).to(self.model.device))[0], conditions, seed=seed)
+        for _ in joint.run():
+            pass
+        return np.concatenate([to_uint8(band[None])[0] for band in joint.bands()])
 
     def enlarged(self, y: Tensor) -> Tensor:
         """y (b, 3, h, w) -> (b, 3, f h, f w), bicubic."""

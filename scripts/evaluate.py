@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from data_prep.encoders import DemoEncoder, load_encoder
 from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
 from ldm.conditions import matching_slide
+from ldm.control import ControlModel
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import patient_of
 from ldm.errors import UserError, cli
@@ -111,6 +112,7 @@ def _large(add: Add) -> None:
 def _superres(add: Add) -> None:
     add("--size", type=int, default=256, help="of the demo's real images, in pixels (%(default)s)")
     add("--methods", nargs="+", default=list(superres.METHODS), choices=superres.METHODS, help="(all)")
+    add("--control", metavar="RUN", help="a run of configs/demo/controlnet_sr.yaml: rows of its own")
 
 
 def extractor(name: str, weights: dict[str, str], device: str) -> Extractor:
@@ -227,6 +229,8 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
         paths = spread_over(listed([args.real]), args.count)
     bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
     methods = {name: superres.METHODS[name] for name in args.methods}
+    if args.control:
+        methods |= superres.controlled(control_of(args, model))
     demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
     features = None if demo is None else demo.maps
     return superres.run(
@@ -237,6 +241,14 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
         embedder(args, model, str(fabric.device)),
         features,
     )
+
+
+def control_of(args: argparse.Namespace, model: ZoomLDM) -> ControlModel:
+    """UserError when it was trained to enlarge other scales than --scales."""
+    control = ControlModel.load(args.control, model)
+    if set(control.scales) != set(args.scales.split(",")):
+        raise UserError(f"--control: {args.control} enlarges between {','.join(control.scales)}, not {args.scales}")
+    return control
 
 
 def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:

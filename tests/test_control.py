@@ -1,11 +1,14 @@
 """ControlNet super-resolution on the toy model: trained through the command, loaded, sampled."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import main
@@ -21,9 +24,11 @@ from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
 from ldm.runs import open_data
 from ldm.training.callbacks import newest_checkpoint
+from scripts import evaluate
 from tests import toy
 from tests.golden.fill import fill_
 from tests.golden.parity import noise
+from tests.test_evaluate import ToyEncoder
 from tests.training import cohort
 
 CONFIG = Path(__file__).parents[1] / "configs/demo/controlnet_sr.yaml"
@@ -128,3 +133,28 @@ def test_a_cohort_without_images_is_refused_in_one_line(folder: Path, tmp_path: 
     config = load_config([folder / "run" / "config.yaml"], [f"data.cohort={bare.parent}"])
     with pytest.raises(UserError, match="holds slides without images; prepare it with images=jpeg"):
         open_data(config)
+
+
+def test_it_stands_in_the_table_of_super_resolution(folder: Path, model: ZoomLDM, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "truth.png")
+    given = [
+        "--model",
+        str(folder / "zoomldm"),
+        "--control",
+        str(folder / "run"),
+        "--real",
+        str(tmp_path / "truth.png"),
+    ]
+    rest = ["--space", "demo", "--accelerator", "cpu", "--methods", "bicubic", "--out", str(tmp_path), "--count", "1"]
+    with pytest.raises(UserError, match=r"--control: .*run enlarges between 20x,5x, not 20x,10x"):
+        evaluate.main(["superres", *given, *rest, "--scales", "20x,10x"])
+    with pytest.MonkeyPatch.context() as patch:
+        toy_encoder = ToyEncoder()
+        load = evaluate.load_encoder
+        patch.setattr(evaluate, "load_encoder", lambda name, *more: toy_encoder if name == "toy" else load(name, *more))
+        evaluate.main(["superres", *given, *rest, "--scales", "20x,5x"])
+    records = json.loads((tmp_path / "superres" / "superres.json").read_text())["records"]
+    name = f"ControlNet {ControlModel.load(folder / 'run', model).id}"
+    assert [record["method"] for record in records] == ["bicubic", name, f"{name}, given"]
+    assert all(np.isfinite(record["PSNR"]) for record in records)

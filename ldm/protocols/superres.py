@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.conditions import Conditions, TokenMap, Unconditional, image_tokens
+from ldm.control import ControlModel
 from ldm.evaluation.extractors import Extractor
 from ldm.evaluation.large_image import gradient_energy
 from ldm.evaluation.superres import (
@@ -67,6 +68,18 @@ METHODS: dict[str, Method] = {
     "given": lambda model, low: enlarged(model, low, TokenMap(model, low.tokens())),
 }
 """without a model; ours under no embeddings, inferred ones, and those of the truth"""
+
+
+def controlled(control: ControlModel) -> dict[str, Method]:
+    """A ControlNet (paper, Table 3) under no embeddings, and under those of the truth."""
+    return {
+        f"ControlNet {control.id}": lambda model, low: control.enlarge(low.y, Unconditional(model), low.number),
+        f"ControlNet {control.id}, given": lambda model, low: control.enlarge(
+            low.y, TokenMap(model, low.tokens()), low.number
+        ),
+    }
+
+
 DIGITS = {"PSNR": 2, "gradient energy": 2, "encoder distance": 4, "LR residual": 4, "CPU s": 1}
 """of a column, where not 3"""
 
