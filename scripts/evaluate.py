@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from data_prep.encoders import DemoEncoder, load_encoder
 from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
 from ldm.conditions import matching_slide
 from ldm.control import ControlModel
+from ldm.config import load_config
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import patient_of
 from ldm.errors import UserError, cli
@@ -34,10 +35,10 @@ from ldm.pipeline import PRECISIONS, ZoomLDM
 from ldm.processes import Processes, launch
 from ldm.protocols import large, memorization, patches, superres
 from ldm.protocols.bench import Bench, Report
-from ldm.protocols.sources import Source, halves, slide_id, slide_of, spread_over, statistics_name
+from ldm.protocols.sources import Source, cohort, halves, slide_id, slide_of, spread_over, statistics_name
 from ldm.sampling.samplers import SAMPLERS
 
-COUNTS = {"patches": 64, "large": 8, "superres": 16, "memorization": 64}
+COUNTS = {"patches": 32, "large": 4, "superres": 8, "memorization": 32}
 """images of each method"""
 
 
@@ -167,14 +168,30 @@ def demo_only(args: argparse.Namespace, option: str) -> None:
         raise UserError(f"{option}: none given; only the demo model brings its own data")
 
 
+def own_slides(args: argparse.Namespace, trained_on: bool) -> tuple[Path, list[SlideFile]]:
+    """Slides that the model was trained on, or that it never saw, and their folder: the demo's, or the run's cohort.
+
+    UserError for a model that is neither.
+    """
+    if args.model == "demo":
+        folder = training_cohort() if trained_on else held_out_cohort()
+        return folder, cohort(folder)
+    config = Path(args.model) / "config.yaml"
+    data = load_config([config]).get("data") if config.is_file() else None
+    if not data or not data.get("cohort"):
+        raise UserError(f"--real: none given; {args.model} is neither demo nor a run with slides of its own")
+    folder, split = Path(data.cohort), data.get("split")
+    return folder, cohort(folder, trained_on, Path(split) if split else None)
+
+
 def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
     generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
     model = None if generated else load(args, fabric)
     spaces = extractors(args, args.space, "inception", str(fabric.device))
+    slides = None
     if args.real is None:
-        demo_only(args, "--real")
-        args.real = first_makes(fabric, processes, held_out_cohort)
-    real = Source(args.real, args.scale or (model.ladder.names if model else []))
+        args.real, slides = first_makes(fabric, processes, lambda: own_slides(args, trained_on=False))
+    real = Source(args.real, args.scale or (model.ladder.names if model else []), slides)
     if not real.scales:
         raise UserError("--scale: none given; name the scales of the images")
     given: Sequence[SlideFile] = []
@@ -254,17 +271,19 @@ def control_of(args: argparse.Namespace, model: ZoomLDM) -> ControlModel:
 def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
     model = load(args, fabric)
     spaces = extractors(args, args.space, model.encoder, str(fabric.device))
-    if args.real is None or args.train is None:
-        demo_only(args, "--real, --train")
-        args.real = args.real or first_makes(fabric, processes, held_out_cohort)
-        args.train = args.train or first_makes(fabric, processes, training_cohort)
-    scales = args.scale or model.ladder.names
-    training, held_out = (Source(path, scales).slides for path in (args.train, args.real))
+    sides = []
+    for folder, trained_on in ((args.train, True), (args.real, False)):
+        if folder is None:
+            sides.append(first_makes(fabric, processes, partial(own_slides, args, trained_on))[1])
+        else:
+            sides.append(cohort(folder, trained_on))
+    training, held_out = sides
     check_apart(
         *({slide_id(slide): patient_of(slide_id(slide)) for slide in slides} for slides in (training, held_out))
     )
     bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
     sampling = {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
+    scales = args.scale or model.ladder.names
     return memorization.run(bench, training, held_out, halves(held_out, slide_id)[1], scales, args.count, sampling)
 
 
@@ -275,7 +294,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     started = time.monotonic(), time.process_time()
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
-    args.out = args.out / args.command
     report = RUNS[args.command](args, fabric, processes)
     if fabric.global_rank > 0:
         return
@@ -284,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     hardware = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {fabric.device.type}"
     head = f"`{typed}`: {hardware}, {args.precision}; {wall:.0f} s, {cpu:.0f} CPU s\n\n"
     settings = {key: str(value) for key, value in vars(args).items()}
-    table = write_results(args.out, args.command, settings, report.records, head + report.text)
+    table = write_results(args.out / args.command, args.command, settings, report.records, head + report.text)
     print(head + report.text)
     sheet = report.sheet
     if sheet.rows:

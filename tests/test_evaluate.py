@@ -112,7 +112,7 @@ def test_folders_are_measured_against_shared_statistics(run: Run, cohort: Path, 
     first = run("patches", "--real", cohort, "--statistics", "stats", *options)["records"]
     kept = Statistics.load(next((tmp_path / "stats").glob("5x_demo-*.npz")))
     assert (kept.n, kept.scale) == (8, "5x")
-    made = next((tmp_path / "results" / "patches" / "samples").iterdir())
+    made = next((tmp_path / "results" / "samples").iterdir())
     again = run("patches", "--real", "stats", "--generated", f"there={made}", *options[:4])["records"]
     sampled = by(first, "method")[("given embeddings",)]
     (there,) = again
@@ -162,10 +162,26 @@ def test_memorisation_compares_with_held_out_slides(run: Run, world: Path, cohor
         run("memorization", "--train", cohort, "--real", cohort, *options)
 
 
+def test_a_run_is_measured_on_the_slides_of_its_cohort_that_it_was_not_trained_on(
+    run: Run, cohort: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "splits.csv").write_text(
+        "slide,patient,part\na,a,train\nb,b,validation\nc,c,train\nd,d,test\n", encoding="utf-8"
+    )
+    data = {"cohort": str(cohort), "split": str(tmp_path / "splits.csv")}
+    toy.run_folder(tmp_path / "run", "zoomldm", data=data)
+    options = ("--model", tmp_path / "run", "--space", "demo", "--scale", "10x", "--steps", "2", "--count", "3")
+    records = run("patches", *options)["records"]
+    assert {record["m"] for record in records} == {16}  # the regions of one slide, b
+    assert {record["method"] for record in records} == {"real, other slides", "given embeddings"}
+    found = run("memorization", *options)["records"]
+    assert by(found, "method")[("real, held out",)]["n"] == by(found, "method")[("real, held out",)]["training"] == 32
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["patches", "--space", "demo"], "only the demo model brings its own data"),
+        (["patches", "--space", "demo"], "--real: none given; .* is neither demo nor a run"),
         (["patches", "--weights", "inception"], "--weights: inception; expected NAME=PATH"),
         (["patches", "--space", "inceptoin"], "--space inceptoin: .*unknown"),
         (["patches", "--space", "inception"], "inception: .* is missing; download"),

@@ -35,7 +35,7 @@ class Bench:
 
     @property
     def samples(self) -> Path:
-        """The folder of the images that are made."""
+        """The folder of the images that are made; what one experiment made another finds."""
         return self.out / "samples"
 
     @property

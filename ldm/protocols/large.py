@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.conditions import TokenMap, image_tokens
-from ldm.evaluation.extractors import Extractor, Loader, describe
+from ldm.evaluation.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.large_image import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
 from ldm.evaluation.superres import Embed
 from ldm.evaluation.tables import markdown, number
@@ -169,21 +169,26 @@ def painted(
     return Images(gallery.loaders(len(given)), coarse, [picture_loader(path) for path in given], gallery.seconds)
 
 
-def distances(
-    bench: Bench, images: Sequence[Loader], reference: Sequence[Loader], crop_spaces: Sequence[Extractor]
-) -> dict[str, float]:
-    """Frechet distance and KID of whole images in the spaces of the bench, and of crops in `crop_spaces`."""
-    found: dict[str, float] = {}
-    for what, spaces in (("whole", bench.spaces), ("crops", crop_spaces)):
-        sets = [images, reference]
-        if what == "crops":
-            sets = [crops(each, bench.model.tile_px) for each in sets]
-        for space in spaces:
-            a, b = (describe(each, space, "", bench.processes, bench.batch) for each in sets)
-            cell = measure("", a, b)
+class Reference:
+    """Real images, whole in the spaces of the bench, crops of them in others, and what others measure against them."""
+
+    def __init__(self, bench: Bench, images: Sequence[Loader], crop_spaces: Sequence[Extractor]) -> None:
+        self._bench = bench
+        self._spaces = [("whole", space) for space in bench.spaces] + [("crops", space) for space in crop_spaces]
+        self._described = [self._describe(what, images, space) for what, space in self._spaces]
+
+    def _describe(self, what: str, images: Sequence[Loader], space: Extractor) -> Described:
+        pieces = crops(images, self._bench.model.tile_px) if what == "crops" else images
+        return describe(pieces, space, "", self._bench.processes, self._bench.batch)
+
+    def distances(self, images: Sequence[Loader]) -> dict[str, float]:
+        """Frechet distance and KID in every space, and of how many."""
+        found: dict[str, float] = {}
+        for (what, space), real in zip(self._spaces, self._described, strict=True):
+            cell = measure("", self._describe(what, images, space), real)
             found |= {f"FD {what}, {space.id}": cell.frechet, f"KID {what}, {space.id}": cell.kid}
             found |= {f"KID error {what}, {space.id}": cell.kid_error, f"n {what}": cell.n, f"m {what}": cell.m}
-    return found
+        return found
 
 
 def run(
@@ -205,10 +210,11 @@ def run(
         sets[name] = painted(bench, name, method, real[1], scales, embed)
     for name, folder in generated.items():
         sets[name] = Images([picture_loader(path) for path in listed([folder])])
-    records = []
-    for name, images in sets.items():
-        measured = distances(bench, images.images, reference, crop_spaces)
-        records.append({"method": name, **measured, **images.means(bench.model.tile_px)})
+    against = Reference(bench, reference, crop_spaces)
+    records = [
+        {"method": name, **against.distances(images.images), **images.means(bench.model.tile_px)}
+        for name, images in sets.items()
+    ]
     shown = [[load() for load in images.images[:SHOWN]] for images in sets.values()]
     sheet = Sheet(shown, list(sets), [""] * max(len(row) for row in shown))
     return Report(records, table(records), sheet)

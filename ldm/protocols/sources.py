@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from ldm.data.h5 import SlideFile
-from ldm.data.splits import patient_of
+from ldm.data.splits import NAME, patient_of, read_split
 from ldm.errors import UserError
 from ldm.evaluation.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.frechet import Statistics
@@ -109,16 +109,28 @@ def _pixels(path: Path) -> Pixels:
     return read_picture(path).pixels
 
 
-def cohort(folder: Path) -> list[SlideFile]:
-    """The prepared slides of a folder, by name; none when it holds none."""
-    return [SlideFile(path) for path in sorted(folder.rglob("*.h5"))]
+def cohort(folder: Path, trained_on: bool = False, split: Path | None = None) -> list[SlideFile]:
+    """The prepared slides of a folder, by name; none when it holds none.
+
+    Those of training, or the others, where there is a `split` (default: the folder's own splits.csv). UserError for a
+    slide that the split lacks.
+    """
+    slides = [SlideFile(path) for path in sorted(folder.rglob("*.h5"))]
+    split = folder / NAME if split is None else split
+    if not slides or not split.is_file():
+        return slides
+    lines = read_split(split).lines
+    missing = [slide for slide in slides if slide_id(slide) not in lines]
+    if missing:
+        raise UserError(f"{split}: lacks {slide_id(missing[0])}; add it by data_prep/splits.py --cohort {folder}")
+    return [slide for slide in slides if (lines[slide_id(slide)].part == "train") == trained_on]
 
 
 class Source:
     """Images of every scale that were not made here, as a set in the space of an extractor."""
 
     def __init__(self, path: Path, scales: Sequence[str], slides: Sequence[SlideFile] | None = None) -> None:
-        """`slides`: those of the folder to keep (all). UserError when `path` is no folder."""
+        """`slides`: those of the folder to keep (those that are not for training). UserError for no folder."""
         if not path.is_dir():
             raise UserError(f"{path}: no such folder; expected prepared slides, images or statistics")
         self.path, self.scales = path, scales

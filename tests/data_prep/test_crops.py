@@ -1,0 +1,58 @@
+"""Large pictures cut out of tissue: the slide's own pixels, apart from each other, where there is tissue."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep import crops
+from data_prep.crops import apart, cut
+from data_prep.held_out import COUNT, SEED, TRAINED, TRAINED_COUNT
+from data_prep.slide import Plane, open_slide
+from ldm.data.splits import read_split
+from ldm.errors import UserError
+from tests.data_prep.slides import tissue_image, write_slide
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    path = tmp_path / "slide.tiff"
+    write_slide(path, [tissue_image(1024, 1024)], 0.5)
+    return path
+
+
+def test_pictures_are_the_pixels_of_the_slide_and_lie_apart(slide: Path, tmp_path: Path) -> None:
+    paths = cut([slide], "histology", 256, 2, tmp_path / "out")
+    places = [tuple(map(int, path.stem.split("_")[1:])) for path in paths]
+    plane = Plane(open_slide(slide, "histology"), 0.5)
+    for path, (row, col) in zip(paths, places, strict=True):
+        np.testing.assert_array_equal(np.array(Image.open(path)), plane.read(col, row, 256, 256))
+    (row, col), (other_row, other_col) = places
+    assert max(abs(row - other_row), abs(col - other_col)) >= 256
+    assert cut([slide], "histology", 256, 2, tmp_path / "out") == paths
+    assert {path.parent for path in paths} == {tmp_path / "out"}
+
+
+def test_places_are_in_the_tissue_and_do_not_touch() -> None:
+    shares = np.zeros((12, 12))
+    shares[2:10, 2:10] = 1
+    places = apart(shares, 3, 100, seed=0)
+    assert 2 <= len(places) <= 4
+    for number, (row, col) in enumerate(places):
+        assert shares[row : row + 3, col : col + 3].mean() >= crops.TISSUE
+        assert all(max(abs(row - i), abs(col - j)) >= 3 for i, j in places[:number])
+    assert apart(shares, 3, 100, seed=0) == places != apart(shares, 3, 100, seed=1)
+    assert apart(shares, 13, 1, seed=0) == []
+
+
+def test_a_slide_with_too_little_tissue_is_told(slide: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"slide\.tiff: \d places of 256 px in its tissue; expected 99"):
+        cut([slide], "histology", 256, 99, tmp_path / "out")
+
+
+def test_the_demos_held_out_slides_are_in_no_training_set() -> None:
+    lines = read_split("configs/demo/splits.csv").lines
+    assert not {f"histology_{seed}" for seed in range(SEED, SEED + COUNT)} & set(lines)
+    seen = {f"histology_{seed}" for seed in range(TRAINED, TRAINED + TRAINED_COUNT)}
+    assert {lines[slide].part for slide in seen} == {"train"}
