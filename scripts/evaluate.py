@@ -20,8 +20,8 @@ from lightning_fabric import Fabric
 from data_prep.encoders import DemoEncoder, load_encoder
 from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
 from ldm.conditions import matching_slide
-from ldm.control import ControlModel
 from ldm.config import load_config
+from ldm.control import ControlModel
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import patient_of
 from ldm.errors import UserError, cli
