@@ -49,10 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     quiet()
     pl.seed_everything(config.get("seed", 0), verbose=False)
     torch.set_float32_matmul_precision("high")
-    run = SYSTEMS[config.system](config)
     if args.dry_run:
-        report(run)
+        with torch.device("meta"):  # sizes need no numbers
+            report(SYSTEMS[config.system](config))
         return 0
+    run = SYSTEMS[config.system](config)
     prepare_when_absent(config)
     split_when_absent(config)
     folder = args.resume or run_folder(config, args.base[0])
