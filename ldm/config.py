@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import AliasEvent, YAMLError, parse
+from yaml import AliasEvent, CollectionEndEvent, CollectionStartEvent, YAMLError, parse
 
 from ldm.errors import UserError
 
@@ -32,6 +32,7 @@ CLASSES = (
     "taming.modules.losses.",
 )
 """where targets live: by the name in the config and by the module that defines them"""
+DEEPEST = 32
 KEY = re.compile(r"\$\{[\w.\[\]]+\}")
 SYNTAX = (OmegaConfBaseException, YAMLError, UnicodeDecodeError, RecursionError)
 VALUES = (ArithmeticError, AssertionError, MemoryError, RuntimeError, TypeError, ValueError)
@@ -76,10 +77,7 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> Any:
         raise UserError(f"config: {path} extends itself; take one of the extends out")
     try:
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, AliasEvent) for event in parse(text)):
-            raise UserError(
-                f"config: {path} has YAML aliases (*name); write the values out, or refer to them as ${{key}}"
-            )
+        _refuse_unfolding(path, text)
         config = OmegaConf.create(text)
     except SYNTAX as error:
         raise UserError(f"config: {path} is not valid YAML: {_line(error)}") from error
@@ -91,6 +89,17 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> Any:
     if not isinstance(extends, str):
         raise UserError(f"config: {path}: extends is {extends!r}; expected the path of one YAML file")
     return _merge(_read(path.parent / extends, (*extending, path.resolve())), config)
+
+
+def _refuse_unfolding(path: Path, text: str) -> None:
+    """UserError for YAML whose values are much larger than its text, or nested without end."""
+    depth = 0
+    for event in parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if isinstance(event, AliasEvent):
+            raise UserError(f"config: {path} has YAML aliases (*name); write values out, or refer to them as ${{key}}")
+        if depth > DEEPEST:
+            raise UserError(f"config: {path} is nested more than {DEEPEST} deep; it is no config of this project")
 
 
 def _refuse_resolvers(value: Any, where: str) -> None:

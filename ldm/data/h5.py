@@ -18,6 +18,7 @@ fletcher32, nothing has variable length, and the file's own metadata is checksum
 
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -38,6 +39,8 @@ from ldm.scales import Ladder, ladder
 from ldm.tokens import normalize_tokens
 
 FORMAT = "zoomldm-1"
+SAFE_ID = re.compile(r"(?!\.)[\w.-]{1,255}(/(?!\.)[\w.-]{1,255})*", re.ASCII)
+"""a path below a folder"""
 REQUIRED = ("slide_id", "kind", "scales", "tile_px", "base_mpp")
 _CHUNK_TILES = 8
 _CHUNK_ROWS = 1024
@@ -143,7 +146,7 @@ def _finite(values: NDArray[np.floating], what: str) -> NDArray[np.float16]:
 def _encode(value: str | int | float | Sequence[str]) -> Any:
     """Text becomes fixed-length bytes: HDF5 keeps variable-length text outside its checksums."""
     if isinstance(value, str):
-        return np.bytes_(value.encode())
+        return np.bytes_(value.encode(errors="surrogateescape"))  # a file's name may be no text
     return value if isinstance(value, int | float) else np.array([text.encode() for text in value])
 
 
@@ -152,7 +155,12 @@ def _decode(value: Any) -> str | int | float | list[str]:
         return [text.decode() for text in value]
     if not isinstance(value, bytes | np.generic):
         raise ValueError(f"an attribute is {type(value).__name__}")
-    return value.decode() if isinstance(value, bytes) else value.item()
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value.item()
+
+
+def _extent(dataset: h5py.Dataset) -> tuple[int, int]:
+    rows, cols, _ = dataset.shape
+    return rows, cols
 
 
 class SlideFile:
@@ -178,6 +186,10 @@ class SlideFile:
             )
         if missing := [key for key in REQUIRED if key not in found]:
             raise UserError(f"{self.path}: lacks {', '.join(missing)}; prepare this slide again")
+        if not SAFE_ID.fullmatch(str(found["slide_id"])):
+            raise UserError(
+                f"{self.path}: its slide_id is {found['slide_id'][:60]!r}, unfit for a file's name; prepare it again"
+            )
         return found
 
     @cached_property
@@ -256,7 +268,7 @@ class SlideFile:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of base tiles."""
-        rows, cols = self._guarded("embeddings/0", lambda dataset: dataset.shape[:2])
+        rows, cols = self._guarded("embeddings/0", _extent)
         return rows, cols
 
     def embedding(self, scale: str, row: int) -> Tensor:
@@ -271,7 +283,7 @@ class SlideFile:
         UserError when it does not lie on the slide.
         """
         name = f"embeddings/{level}"
-        height, width = self._guarded(name, lambda dataset: dataset.shape[:2])
+        height, width = self._guarded(name, _extent)
         if min(row, col) < 0 or min(rows, cols) < 1 or row + rows > height or col + cols > width:
             raise UserError(
                 f"{self.path}: {rows}x{cols} tokens of level {level} asked at row {row}, column {col}; "

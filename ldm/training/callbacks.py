@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -53,6 +54,14 @@ class WholeCheckpoints(TorchCheckpointIO):
         with whole(path) as partial:
             torch.save(checkpoint, partial)
         write_sidecar(path)
+
+    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        try:
+            return super().load_checkpoint(path, *arguments, **options)
+        except UnpicklingError as error:
+            raise UserError(
+                f"resume: {path} holds objects that could run code, so it was not read; delete it"
+            ) from error
 
     def remove_checkpoint(self, path: Any) -> None:
         super().remove_checkpoint(path)

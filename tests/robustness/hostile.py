@@ -1,0 +1,106 @@
+"""R6: inputs that want to run code, read or write elsewhere, or take all memory. None does; each refusal is one line.
+
+Every attack runs in a process of its own, whose audit events tell what it did: processes started, names looked up,
+connections, files written outside its folder, and a mark that the payloads leave when they run.
+"""
+
+import os
+import resource
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ldm.errors import UserError
+from tests.robustness import hostile_configs, hostile_files, hostile_names
+
+ATTACKS: dict[str, Callable[[Path], None]] = {
+    **hostile_files.ATTACKS,
+    **hostile_configs.ATTACKS,
+    **hostile_names.ATTACKS,
+}
+GOOD = ("refused", "harmless")
+SECONDS = 120
+MEMORY_BYTES = 8 * 2**30
+"""that an attack may take, in address space, beyond what the libraries took"""
+RUNS = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "socket.getaddrinfo"}
+WRITES = {"os.mkdir": 0, "os.remove": 0, "os.rmdir": 0, "os.truncate": 0, "os.rename": 1, "os.symlink": 1, "os.link": 1}
+"""events, and which of their arguments is written"""
+
+
+class Watch:
+    """Notes what an attack does that no reading of a file does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.seen = os.path.realpath(folder), ""
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in RUNS:
+            self.seen = self.seen or f"executed: {event} {arguments}"
+        elif event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            self._written(arguments[0])
+        if event in WRITES:
+            self._written(arguments[WRITES[event]])
+
+    def _written(self, path: Any) -> None:
+        if isinstance(path, int) or os.fsdecode(path).endswith(("__pycache__", ".pyc", os.devnull)):
+            return
+        if not os.path.realpath(os.fsdecode(path)).startswith(self.folder):
+            self.seen = self.seen or f"escaped: wrote {os.fsdecode(path)}"
+
+
+def outcomes(folder: Path, count: int) -> Iterator[tuple[str, str]]:
+    """Name and outcome of the first `count` attacks, each in a folder of its own."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__, "main", "data_prep.prepare", "scripts.sample_patches"])
+    for number, name in enumerate(list(ATTACKS)[:count]):
+        place = folder / f"{number}"
+        place.mkdir()
+        ours, theirs = context.Pipe(duplex=False)
+        attack = context.Process(target=_attempt, args=(name, place, theirs))
+        attack.start()
+        theirs.close()
+        try:
+            outcome = ours.recv() if ours.poll(SECONDS) else "hung"
+        except EOFError:
+            outcome = "crashed"
+        attack.kill()
+        attack.join()
+        yield name, outcome
+
+
+def _attempt(name: str, folder: Path, result: Connection) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    os.chdir(folder)
+    watch = Watch(folder)
+    sys.addaudithook(watch)
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            ATTACKS[name](folder)
+        outcome = "harmless"
+    except UserError as error:
+        outcome = "refused" if "\n" not in str(error) else f"refused in many lines: {error}"
+    except Exception as error:  # what a user would see as a traceback
+        outcome = f"{type(error).__name__}: {error}"
+    if (folder / hostile_files.MARK).exists():
+        outcome = "executed: its payload"
+    result.send(watch.seen or outcome)
+
+
+def measure(folder: Path, count: int) -> str:
+    """The first `count` attacks."""
+    found = dict(tqdm(outcomes(folder, count), total=min(count, len(ATTACKS)), desc="hostile", unit="input"))
+    counts = Counter(found.values())
+    bad = sum(outcome.startswith(("executed", "escaped")) for outcome in found.values())
+    rest = [f"{name}: {outcome}" for name, outcome in found.items() if outcome not in GOOD]
+    good = ", ".join(f"{counts[outcome]} {outcome}" for outcome in GOOD)
+    return "; ".join([f"{bad} of {len(found)} executed or escaped ({good})", *rest])

@@ -1,0 +1,11 @@
+"""R6, whole."""
+
+from pathlib import Path
+
+from tests.robustness import hostile
+
+
+def test_nothing_hostile_runs_or_escapes_and_each_refusal_is_one_line(tmp_path: Path) -> None:
+    found = dict(hostile.outcomes(tmp_path, len(hostile.ATTACKS)))
+    assert {name: outcome for name, outcome in found.items() if outcome not in hostile.GOOD} == {}
+    assert sum(outcome == "refused" for outcome in found.values()) > 0.8 * len(found)
