@@ -36,7 +36,7 @@ TILE_MAX = 2**26
 """px of one tile of a file: each is decoded whole"""
 INTO_TILES = "save it in tiles, for example vips tiffsave IN OUT --tile --pyramid"
 SAME_SHAPE = 0.01
-"""relative difference between the shapes of two levels that rounding may make, above a pixel"""
+"""relative difference between the shapes of two levels of one slide"""
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 """Pillow's pixel formats of eight bits or fewer"""
 TIFF_BYTE_ORDERS = {b"II": "<", b"MM": ">"}
@@ -168,10 +168,10 @@ def _check_pages(path: Path) -> set[tuple[int, int]]:
 
 
 def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether `other` is `size` shrunk, to SAME_SHAPE or a pixel."""
+    """Whether `other` is `size` shrunk, but for SAME_SHAPE and a pixel that each side may be rounded by."""
     (width, height), (other_width, other_height) = size, other
-    expected = other_width * height / width
-    return abs(other_height - expected) <= max(1, SAME_SHAPE * expected)
+    rounding = 1 / other_width + 1 / other_height
+    return math.isclose(other_width / width, other_height / height, rel_tol=SAME_SHAPE + rounding)
 
 
 def _number(text: str | None) -> float | None:

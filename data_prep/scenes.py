@@ -13,7 +13,7 @@ import numpy as np
 import rasterio
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
 from rasterio.transform import xy
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
@@ -48,7 +48,10 @@ class SceneReader:
                 overviews = [rasterio.open(path, overview_level=k) for k in range(len(scene.overviews(1)))]
                 self._levels = [scene, *overviews]
             else:
-                scene = WarpedVRT(scene, crs=target, resampling=Resampling.bilinear, add_alpha=True, tolerance=0)
+                transparent = ColorInterp.alpha in scene.colorinterp
+                scene = WarpedVRT(
+                    scene, crs=target, resampling=Resampling.bilinear, add_alpha=not transparent, tolerance=0
+                )
                 self._levels = [scene]
         self.sizes = [(level.width, level.height) for level in self._levels]
         self.extent = Box(0, 0, *self.sizes[0])
@@ -59,8 +62,13 @@ class SceneReader:
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
         scene, window = self._levels[level], Window(x_level, y_level, width, height)
-        mask = np.where(scene.dataset_mask(window=window) > 0, np.uint8(255), np.uint8(0))
-        return np.dstack([*scene.read(self._bands, window=window), mask])
+        if isinstance(scene, WarpedVRT):
+            seen = scene.read(scene.colorinterp.index(ColorInterp.alpha) + 1, window=window)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NodataShadowWarning)  # of two masks, nodata counts
+                seen = scene.dataset_mask(window=window)
+        return np.dstack([*scene.read(self._bands, window=window), np.where(seen, np.uint8(255), np.uint8(0))])
 
 
 def _colour_bands(scene: rasterio.DatasetReader, path: Path) -> list[int]:
