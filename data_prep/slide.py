@@ -268,7 +268,11 @@ def _whole(x_level: float, y_level: float, source: Source) -> bool:
 
 def _composite(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
     """RGBA (h, w, 4) over the background colour -> (h, w, 3)."""
-    if pixels[..., 3].min() == 255:
-        return np.ascontiguousarray(pixels[..., :3])
-    colour, alpha = pixels[..., :3], pixels[..., 3:].astype(np.float32) / 255
-    return np.rint(colour * alpha + np.array(background) * (1 - alpha)).astype(np.uint8)
+    colour, alpha = np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]
+    if alpha.min() == 255:
+        return colour
+    colour[alpha == 0] = background
+    mixed = (alpha > 0) & (alpha < 255)
+    share = alpha[mixed, None] / 255
+    colour[mixed] = np.rint(colour[mixed] * share + np.array(background) * (1 - share))
+    return colour

@@ -19,7 +19,8 @@ from data_prep.slide import Plane, Read, salvage
 
 PER_TILE = 8
 """thumbnail pixels per base tile side"""
-READ_TILES = 64
+READ_PX = 2048
+"""pixels of a level read at a time, a side"""
 GLASS = 200
 """the darkest channel of glass is above this"""
 SATURATION = (12, 25)
@@ -98,10 +99,10 @@ class Foreground(NamedTuple):
 def read_foreground(plane: Plane, rows: int, cols: int) -> Foreground:
     """Foreground of (rows, cols) base tiles; `plane` has 8 pixels to a base tile."""
     if plane.slide.kind == "satellite":
-        coverage, lost = _thumbnail(plane.coverage, rows, cols, np.zeros((), np.uint8))
+        coverage, lost = _thumbnail(plane, plane.coverage, rows, cols, np.zeros((), np.uint8))
         return Foreground(coverage > 127, plane.slide.reader.background, lost)
     blank = np.array(plane.slide.reader.background, np.uint8)
-    thumbnail, lost = _thumbnail(plane.read, rows, cols, blank)
+    thumbnail, lost = _thumbnail(plane, plane.read, rows, cols, blank)
     mask = foreground(thumbnail)
     inside = np.zeros_like(mask)
     inside[: plane.height, : plane.width] = True
@@ -112,20 +113,21 @@ def read_foreground(plane: Plane, rows: int, cols: int) -> Foreground:
     return Foreground(mask, (red, green, blue), lost)
 
 
-def _thumbnail(read: Read, rows: int, cols: int, blank: NDArray[np.uint8]) -> tuple[Pixels, NDArray[np.bool_]]:
+def _thumbnail(plane: Plane, read: Read, rows: int, cols: int, blank: Pixels) -> tuple[Pixels, NDArray[np.bool_]]:
     """Read (8 rows, 8 cols) in pieces, so that a slide without levels stays small in memory."""
+    step = max(1, int(READ_PX / (PER_TILE * max(plane.source.step_x, plane.source.step_y))))
     pixels, lost = [], []
-    for row in range(0, rows, READ_TILES):
-        pieces = [salvage(read, _window(row, col, rows, cols), PER_TILE, blank) for col in range(0, cols, READ_TILES)]
+    for row in range(0, rows, step):
+        windows = [_window(row, col, min(step, rows - row), min(step, cols - col)) for col in range(0, cols, step)]
+        pieces = [salvage(read, window, PER_TILE, blank) for window in windows]
         pixels.append(np.concatenate([piece[0] for piece in pieces], 1))
         lost.append(np.concatenate([piece[1] for piece in pieces], 1))
     return np.concatenate(pixels), np.concatenate(lost)
 
 
 def _window(row: int, col: int, rows: int, cols: int) -> tuple[int, int, int, int]:
-    """x, y, width, height in thumbnail pixels of a piece of at most 64x64 tiles."""
-    height, width = min(READ_TILES, rows - row), min(READ_TILES, cols - col)
-    return col * PER_TILE, row * PER_TILE, width * PER_TILE, height * PER_TILE
+    """x, y, width, height in thumbnail pixels of a rectangle of tiles."""
+    return col * PER_TILE, row * PER_TILE, cols * PER_TILE, rows * PER_TILE
 
 
 def tile_shares(mask: NDArray[np.bool_]) -> NDArray[np.float32]:

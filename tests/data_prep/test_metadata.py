@@ -1,0 +1,141 @@
+"""The table: its rows find their slides, and win over what files say; names become ids that stay in the folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from data_prep.config import Encoder, PrepareConfig, Rungs
+from data_prep.find import find_slides, safe_id, shown
+from data_prep.metadata import match_rows, read_table
+from data_prep.slide import open_slide
+from ldm.errors import UserError
+from tests.data_prep.slides import tissue_image, write_slide
+
+SLIDES = {
+    "a/x_1": "a/x 1.svs",
+    "b/x_1": "b/x 1.tiff",
+    "TCGA-A1-A0SB-01Z-00-DX1.00aa": "TCGA-A1-A0SB-01Z-00-DX1.00aa.svs",
+}
+
+
+def table(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "table.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def matched(path: Path) -> dict[str, float | None]:
+    return {slide_id: row.mpp for slide_id, row in match_rows(path, read_table(path), SLIDES).items()}
+
+
+@pytest.mark.parametrize("name", ["a/x_1", "a/x 1.svs", "a/x 1", "x 1.svs"])
+def test_a_row_names_its_slide_by_id_path_or_name(tmp_path, name):
+    assert matched(table(tmp_path, f"slide,mpp\n{name},0.25\n")) == {"a/x_1": 0.25}
+
+
+def test_columns_come_in_any_order_and_spreadsheets_leave_marks(tmp_path):
+    path = table(tmp_path, '\ufeffpatient,mpp,slide,note\r\nP1,,a/x_1,"one, two"\r\n,,,\r\nP2, 0.5 , b/x_1,\r\n')
+    first, second = read_table(path)
+    assert (first.slide, first.mpp, first.values) == ("a/x_1", None, {"patient": "P1", "note": "one, two"})
+    assert (second.slide, second.mpp, second.line) == ("b/x_1", 0.5, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slide,mpp\nc,0.5\n", "line 2 names c, which is none of the 3 slides"),
+        ("slide,mpp\nx 1,0.5\n", "line 2 names x 1, which may be a/x_1 or b/x_1"),
+        ("slide,mpp\na/x_1,0.5\nx 1.svs,0.5\n", "line 3 names x 1.svs, as line 2 does"),
+        ("slide,mpp\na/x_1,0;25\n", "mpp 0;25 found, expected a number"),
+        ("slide;mpp\na/x_1;0.5\n", "columns are slide;mpp, expected slide"),
+        ("slide,mpp\n,0.5\n", "line 2 names no slide"),
+        ("slide,mpp\na/x_1,0,25\n", "line 2 has more cells than line 1 has columns"),
+        ("", "columns are none"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_with_its_line(tmp_path, text, message):
+    path = table(tmp_path, text)
+    with pytest.raises(UserError, match=message) as error:
+        matched(path)
+    assert "table.csv" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes("slide,mpp\nMüller,0.5\n".encode("utf-16"))
+    for wrong in (path, tmp_path / "none.csv", tmp_path):
+        with pytest.raises(UserError, match="is no table"):
+            read_table(wrong)
+
+
+@pytest.mark.parametrize(
+    ("tag", "mpp", "in_table", "found"),
+    [
+        (0.5, None, None, (0.5, "file")),
+        (0.5, 0.5, None, (0.5, "file")),
+        (None, 0.5, None, (0.5, "config")),
+        (352.8, 0.5, None, (0.5, "config")),
+        (0.25, None, 0.5, (0.5, "table")),
+        (0.25, 0.4, 0.5, (0.5, "table")),
+        (None, None, 0.5, (0.5, "table")),
+    ],
+)
+def test_the_table_wins_and_a_global_mpp_stands_in_for_what_is_missing_or_absurd(tmp_path, tag, mpp, in_table, found):
+    path = write_slide(tmp_path / "s.tiff", [tissue_image(64, 64)], tag)
+    slide = open_slide(path, "histology", mpp, in_table)
+    assert (slide.mpp, slide.mpp_from) == (pytest.approx(found[0], rel=1e-4), found[1])
+
+
+def test_a_global_mpp_that_contradicts_a_plausible_tag_and_absurd_statements_are_refused(tmp_path):
+    path = write_slide(tmp_path / "s.tiff", [tissue_image(64, 64)], 0.25)
+    with pytest.raises(UserError, match=r"says 0\.25 um per pixel, but mpp=0\.5 is stated; .* a row in a table"):
+        open_slide(path, "histology", 0.5)
+    with pytest.raises(UserError, match="mpp of the table is 40 um per pixel, expected 0.05 to 5"):
+        open_slide(path, "histology", None, 40)
+
+
+def cohort(tmp_path: Path, **more: object) -> PrepareConfig:
+    common = {"ladder": Rungs("histology", 3), "encoder": Encoder("demo"), "autoencoder": None}
+    return PrepareConfig(slides=str(tmp_path / "slides"), out=str(tmp_path / "out"), **common, **more)
+
+
+def test_slides_are_found_with_their_rows(tmp_path):
+    for name in ("b.tiff", "sub/A 1.SVS", ".hidden.tiff", "notes.txt"):
+        (tmp_path / "slides" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "slides" / name).touch()
+    tasks = find_slides(cohort(tmp_path, table=str(table(tmp_path, "slide,mpp\nA 1,0.25\n"))))
+    assert [(task.slide_id, task.mpp, task.refusal) for task in tasks] == [("b", None, ""), ("sub/A_1", 0.25, "")]
+    assert tasks[1].target == tmp_path / "out" / "sub" / "A_1.h5"
+    with pytest.raises(UserError, match="names c, which is none of the 2 slides"):
+        find_slides(cohort(tmp_path, table=str(table(tmp_path, "slide,mpp\nc,0.25\n"))))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..\\..\\x.svs", "a/...svs", "a b/ü.svs", "$(rm).svs", "a\n.svs", "x" * 250 + ".svs", os.fsdecode(b"M\xfc.svs")],
+)
+def test_an_id_is_a_place_below_the_output_folder_and_can_be_printed(tmp_path, name):
+    slide_id = safe_id(Path(name))
+    assert tmp_path in (tmp_path / f"{slide_id}.h5").resolve().parents
+    assert all(0 < len(part) < 200 and not part.startswith(".") for part in slide_id.split("/"))
+    assert slide_id.isascii()
+    assert "\n" not in shown(Path(name))
+    shown(Path(name)).encode()
+
+
+def test_shares_of_tissue_by_scale():
+    config = PrepareConfig(
+        slides="s",
+        out="o",
+        ladder=Rungs("histology", 5),
+        encoder=Encoder("demo"),
+        autoencoder=None,
+        tissue_share={"20x": 0.25, "1.25x": 0.05},
+    )
+    assert config.tissue_shares == (0.25, 0.1, 0.1, 0.1, 0.05)
+    assert hash(config) == hash(PrepareConfig(**vars(config)))
+    for shares, message in (({"3x": 0.1}, "3x is not on the histology ladder"), ({"20x": 2}, "between 0 and 1")):
+        with pytest.raises(UserError, match=message):
+            PrepareConfig(**{**vars(config), "tissue_share": shares})
