@@ -19,6 +19,7 @@ from ldm.data.dataset import (
     latent_batch,
     open_cohort,
     pair_batch,
+    refuse_mixture,
     split_slides,
 )
 from ldm.data.splits import NAME
@@ -79,8 +80,12 @@ class CohortData(pl.LightningDataModule):
         super().__init__()
         if kind not in KINDS:
             raise UserError(f"data.kind: {kind} is unknown; it is one of {', '.join(KINDS)}")
-        training, validation = split_slides(open_cohort(cohort), split or Path(cohort) / NAME)
-        self.training, self.validation = Cohort(training, scales), Cohort(validation, scales)
+        slides = open_cohort(cohort)
+        refuse_mixture(slides)
+        training, validation = split_slides(slides, split or Path(cohort) / NAME)
+        self.training = Cohort(training, scales)
+        shown = [scale.name for scale in self.training.scales if any(slide.count(scale.name) for slide in validation)]
+        self.validation = Cohort(validation, shown)  # a few slides may have no region of the coarsest scales
         if kind != "images" and not self.training.autoencoder:
             raise UserError(
                 f"data: {cohort} has no latents; prepare it with an autoencoder (autoencoder=demo, or a VQ run)"

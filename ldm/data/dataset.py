@@ -28,14 +28,8 @@ class Cohort:
 
     def __init__(self, slides: Sequence[SlideFile], scales: Sequence[str] | None = None) -> None:
         """`scales` keeps some of the ladder's (default: all). UserError when slides differ or a scale has no region."""
+        refuse_mixture(slides)
         first = slides[0]
-        for slide in slides[1:]:
-            for key in ("kind", "scales", "tile_px", "encoder", "autoencoder"):
-                found, expected = slide.attrs[key], first.attrs[key]
-                if not np.array_equal(found, expected):
-                    raise UserError(
-                        f"{slide.path}: {key} is {found}, but {first.path} has {expected}; prepare both with one config"
-                    )
         self.slides = list(slides)
         self.ladder: Ladder = first.ladder
         self.tile_px = int(first.attrs["tile_px"])
@@ -85,6 +79,18 @@ def open_cohort(folder: str | Path) -> list[SlideFile]:
     if not files:
         raise UserError(f"data: {folder} holds no prepared slide (*.h5); make them with data_prep/prepare.py")
     return [SlideFile(file) for file in files]
+
+
+def refuse_mixture(slides: Sequence[SlideFile]) -> None:
+    """UserError when slides were prepared for different ladders, patch sizes, encoders or autoencoders."""
+    first = slides[0]
+    for slide in slides[1:]:
+        for key in ("kind", "scales", "tile_px", "encoder", "autoencoder"):
+            found, expected = slide.attrs[key], first.attrs[key]
+            if not np.array_equal(found, expected):
+                raise UserError(
+                    f"{slide.path}: {key} is {found}, but {first.path} has {expected}; prepare both with one config"
+                )
 
 
 class _Batches(Dataset):

@@ -4,6 +4,7 @@ import pickle
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 
@@ -87,10 +88,30 @@ def test_slides_are_split_as_the_file_says(folder: Path, tmp_path: Path) -> None
         split_slides(slides[1:2], path)
 
 
+def test_a_validation_slide_without_the_coarsest_scale_validates_the_others(tmp_path: Path) -> None:
+    for name in "ab":
+        path = toy.slide(tmp_path / f"{name}.h5")
+    with h5py.File(path, "r+") as file:
+        for table in file["scales/5x"].values():
+            table.resize(0, axis=0)
+    (tmp_path / "splits.csv").write_text("slide,patient,part\na,A,train\nb,B,validation\n")
+    data = CohortData(cohort=str(tmp_path), batch_size=2)
+    assert [scale.name for scale in data.training.scales] == ["20x", "10x", "5x"]
+    assert [scale.name for scale in data.validation.scales] == ["20x", "10x"]
+    (tmp_path / "splits.csv").write_text("slide,patient,part\na,A,validation\nb,B,train\n")
+    with pytest.raises(UserError, match="no region at 5x"):
+        CohortData(cohort=str(tmp_path), batch_size=2)
+
+
 def test_mixed_cohorts_and_missing_parts_are_refused(folder: Path, tmp_path: Path) -> None:
     other = toy.slide(tmp_path / "other" / "x.h5", encoder="another-0123456789ab", autoencoder="", images=False)
     with pytest.raises(UserError, match="encoder is another"):
         Cohort(open_cohort(folder) + open_cohort(other.parent))
+    toy.slide(tmp_path / "mixed" / "a.h5")
+    toy.slide(tmp_path / "mixed" / "b.h5", encoder="imported-toy-6")
+    (tmp_path / "mixed" / "splits.csv").write_text("slide,patient,part\na,A,train\nb,B,validation\n")
+    with pytest.raises(UserError, match="encoder is imported-toy-6"):
+        CohortData(cohort=str(tmp_path / "mixed"), batch_size=2)
     with pytest.raises(UserError, match="holds no prepared slide"):
         open_cohort(tmp_path / "empty")
     with pytest.raises(UserError, match="is no split"):
