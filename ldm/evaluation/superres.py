@@ -53,6 +53,11 @@ def lpips_available() -> bool:
     return _alexnet().is_file()
 
 
+def lpips_remedy() -> str:
+    """What to do where it has not."""
+    return f"{_alexnet()} is missing; put the file there: {AlexNet_Weights.IMAGENET1K_V1.url}"
+
+
 @cache
 def _lpips() -> LearnedPerceptualImagePatchSimilarity:
     return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
@@ -62,7 +67,7 @@ def _lpips() -> LearnedPerceptualImagePatchSimilarity:
 def lpips(images: Pixels, truth: Pixels) -> Values:
     """LPIPS (n,) with AlexNet. UserError where its weights are missing: they are not downloaded."""
     if not lpips_available():
-        raise UserError(f"lpips: {_alexnet()} is missing; put the file there: {AlexNet_Weights.IMAGENET1K_V1.url}")
+        raise UserError(f"lpips: {lpips_remedy()}")
     pairs = zip(*(values.div(255).split(1) for values in _pair(images, truth)), strict=True)
     return np.array([float(_lpips()(image, true)) for image, true in pairs])
 

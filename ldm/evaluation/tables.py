@@ -12,6 +12,13 @@ Record = Mapping[str, Any]
 """one measured thing: its keys and figures"""
 
 
+def frechet_name(extractor: str, what: str = "") -> str:
+    """What the field calls a Frechet distance in the space of `extractor`, of "crops" or "whole" images."""
+    known = {("inception", ""): "FID", ("inception", "crops"): "Crop-FID", ("clip", "whole"): "CLIP-FID"}
+    name = known.get((extractor.split("-")[0], what), "Frechet distance" if not what else f"FD {what}")
+    return f"{name}, {extractor}"
+
+
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; the first column is a label."""
     lines = [columns, ["---"] * len(columns), *rows]

@@ -23,7 +23,7 @@ from ldm.conditions import TokenMap, image_tokens
 from ldm.evaluation.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.large_image import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
 from ldm.evaluation.superres import Embed
-from ldm.evaluation.tables import markdown, number
+from ldm.evaluation.tables import frechet_name, markdown, number
 from ldm.files import sha256
 from ldm.io import Pixels, save_png
 from ldm.joint import Joint
@@ -186,7 +186,7 @@ class Reference:
         found: dict[str, float] = {}
         for (what, space), real in zip(self._spaces, self._described, strict=True):
             cell = measure("", self._describe(what, images, space), real)
-            found |= {f"FD {what}, {space.id}": cell.frechet, f"KID {what}, {space.id}": cell.kid}
+            found |= {frechet_name(space.id, what): cell.frechet, f"KID {what}, {space.id}": cell.kid}
             found |= {f"KID error {what}, {space.id}": cell.kid_error, f"n {what}": cell.n, f"m {what}": cell.m}
         return found
 

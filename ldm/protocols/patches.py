@@ -17,7 +17,7 @@ from ldm.errors import UserError
 from ldm.evaluation.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.frechet import frechet_distance
 from ldm.evaluation.kid import kid
-from ldm.evaluation.tables import markdown, number
+from ldm.evaluation.tables import frechet_name, markdown, number
 from ldm.io import Pixels
 from ldm.protocols.bench import SHOWN, Bench, Report, Sheet
 from ldm.protocols.sources import Gallery, Region, Source, regions
@@ -127,7 +127,7 @@ def tables(cells: Sequence[Measured], spaces: Sequence[Extractor]) -> Iterator[s
     for space in spaces:
         at = {(cell.method, cell.scale): cell for cell in cells if cell.space == space.id}
         counts = [f"{at[methods[0], scale].n} / {at[methods[0], scale].m}" for scale in scales]
-        yield f"Frechet distance, {space.id} ({space.preprocessing}); biased: it falls as images are added\n"
+        yield f"{frechet_name(space.id)} ({space.preprocessing}); biased: it falls as images are added\n"
         rows = [[method, *(number(at[method, scale].frechet, 2) for scale in scales)] for method in methods]
         yield markdown(["", *scales], [["images / of the reference", *counts], *rows])
         yield f"\nKID, {space.id}; unbiased, ± its standard error\n"

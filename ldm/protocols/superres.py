@@ -26,6 +26,7 @@ from ldm.evaluation.superres import (
     encoder_similarity,
     lpips,
     lpips_available,
+    lpips_remedy,
     psnr,
     ssim,
 )
@@ -142,7 +143,8 @@ def run(
     before = [shrunk(truth, factor) for truth in columns[0]]
     rows = [list(row) for row in zip(before, *columns[1:], columns[0], strict=True)]
     sheet = Sheet(rows, [""] * len(rows), ["before", *methods, "truth"])
-    return Report(records, table(records), sheet)
+    lacking = "" if lpips_available() else f"\n\nNo LPIPS: {lpips_remedy()}\n"
+    return Report(records, f"{len(truths)} images, mean ± standard deviation.\n\n{table(records)}{lacking}", sheet)
 
 
 def painted(
