@@ -13,6 +13,7 @@ Those see the whole tile, resized to their input and normalised as in training.
 """
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,8 +119,14 @@ PUBLISHED = {
 def load_encoder(name: str, weights: str | Path | None = None, device: str = "cpu") -> TileEncoder:
     """The encoder `name`: demo, colours, one of PUBLISHED, or any timm model; `weights` is a local file.
 
-    Raises UserError for an unknown name, and for weights that are missing, gated or of another network.
+    An id, as slides and models carry it, names the weights too: NAME-<12 digits of their sha256>.
+    Raises UserError for an unknown name, and for weights that are missing, gated or not those of the id.
     """
+    if asked := re.fullmatch(r"(.+)-[0-9a-f]{12}", name):
+        encoder = load_encoder(asked[1], weights, device)
+        if encoder.id != name:
+            raise UserError(f"encoder: {encoder.id} is here, expected {name}; give the file of its weights")
+        return encoder
     if name == "demo":
         return DemoEncoder.load(weights or DEMO_WEIGHTS, device)
     if name == "colours":
@@ -138,7 +145,8 @@ def known_width(name: str) -> int | None:
         return None
     published = PUBLISHED.get(name, Published(name, ""))
     with torch.device("meta"):
-        return int(timm.create_model(published.architecture, num_classes=0, **published.options).num_features)  # type: ignore[arg-type]
+        network: Any = timm.create_model(published.architecture, **{"num_classes": 0, **published.options})
+    return int(network.num_classes or network.num_features)
 
 
 class TimmEncoder:

@@ -117,13 +117,14 @@ def _superres(add: Add) -> None:
 
 
 def extractor(name: str, weights: dict[str, str], device: str) -> Extractor:
-    """UserError for an unknown name, or weights that are neither here nor fetched."""
+    """By its name or its id. UserError for an unknown one, or weights that are neither here nor fetched."""
+    path = next((path for key, path in weights.items() if name == key or name.startswith(f"{key}-")), None)
     if name == "inception":
-        return Inception(weights.get(name), device)
+        return Inception(path, device)
     try:
-        return load_encoder(name, weights.get(name), device)
+        return load_encoder(name, path, device)
     except UserError as error:
-        raise UserError(f"--space {name}: {error} (here: --weights {name}=PATH)") from error
+        raise UserError(f"{error} (here: --weights {name}=PATH)") from error
 
 
 def extractors(args: argparse.Namespace, names: Sequence[str] | None, usual: str, device: str) -> list[Extractor]:

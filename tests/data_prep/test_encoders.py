@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from data_prep.encoders import PUBLISHED, DemoEncoder, fit_demo, load_encoder
+from data_prep.encoders import PUBLISHED, DemoEncoder, fit_demo, known_width, load_encoder
 from ldm.checkpoint import save_weights
 from ldm.errors import UserError
 from tests.data_prep.slides import tissue_image, write_slide
@@ -46,6 +46,20 @@ def test_timm_model_by_name_with_local_weights(tmp_path, tiles):
     assert found.shape == (3, encoder.width) == (3, network.num_features)
     assert encoder.id.startswith(f"{TINY}-")
     torch.testing.assert_close(found, load_encoder(TINY, tmp_path / "tiny.safetensors")(tiles))
+
+
+def test_an_id_names_the_weights_too(tmp_path):
+    encoder = load_encoder("demo")
+    assert load_encoder(encoder.id).id == encoder.id
+    with pytest.raises(UserError, match=f"encoder: {encoder.id} is here, expected demo-0123456789ab"):
+        load_encoder("demo-0123456789ab")
+    save_weights(tmp_path / "tiny.safetensors", timm.create_model(TINY, pretrained=False).state_dict())
+    found = load_encoder(TINY, tmp_path / "tiny.safetensors")
+    assert load_encoder(found.id, tmp_path / "tiny.safetensors").id == found.id
+
+
+def test_clip_is_as_wide_as_its_projection():
+    assert known_width("clip") == 512
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
