@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ldm.errors import UserError
 from ldm.files import whole
@@ -29,6 +29,14 @@ def save_png(path: str | Path, image: Pixels) -> None:
     check_image(image, str(path))
     with whole(Path(path)) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
+
+
+def fitted(image: Pixels, side_px: int) -> Pixels:
+    """`image` (h, w, 3) on a white square, as large as it fits: (side_px, side_px, 3)."""
+    picture = Image.fromarray(image)
+    zoom = side_px / max(picture.size)
+    picture = picture.resize([max(1, round(zoom * side)) for side in picture.size], Image.Resampling.BOX)
+    return np.asarray(ImageOps.pad(picture, (side_px, side_px), color="white"))
 
 
 def contact_sheet(

@@ -12,6 +12,7 @@ Letters: n images, b images in a batch, d embedding width, w context width, H pi
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ldm.cdm import ConditioningModel
@@ -32,6 +33,7 @@ from ldm.files import sha256
 from ldm.layers.statistics import share_statistics
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
+from ldm.networks.unet import UNet
 from ldm.sampling.decoding import decode_bands
 from ldm.sampling.samplers import SAMPLERS, seeded_noise
 from ldm.scales import Ladder, ladder
@@ -58,7 +60,7 @@ def load_autoencoder(source: str | Path) -> tuple[Autoencoder, str]:
 class ZoomLDM:
     """One multi-scale model, ready to sample: networks frozen, on one device."""
 
-    unet: nn.Module
+    unet: UNet
     summarizer: Summarizer | CNNSummarizer
     autoencoder: Autoencoder
     alpha_bar: Tensor
@@ -169,6 +171,12 @@ class ZoomLDM:
             return denoise
 
         return guided(under(context), under(torch.zeros_like(context)), guidance)
+
+    def activations(self, z_t: Tensor, t: Tensor, context: Tensor, block: int) -> Tensor:
+        """What output block `block` of the U-Net, counted from 0 at the coarsest, makes of z_t: (b, c, h', w')."""
+        with self._autocast():
+            middle_and_blocks = self.unet.features(z_t, t, context)
+            return next(islice(middle_and_blocks, 1 + block, None)).to(z_t.dtype)
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (b, 3, H, W) in [-1, 1] -> unquantised latents (b, 3, h, w). UserError unless 4 divides H and W."""

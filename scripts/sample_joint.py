@@ -17,7 +17,6 @@ import torch
 from einops import reduce
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from data_prep.encoders import load_encoder
@@ -35,7 +34,7 @@ from ldm.conditions import (
 from ldm.errors import UserError, cli
 from ldm.evaluation.large_image import gradient_energy, seam_strength
 from ldm.files import whole
-from ldm.io import contact_sheet, save_png
+from ldm.io import contact_sheet, fitted, save_png
 from ldm.joint import Joint
 from ldm.pictures import read_picture
 from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
@@ -199,16 +198,10 @@ def write(joint: Joint, out: Path) -> dict[str, Any]:
         for length in image.shape[:2]
     ]
     pictures = {f"canvas at {coarse}": context, f"image at {joint.scales[0]}": image, "2x2 tiles of it": image[*tiles]}
-    contact_sheet([[fitted(picture) for picture in pictures.values()]], [""], list(pictures), out / "picture.png")
+    contact_sheet(
+        [[fitted(picture, SHOWN_PX) for picture in pictures.values()]], [""], list(pictures), out / "picture.png"
+    )
     return figures
-
-
-def fitted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """On a white square, as large as it fits."""
-    picture = Image.fromarray(image)
-    zoom = SHOWN_PX / max(picture.size)
-    picture = picture.resize([max(1, round(zoom * side)) for side in picture.size], Image.Resampling.BOX)
-    return np.asarray(ImageOps.pad(picture, (SHOWN_PX, SHOWN_PX), color="white"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

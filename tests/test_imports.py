@@ -34,6 +34,7 @@ UPSTAIRS = {
     "ldm.resume",
     "ldm.pictures",
     "ldm.superres",
+    "ldm.features",
     "ldm.runs",
     "ldm.doctor",
     "ldm.protocols",

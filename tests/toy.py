@@ -93,6 +93,7 @@ def slide(path: Path, images: bool = True, **changes: Any) -> Path:
         "width_l0": 8 * TILE_PX,
         "height_l0": 8 * TILE_PX,
         "base_mpp": 0.5,
+        "mpp_l0": 0.5,
         "kind": "histology",
         "scales": list(SCALES),
         "tile_px": TILE_PX,

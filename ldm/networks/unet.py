@@ -105,13 +105,9 @@ class UNet(nn.Module):
 
         `control` is added to what `encode` gives (Zhang et al. 2023).
         """
-        for h in self._run(z_t, t, context, control):
+        for h in self.features(z_t, t, context, control):
             last = h
         return self.out(last)
-
-    def features(self, z_t: Tensor, t: Tensor, context: Tensor) -> list[Tensor]:
-        """Results of the middle and of every output block, coarsest first, each (b, c, h', w')."""
-        return list(self._run(z_t, t, context))
 
     def embed(self, z_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """What every residual block is told, (b, 4 width)."""
@@ -131,9 +127,13 @@ class UNet(nn.Module):
             results.append(h)
         return [*results, self.middle_block(h, time, context)]
 
-    def _run(
+    def features(
         self, z_t: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor] | None = None
     ) -> Iterator[Tensor]:
+        """Results of the middle and of every output block, coarsest first, each (b, c, h', w'), as they are asked for.
+
+        The blocks behind the last one asked for are never run.
+        """
         time = self.embed(z_t, t, context)
         results = self.encode(z_t, time, context)
         if control is not None:

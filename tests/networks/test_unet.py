@@ -49,7 +49,7 @@ def test_full_size_agrees_with_the_published_network() -> None:
 def test_small_size_and_its_features_agree(small: UNet) -> None:
     published, z_t, context = golden("unet"), noise(9001, 2, 3, 16, 16), noise(9002, 2, 65, 512)
     assert error(small(z_t, torch.tensor([1, 981]), context), published["small"]) < 1e-5
-    features = small.features(z_t, torch.tensor([100, 100]), context)
+    features = list(small.features(z_t, torch.tensor([100, 100]), context))
     assert len(features) == 5
     for number, feature in enumerate(features):
         assert error(feature, published[f"small_features_{number}"]) < 1e-5

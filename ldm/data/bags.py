@@ -1,0 +1,137 @@
+"""Bags for multiple-instance learning: one HDF5 file per slide, in the form that CLAM and TRIDENT write.
+
+    features    (n, d) f32     a row for each tile
+    coords      (n, 2) i64     x, y of the tile's first pixel at the slide's full resolution
+      attrs                    name, and the tile's side there as both tools call it: patch_size at patch_level 0,
+                               patch_size_level0
+    ij          (n, 2) i32     the tile's row and column on the grid of its scale
+    attrs       format, slide_id, scales (finest first), settings: everything the features depend on, as JSON
+
+A region (i, j) of one scale lies in region (i // 2, j // 2) of the next. Fusing scales keeps a row for each tile of the
+finest one, with the features of the coarser regions around that tile beside its own (paper, Table 4).
+
+Letters: n tiles, d channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldm.data.h5 import SlideFile
+from ldm.errors import UserError
+from ldm.files import whole
+
+FORMAT = "zoomldm-bag-1"
+MISSING = 0.1
+"""largest share of a slide's tiles that may lie in no region of a coarser scale"""
+MEMORY = 8 * 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Bag:
+    """The tiles of one slide."""
+
+    slide_id: str
+    scales: tuple[str, ...]
+    features: NDArray[np.float32]
+    coords: NDArray[np.int64]
+    ij: NDArray[np.int32]
+    side_l0: int
+    """of a tile, in pixels at full resolution"""
+    settings: str = ""
+
+
+def place_l0(slide: SlideFile, scale: str, ij: NDArray[np.integer]) -> tuple[NDArray[np.int64], int]:
+    """Where regions `ij` (n, 2) of `scale` lie at full resolution: x, y (n, 2), and their side."""
+    attrs = slide.attrs
+    base_px = attrs["tile_px"] * slide.ladder[scale].downsample
+    side = base_px * attrs["base_mpp"] / attrs["mpp_l0"]
+    origin = [attrs.get("origin_x_l0", 0), attrs.get("origin_y_l0", 0)]
+    return np.rint(ij[:, ::-1] * side + origin).astype(np.int64), round(side)
+
+
+def fuse(bags: Sequence[Bag]) -> Bag:
+    """One bag with the tiles of the first and the features of all; bags of one slide, finest scale first.
+
+    Tiles that lie in no region of some coarser bag are left out. UserError where more than MISSING of them do.
+    """
+    base = bags[0]
+    kept, rows = np.ones(len(base.ij), bool), []
+    for bag in bags:
+        found = _rows(bag, base.ij // round(bag.side_l0 / base.side_l0))
+        missing = int((found < 0).sum())
+        if missing > MISSING * len(found):
+            raise UserError(
+                f"{base.slide_id}: {missing} of {len(found)} tiles lie in no region at {bag.scales[0]}; prepare the "
+                "cohort with regions_per_scale=null tissue_share=0"
+            )
+        kept &= found >= 0
+        rows.append(found)
+    features = [bag.features[found[kept]] for bag, found in zip(bags, rows, strict=True)]
+    scales = tuple(scale for bag in bags for scale in bag.scales)
+    return replace(
+        base, scales=scales, features=np.concatenate(features, axis=1), coords=base.coords[kept], ij=base.ij[kept]
+    )
+
+
+def _rows(bag: Bag, ij: NDArray[np.integer]) -> NDArray[np.int64]:
+    """The row of `bag` that describes each place of ij (n, 2), or -1."""
+    row_of = {place: row for row, place in enumerate(map(tuple, bag.ij.tolist()))}
+    return np.array([row_of.get(place, -1) for place in map(tuple, ij.tolist())], np.int64)
+
+
+def write_bag(path: str | Path, bag: Bag) -> None:
+    """The file appears under its name only once it is whole. UserError for features that are not finite."""
+    if not np.isfinite(bag.features).all():
+        raise UserError(f"{path}: features are not finite; the network's weights or the slide's latents are damaged")
+    with whole(path) as partial, h5py.File(partial, "w", libver=("v110", "v110")) as file:
+        file.attrs.update(format=FORMAT, slide_id=bag.slide_id, scales=list(bag.scales), settings=bag.settings)
+        for name in ("features", "coords", "ij"):
+            file.create_dataset(name, data=getattr(bag, name), chunks=True, fletcher32=True, track_times=False)
+        file["coords"].attrs.update(
+            name=bag.slide_id, patch_size=bag.side_l0, patch_level=0, patch_size_level0=bag.side_l0
+        )
+
+
+def read_bag(path: str | Path) -> Bag:
+    """UserError when the file is missing, damaged or of another format."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: does not exist; make it with scripts/extract_features.py")
+    try:
+        with h5py.File(path, "r") as file:
+            return Bag(
+                slide_id=str(file.attrs["slide_id"]),
+                scales=tuple(file.attrs["scales"]),
+                features=file["features"][:],
+                coords=file["coords"][:],
+                ij=file["ij"][:],
+                side_l0=int(file["coords"].attrs["patch_size_level0"]),
+                settings=str(file.attrs["settings"]),
+            )
+    except (OSError, KeyError, RuntimeError) as error:
+        raise UserError(f"{path}: is not a whole bag ({error}); make it with scripts/extract_features.py") from error
+
+
+class BagFolder:
+    """The features (n, d) of some slides' bags, read when asked for; the first MEMORY bytes of them are kept."""
+
+    def __init__(self, folder: str | Path, slide_ids: Sequence[str]) -> None:
+        self._paths = [Path(folder) / f"{slide_id}.h5" for slide_id in slide_ids]
+        self._kept: dict[int, Tensor] = {}
+        self._room = MEMORY
+
+    def __getitem__(self, number: int) -> Tensor:
+        if number in self._kept:
+            return self._kept[number]
+        features = torch.from_numpy(read_bag(self._paths[number]).features)
+        if features.nbytes <= self._room:
+            self._room -= features.nbytes
+            self._kept[number] = features
+        return features

@@ -1,0 +1,185 @@
+"""Multiple-instance learning: a slide's label from the bag of its tiles' features (paper, Table 4).
+
+Gated-attention pooling (ABMIL, Ilse et al. 2018), cross-validated with every patient on one side. Each fold serves once
+as test, the next one then as validation: it says when to stop, and the test fold is only looked at once, at the end.
+Features are standardised by the training bags. Everything follows from the seed.
+
+Letters: m slides, n tiles of one of them, d channels, k folds, b bags in a batch.
+"""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torchmetrics.functional.classification import binary_auroc
+from torchmil.models import ABMIL
+
+from ldm.errors import UserError
+
+
+class Bags(Protocol):
+    """m bags (n, d): a list, or files that are read when they are asked for."""
+
+    def __getitem__(self, number: int, /) -> Tensor: ...
+
+
+Labels = NDArray[np.int64]
+"""(m,) 0 or 1"""
+WIDTH, ATTENTION = 128, 64
+"""channels that features are projected to, and of the attention's hidden layer"""
+DROPOUT = 0.25
+BATCH, EPOCHS, PATIENCE = 8, 60, 15
+LR, WEIGHT_DECAY = 2e-3, 1e-2
+SURE = 1.96
+"""standard deviations on either side of the mean that hold 95 % of a normal distribution"""
+
+
+class Standardiser(NamedTuple):
+    """Mean and standard deviation (d,) of the tiles of some bags."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, bags: Bags, chosen: Sequence[int]) -> "Standardiser":
+        count, total, square = 0, torch.zeros(()), torch.zeros(())
+        for i in chosen:
+            bag = bags[i].double()
+            count, total, square = count + len(bag), total + bag.sum(0), square + bag.square().sum(0)
+        mean = total / count
+        std = (square / count - mean.square()).clamp(min=0).sqrt()
+        return cls(mean.float(), std.clamp(min=1e-6).float())
+
+    def __call__(self, bag: Tensor) -> Tensor:
+        return (bag - self.mean) / self.std
+
+
+class Prediction(NamedTuple):
+    """What a classifier says of a bag: the logit of label 1, and how its attention is shared among the tiles (n,)."""
+
+    logit: float
+    attention: Tensor
+
+
+@dataclass
+class Classifier:
+    """A trained network and how its input is scaled."""
+
+    network: ABMIL
+    scale: Standardiser
+
+    @torch.no_grad()
+    def __call__(self, bag: Tensor) -> Prediction:
+        logit, attention = self.network(self.scale(bag)[None], return_att=True)
+        return Prediction(float(logit), attention[0].softmax(0))
+
+
+def build_network(width_in: int) -> ABMIL:
+    """Gated-attention pooling over projected features."""
+    projection = nn.Sequential(nn.Linear(width_in, WIDTH), nn.ReLU(), nn.Dropout(DROPOUT))
+    return ABMIL((width_in,), att_dim=ATTENTION, gated=True, feat_ext=projection)
+
+
+def fit(bags: Bags, labels: Labels, training: Sequence[int], validation: Sequence[int], seed: int) -> Classifier:
+    """Train on bags `training` until the loss on `validation` has not fallen for PATIENCE epochs; keep the best."""
+    scale = Standardiser.of(bags, training)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_network(bags[training[0]].shape[1])
+        optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+        best, best_epoch, weights = math.inf, 0, deepcopy(network.state_dict())
+        for epoch in range(EPOCHS):
+            network.train()
+            order = [training[i] for i in torch.randperm(len(training)).tolist()]
+            for start in range(0, len(order), BATCH):
+                optimizer.zero_grad()
+                _loss(network, bags, labels, order[start : start + BATCH], scale).backward()
+                optimizer.step()
+            network.eval()
+            with torch.no_grad():
+                loss = float(_loss(network, bags, labels, validation, scale))
+            if loss < best:
+                best, best_epoch, weights = loss, epoch, deepcopy(network.state_dict())
+            if epoch - best_epoch >= PATIENCE:
+                break
+    network.load_state_dict(weights)
+    return Classifier(network.eval(), scale)
+
+
+def _loss(network: ABMIL, bags: Bags, labels: Labels, chosen: Sequence[int], scale: Standardiser) -> Tensor:
+    """Mean cross-entropy of bags `chosen`."""
+    scaled = [scale(bags[i]) for i in chosen]
+    x = pad_sequence(scaled, batch_first=True)  # (b, n, d)
+    mask = pad_sequence([torch.ones(len(bag)) for bag in scaled], batch_first=True)  # (b, n)
+    logits = network(x, mask)  # (b,)
+    return nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels[chosen]).float())
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """What classifiers say of slides that they have not seen."""
+
+    labels: Labels
+    fold: NDArray[np.int64]
+    """(m,) in which each slide was tested"""
+    predictions: list[Prediction]
+    aucs: list[float]
+    """of each fold"""
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.aucs))
+
+    @property
+    def std(self) -> float:
+        return float(np.std(self.aucs, ddof=1))
+
+
+def cross_validate(bags: Bags, labels: Labels, fold: NDArray[np.int64], seed: int) -> CrossValidation:
+    """Test every slide with a classifier that saw neither it nor its validation fold's test.
+
+    `fold` (m,) from 0 to k - 1, k at least 3. UserError when some fold lacks one of the labels.
+    """
+    k = int(fold.max()) + 1
+    for number in range(k):
+        if len(set(labels[fold == number].tolist())) < 2:
+            raise UserError(
+                f"folds: fold {number} of {k} holds one label only, so it has no AUC; ask for fewer folds or label more"
+            )
+    predictions: dict[int, Prediction] = {}
+    aucs = []
+    for number in range(k):
+        test, validation = fold == number, fold == (number + 1) % k
+        training = np.flatnonzero(~test & ~validation).tolist()
+        classifier = fit(bags, labels, training, np.flatnonzero(validation).tolist(), seed + number)
+        tested = np.flatnonzero(test).tolist()
+        predictions |= {i: classifier(bags[i]) for i in tested}
+        aucs.append(auc([predictions[i].logit for i in tested], labels[tested]))
+    return CrossValidation(labels, fold, [predictions[i] for i in range(len(labels))], aucs)
+
+
+def auc(logits: Sequence[float], labels: Labels) -> float:
+    """Area under the ROC curve: the share of (1, 0) pairs that the logits order rightly, ties counted half."""
+    return float(binary_auroc(torch.tensor(logits, dtype=torch.float64), torch.from_numpy(labels), thresholds=None))
+
+
+def chance_interval(runs: Sequence[CrossValidation]) -> float:
+    """Half the width of the interval around 0.5 that holds 95 % of mean AUCs over the folds of all `runs` by chance.
+
+    The AUC of p labels 1 and q labels 0 under logits that know nothing has variance (p + q + 1) / (12 p q) (Mann and
+    Whitney 1947); folds are taken as independent.
+    """
+    variances = []
+    for run in runs:
+        for number in range(len(run.aucs)):
+            p = int(run.labels[run.fold == number].sum())
+            q = int((run.fold == number).sum()) - p
+            variances.append((p + q + 1) / (12 * p * q))
+    return SURE * math.sqrt(sum(variances)) / len(variances)
