@@ -49,8 +49,9 @@ class ControlModel:
         """From a run folder. UserError when it was trained beside other weights than the model's."""
         found = open_source(source, "control")
         config = found.config
-        if config.steers.rpartition("-")[2] != model.id.rpartition("-")[2]:
-            raise UserError(f"control: {source} steers {config.steers}, but the model is {model.id}; load that one")
+        steers = config.get("steers") or "nothing"
+        if steers.rpartition("-")[2] != model.id.rpartition("-")[2]:
+            raise UserError(f"control: {source} steers {steers}, but the model is {model.id}; load what it steers")
         control: Control = load_network(found, "control", {"control": found.tensors})
         identity = f"{found.name}-{sha256(found.path)[:12]}"
         return cls(control, model, config.data.scales[0], config.model.factor, identity).to(model.device)

@@ -65,7 +65,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="conditions; default: the bundled slide, or cdm",
     )
     add("--place", metavar="ROW,COL", help="first base tile on the slide; default: where most tissue is")
-    add("--preset", choices=PRESETS, default="default", help="the others keep the paper's or the released conventions")
+    add("--preset", choices=PRESETS, default="default", help="paper, published: as they do it; the others: baselines")
     add("--steps", type=int, help="denoising steps")
     add("--inner", type=int, help="corrections a step (K); 0: tiles independent of the coarse canvas")
     add("--lambda", dest="weight", type=float, help="length of a correction")

@@ -42,6 +42,14 @@ def test_the_image_its_picture_and_its_figures_are_written(world: Path, tmp_path
     assert figures["place"] == "1,0"
 
 
+@pytest.mark.parametrize("scales", ["20x", "20x,5x"])
+def test_baselines_need_no_coarser_canvas(world: Path, tmp_path: Path, scales: str) -> None:
+    sample_joint.main(arguments(world, tmp_path, "--preset", "interpolated", "--scales", scales))
+    assert pixels(tmp_path).shape == (76, 100, 3)
+    errors = json.loads((tmp_path / "image.json").read_text())["errors"]
+    assert not any(error for errors_of in errors.values() for error in errors_of)
+
+
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
     """Runs a command that is stopped after three steps."""
