@@ -105,7 +105,13 @@ def _pictures(add: Add) -> None:
 
 def _large(add: Add) -> None:
     add("--size", type=int, default=512, help="of the demo's real images, in pixels (%(default)s)")
-    add("--methods", nargs="*", default=["independent", "ours"], choices=large.METHODS, help="(%(default)s)")
+    add(
+        "--methods",
+        nargs="*",
+        default=["independent", "interpolated", "ours"],
+        choices=large.METHODS,
+        help="(%(default)s)",
+    )
     add("--generated", nargs="+", metavar="NAME=FOLDER", help="images made elsewhere: a row each")
     add("--crop-space", nargs="+", metavar="NAME", help="where crops of a patch's size are compared")
 
@@ -293,9 +299,14 @@ RUNS = {"patches": run_patches, "large": run_large, "superres": run_superres, "m
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.count < 2:
+        raise UserError(f"--count: {args.count}; expected at least 2 images, to have a spread")
     started = time.monotonic(), time.process_time()
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
-    report = RUNS[args.command](args, fabric, processes)
+    try:
+        report = RUNS[args.command](args, fabric, processes)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"--batch: memory is short at {args.batch}; choose fewer: the images are the same") from error
     if fabric.global_rank > 0:
         return
     wall, cpu = time.monotonic() - started[0], time.process_time() - started[1]

@@ -187,15 +187,18 @@ def test_a_run_is_measured_on_the_slides_of_its_cohort_that_it_was_not_trained_o
         (["patches", "--space", "inception"], "inception: .* is missing; download"),
         (["large", "--space", "demo"], "inception: .* is missing; download"),
         (["patches", "--space", "demo", "--real", "nowhere"], "nowhere: no such folder"),
-        (["superres", "--space", "demo", "--scales", "20x"], "only the demo"),
+        (["superres", "--space", "demo"], "only the demo"),
+        (["superres", "--space", "demo", "--scales", "20x", "--real", "PICTURES"], "scales: 20x; expected the finest"),
+        (["large", "--space", "demo", "--crop-space", "demo", "--scales", "20x", "--real", "PICTURES"], "scales: 20x"),
+        (["large", "--count", "1"], "--count: 1; expected at least 2"),
     ],
 )
 def test_mistakes_are_told_in_one_line_before_any_work(
-    options: list[str], message: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    options: list[str], message: str, run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(UserError, match=message) as refusal:
-        run(*options)
+        run(*(str(pictures) if option == "PICTURES" else option for option in options))
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "results").exists()
 

@@ -34,6 +34,7 @@ from ldm.protocols.patches import measure
 from ldm.protocols.sources import Gallery, picture_loader
 from ldm.sampling.constraints import Shrink
 from ldm.sampling.presets import PRESETS, Settings
+from ldm.superres import magnification
 
 RINGS = 32
 """of the power spectrum"""
@@ -203,7 +204,9 @@ def run(
     """Paint the places of the second half of the `real` images by every method; compare all with the first half.
 
     `generated` are folders of images made elsewhere, of the same size; `embed` gives the embeddings of real tiles.
+    UserError for fewer than two scales.
     """
+    magnification(bench.model, scales)
     reference, given = ([picture_loader(path) for path in half] for half in real)
     sets = {REAL: Images(given, real=given)}
     for name, method in methods.items():
