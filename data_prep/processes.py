@@ -136,6 +136,11 @@ class Readers:
         self._work.stop()
         for reader in list(self._readers):
             reader.process.terminate()
+        until = time.monotonic() + PATIENCE_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        for reader in list(self._readers):  # a library's callback can swallow what a signal raises
+            reader.process.kill()
         for thread in self._threads:
             thread.join()
 

@@ -1,0 +1,53 @@
+"""Reader processes end when they are told to, also one that does not hear it."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep import processes
+from data_prep.claims import Claims, Work
+from data_prep.embedding import Identity, Stopped
+from data_prep.find import Task
+from data_prep.report import Records
+
+
+class Deaf:
+    """A reader that waits for an answer and takes no notice of a polite signal."""
+
+    def __init__(self, *_: object) -> None:
+        self.process, self.began, self.killed = self, threading.Event(), threading.Event()
+
+    def prepare(self, task: Task, inform: Any) -> None:
+        self.began.set()
+        assert self.killed.wait(30)
+        raise Stopped
+
+    def terminate(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.killed.set()
+
+    def end(self, at_once: bool = False) -> None:
+        assert at_once
+
+
+def test_a_reader_that_does_not_hear_is_killed_and_its_claim_given_up(tmp_path: Path, monkeypatch) -> None:
+    deaf = Deaf()
+    monkeypatch.setattr(processes, "Reader", lambda *_: deaf)
+    monkeypatch.setattr(processes, "PATIENCE_S", 0.1)
+    tasks = [Task(tmp_path / f"{name}.tiff", name, tmp_path / f"{name}.h5") for name in "ab"]
+
+    class Config:
+        workers = 1
+
+    config: Any = Config()
+    with Claims() as claims, pytest.raises(Stopped):
+        readers = processes.Readers(config, Identity("demo", 4, None), Work(tasks, claims), Records(str(tmp_path), ()))
+        with readers:
+            assert deaf.began.wait(30)
+            raise Stopped
+    assert deaf.killed.is_set()
+    assert not list(tmp_path.glob(".*.claim"))
