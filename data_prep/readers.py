@@ -54,16 +54,18 @@ class Box(NamedTuple):
 class Reader(Protocol):
     """A file format: levels of RGBA pixels, finest first."""
 
+    size_l0: tuple[int, int]
+    """(width, height) of the whole file"""
+    extent: Box
+    """the part of it that was scanned"""
     sizes: list[tuple[int, int]]
-    """(width, height) of each level"""
+    """(width, height) of that part at each level"""
     mpp: tuple[float, float] | None
     """um or m per pixel of level 0 in x and y, when the file says so"""
-    extent: Box
-    """the part of level 0 that was scanned"""
     background: tuple[int, int, int]
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
-        """(height, width, 4), inside the level; alpha 0 where nothing was scanned. Raises one of READ_ERRORS."""
+        """(height, width, 4), inside that part; alpha 0 where nothing was scanned. Raises one of READ_ERRORS."""
 
 
 class OpenSlideReader:
@@ -73,15 +75,24 @@ class OpenSlideReader:
         self._slide = openslide.OpenSlide(path)
         properties = self._slide.properties
         tile_px = [int(properties.get(f"openslide.level[0].tile-{side}", 0)) for side in ("width", "height")]
-        check_size(path, self._slide.dimensions, math.prod(tile_px))
+        self.size_l0 = self._slide.dimensions
+        check_size(path, self.size_l0, math.prod(tile_px))
         self._levels = self._true_levels(path, properties.get(openslide.PROPERTY_NAME_VENDOR, ""))
-        self.sizes = [self._slide.level_dimensions[level] for level in self._levels]
         mpp_x, mpp_y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
         self.mpp = None if mpp_x is None or mpp_y is None else (mpp_x, mpp_y)
         bounds = [properties.get(f"openslide.bounds-{side}") for side in ("x", "y", "width", "height")]
-        self.extent = Box(*map(int, bounds)) if all(bounds) else Box(0, 0, *self.sizes[0])  # type: ignore[arg-type]
+        self.extent = Box(*map(int, bounds)) if all(bounds) else Box(0, 0, *self.size_l0)  # type: ignore[arg-type]
+        self.sizes = [self._scanned(self._slide.level_dimensions[level]) for level in self._levels]
         red, green, blue = bytes.fromhex(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF"))
         self.background = red, green, blue
+
+    def _scanned(self, size: tuple[int, int]) -> tuple[int, int]:
+        """How much of a level of `size` is the extent."""
+        width, height = (
+            max(1, round(part * level / whole))
+            for part, level, whole in zip(self.extent[2:], size, self.size_l0, strict=True)
+        )
+        return width, height
 
     def _true_levels(self, path: Path, vendor: str) -> list[int]:
         """Levels that show level 0: of its shape, and no mask."""
@@ -92,7 +103,7 @@ class OpenSlideReader:
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
         number = self._levels[level]
         step = self._slide.level_downsamples[number]  # what OpenSlide divides by on both axes
-        corner_l0 = round(x_level * step), round(y_level * step)
+        corner_l0 = self.extent.x + round(x_level * step), self.extent.y + round(y_level * step)
         return np.asarray(self._slide.read_region(corner_l0, number, (width, height)))
 
 
@@ -115,7 +126,8 @@ class ImageReader:
                 raise UserError(f"{path}: pixels are {image.mode}, expected 8-bit colour; {remedy}")
             self._pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))
         height, width = self._pixels.shape[:2]
-        self.sizes, self.extent = [(width, height)], Box(0, 0, width, height)
+        self.size_l0 = width, height
+        self.sizes, self.extent = [self.size_l0], Box(0, 0, width, height)
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
         return self._pixels[y_level : y_level + height, x_level : x_level + width]

@@ -54,7 +54,7 @@ class SceneReader:
                 )
                 self._levels = [scene]
         self.sizes = [(level.width, level.height) for level in self._levels]
-        self.extent = Box(0, 0, *self.sizes[0])
+        self.size_l0, self.extent = self.sizes[0], Box(0, 0, *self.sizes[0])
         self.mpp: tuple[float, float] | None = None
         if scene.crs is not None:
             metres = scene.crs.linear_units_factor[1]

@@ -49,7 +49,7 @@ class Slide:
     @property
     def size_l0(self) -> tuple[int, int]:
         """(width, height)"""
-        return self.reader.sizes[0]
+        return self.reader.size_l0
 
     def reopen(self) -> None:
         """After an error: OpenSlide refuses everything from then on."""
@@ -124,23 +124,24 @@ class Plane:
             raise UserError(f"{found}, expected {mpp:g} or finer; take it out of the cohort")
         self.slide, self.mpp = slide, mpp
         extent = slide.reader.extent
-        corner = (extent.x, extent.y) if origin_l0 is None else origin_l0
-        ends = (extent.x + extent.width, extent.y + extent.height)
+        corner = (0.0, 0.0) if origin_l0 is None else (origin_l0[0] - extent.x, origin_l0[1] - extent.y)
         self.width, self.height = (
-            max(1, round((end - start) * slide.mpp / mpp)) for start, end in zip(corner, ends, strict=True)
+            max(1, round((size - start) * slide.mpp / mpp)) for size, start in zip(extent[2:], corner, strict=True)
         )
-        self.origin_l0 = self._on_pixels(corner)
+        self._corner = self._on_pixels(corner)
+        """in level-0 pixels of the extent"""
+        self.origin_l0 = extent.x + self._corner[0], extent.y + self._corner[1]
 
-    def _on_pixels(self, corner_l0: tuple[float, float]) -> tuple[float, float]:
+    def _on_pixels(self, corner: tuple[float, float]) -> tuple[float, float]:
         """The place itself, or a pixel's corner just before it when pixels are taken as they are."""
         if (self.source.step_x, self.source.step_y) != (1, 1):
-            return corner_l0
+            return corner
         x_step, y_step = self._downsample(self.source.level)
-        return math.floor(corner_l0[0] / x_step) * x_step, math.floor(corner_l0[1] / y_step) * y_step
+        return math.floor(corner[0] / x_step) * x_step, math.floor(corner[1] / y_step) * y_step
 
     def _downsample(self, level: int) -> tuple[float, float]:
         """Level-0 pixels per pixel of a level, in x and y."""
-        (width_l0, height_l0), (width, height) = self.slide.size_l0, self.slide.reader.sizes[level]
+        (width_l0, height_l0), (width, height) = self.slide.reader.sizes[0], self.slide.reader.sizes[level]
         return width_l0 / width, height_l0 / height
 
     @cached_property
@@ -169,9 +170,8 @@ class Plane:
     @property
     def extent(self) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of what was scanned, in pixels of the plane."""
-        scale, (x_l0, y_l0), box = self.mpp / self.slide.mpp, self.origin_l0, self.slide.reader.extent
-        left, top = (box.x - x_l0) / scale, (box.y - y_l0) / scale
-        return left, top, left + box.width / scale, top + box.height / scale
+        scale, (x, y), extent = self.mpp / self.slide.mpp, self._corner, self.slide.reader.extent
+        return -x / scale, -y / scale, (extent.width - x) / scale, (extent.height - y) / scale
 
     def corner_l0(self, x: int, y: int) -> tuple[int, int]:
         """Where a pixel's corner lies in the file, to a pixel."""
@@ -181,7 +181,7 @@ class Plane:
     def _window(self, x: int, y: int, width: int, height: int) -> tuple[Pixels, tuple[float, float, float, float]]:
         """The level's pixels (h, w, 4) around a window of the plane, and where in them the window lies."""
         source, (down_x, down_y) = self.source, self._downsample(self.source.level)
-        x0, y0 = self.origin_l0[0] / down_x + x * source.step_x, self.origin_l0[1] / down_y + y * source.step_y
+        x0, y0 = self._corner[0] / down_x + x * source.step_x, self._corner[1] / down_y + y * source.step_y
         if (source.step_x, source.step_y) == (1, 1):
             return self._read_level(round(x0), round(y0), width, height), (0, 0, width, height)
         x1, y1 = x0 + width * source.step_x, y0 + height * source.step_y
@@ -204,11 +204,9 @@ class Plane:
 
     def _read_level(self, left: int, top: int, width: int, height: int) -> Pixels:
         """(height, width, 4) of the source level, transparent outside what was scanned."""
-        extent, (down_x, down_y) = self.slide.reader.extent, self._downsample(self.source.level)
-        low_x, high_x = math.floor(extent.x / down_x), math.ceil((extent.x + extent.width) / down_x - 1e-6)
-        low_y, high_y = math.floor(extent.y / down_y), math.ceil((extent.y + extent.height) / down_y - 1e-6)
-        x0, x1 = (min(max(x, low_x), high_x) for x in (left, left + width))
-        y0, y1 = (min(max(y, low_y), high_y) for y in (top, top + height))
+        level_width, level_height = self.slide.reader.sizes[self.source.level]
+        x0, x1 = (min(max(x, 0), level_width) for x in (left, left + width))
+        y0, y1 = (min(max(y, 0), level_height) for y in (top, top + height))
         canvas = np.zeros((height, width, 4), np.uint8)
         if x0 < x1 and y0 < y1:
             canvas[y0 - top : y1 - top, x0 - left : x1 - left] = self._read_twice(x0, y0, x1 - x0, y1 - y0)

@@ -44,3 +44,39 @@ def write_scene(
         file.write(bands)
         file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined][:count]
     return path
+
+
+SCN = """<?xml version="1.0"?>
+<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="u">
+<collection name="c" uuid="u" sizeX="{glass[0]}" sizeY="{glass[1]}" orientation="1"><barcode/>{images}
+</collection></scn>"""
+SCN_IMAGE = """<image name="i" uuid="u"><creationDate>2020-01-01T00:00:00Z</creationDate>
+<device model="Leica SCN400" version="1"/><pixels sizeX="64" sizeY="64">{pages}</pixels>
+<view sizeX="{size[0]}" sizeY="{size[1]}" offsetX="{corner[0]}" offsetY="{corner[1]}" spacingZ="0"/><scanSettings>
+<objectiveSettings><objective>{power}</objective></objectiveSettings><illuminationSettings><numericalAperture>0.65
+</numericalAperture><illuminationSource>brightfield</illuminationSource></illuminationSettings></scanSettings></image>"""
+
+
+def write_leica(
+    path: Path, levels: Sequence[NDArray[np.uint8]], glass: tuple[int, int], corner: tuple[int, int], mpp: float
+) -> Path:
+    """A Leica SCN: the scan lies at `corner` (x, y) of a `glass` (width, height), both in its full resolution."""
+    nm = round(mpp * 1000)
+    sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in levels]
+
+    def image(sizes: Sequence[tuple[int, int]], first: int, **places: object) -> str:
+        pages = (f'<dimension sizeX="{w}" sizeY="{h}" r="{k}" ifd="{first + k}"/>' for k, (w, h) in enumerate(sizes))
+        return SCN_IMAGE.format(pages="".join(pages), **places)
+
+    def um(place: tuple[int, int]) -> tuple[int, int]:
+        return place[0] * nm, place[1] * nm
+
+    macro = image([(64, 64)], len(levels), size=um(glass), corner=(0, 0), power=1)
+    scan = image(sizes, 0, size=um(sizes[0]), corner=um(corner), power=40)
+    text = SCN.format(glass=um(glass), images=macro + scan)
+    options = {"tile": (64, 64), "photometric": "rgb", "metadata": None, "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        for number, pixels in enumerate([*levels, np.full((64, 64, 3), 200, np.uint8)]):
+            more = {} if number else {"description": text}
+            tiff.write(pixels, resolution=(1e4 / mpp / 2**number,) * 2, **options, **more)
+    return path

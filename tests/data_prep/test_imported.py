@@ -237,13 +237,15 @@ def test_embeddings_of_another_width_are_refused(folder: Path) -> None:
 class Scanned:
     """A slide of which only a part was scanned."""
 
-    sizes = [(1500, 1000)]
-    mpp = (MPP, MPP)
+    size_l0 = (1500, 1000)
     extent = Box(160, 90, 1200, 800)
+    sizes = [(1200, 800)]
+    mpp = (MPP, MPP)
     background = (255, 255, 255)
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> NDArray[np.uint8]:
-        pixels = IMAGE[y_level : y_level + height, x_level : x_level + width]
+        x, y = self.extent.x + x_level, self.extent.y + y_level
+        pixels = IMAGE[y : y + height, x : x + width]
         return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
 
 

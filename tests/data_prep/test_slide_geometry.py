@@ -11,7 +11,7 @@ from data_prep.readers import Box, OpenSlideReader
 from data_prep.slide import Plane, Slide, UnreadableError, open_slide, salvage
 from ldm.data.h5 import SlideFile
 from ldm.scales import ladder
-from tests.data_prep.slides import tissue_image, write_slide
+from tests.data_prep.slides import tissue_image, write_leica, write_slide
 
 FAR = 24
 """level-0 px from the far end to the middle of a dark bar"""
@@ -68,7 +68,7 @@ class Scan:
 
     def __init__(self, image: np.ndarray, extent: Box, bad: tuple[int, int] | None = None, failures: int = 0) -> None:
         self._image = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
-        self.sizes, self.extent = [image.shape[1::-1]], extent
+        self.size_l0, self.extent, self.sizes = image.shape[1::-1], extent, [extent[2:]]
         self.bad, self.failures = bad, failures
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> np.ndarray:
@@ -76,7 +76,8 @@ class Scan:
             self.failures -= 1
             if self.failures >= 0:
                 raise OSError("damaged")
-        return self._image[y_level : y_level + height, x_level : x_level + width]
+        x, y = self.extent.x + x_level, self.extent.y + y_level
+        return self._image[y : y + height, x : x + width]
 
 
 class ScannedSlide(Slide):
@@ -109,16 +110,27 @@ def test_an_origin_off_the_levels_pixels_moves_onto_one_and_says_so(tmp_path):
     np.testing.assert_array_equal(plane.read(0, 0, 64, 64), shrunk(image, 256, 256)[25:89, 50:114])
 
 
-def test_bounds_and_background_are_what_openslide_says(tmp_path, monkeypatch):
+@pytest.mark.parametrize("corner", [(200, 301), (201, 300)])
+def test_the_scan_on_a_leica_slide_is_what_is_read(tmp_path, corner):
+    image = tissue_image(512, 640)
+    levels = [image, shrunk(image, 320, 256)]
+    path = write_leica(tmp_path / "s.scn", levels, (1400, 1200), corner, 0.25)
+    slide = open_slide(path, "histology")
+    assert slide.size_l0 == (1400, 1200)
+    assert slide.reader.extent == Box(*corner, 640, 512)
+    full, half = Plane(slide, 0.25), Plane(slide, 0.5)
+    assert (full.width, full.height, full.origin_l0) == (640, 512, corner)
+    np.testing.assert_array_equal(full.read(0, 0, 640, 512), image)
+    assert half.source.level == 1
+    assert half.origin_l0 == corner
+    np.testing.assert_array_equal(half.read(0, 0, 320, 256), levels[1])
+    assert (full.read(-32, 0, 32, 32) == 255).all()
+
+
+def test_the_background_is_what_openslide_says(tmp_path, monkeypatch):
     path = write_slide(tmp_path / "s.tiff", [tissue_image(256, 256)], 0.5)
-    said = {"x": "10", "y": "20", "width": "100", "height": "90"}
-    properties = {f"openslide.bounds-{name}": value for name, value in said.items()}
-    monkeypatch.setattr(
-        "openslide.OpenSlide.properties", properties | {"openslide.background-color": "F0E1D2"}, raising=False
-    )
-    reader = OpenSlideReader(path)
-    assert reader.extent == Box(10, 20, 100, 90)
-    assert reader.background == (0xF0, 0xE1, 0xD2)
+    monkeypatch.setattr("openslide.OpenSlide.properties", {"openslide.background-color": "F0E1D2"}, raising=False)
+    assert OpenSlideReader(path).background == (0xF0, 0xE1, 0xD2)
 
 
 def test_what_fails_once_is_read_again_and_what_fails_twice_is_lost_alone():
