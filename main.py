@@ -25,6 +25,7 @@ from ldm.data import splits
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import Cohort, open_cohort
 from ldm.errors import UserError, cli
+from ldm.files import remove_leftovers, whole
 from ldm.runs import SYSTEMS, Run, open_data
 from ldm.training.callbacks import (
     Averaging,
@@ -174,8 +175,9 @@ def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
     start = checkpoint.stem if checkpoint else "step=00000000"  # the logger would replace the rows of an earlier start
     trainer = trainer_of(run, folder, data, averaging, saver, start)
     if trainer.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(run.config, folder / "config.yaml")
+        remove_leftovers(folder)
+        with whole(folder / "config.yaml") as partial:
+            OmegaConf.save(run.config, partial)
     try:
         trainer.fit(run.system, data, ckpt_path=checkpoint, weights_only=True)
     except Stopped:

@@ -14,6 +14,7 @@ import torch
 
 import main
 from ldm.checkpoint import load_weights, save_weights
+from ldm.data.splits import NAME, Line, Shares, Split, write_split
 from ldm.doctor import environment, published
 from ldm.doctor.finding import Finding, checked
 from scripts import doctor
@@ -34,6 +35,7 @@ def slides(tmp_path: Path) -> Path:
     folder = tmp_path / "cohort"
     for number in range(2):
         toy.slide(folder / f"s{number}.h5")
+    write_split(folder / NAME, Split({f"s{number}": Line(f"s{number}", "train") for number in range(2)}, Shares()))
     regions = {"20x": 64, "10x": 16, "5x": 4}
     write_report(folder, [{"slide_id": f"s{number}", "status": "prepared", "regions": regions} for number in range(2)])
     return folder
@@ -103,6 +105,7 @@ def test_a_whole_cohort_is_read_to_the_end(slides: Path, run: Path, capsys: pyte
     status, printed = found(capsys, "--cohort", str(slides), "--model", str(run))
     assert status == 0
     assert "2 of 2 slides whole, 168 regions" in printed
+    assert "warn" not in printed.replace("warnings", "")
 
 
 def flip(path: Path, place: float) -> None:
@@ -135,7 +138,11 @@ def test_what_slides_report_and_model_disagree_on_is_named(
     (slides / ".s3.h5.1.partial").touch()
     printed = found(capsys, "--cohort", str(slides))[1]
     assert "bad failed: bad.svs: no um/px" in printed
-    assert "1 unfinished files, such as" in printed
+    assert "1 temporary files, such as" in printed
+    write_split(slides / NAME, Split({"s0": Line("s0", "train")}, Shares()))
+    assert f"FAIL  {slides / NAME}: lacks 1 of 2 slides, s1 first" in found(capsys, "--cohort", str(slides))[1]
+    (slides / NAME).unlink()
+    assert "missing, and training asks for it" in found(capsys, "--cohort", str(slides))[1]
 
 
 def test_weights_that_the_config_does_not_build_are_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""A cohort folder: every checksum and value of its slides, what they agree on, and the report of their preparation."""
+"""A cohort folder: every checksum and value of its slides, what they agree on, their report and their split."""
 
 import json
 from collections.abc import Iterator
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ldm.data.dataset import Cohort, open_cohort
+from ldm.data.dataset import Cohort, open_cohort, split_slides
 from ldm.data.h5 import SlideFile
+from ldm.data.splits import NAME, read_split
 from ldm.doctor.finding import Finding, fail, ok, warn
 from ldm.errors import UserError
 
@@ -32,8 +33,11 @@ def cohort(folder: Path, encoder: str | None = None) -> Iterator[Finding]:
         yield ok(f"{folder}: {len(whole)} of {len(slides)} slides whole, {regions:,} regions, {size / GB:.2f} GB")
         yield from agreement(whole, encoder)
     yield from reported(folder, whole)
-    if leftovers := sorted(folder.rglob(".*.partial")):
-        yield warn(f"{folder}: {len(leftovers)} unfinished files, such as {leftovers[0]}; prepare.py removes them")
+    yield from dealt_out(folder, slides)
+    leftovers = sorted([*folder.rglob(".*.partial"), *folder.rglob(".*.claim")])
+    if leftovers:
+        remedy = "a preparation is at work, or was killed: its command, typed again, removes them"
+        yield warn(f"{folder}: {len(leftovers)} temporary files, such as {leftovers[0]}; {remedy}")
 
 
 def examine(slide: SlideFile) -> None:
@@ -81,6 +85,9 @@ def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
     failed = [report for report in reports.values() if report.get("status") == "failed"]
     for report in failed:
         yield warn(f"{path}: {report['slide_id']} failed: {report.get('message')}")
+    waiting = [name for name, report in reports.items() if report.get("status") == "waiting"]
+    if waiting:
+        yield warn(f"{path}: {', '.join(waiting)} not prepared yet; type the preparation's command again")
     missing = [name for name in reports if name not in ids and reports[name].get("status") in ("prepared", "kept")]
     if missing:
         yield fail(
@@ -93,5 +100,21 @@ def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
         counts = {scale: ids[name].count(scale) for scale in ids[name].attrs["scales"]}
         if reports[name].get("regions") not in ({}, counts):
             yield fail(f"{path}: {name} has other regions than its file; type the preparation's command again")
-    if not missing and not failed:
+    if not missing and not failed and not waiting:
         yield ok(f"{path}: {len(reports)} slides, none failed")
+
+
+def dealt_out(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
+    """splits.csv against the files."""
+    path = folder / NAME
+    if not path.is_file():
+        yield warn(f"{path}: missing, and training asks for it; python data_prep/splits.py --cohort {folder}")
+        return
+    try:
+        split = read_split(path)
+        split_slides(slides, path)
+    except UserError as error:
+        yield fail(str(error))
+        return
+    absent = split.lines.keys() - {slide.path.relative_to(folder).with_suffix("").as_posix() for slide in slides}
+    yield ok(f"{path}: {split}" + f"; {len(absent)} of them are not in the cohort" * bool(absent))

@@ -18,6 +18,7 @@ from ldm.pipeline import ZoomLDM
 from ldm.training.callbacks import newest_checkpoint
 from tests import toy
 from tests.training import cohort
+from tests.training.metrics import losses
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "configs/demo/zoomldm.yaml")
@@ -32,14 +33,6 @@ def run(folder: Path, overrides: list[str], steps: int, *more: str) -> Path:
     assert main.main(["--base", DEMO, f"run={folder}", f"training.max_steps={steps}", *overrides, *more]) == 0
     os.environ.pop("ZOOMLDM_RUN", None)
     return folder
-
-
-def losses(folder: Path) -> dict[int, float]:
-    found = {}
-    for path in sorted(folder.glob("metrics/*/metrics.csv")):
-        with open(path) as file:
-            found |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
-    return found
 
 
 @pytest.fixture(scope="module")

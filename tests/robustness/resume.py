@@ -1,0 +1,122 @@
+"""R3: a training run is killed while it saves a checkpoint, or at a random step, and goes on.
+
+Every process is killed with SIGKILL, so nothing of it can tidy up. The runs are of the demo config at toy size.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import main
+from ldm.checkpoint import load_weights
+from ldm.files import sha256
+from ldm.training.callbacks import newest_checkpoint
+from tests.robustness.flips import DEMO, digest
+from tests.training import cohort
+from tests.training.metrics import losses
+
+STEPS, EVERY = 40, 4
+PATIENCE_S = 300.0
+
+
+def _train(arguments: list[str]) -> None:
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        main.main(arguments)
+
+
+def start(*arguments: str) -> BaseProcess:
+    """main.py in a process of its own."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["main", __name__])
+    process = context.Process(target=_train, args=(list(arguments),))
+    process.start()
+    return process
+
+
+def finish(*arguments: str) -> bool:
+    """Run main.py to its end; whether it went well."""
+    process = start(*arguments)
+    process.join(PATIENCE_S)
+    process.kill()
+    process.join()
+    return process.exitcode == 0
+
+
+def kill_when(process: BaseProcess, ready: Callable[[], object], after_s: float) -> None:
+    """Kill `process` some time after `ready()`, or when it waits too long for that."""
+    deadline = time.monotonic() + PATIENCE_S
+    while process.is_alive() and not ready() and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    time.sleep(after_s)
+    process.kill()
+    process.join()
+
+
+def killed_while_saving(folder: Path, overrides: list[str], count: int) -> Iterator[bool]:
+    """Whether a run still has a checkpoint that can be read, and a later one than before, after each of its kills."""
+    generator, run = random.Random(0), folder / "saves"
+    arguments = ["--base", str(DEMO), f"run={run}", *overrides, "training.checkpoint_every=1"]
+    assert finish(*arguments, "training.max_steps=2")
+    step = 2
+    for _ in range(count):
+        process = start("--resume", str(run), "training.max_steps=1000000")
+        fresh = f"step={step + 2:08d}"  # one save of this process is whole
+        kill_when(process, lambda now=fresh: _saving(run, now), generator.random() * 0.01)
+        newest = newest_checkpoint(run / "checkpoints")
+        content = torch.load(newest, weights_only=True)
+        before, step = step, content["global_step"]
+        yield before < step == int(newest.stem.removeprefix("step="))
+
+
+def _saving(run: Path, after: str) -> bool:
+    """Whether a checkpoint of step `after` or later is being written."""
+    names = [path.name.lstrip(".") for path in (run / "checkpoints").glob(".step=*.partial")]
+    return any(name >= after for name in names)
+
+
+def killed_at_random(folder: Path, overrides: list[str], count: int) -> Iterator[bool]:
+    """Whether each run that was killed ends as the one that was not: losses, weights and what is left on the disk."""
+    generator = random.Random(0)
+    arguments = [*overrides, f"training.max_steps={STEPS}", f"training.checkpoint_every={EVERY}"]
+    whole = folder / "whole"
+    assert finish("--base", str(DEMO), f"run={whole}", *arguments)
+    for number in range(count):
+        run = folder / f"killed-{number}"
+        process = start("--base", str(DEMO), f"run={run}", *arguments)
+        step = EVERY * generator.randrange(1, STEPS // EVERY)
+        sidecar = run / "checkpoints" / f"step={step:08d}.ckpt.sha256"
+        kill_when(process, sidecar.exists, generator.random() * 0.1)
+        yield not (run / "weights.safetensors").exists() and _same(run, whole)
+
+
+def _same(run: Path, whole: Path) -> bool:
+    if not finish("--resume", str(run)):
+        return False
+    checkpoint, expected = (
+        torch.load(newest_checkpoint(one / "checkpoints"), weights_only=True) for one in (run, whole)
+    )
+    resumed = losses(run)
+    return (
+        STEPS - 1 in resumed
+        and losses(whole).items() >= resumed.items()
+        and all(digest(checkpoint[key]) == digest(expected[key]) for key in ("state_dict", "optimizer_states"))
+        and sha256(run / "weights.safetensors") == sha256(whole / "weights.safetensors")
+        and load_weights(run / "weights.safetensors").keys() == load_weights(whole / "weights.safetensors").keys()
+        and not list(run.rglob("*.partial"))
+    )
+
+
+def measure(folder: Path, count: int) -> str:
+    """Twice `count` kills while saving, `count` kills at random steps."""
+    overrides = cohort.make(folder / "cohort")
+    saves = sum(tqdm(killed_while_saving(folder, overrides, 2 * count), total=2 * count, desc="saves", unit="kill"))
+    resumed = sum(tqdm(killed_at_random(folder, overrides, count), total=count, desc="resumes", unit="kill"))
+    return f"{saves} of {2 * count} loadable, {resumed} of {count} bit-equal"

@@ -1,0 +1,21 @@
+"""R3 at a small count."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.robustness import resume
+from tests.training import cohort
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return cohort.make(tmp_path_factory.mktemp("cohort"))
+
+
+def test_a_run_killed_while_saving_has_a_whole_checkpoint(tmp_path: Path, overrides: list[str]) -> None:
+    assert list(resume.killed_while_saving(tmp_path, overrides, 2)) == [True, True]
+
+
+def test_a_run_killed_at_a_random_step_ends_as_one_that_was_not(tmp_path: Path, overrides: list[str]) -> None:
+    assert list(resume.killed_at_random(tmp_path, overrides, 1)) == [True]
