@@ -107,6 +107,17 @@ def test_a_command_typed_again_samples_nothing_and_finds_the_same(
     assert run("patches", *options)["records"] == first
 
 
+def test_more_images_are_added_to_those_that_are_there(run: Run, cohort: Path, tmp_path: Path) -> None:
+    options = ("--real", cohort, "--space", "demo", "--scale", "5x", "--steps", "2", "--batch", "2")
+    run("patches", *options, "--count", "4")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results" / "samples").rglob("*.png")}
+    run("patches", *options, "--count", "6")
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "results" / "samples").rglob("*.png")}
+    assert len(before) == 4
+    assert len(after) == 6
+    assert before.items() <= after.items()
+
+
 def test_folders_are_measured_against_shared_statistics(run: Run, cohort: Path, tmp_path: Path) -> None:
     options = ("--space", "demo", "--scale", "5x", "--steps", "2", "--count", "4")
     first = run("patches", "--real", cohort, "--statistics", "stats", *options)["records"]

@@ -11,7 +11,7 @@ from ldm.io import Pixels
 from ldm.pipeline import ZoomLDM
 from ldm.processes import ALONE, Processes
 
-SHOWN = 6
+SHOWN = 4
 """pictures of each method on a sheet"""
 
 

@@ -45,8 +45,7 @@ def run(
         if not bank or not sets[HELD_OUT]:
             raise UserError(f"--scale: {scale} has {len(bank)} training and {len(sets[HELD_OUT])} held-out regions")
         for method, slides in ((TRAINED, training), (GIVEN, given)):
-            places = regions(slides, scale, count)
-            sets[method] = sample(bench, method, scale, len(places), places, sampling)
+            sets[method] = sample(bench, method, scale, count, slides, sampling)
         if bench.model.cdm is not None:
             sets[DRAWN] = sample(bench, DRAWN, scale, len(sets[GIVEN]), None, sampling)
         for space in bench.spaces:

@@ -20,21 +20,23 @@ from ldm.evaluation.kid import kid
 from ldm.evaluation.tables import frechet_name, markdown, number
 from ldm.io import Pixels
 from ldm.protocols.bench import SHOWN, Bench, Report, Sheet
-from ldm.protocols.sources import Gallery, Region, Source, regions
+from ldm.protocols.sources import Gallery, Source, regions, slide_id
 
 REAL, GIVEN, DRAWN = "real, other slides", "given embeddings", "CDM"
 
 
 def sample(
-    bench: Bench, method: str, scale: str, count: int, given: Sequence[Region] | None, sampling: Mapping[str, Any]
+    bench: Bench, method: str, scale: str, count: int, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
 ) -> list[Loader]:
-    """`count` images of `scale`: image i under the embedding of region i, or under a context of the CDM.
+    """Images of `scale`: image i under the embedding of region i of the `slides`, or under a context of the CDM.
 
-    `sampling`: guidance, sampler, steps. Image i depends on the seed + i and its region alone.
+    `sampling`: guidance, sampler, steps. Image i depends on the seed + i and its region alone; there are `count`, or as
+    many as regions.
     """
-    regions_of = None if given is None else [f"{region.slide.path.stem}/{region.row}" for region in given[:count]]
-    identity = {**bench.identity, **sampling, "scale": scale, "given": regions_of}
-    gallery = Gallery(bench.samples, f"{method} {scale}", identity)
+    given = None if slides is None else regions(slides, scale, count)
+    count = count if given is None else len(given)
+    of = None if slides is None else [f"{slide_id(slide)}: {slide.count(scale)} regions" for slide in slides]
+    gallery = Gallery(bench.samples, f"{method} {scale}", {**bench.identity, **sampling, "scale": scale, "given": of})
 
     def make(numbers: range) -> Pixels:
         grids = None if given is None else [given[i].embedding() for i in numbers]
@@ -84,7 +86,7 @@ def methods_at(
     if not places and bench.model.cdm is None:
         raise UserError(f"conditions: none at {scale}; give prepared slides with --real, or the model's --cdm")
     if places:
-        methods[GIVEN] = sample(bench, GIVEN, scale, len(places), places, sampling)
+        methods[GIVEN] = sample(bench, GIVEN, scale, count, given, sampling)
     if bench.model.cdm is not None:
         methods[DRAWN] = sample(bench, DRAWN, scale, len(places) or count, None, sampling)
     return methods

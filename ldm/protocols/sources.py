@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from ldm.data.h5 import SlideFile
@@ -48,14 +49,16 @@ class Region(NamedTuple):
 
 
 def regions(slides: Sequence[SlideFile], scale: str, count: int | None = None) -> list[Region]:
-    """All regions of `scale` in the order of the slides, or `count` of them, evenly spread over all."""
+    """All regions of `scale` in the order of the slides, or the first `count` of them in a fixed shuffled order."""
     everything = [
         Region(slide, scale, row)
         for slide in slides
         if scale in slide.ladder.names
         for row in range(slide.count(scale))
     ]
-    return everything if count is None else spread_over(everything, count)
+    if count is None:
+        return everything
+    return [everything[i] for i in np.random.default_rng(0).permutation(len(everything))[:count].tolist()]
 
 
 def spread_over(items: Sequence[Item], count: int) -> list[Item]:
