@@ -2,7 +2,8 @@
 
 An id is the path inside the folder, without suffix, in a safe alphabet: it names files below the output folder and
 nothing else. What only looks like a slide, and two slides of one id, are listed too, each with its refusal: nothing is
-left out in silence but hidden files.
+left out in silence but hidden files and the parts of a slide of several files: the first file of a DICOM series stands
+for all of it, and a Hamamatsu index for the pictures that it names.
 """
 
 import hashlib
@@ -17,6 +18,10 @@ from ldm.errors import UserError
 
 SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
 SUFFIXES |= {".png", ".jpg", ".jpeg", ".jp2"}
+HAMAMATSU_INDEX = {".vms", ".vmu"}
+INDEX_BYTES = 2**16
+SERIES_UID = b"\x20\x00\x0e\x00UI"
+"""the tag (0020,000E) as it stands in a file"""
 UNSAFE = re.compile(r"[^A-Za-z0-9._/-]|(?:(?<=/)|^)\.")
 LONGEST = 180
 """characters of one part of an id, the rest is a digest: temporary names add to it, and file systems stop at 255"""
@@ -38,7 +43,7 @@ def find_slides(config: PrepareConfig) -> list[Task]:
     """The slides of a cohort, in order. UserError when there is none, or the table does not fit them."""
     folder = Path(config.slides)
     tasks: dict[str, Task] = {}
-    for path in slide_files(folder, config.pattern):
+    for path in _without_parts(slide_files(folder, config.pattern)):
         slide_id = safe_id(path.relative_to(folder))
         refusal = _refusal(path)
         if slide_id in tasks:
@@ -73,6 +78,36 @@ def slide_files(folder: Path, pattern: str) -> list[Path]:
     files = [path for path in paths if not path.is_dir()]
     empty = [path for path in paths if path.is_dir() and not any(path in file.parents for file in files)]
     return sorted(path for path in files + empty if not path.name.startswith("."))
+
+
+def _without_parts(paths: list[Path]) -> list[Path]:
+    """One file of each slide."""
+    parts = {path.with_name(name) for path in paths if path.suffix.lower() in HAMAMATSU_INDEX for name in _named(path)}
+    series: set[tuple[Path, bytes]] = set()
+    whole = []
+    for path in paths:
+        uid = _series(path) if path.suffix.lower() == ".dcm" and path.is_file() else b""
+        if path not in parts and (path.parent, uid) not in series:
+            whole.append(path)
+        if uid:
+            series.add((path.parent, uid))
+    return whole
+
+
+def _named(index: Path) -> list[str]:
+    """The files that a Hamamatsu index names: lines of key=name."""
+    if not index.is_file():
+        return []
+    text = index.read_bytes()[:INDEX_BYTES].decode(errors="replace")
+    return [name for line in text.splitlines() if (name := Path(line.partition("=")[2].strip()).name)]
+
+
+def _series(path: Path) -> bytes:
+    """What tells a DICOM file's series from others, empty when it is not found."""
+    with path.open("rb") as file:
+        head = file.read(INDEX_BYTES)
+    before, _, after = head.partition(SERIES_UID)
+    return after[2 : 2 + int.from_bytes(after[:2], "little")] if before[128:132] == b"DICM" else b""
 
 
 def safe_id(relative: Path) -> str:

@@ -112,6 +112,25 @@ def test_slides_are_found_with_their_rows(tmp_path):
         find_slides(cohort(tmp_path, table=str(table(tmp_path, "slide,mpp\nc,0.25\n"))))
 
 
+def test_a_slide_of_several_files_is_one(tmp_path):
+    def dicom(name: str, series: bytes) -> None:
+        tag = b"\x20\x00\x0e\x00UI" + len(series).to_bytes(2, "little") + series
+        path = tmp_path / "slides" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(128) + b"DICM" + bytes(50) + tag + bytes(99))
+
+    for name, series in (("a/1.dcm", b"1.2"), ("a/2.dcm", b"1.2"), ("a/3.dcm", b"1.3"), ("b/1.dcm", b"1.2")):
+        dicom(name, series)
+    folder = tmp_path / "slides"
+    (folder / "v.vms").write_text(
+        "[Virtual Microscope Specimen]\nImageFile=v 0.jpg\nImageFile(1,0)=v 1.jpg\nNoLayers=1\n"
+    )
+    for name in ("v 0.jpg", "v 1.jpg", "other.jpg", "broken.dcm"):
+        (folder / name).touch()
+    found = [task.slide_id for task in find_slides(cohort(tmp_path))]
+    assert found == ["a/1", "a/3", "b/1", "broken", "other", "v"]
+
+
 @pytest.mark.parametrize(
     "name",
     ["..\\..\\x.svs", "a/...svs", "a b/ü.svs", "$(rm).svs", "a\n.svs", "x" * 250 + ".svs", os.fsdecode(b"M\xfc.svs")],
