@@ -44,10 +44,15 @@ def test_a_reader_that_does_not_hear_is_killed_and_its_claim_given_up(tmp_path: 
         workers = 1
 
     config: Any = Config()
-    with Claims() as claims, pytest.raises(Stopped):
-        readers = processes.Readers(config, Identity("demo", 4, None), Work(tasks, claims), Records(str(tmp_path), ()))
-        with readers:
-            assert deaf.began.wait(30)
-            raise Stopped
+
+    def stopped_midway() -> None:
+        with Claims() as claims:
+            work = Work(tasks, claims)
+            with processes.Readers(config, Identity("demo", 4, None), work, Records(str(tmp_path), ())):
+                assert deaf.began.wait(30)
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        stopped_midway()
     assert deaf.killed.is_set()
     assert not list(tmp_path.glob(".*.claim"))
