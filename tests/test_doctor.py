@@ -185,7 +185,7 @@ def test_the_checkpoints_of_a_run(
     assert f"--resume {run}" in printed
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("mlp: 32", "mlp: 64"))
-    assert f"FAIL  {before}: weights and config differ" in found(capsys, "--model", str(run))[1]
+    assert f"FAIL  summarizer of {before}: weights and config differ" in found(capsys, "--model", str(run))[1]
     flip(before, 0.5)
     assert "none is whole" in found(capsys, "--model", str(run))[1]
 

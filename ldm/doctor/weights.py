@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm.checkpoint import BARE_AUTOENCODER, PARTS, check_strict, load_weights, split
 from ldm.config import load_config
-from ldm.doctor.finding import Finding, fail, ok, warn
+from ldm.doctor.finding import Finding, checked, fail, ok, warn
 from ldm.errors import UserError
 from ldm.files import intact, sidecar
 from ldm.runs import SYSTEMS
@@ -45,7 +45,7 @@ def run(folder: Path) -> Iterator[Finding]:
     system = config.get("system")
     if system not in SYSTEMS:
         raise UserError(f"{folder / 'config.yaml'}: system is {system}; it is one of {', '.join(SYSTEMS)}")
-    yield from saved(folder, config)
+    yield from checked(f"{folder / 'checkpoints'}", lambda: saved(folder, config))  # weights may be fine all the same
     leftovers = sorted(folder.rglob(".*.partial"))
     if leftovers:
         yield warn(
@@ -88,10 +88,16 @@ def saved(folder: Path, config: DictConfig) -> Iterator[Finding]:
     if not whole:
         return
     content: Any = torch.load(whole[0], map_location="cpu", weights_only=True, mmap=True)
-    system = SYSTEMS[config.system](config).system
-    check_strict(system, content["state_dict"], str(whole[0]))
-    steps = content["global_step"]
-    yield ok(f"{whole[0]}: step {steps:,}, whole, {len(content['state_dict'])} tensors as the config builds")
+    for name, network in SYSTEMS[config.system](config).networks().items():
+        check_strict(network, _inside(content["state_dict"], network), f"{name} of {whole[0]}")
+    yield ok(f"{whole[0]}: step {content['global_step']:,}, whole, names and shapes as the config builds")
+
+
+def _inside(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of `network` in the state of the system that trains it, whatever the system calls it."""
+    first = next(iter(network.state_dict()))
+    prefix = next((name.removesuffix(first) for name in state if name.endswith(f".{first}")), "")
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _parts(source: Source, system: str) -> Iterator[Finding]:

@@ -85,7 +85,8 @@ def _saving(run: Path, after: str) -> bool:
 def killed_at_random(folder: Path, overrides: list[str], count: int) -> Iterator[bool]:
     """Whether each run that was killed ends as the one that was not: losses, weights and what is left on the disk."""
     generator = random.Random(0)
-    arguments = [*overrides, f"training.max_steps={STEPS}", f"training.checkpoint_every={EVERY}"]
+    lengths = {"max_steps": STEPS, "checkpoint_every": EVERY, "validate_every": STEPS // 2}
+    arguments = [*overrides, *(f"training.{key}={value}" for key, value in lengths.items())]
     whole = folder / "whole"
     assert finish("--base", str(DEMO), f"run={whole}", *arguments)
     for number in range(count):
