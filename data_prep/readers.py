@@ -14,16 +14,20 @@ import openslide
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
 from ldm.errors import UserError
 
 Pixels = NDArray[np.uint8]
-READ_ERRORS = (openslide.OpenSlideError, RasterioError, OSError)
+READ_ERRORS = (openslide.OpenSlideError, RasterioError, CPLE_BaseError, OSError)
 """what a damaged part of a file raises when it is read"""
 OPEN_ERRORS = (
     *READ_ERRORS,
     ValueError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
     SyntaxError,
     EOFError,
     struct.error,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
@@ -92,7 +93,11 @@ def _warp_target(scene: rasterio.DatasetReader, path: Path) -> CRS | None:
     upright = place.b == place.d == 0 and place.a > 0 > place.e
     row, col = scene.height // 2, scene.width // 2
     xs, ys = xy(place, [row, row, row + 1], [col, col + 1, col], offset="ul")
-    longitudes, latitudes = transform(scene.crs, LONGITUDE_LATITUDE, xs, ys)
+    try:
+        longitudes, latitudes = transform(scene.crs, LONGITUDE_LATITUDE, xs, ys)
+    except CPLE_BaseError as error:
+        remedy = "assign one, for example rio edit-info --crs EPSG:32614 FILE"
+        raise UserError(f"{path}: its coordinates are in no system of the Earth; {remedy}") from error
     if not (max(map(abs, longitudes)) <= 360 and max(map(abs, latitudes)) <= 90):
         raise UserError(f"{path}: lies at ({xs[0]:g}, {ys[0]:g}) in {scene.crs}, nowhere on Earth; mend its transform")
     if scene.crs.is_projected:

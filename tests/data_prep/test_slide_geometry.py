@@ -6,6 +6,8 @@ from einops import reduce
 from PIL import Image
 
 from data_prep.config import Encoder, PrepareConfig, Rungs
+from data_prep.find import Task
+from data_prep.plan import Plan, plan_slide
 from data_prep.prepare import prepare
 from data_prep.readers import Box, OpenSlideReader
 from data_prep.slide import Plane, Slide, UnreadableError, open_slide, salvage
@@ -146,6 +148,25 @@ def test_what_fails_once_is_read_again_and_what_fails_twice_is_lost_alone():
     np.testing.assert_array_equal(pixels[16:32, 32:48], np.broadcast_to(blank, (16, 16, 3)))
     pixels[16:32, 32:48] = image[16:32, 32:48]
     np.testing.assert_array_equal(pixels, image)
+
+
+def test_partial_regions_are_padded_or_skipped_and_tissue_is_asked_for_by_scale(tmp_path):
+    path = write_slide(tmp_path / "a.tiff", [np.full((300, 420, 3), (200, 90, 150), np.uint8)], 0.5)
+    task = Task(path, "a", tmp_path / "a.h5")
+
+    def plan(**more: object) -> Plan:
+        ladder, encoder = Rungs("histology", 4), Encoder("demo")
+        common = {"slides": "", "out": "", "ladder": ladder, "encoder": encoder, "autoencoder": None, "tile_px": 32}
+        return plan_slide(task, PrepareConfig(**common, tissue_share={"20x": 0.5, "2.5x": 0.2}, **more), 4)
+
+    padded, skipped = plan(), plan(partial="skip", valid_share=0.7)
+    assert padded.valid[0][:10, :14].min() == pytest.approx(4 / 32 * 12 / 32)  # the corner tile
+    assert padded.valid[3][0].tolist() == pytest.approx([1, 164 / 256])
+    for index, least in enumerate((0.5, 0.1, 0.1, 0.2)):
+        mask, valid = padded.kept[index], padded.valid[index]
+        np.testing.assert_array_equal(mask, valid >= least)  # all of the slide is tissue
+        np.testing.assert_array_equal(skipped.kept[index], mask & (valid >= 0.7))
+    assert [int(mask.sum()) for mask in skipped.kept] == [9 * 13, 4 * 6, 2 * 3, 1]
 
 
 @pytest.mark.parametrize("pyramid", [False, True])

@@ -199,6 +199,9 @@ def test_scenes_without_place_bits_or_pixels_of_their_own_are_refused(tmp_path):
         open_slide(write(tmp_path / "b.tif", checkers().astype(np.uint16), centred(1.0), UTM), "satellite")
     with pytest.raises(UserError, match="nowhere on Earth"):
         open_slide(write_scene(tmp_path / "c.tif", checkers()[:3], crs="EPSG:4326"), "satellite")
+    local = 'LOCAL_CS["site",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    with pytest.raises(UserError, match="in no system of the Earth"):
+        open_slide(write(tmp_path / "f.tif", checkers(), centred(1.0), local), "satellite")
     source = write(tmp_path / "d.tif", checkers(), centred(1.0), UTM)
     copy(source, tmp_path / "e.tif", driver="VRT")
     with pytest.raises(UserError, match="is VRT, expected GeoTIFF"):
