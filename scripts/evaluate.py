@@ -38,7 +38,7 @@ from ldm.protocols.bench import Bench, Report
 from ldm.protocols.sources import Source, cohort, halves, slide_id, slide_of, spread_over, statistics_name
 from ldm.sampling.samplers import SAMPLERS
 
-COUNTS = {"patches": 64, "large": 4, "superres": 8, "memorization": 64}
+COUNTS = {"patches": 32, "large": 4, "superres": 8, "memorization": 32}
 """images of each method"""
 
 
