@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/python scripts/sample_patches.py --model $(RUN) --from data/demo/cohort/histology_100.h5 --out $(RUN)/samples
 
 ablations: .venv/installed
-	$(BIN)/python benchmarks/ablations.py
+	$(BIN)/python -m benchmarks.ablations
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import main
+from benchmarks import ablation_studies as studies
 from benchmarks import ablations
 from ldm.config import load_config
 from ldm.errors import UserError
@@ -36,8 +37,11 @@ def written(run: Path, losses: dict[int, dict[str, float]], scores: dict[str, fl
         lines.append(f",{step - 1},{mean},{','.join(map(str, values.values()))}")
     (run / "metrics" / "step=00000000" / "metrics.csv").write_text("\n".join(lines) + "\n")
     (run / "weights.safetensors").write_bytes(b"")
+    known = {"n": 4, "real": 9, "regions": 7}
     found = {
-        scale: {"n": 4, "real": 9, "regions": 7, "frechet": value, "kid": value / 1000}
+        scale: known
+        | {f"{what} {g}": g * value / by for what, by in (("frechet", 1), ("kid", 1000)) for g in (1, 2)}
+        | {"kid error 1": 0.01}
         for scale, value in scores.items()
     }
     (run / "scores.json").write_text(json.dumps(found))
@@ -46,8 +50,8 @@ def written(run: Path, losses: dict[int, dict[str, float]], scores: dict[str, fl
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """Runs of every study: the shared model is better at 1.25x alone, and at no scale than the CNN."""
-    for study in ablations.STUDIES:
-        scales = [study.name.removeprefix("single-")] if "single" in study.name else list(ablations.SCALES)
+    for study in studies.STUDIES:
+        scales = [study.name.removeprefix("single-")] if "single" in study.name else list(studies.SCALES)
         for seed, run in enumerate(study.runs(tmp_path)):
             if "single" in study.name:
                 level = 0.5 if scales == ["1.25x"] else 0.3
@@ -71,7 +75,7 @@ def row(text: str, title: str, name: str) -> list[str]:
 
 
 def test_the_table_is_filled_from_the_runs(runs: Path) -> None:
-    text = ablations.report(runs)
+    text = studies.report(runs)
     assert row(text, "validation loss", "**one model for all scales**") == ["0.410 ± 0.010"] * 5
     best = row(text, "validation loss", "a model a scale, each at its best")
     assert best == ["0.300"] * 4 + ["0.500 ± 0.000"]
@@ -79,11 +83,19 @@ def test_the_table_is_filled_from_the_runs(runs: Path) -> None:
     assert share[:3] == ["0.500"] * 3  # a fifth of 200 steps
     assert row(text, "validation loss", "a model a scale, each after all its steps")[0] == "0.700"
     assert row(text, "Frechet distance", "CNN Summarizer") == ["3.9"] * 5
-    assert row(text, "KID x 1000", "the same under contexts of the CDM") == ["6.0"] * 5
-    assert (
-        "Validation loss: sharing is ahead of a model a scale at 1.25x; the transformer is ahead of the CNN at no"
-        in text
+    assert row(text, "KID x 1000", "the shared model under contexts of its CDM") == ["6"] * 5
+    assert row(text, "Frechet distance", "a model a scale, each at its best, guidance 2")[0] == "6.0"
+    ahead = (
+        "Sharing is ahead of a model a scale at 1.25x of 20x, 10x, 5x, 2.5x, 1.25x; the transformer of the CNN at none"
     )
+    assert ahead in text
+
+
+def test_some_studies_make_a_smaller_table(runs: Path) -> None:
+    text = studies.report(runs, [studies.SHARED, studies.SINGLE["5x"]])
+    assert row(text, "validation loss", "a model a scale, each at its best") == ["-", "-", "0.300", "-", "-"]
+    assert "CNN" not in text
+    assert text.startswith("`python -m benchmarks.ablations shared single-5x`")
 
 
 @pytest.mark.parametrize("name", ["shared-1", "single-5x-0", "cdm-0"])
@@ -92,12 +104,12 @@ def test_a_missing_run_is_named(runs: Path, name: str) -> None:
         if path.is_file():
             path.unlink()
     with pytest.raises(UserError, match=f"{name} (is no finished run|has no scores)") as error:
-        ablations.report(runs)
+        studies.report(runs)
     assert "\n" not in str(error.value)
 
 
 def test_every_study_has_a_config_and_every_config_a_study() -> None:
-    assert {study.config for study in ablations.STUDIES} == {path.stem for path in DEMO}
+    assert {study.config for study in studies.STUDIES} == {path.stem for path in DEMO}
 
 
 def test_every_ablation_differs_from_what_it_is_compared_with_in_one_thing() -> None:
@@ -124,8 +136,8 @@ def test_demo_ablations_train_and_sample(tmp_path: Path, overrides: list[str], n
     command = ["--base", str(ROOT / f"configs/ablations/demo/{name}.yaml"), f"run={run}", "training.max_steps=2", *own]
     assert main.main([*command, "training.validate_every=2"]) == 0
     scales = {"5x"} if name == "single_scale" else set(toy.SCALES)
-    assert ablations.losses(run)[2].keys() == {"", *scales}
+    assert studies.losses(run)[2].keys() == {"", *scales}
     if name == "single_scale":
-        ablations.score(run, seed=0)
-        assert ablations.scores(run).keys() == scales
-        assert ablations.scores(run)["5x"]["frechet"] > 0
+        ablations.score(studies.SINGLE["5x"], run, seed=0)
+        assert studies.scores(run).keys() == scales
+        assert studies.scores(run)["5x"]["frechet 2"] > 0

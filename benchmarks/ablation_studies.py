@@ -1,0 +1,199 @@
+"""Which runs the ablations are, and what finished runs say, as a table. Trained and scored by benchmarks/ablations.py.
+
+A run's folder holds the validation losses that training logged (metrics/*/metrics.csv) and what its samples are worth
+(scores.json): for each scale the number of regions trained on, of real patches, of samples, and at each guidance the
+Frechet distance and KID of the two sets.
+"""
+
+import csv
+import json
+import platform
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ldm.errors import UserError
+
+SCALES = ("20x", "10x", "5x", "2.5x", "1.25x")
+GUIDANCES = (1, 2)
+"""without, and the usual one, which means more for a shared model: its null context stands for all scales at once"""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run to make: its config in configs/ablations/demo, trained once for each of the seeds 0, 1, ..."""
+
+    name: str
+    config: str
+    overrides: tuple[str, ...] = ()
+    seeds: int = 1
+    guidances: tuple[int, ...] = GUIDANCES[:1]
+    """to sample it at"""
+
+    def runs(self, folder: Path) -> list[Path]:
+        return [folder / f"{self.name}-{seed}" for seed in range(self.seeds)]
+
+
+SHARED = Study("shared", "shared", seeds=2, guidances=GUIDANCES)
+SINGLE = {
+    scale: Study(
+        f"single-{scale}",
+        "single_scale",
+        (f"data.scales=[{scale}]",),
+        seeds=2 if scale == SCALES[-1] else 1,
+        guidances=GUIDANCES,
+    )
+    for scale in SCALES
+}
+CNN = Study("cnn", "cnn_summarizer")
+COLOURS = Study("colours", "colour_encoder")
+NULL = Study("no-context", "no_context", guidances=())  # without a context the scale to paint is not known
+CDM = Study("cdm", "cdm")
+STUDIES = (SHARED, *SINGLE.values(), CNN, COLOURS, NULL, CDM)
+
+
+def losses(run: Path) -> dict[int, dict[str, float]]:
+    """Validation losses of a run by step, then by scale; "" is their mean. UserError when it is not finished."""
+    found: dict[int, dict[str, float]] = {}
+    for path in sorted(run.glob("metrics/*/metrics.csv")):
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                named = {key: value for key, value in row.items() if key.startswith("val/loss") and value}
+                if named:
+                    values = {key.removeprefix("val/loss").removeprefix("/"): float(v) for key, v in named.items()}
+                    found[int(row["step"]) + 1] = values
+    if not found or not (run / "weights.safetensors").is_file():
+        raise UserError(f"ablations: {run} is no finished run; python -m benchmarks.ablations makes it, or goes on")
+    return found
+
+
+def scores(run: Path) -> dict[str, dict[str, float]]:
+    """What the samples of a run are worth, by scale. UserError when it was not scored."""
+    if not (run / "scores.json").is_file():
+        raise UserError(f"ablations: {run} has no scores.json; python -m benchmarks.ablations makes it")
+    return json.loads((run / "scores.json").read_text())
+
+
+def at_best(run: Path) -> dict[str, float]:
+    return min(losses(run).values(), key=lambda values: values[""])
+
+
+def at_end(run: Path) -> dict[str, float]:
+    found = losses(run)
+    return found[max(found)]
+
+
+def at_share(run: Path) -> dict[str, float]:
+    """After a fifth of the shared model's steps: five such models cost what it costs."""
+    found, share = losses(run), max(losses(SHARED.runs(run.parent)[0])) // len(SCALES)
+    return found[max(step for step in found if step <= share)]
+
+
+def scored(measure: str, guidance: int) -> Callable[[Path], dict[str, float]]:
+    """A function from a run to its `measure`, "frechet" or "kid", by scale."""
+    return lambda run: {scale: values[f"{measure} {guidance}"] for scale, values in scores(run).items()}
+
+
+def everywhere(study: Study) -> dict[str, Study]:
+    return dict.fromkeys(SCALES, study)
+
+
+Row = tuple[str, Mapping[str, Study], Callable[[Path], dict[str, float]]]
+"""its name, the study that fills each scale, what to read from a run"""
+SHARING, ALONE, CONVOLUTION = "**one model for all scales**", "a model a scale, each at its best", "CNN Summarizer"
+LOSSES: tuple[Row, ...] = (
+    (SHARING, everywhere(SHARED), at_best),
+    (ALONE, SINGLE, at_best),
+    ("a model a scale, the compute of one in all", SINGLE, at_share),
+    ("a model a scale, each after all its steps", SINGLE, at_end),
+    (CONVOLUTION, everywhere(CNN), at_best),
+    ("weaker encoder: colour histograms", everywhere(COLOURS), at_best),
+    ("no context", everywhere(NULL), at_best),
+)
+
+
+def sample_rows(measure: str) -> tuple[Row, ...]:
+    """The rows of the table of `measure`, "frechet" or "kid"."""
+    plain, guided = (scored(measure, guidance) for guidance in GUIDANCES)
+    return (
+        (SHARING, everywhere(SHARED), plain),
+        (ALONE, SINGLE, plain),
+        ("the shared model under contexts of its CDM", everywhere(CDM), plain),
+        (CONVOLUTION, everywhere(CNN), plain),
+        ("weaker encoder: colour histograms", everywhere(COLOURS), plain),
+        (f"one model for all scales, guidance {GUIDANCES[1]}", everywhere(SHARED), guided),
+        (f"a model a scale, each at its best, guidance {GUIDANCES[1]}", SINGLE, guided),
+    )
+
+
+Values = dict[str, dict[str, list[float]]]
+"""by row, then by scale: one value a seed"""
+
+
+def read(rows: Sequence[Row], runs: Path, studies: Collection[Study]) -> Values:
+    """What runs of `studies` say; rows without any are left out. UserError names the first run that is missing."""
+    found: Values = {}
+    for name, filled, of in rows:
+        mine = {scale: study for scale, study in filled.items() if study in studies}
+        if mine:
+            found[name] = {scale: [of(run)[scale] for run in study.runs(runs)] for scale, study in mine.items()}
+    return found
+
+
+def cell(values: Sequence[float], digits: int) -> str:
+    """The mean over seeds, and where there are several their standard deviation; a dash without any."""
+    spread = f" ± {np.std(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}" if values else "-"
+
+
+def table(title: str, values: Values, digits: int, factor: float = 1) -> str:
+    """Rows of values by scale as Markdown."""
+    lines = [f"| {title} | {' | '.join(SCALES)} |", "|---" * (len(SCALES) + 1) + "|"]
+    for name, mine in values.items():
+        cells = [cell([factor * value for value in mine.get(scale, [])], digits) for scale in SCALES]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def verdict(values: Values) -> str:
+    """Where the shared model is ahead of the lone ones, and the transformer of the CNN."""
+    said = []
+    for what, other in (("Sharing is ahead of a model a scale", ALONE), ("the transformer of the CNN", CONVOLUTION)):
+        both = [scale for scale in SCALES if scale in values.get(other, {})]
+        ahead = [scale for scale in both if np.mean(values[SHARING][scale]) < np.mean(values[other][scale])]
+        if both:
+            said.append(f"{what} at {', '.join(ahead) or 'none'} of {', '.join(both)}")
+    return "; ".join(said) + "."
+
+
+def report(runs: Path, studies: Collection[Study] = STUDIES) -> str:
+    """The tables of finished runs; `studies` holds SHARED. UserError names the first run that is missing."""
+    first = scores(SHARED.runs(runs)[0])
+
+    def counts(key: str) -> str:
+        return ", ".join(f"{first[scale][key]:.0f} at {scale}" for scale in SCALES)
+
+    errors = [by["kid error 1"] for s in studies if s.guidances for run in s.runs(runs) for by in scores(run).values()]
+    seeds = ", ".join(f"{study.name} {study.seeds}" for study in studies if study.seeds > 1)
+    steps = {study.name: max(losses(study.runs(runs)[0])) for study in studies if study is not CDM}
+    names = [study.name for study in studies] if len(studies) < len(STUDIES) else []
+    parts = [
+        f"`{' '.join(['python -m benchmarks.ablations', *names])}`: {platform.processor() or platform.machine()}, "
+        f"{torch.get_num_threads()} threads; seeds: {seeds}, the others 1 (mean ± standard deviation over seeds).",
+        f"Regions to train on: {counts('regions')}. Steps: {', '.join(f'{name} {n}' for name, n in steps.items())}. "
+        "Each model is taken where its validation loss was lowest.",
+    ]
+    validation = read(LOSSES, runs, studies)
+    parts += [table("validation loss", validation, 3), verdict(validation)]
+    parts += [
+        f"Samples under the embeddings of held-out regions ({counts('n')}) against held-out patches "
+        f"({counts('real')}), in the space of the demo encoder; guidance {GUIDANCES[0]} unless a row says otherwise."
+    ]
+    for title, measure, digits, factor in (("Frechet distance", "frechet", 1, 1), ("KID x 1000", "kid", 0, 1000)):
+        found = read(sample_rows(measure), runs, studies)
+        parts += [table(title, found, digits, factor), verdict(found)]
+    parts += [f"Standard errors of a KID: {1000 * min(errors):.0f} to {1000 * max(errors):.0f}."]
+    return "\n\n".join(parts)
