@@ -152,7 +152,9 @@ def painted(
 ) -> Images:
     """The places of the real images `given`, painted where that was not done before."""
     files = [sha256(path)[:12] for path in given]
-    gallery = Gallery(bench.samples, f"large {name}", {**bench.identity, "scales": list(scales), "places": files})
+    settings = str(getattr(method, "keywords", ""))
+    identity = {**bench.identity, "scales": list(scales), "places": files, "settings": settings}
+    gallery = Gallery(bench.samples, f"large {name}", identity)
     held = [gallery.path(i).with_name(f"{i:05d}.coarse.png") for i in range(len(given))]
 
     def make(numbers: range) -> Iterator[Pixels]:
