@@ -108,7 +108,7 @@ def dealt_out(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
     """splits.csv against the files."""
     path = folder / NAME
     if not path.is_file():
-        yield warn(f"{path}: missing, and training asks for it; python data_prep/splits.py --cohort {folder}")
+        yield warn(f"{path}: missing; training will deal patients out, or python data_prep/splits.py --cohort {folder}")
         return
     try:
         split = read_split(path)
