@@ -10,6 +10,7 @@ import json
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,27 +25,21 @@ GUIDANCES = (1, 2)
 
 @dataclass(frozen=True)
 class Study:
-    """A run to make: its config in configs/ablations/demo, trained once for each of the seeds 0, 1, ..."""
+    """A run to make, from a config in configs/ablations/demo."""
 
     name: str
     config: str
     overrides: tuple[str, ...] = ()
-    seeds: int = 1
+    seed: int = 0
     guidances: tuple[int, ...] = GUIDANCES[:1]
     """to sample it at"""
 
-    def runs(self, folder: Path) -> list[Path]:
-        return [folder / f"{self.name}-{seed}" for seed in range(self.seeds)]
 
-
-SHARED = Study("shared", "shared", seeds=2, guidances=GUIDANCES)
+SHARED = tuple(Study(name, "shared", (), seed, GUIDANCES) for seed, name in enumerate(("shared", "shared-again")))
 SINGLE = {
-    scale: Study(
-        f"single-{scale}",
-        "single_scale",
-        (f"data.scales=[{scale}]",),
-        seeds=2 if scale == SCALES[-1] else 1,
-        guidances=GUIDANCES,
+    scale: tuple(
+        Study(f"single-{scale}{again}", "single_scale", (f"data.scales=[{scale}]",), seed, GUIDANCES)
+        for seed, again in enumerate(("", "-again") if scale == SCALES[-1] else ("",))
     )
     for scale in SCALES
 }
@@ -52,7 +47,7 @@ CNN = Study("cnn", "cnn_summarizer")
 COLOURS = Study("colours", "colour_encoder")
 NULL = Study("no-context", "no_context", guidances=())  # without a context the scale to paint is not known
 CDM = Study("cdm", "cdm")
-STUDIES = (SHARED, *SINGLE.values(), CNN, COLOURS, NULL, CDM)
+STUDIES = (*SHARED, *chain(*SINGLE.values()), CNN, COLOURS, NULL, CDM)
 
 
 def losses(run: Path) -> dict[int, dict[str, float]]:
@@ -88,7 +83,7 @@ def at_end(run: Path) -> dict[str, float]:
 
 def at_share(run: Path) -> dict[str, float]:
     """After a fifth of the shared model's steps: five such models cost what it costs."""
-    found, share = losses(run), max(losses(SHARED.runs(run.parent)[0])) // len(SCALES)
+    found, share = losses(run), max(losses(run.parent / SHARED[0].name)) // len(SCALES)
     return found[max(step for step in found if step <= share)]
 
 
@@ -97,15 +92,15 @@ def scored(measure: str, guidance: int) -> Callable[[Path], dict[str, float]]:
     return lambda run: {scale: values[f"{measure} {guidance}"] for scale, values in scores(run).items()}
 
 
-def everywhere(study: Study) -> dict[str, Study]:
-    return dict.fromkeys(SCALES, study)
+def everywhere(*studies: Study) -> dict[str, tuple[Study, ...]]:
+    return dict.fromkeys(SCALES, studies)
 
 
-Row = tuple[str, Mapping[str, Study], Callable[[Path], dict[str, float]]]
-"""its name, the study that fills each scale, what to read from a run"""
+Row = tuple[str, Mapping[str, tuple[Study, ...]], Callable[[Path], dict[str, float]]]
+"""its name, the studies that fill each scale, one a seed, and what to read from a run"""
 SHARING, ALONE, CONVOLUTION = "**one model for all scales**", "a model a scale, each at its best", "CNN Summarizer"
 LOSSES: tuple[Row, ...] = (
-    (SHARING, everywhere(SHARED), at_best),
+    (SHARING, everywhere(*SHARED), at_best),
     (ALONE, SINGLE, at_best),
     ("a model a scale, the compute of one in all", SINGLE, at_share),
     ("a model a scale, each after all its steps", SINGLE, at_end),
@@ -119,12 +114,12 @@ def sample_rows(measure: str) -> tuple[Row, ...]:
     """The rows of the table of `measure`, "frechet" or "kid"."""
     plain, guided = (scored(measure, guidance) for guidance in GUIDANCES)
     return (
-        (SHARING, everywhere(SHARED), plain),
+        (SHARING, everywhere(*SHARED), plain),
         (ALONE, SINGLE, plain),
         ("the shared model under contexts of its CDM", everywhere(CDM), plain),
         (CONVOLUTION, everywhere(CNN), plain),
         ("weaker encoder: colour histograms", everywhere(COLOURS), plain),
-        (f"one model for all scales, guidance {GUIDANCES[1]}", everywhere(SHARED), guided),
+        (f"one model for all scales, guidance {GUIDANCES[1]}", everywhere(*SHARED), guided),
         (f"a model a scale, each at its best, guidance {GUIDANCES[1]}", SINGLE, guided),
     )
 
@@ -137,9 +132,9 @@ def read(rows: Sequence[Row], runs: Path, studies: Collection[Study]) -> Values:
     """What runs of `studies` say; rows without any are left out. UserError names the first run that is missing."""
     found: Values = {}
     for name, filled, of in rows:
-        mine = {scale: study for scale, study in filled.items() if study in studies}
-        if mine:
-            found[name] = {scale: [of(run)[scale] for run in study.runs(runs)] for scale, study in mine.items()}
+        mine = {scale: [study for study in seeds if study in studies] for scale, seeds in filled.items()}
+        if any(mine.values()):
+            found[name] = {s: [of(runs / study.name)[s] for study in seeds] for s, seeds in mine.items() if seeds}
     return found
 
 
@@ -170,19 +165,18 @@ def verdict(values: Values) -> str:
 
 
 def report(runs: Path, studies: Collection[Study] = STUDIES) -> str:
-    """The tables of finished runs; `studies` holds SHARED. UserError names the first run that is missing."""
-    first = scores(SHARED.runs(runs)[0])
+    """The tables of finished runs; `studies` holds the first of SHARED. UserError names the first that is missing."""
+    first = scores(runs / SHARED[0].name)
 
     def counts(key: str) -> str:
         return ", ".join(f"{first[scale][key]:.0f} at {scale}" for scale in SCALES)
 
-    errors = [by["kid error 1"] for s in studies if s.guidances for run in s.runs(runs) for by in scores(run).values()]
-    seeds = ", ".join(f"{study.name} {study.seeds}" for study in studies if study.seeds > 1)
-    steps = {study.name: max(losses(study.runs(runs)[0])) for study in studies if study is not CDM}
+    errors = [by["kid error 1"] for s in studies if s.guidances for by in scores(runs / s.name).values()]
+    steps = {study.name: max(losses(runs / study.name)) for study in studies if study is not CDM}
     names = [study.name for study in studies] if len(studies) < len(STUDIES) else []
     parts = [
         f"`{' '.join(['python -m benchmarks.ablations', *names])}`: {platform.processor() or platform.machine()}, "
-        f"{torch.get_num_threads()} threads; seeds: {seeds}, the others 1 (mean ± standard deviation over seeds).",
+        f"{torch.get_num_threads()} threads; where there are two seeds, mean ± standard deviation.",
         f"Regions to train on: {counts('regions')}. Steps: {', '.join(f'{name} {n}' for name, n in steps.items())}. "
         "Each model is taken where its validation loss was lowest.",
     ]

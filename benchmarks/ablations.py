@@ -1,7 +1,7 @@
 """Ablations on the demo world: does sharing one model over scales help where a scale is scarce, and what else matters?
 
     python -m benchmarks.ablations --out docs/results/ablations.md
-    python -m benchmarks.ablations shared single-1.25x           # some of the STUDIES of benchmarks/ablation_studies.py
+    python -m benchmarks.ablations single-1.25x           # some of the STUDIES of benchmarks/ablation_studies.py
 
 (paper, Tables 1 and 7.) Trains what configs/ablations/demo says, into --runs; samples each model under the embeddings
 of held-out regions (the CDM's row: under contexts that it draws) and compares with the pixels there. Finished runs and
@@ -39,7 +39,7 @@ REAL, SAMPLES, SHOWN = 256, 32, 8
 SAMPLING: dict[str, Any] = {"sampler": "dpmpp", "steps": 10}
 
 
-def train(study: Study, run: Path, seed: int) -> int:
+def train(study: Study, run: Path) -> int:
     """Train `run` to its end, from where it stands; returns the exit status of main.py."""
     if (run / "weights.safetensors").is_file():
         return 0
@@ -48,13 +48,13 @@ def train(study: Study, run: Path, seed: int) -> int:
     else:
         shutil.rmtree(run, ignore_errors=True)  # stopped before its first checkpoint
         config = f"configs/ablations/demo/{study.config}.yaml"
-        shared = [f"zoomldm={SHARED.runs(run.parent)[0]}"] if study is CDM else []
-        arguments = ["--base", config, f"run={run}", f"seed={seed}", *study.overrides, *shared]
+        shared = [f"zoomldm={run.parent / SHARED[0].name}"] if study is CDM else []
+        arguments = ["--base", config, f"run={run}", f"seed={study.seed}", *study.overrides, *shared]
     print(f"{run}: main.py {' '.join(arguments)}", flush=True)
     return subprocess.run([sys.executable, str(ROOT / "main.py"), *arguments]).returncode
 
 
-def score(study: Study, run: Path, seed: int) -> None:
+def score(study: Study, run: Path) -> None:
     """Sample a finished run at each of its scales and guidances and compare; adds what scores.json lacks."""
     config: Any = OmegaConf.load(run / "config.yaml")
     data, encoder = open_data(config), load_encoder("demo")
@@ -67,7 +67,7 @@ def score(study: Study, run: Path, seed: int) -> None:
         for guidance in study.guidances:
             if f"kid {guidance}" in found:
                 continue
-            settings = {"seed": 1000 * seed, "guidance": guidance, **SAMPLING}
+            settings = {"seed": 1000 * study.seed, "guidance": guidance, **SAMPLING}
             drawn = model.sample(scale.name, len(picks), conditions, **settings, progress=True)
             features = [encoder(torch.from_numpy(x)).numpy() for x in (to_uint8(image_batch(real)), drawn)]
             found[f"frechet {guidance}"] = frechet_distance(*map(statistics_of, features))
@@ -89,12 +89,12 @@ def draw(runs: Path, studies: Sequence[Study], path: Path) -> None:
     """Real patches of the scarcest scale and of one between; those of the shared and lone models, and of the CDM."""
     rows, labels = [], []
     for scale in SCALES[2::2]:
-        for label, study in (("shared", SHARED), ("alone", SINGLE[scale]), ("shared, CDM", CDM)):
+        for label, study in (("shared", SHARED[0]), ("alone", SINGLE[scale][0]), ("shared, CDM", CDM)):
             if study not in studies:
                 continue
-            shown = np.load(study.runs(runs)[0] / "shown" / f"{scale} {GUIDANCES[0]}.npz")
-            rows += [list(shown["real"]), list(shown["drawn"])] if study is SHARED else [list(shown["drawn"])]
-            labels += [scale, label] if study is SHARED else [label]
+            shown = np.load(runs / study.name / "shown" / f"{scale} {GUIDANCES[0]}.npz")
+            rows += [list(shown["real"]), list(shown["drawn"])] if study is SHARED[0] else [list(shown["drawn"])]
+            labels += [scale, label] if study is SHARED[0] else [label]
     contact_sheet(rows, labels, [""] * SHOWN, path)
 
 
@@ -108,13 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in args.studies if name not in known]
     if unknown:
         raise UserError(f"study: {unknown[0]} is unknown; it is one of {', '.join(known)}")
-    studies = [study for study in STUDIES if not args.studies or study is SHARED or study.name in args.studies]
+    studies = [study for study in STUDIES if not args.studies or study is SHARED[0] or study.name in args.studies]
     for study in studies:
-        for seed, run in enumerate(study.runs(args.runs)):
-            if status := train(study, run, seed):
-                return status
-            if study.guidances:
-                score(study, run, seed)
+        if status := train(study, args.runs / study.name):
+            return status
+        if study.guidances:
+            score(study, args.runs / study.name)
     with whole(args.out) as partial:
         partial.write_text(report(args.runs, studies) + "\n")
     draw(args.runs, studies, args.out.with_suffix(".png"))
