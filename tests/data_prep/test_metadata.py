@@ -1,11 +1,13 @@
 """The table: its rows find their slides, and win over what files say; names become ids that stay in the folder."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from data_prep.config import Encoder, PrepareConfig, Rungs
+from data_prep.config import Encoder, PrepareConfig, Rungs, load_prepare_config
 from data_prep.find import find_slides, safe_id, shown
 from data_prep.metadata import match_rows, read_table
 from data_prep.slide import open_slide
@@ -158,3 +160,13 @@ def test_shares_of_tissue_by_scale():
     for shares, message in (({"3x": 0.1}, "3x is not on the histology ladder"), ({"20x": 2}, "between 0 and 1")):
         with pytest.raises(UserError, match=message):
             PrepareConfig(**{**vars(config), "tissue_share": shares})
+
+
+@pytest.mark.parametrize("name", ["demo/data", "data_histology", "data_satellite"])
+def test_every_key_stands_in_the_configs_so_that_a_command_can_change_it(name):
+    file = Path(__file__).parents[2] / "configs" / f"{name}.yaml"
+    keys = {field.name for field in fields(PrepareConfig)}
+    assert keys - set(OmegaConf.load(file)) <= {"coordinates"}  # of tissue
+    scale = load_prepare_config([file]).zooms.names[1]
+    changed = load_prepare_config([file], [f"tissue_share={{{scale}: 0.3}}", "partial=skip", "table=slides.csv"])
+    assert changed.tissue_shares[:2] == (0.1, 0.3)
