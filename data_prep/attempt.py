@@ -8,6 +8,8 @@ from pathlib import Path
 from data_prep.config import PrepareConfig
 from data_prep.embedding import Networks
 from data_prep.find import Task, shown
+from data_prep.pictures import save_picture
+from data_prep.plan import plan_slide
 from data_prep.prepare_slide import prepare_slide
 from data_prep.report import Records, SlideReport
 from data_prep.settings import is_prepared, settings
@@ -29,19 +31,14 @@ def attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Pro
     records = Records(config.out, ())
     try:
         report = _attempt(task, config, networks, progress, start)
-    except DiskFull:
-        raise
-    except (UserError, OSError) as error:
+    except Exception as error:
+        networks.forget()
+        if isinstance(error, DiskFull):
+            raise
         if isinstance(error, OSError) and error.errno in FULL:
             raise disk_full(task.target, None) from error
-        report = failed(task, str(error), start)
-    except Exception as error:
-        log = records.path(task.slide_id, ".log")
-        with whole(log) as partial:
-            partial.write_text(traceback.format_exc())
-        report = failed(task, f"{_place(error)}; its traceback is in {log}: please report it", start)
-    finally:
-        networks.forget()
+        message = str(error) if isinstance(error, UserError | OSError) else _logged(error, task, records)
+        report = failed(task, message, start)
     records.write(report)
     return report
 
@@ -50,14 +47,22 @@ def _attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Pr
     if task.refusal:
         raise UserError(task.refusal)
     kept = is_prepared(task.target, settings(task, config, networks.identity))
+    picture = Records(config.out, ()).path(task.slide_id, ".jpg")
+    if not (kept and picture.exists()):
+        plan = plan_slide(task, config, networks.identity.width)
+        save_picture(plan, config, picture)
     if not kept:
-        prepare_slide(task, config, networks, progress)
+        prepare_slide(task, plan, config, networks, progress)
+        if plan.lost.any():
+            save_picture(plan, config, picture)
     file = SlideFile(task.target)
     return SlideReport(
         task.slide_id,
         shown(task.path),
         "kept" if kept else "prepared",
         round(time.perf_counter() - start, 2),
+        width_l0=file.attrs["width_l0"],
+        height_l0=file.attrs["height_l0"],
         mpp_l0=file.attrs["mpp_l0"],
         mpp_from=file.attrs["mpp_from"],
         mpp_tag=file.attrs["mpp_tag"],
@@ -74,9 +79,12 @@ def failed(task: Task, message: str, start: float) -> SlideReport:
     return SlideReport(task.slide_id, shown(task.path), "failed", seconds, shown(message))
 
 
-def _place(error: Exception) -> str:
-    """What was raised, and where in our code."""
+def _logged(error: Exception, task: Task, records: Records) -> str:
+    """Write the traceback of a fault to the slide's log; returns what was raised, and where in our code."""
+    log = records.path(task.slide_id, ".log")
+    with whole(log) as partial:
+        partial.write_text("".join(traceback.format_exception(error)))
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename).parent.name == "data_prep"] or frames
-    where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
-    return f"{type(error).__name__} at {where} ({error})"
+    place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
+    return f"{task.path}: {type(error).__name__} at {place} ({error}); its traceback is in {log}: please report it"

@@ -43,6 +43,10 @@ class Plan(NamedTuple):
     """base tiles that could not be read; the pass adds to them"""
     background: tuple[int, int, int]
     imported: ImportedEmbeddings | None
+    thumbnail: Pixels
+    """(8 rows, 8 cols, 3)"""
+    mask: Mask | None
+    """(8 rows, 8 cols) tissue found on it; None when others said where tissue is"""
 
 
 def plan_slide(task: Task, config: PrepareConfig, width: int) -> Plan:
@@ -69,7 +73,9 @@ def plan_slide(task: Task, config: PrepareConfig, width: int) -> Plan:
     eligible = _eligible(shares, valid, touched(found.lost, len(zooms)), config)
     kept = choose(shares, eligible, config.regions_per_scale, (config.seed, task.slide_id))
     needed = needed_tiles(tiles if imported is None else np.zeros_like(tiles), kept)
-    plan = Plan(slide, plane, grid, tiles, shares, valid, kept, needed, found.lost, found.background, imported)
+    own = imported is None and not config.coordinates
+    seen = (found.lost, found.background, imported, found.thumbnail, found.mask if own else None)
+    plan = Plan(slide, plane, grid, tiles, shares, valid, kept, needed, *seen)
     check_lost(plan, on_slide > 0, config)
     return plan
 

@@ -36,8 +36,9 @@ from data_prep.demo_world import generate
 from data_prep.embedding import Stopped
 from data_prep.find import Task, find_slides, shown, slide_files
 from data_prep.networks import LocalNetworks
+from data_prep.page import write_report
 from data_prep.processes import STOPS, raise_stopped, serve
-from data_prep.report import Records, SlideReport, table, write_report
+from data_prep.report import Records, SlideReport, table
 from ldm.errors import cli
 from ldm.files import remove_leftovers
 
@@ -74,7 +75,7 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
                 done[report.slide_id] = report
     finally:
         if fabric.global_rank == 0:
-            write_report(config.out, [_latest(task, done, records) for task in tasks])
+            write_report(config, [_latest(task, done, records) for task in tasks])
     return [done[task.slide_id] for task in mine]
 
 

@@ -20,7 +20,7 @@ from data_prep.config import PrepareConfig
 from data_prep.embedding import AUTOENCODER, ENCODER, Identity, InOrder, Networks
 from data_prep.find import Task, shown
 from data_prep.grid import Field, halve
-from data_prep.plan import Plan, lost_corners, plan_slide, read_block
+from data_prep.plan import Plan, lost_corners, read_block
 from data_prep.pyramid import Patches, field_patches
 from data_prep.readers import Pixels
 from data_prep.settings import settings
@@ -29,10 +29,11 @@ from ldm.data.h5 import SlideWriter
 JPEG_QUALITY = 95
 
 
-def prepare_slide(task: Task, config: PrepareConfig, networks: Networks, progress: Callable[[float], None]) -> None:
+def prepare_slide(
+    task: Task, plan: Plan, config: PrepareConfig, networks: Networks, progress: Callable[[float], None]
+) -> None:
     """Write the task's target; `progress` is told the share that is done. UserError when the slide cannot be read."""
     identity = networks.identity
-    plan = plan_slide(task, config, identity.width)
     attrs = {"slide_id": task.slide_id, "settings": settings(task, config, identity)}
     with SlideWriter(task.target, attrs | _attrs(plan, config, identity)) as writer:
         levels = config.zooms.scales[-1].pyramid_level + 1

@@ -23,6 +23,8 @@ class SlideReport:
     status: str
     seconds: float = 0.0
     message: str = ""
+    width_l0: int = 0
+    height_l0: int = 0
     mpp_l0: float = 0.0
     """um or m per pixel of the file's full resolution"""
     mpp_from: str = ""
@@ -69,12 +71,6 @@ class Records:
             return self.path(slide_id, ".json").stat().st_mtime_ns
         except OSError:
             return 0
-
-
-def write_report(out: str | Path, reports: Sequence[SlideReport]) -> None:
-    """Write report.json."""
-    with whole(Path(out) / "report.json") as partial:
-        partial.write_text(json.dumps([asdict(report) for report in reports], indent=1) + "\n")
 
 
 def table(reports: Sequence[SlideReport], config: PrepareConfig) -> str:

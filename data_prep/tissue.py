@@ -94,23 +94,25 @@ class Foreground(NamedTuple):
     """the colour of what is not foreground"""
     lost: NDArray[np.bool_]
     """(rows, cols) base tiles that could not be read"""
+    thumbnail: Pixels
+    """(8 rows, 8 cols, 3)"""
 
 
 def read_foreground(plane: Plane, rows: int, cols: int) -> Foreground:
     """Foreground of (rows, cols) base tiles; `plane` has 8 pixels to a base tile."""
-    if plane.slide.kind == "satellite":
-        coverage, lost = _thumbnail(plane, plane.coverage, rows, cols, np.zeros((), np.uint8))
-        return Foreground(coverage > 127, plane.slide.reader.background, lost)
     blank = np.array(plane.slide.reader.background, np.uint8)
     thumbnail, lost = _thumbnail(plane, plane.read, rows, cols, blank)
+    if plane.slide.kind == "satellite":
+        coverage, _ = _thumbnail(plane, plane.coverage, rows, cols, np.zeros((), np.uint8))
+        return Foreground(coverage > 127, plane.slide.reader.background, lost, thumbnail)
     mask = foreground(thumbnail)
     inside = np.zeros_like(mask)
     inside[: plane.height, : plane.width] = True
     glass = thumbnail[inside & ~mask & ~repeat(lost, "r c -> (r a) (c b)", a=PER_TILE, b=PER_TILE)]
     if not len(glass):
-        return Foreground(mask, plane.slide.reader.background, lost)
+        return Foreground(mask, plane.slide.reader.background, lost, thumbnail)
     red, green, blue = np.median(glass, axis=0).astype(int).tolist()
-    return Foreground(mask, (red, green, blue), lost)
+    return Foreground(mask, (red, green, blue), lost, thumbnail)
 
 
 def _thumbnail(plane: Plane, read: Read, rows: int, cols: int, blank: Pixels) -> tuple[Pixels, NDArray[np.bool_]]:

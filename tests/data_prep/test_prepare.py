@@ -119,7 +119,8 @@ def test_a_failure_midway_leaves_nothing_under_the_slides_name(cohort, monkeypat
 
     monkeypatch.setattr(pass_over, "write_pyramid", fail)
     assert {report.status for report in prepare(cohort)} == {"failed"}
-    assert [path for path in Path(cohort.out).rglob("*") if path.is_file() and path.suffix != ".json"] == []
+    assert contents(cohort.out) == {}
+    assert list(Path(cohort.out).rglob(".*")) == []
 
 
 def test_a_bad_slide_does_not_stop_the_cohort(cohort, capsys):
