@@ -25,7 +25,7 @@ from ldm.data import splits
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import Cohort, open_cohort
 from ldm.errors import UserError, cli
-from ldm.files import remove_leftovers, whole
+from ldm.files import full_disk_told, remove_leftovers, whole
 from ldm.runs import SYSTEMS, Run, open_data
 from ldm.training.callbacks import (
     Averaging,
@@ -179,7 +179,8 @@ def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
         with whole(folder / "config.yaml") as partial:
             OmegaConf.save(run.config, partial)
     try:
-        trainer.fit(run.system, data, ckpt_path=checkpoint, weights_only=True)
+        with full_disk_told(folder):
+            trainer.fit(run.system, data, ckpt_path=checkpoint, weights_only=True)
     except Stopped:
         if trainer.is_global_zero:
             print(f"stopped at step {trainer.global_step}; continue with: python main.py --resume {folder}")

@@ -14,8 +14,8 @@ from data_prep.prepare_slide import prepare_slide
 from data_prep.report import Records, SlideReport
 from data_prep.settings import is_prepared, settings
 from ldm.data.h5 import SlideFile
-from ldm.errors import UserError
-from ldm.files import FULL, DiskFull, disk_full, whole
+from ldm.errors import FULL_DISK, UserError
+from ldm.files import DiskFull, disk_full, whole
 
 Progress = Callable[[float], None]
 """told the share of the slide that is done"""
@@ -35,7 +35,7 @@ def attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Pro
         networks.forget()
         if isinstance(error, DiskFull):
             raise
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise disk_full(task.target, None) from error
         message = str(error) if isinstance(error, UserError | OSError) else _logged(error, task, records)
         report = failed(task, message, start)

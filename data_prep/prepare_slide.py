@@ -35,7 +35,8 @@ def prepare_slide(
     """Write the task's target; `progress` is told the share that is done. UserError when the slide cannot be read."""
     identity = networks.identity
     attrs = {"slide_id": task.slide_id, "settings": settings(task, config, identity)}
-    with SlideWriter(task.target, attrs | _attrs(plan, config, identity)) as writer:
+    needed = partial(expected_bytes, plan, config, identity)
+    with SlideWriter(task.target, attrs | _attrs(plan, config, identity), needed) as writer:
         levels = config.zooms.scales[-1].pyramid_level + 1
         writer.create_embeddings(plan.grid.rows, plan.grid.cols, identity.width, levels)
         work = InOrder()
@@ -53,6 +54,13 @@ def prepare_slide(
             work.later(0, partial(write_pyramid, writer, field, grid, levels))
         work.finish()
         writer.write_unreadable(lost_corners(plan, config.tile_px))
+
+
+def expected_bytes(plan: Plan, config: PrepareConfig, identity: Identity) -> int:
+    """About what the file will take; pictures count as if they were not compressed."""
+    regions, p = sum(int(mask.sum()) for mask in plan.kept), config.tile_px
+    tokens = plan.grid.rows * plan.grid.cols * 4 // 3 * identity.width * 2
+    return tokens + regions * (3 * (p // 4) ** 2 * 2 * bool(identity.autoencoder) + 3 * p * p * bool(config.images))
 
 
 def write_pyramid(writer: SlideWriter, field: Field, grid: NDArray[np.float32], levels: int) -> None:

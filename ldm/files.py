@@ -1,7 +1,7 @@
 """Files that are whole under their name or not there at all, also on a disk that several machines share."""
 
-import errno
 import hashlib
+import io
 import os
 import platform
 import shutil
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from ldm.errors import UserError
+from ldm.errors import FULL_DISK, UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 FORGOTTEN_S = 86_400.0
 """a temporary file of another machine is a leftover once nobody has written to it for this long"""
 
@@ -43,13 +43,44 @@ def whole(path: str | Path, needed: Callable[[], int] | None = None) -> Iterator
             partial.unlink(missing_ok=True)
 
 
+class Sink(io.FileIO):
+    """A file to write, for libraries that crash, or lose the reason, when a write fails.
+
+    The first failure is kept in `error` and what follows is dropped; the end of the context raises it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left and self.error is None:
+            try:
+                left = left[super().write(left) :]
+            except OSError as error:
+                self.error = error
+        return size
+
+    def check(self) -> None:
+        """Raise the failure, if there was one."""
+        if self.error is not None:
+            raise self.error
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close()
+        if kind is None:
+            self.check()
+
+
 @contextmanager
 def full_disk_told(path: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
     """Turn the error of a full disk into one line that names `path` and the bytes it takes."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in FULL_DISK:
             raise
         raise disk_full(path, needed() if needed else None) from error
 

@@ -27,7 +27,7 @@ def check_image(image: NDArray[Any], what: str) -> None:
 def save_png(path: str | Path, image: Pixels) -> None:
     """Write `image` (h, w, 3) as PNG. Raises UserError for anything but uint8 RGB."""
     check_image(image, str(path))
-    with whole(Path(path)) as temporary:
+    with whole(Path(path), lambda: image.nbytes) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
 
 

@@ -34,7 +34,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.files import whole
+from ldm.files import Sink, whole
 from ldm.scales import Ladder, ladder
 from ldm.tokens import normalize_tokens
 
@@ -57,15 +57,19 @@ class SlideWriter:
         writer.append("20x", ij, tissue, latents=latents, images=files)
     """
 
-    def __init__(self, path: str | Path, attrs: Mapping[str, Any]) -> None:
-        """`attrs`: str, int, float or a list of str; `format` is added. Strings longer than 60 kB do not fit."""
-        self.path = Path(path)
+    def __init__(self, path: str | Path, attrs: Mapping[str, Any], needed: Callable[[], int] | None = None) -> None:
+        """`attrs`: str, int, float or a list of str; `format` is added. Strings longer than 60 kB do not fit.
+
+        `needed`: about how many bytes the file will take, for the error of a full disk.
+        """
+        self.path, self._needed = Path(path), needed
         self._attrs = {"format": FORMAT, **attrs}
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            partial = stack.enter_context(whole(self.path))
-            self._file = stack.enter_context(h5py.File(partial, "w", libver=("v110", "v110")))
+            partial = stack.enter_context(whole(self.path, self._needed))
+            self._sink = stack.enter_context(Sink(partial))
+            self._file = stack.enter_context(h5py.File(self._sink, "w", libver=("v110", "v110")))
             for key, value in self._attrs.items():
                 self._file.attrs[key] = _encode(value)
             self._stack = stack.pop_all()
@@ -88,6 +92,7 @@ class SlideWriter:
         rows, cols = grid.shape[:2]
         half = _finite(grid, f"{self.path}: embeddings at level {level}, row {row}, column {col}")
         self._file[f"embeddings/{level}"][row : row + rows, col : col + cols] = half
+        self._sink.check()
 
     def append(
         self,
@@ -129,6 +134,7 @@ class SlideWriter:
         start = len(dataset)
         dataset.resize(start + len(values), axis=0)
         dataset[start:] = values
+        self._sink.check()
         return start
 
     def _create(self, name: str, shape: tuple[int, ...], dtype: Any, chunks: tuple[int, ...], **more: Any) -> None:

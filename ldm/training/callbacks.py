@@ -17,7 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ldm.errors import UserError
-from ldm.files import intact, sidecar, whole, write_sidecar
+from ldm.files import Sink, intact, sidecar, whole, write_sidecar
 
 KEPT = 2
 """checkpoints that stay in a run"""
@@ -51,8 +51,8 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoints that a kill or a full disk cannot cut; their sha256 stands beside them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with whole(path) as partial:
-            torch.save(checkpoint, partial)
+        with whole(path, lambda: _bytes(checkpoint)) as partial, Sink(partial) as file:
+            torch.save(checkpoint, file)
         write_sidecar(path)
 
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
@@ -66,6 +66,14 @@ class WholeCheckpoints(TorchCheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         super().remove_checkpoint(path)
         sidecar(path).unlink(missing_ok=True)
+
+
+def _bytes(content: Any) -> int:
+    """Of all tensors in nested dicts and lists."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
+    return sum(_bytes(part) for part in parts)
 
 
 class Checkpoints(Checkpoint):

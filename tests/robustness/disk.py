@@ -1,0 +1,166 @@
+"""R4: the disk runs full while preparing, training and sampling; then there is room, and the same command goes on.
+
+The disk is a small one in memory, which takes the right to mount; a file of zeros leaves just too little on it.
+"""
+
+import io
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import main
+from data_prep import prepare
+from ldm.checkpoint import load_weights
+from ldm.errors import cli
+from scripts import sample_joint, sample_patches
+from tests import toy
+from tests.robustness import cohort
+from tests.training import cohort as toy_cohort
+
+MEGABYTES = 32
+DEMO = str(Path(__file__).parents[2] / "configs" / "demo")
+PROGRESS = re.compile(r"\x1b\[A|[^\x1b]*(/s|\?)\S*\](?=\x1b|$|error)|[^\x1b]*\d+%\|.*\]")
+Contents = dict[str, bytes]
+
+
+class NoMountError(Exception):
+    """No right to mount a small disk here."""
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A disk of 32 MB at folder/disk. NoMountError where that is not permitted."""
+    disk = folder / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(disk)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NoMountError from error
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@contextmanager
+def room(disk: Path, left: int) -> Iterator[None]:
+    """All but `left` bytes of the disk are taken."""
+    ballast = disk / "ballast"
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    ballast.write_bytes(bytes(max(0, free - left)))
+    yield
+    ballast.unlink()
+
+
+def outcome(command: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> tuple[int, list[str]]:
+    """The exit status of a command and its lines on stderr, without progress."""
+    with redirect_stderr(io.StringIO()) as told, redirect_stdout(io.StringIO()):
+        try:
+            cli(lambda: command(arguments))
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+    os.environ.pop("ZOOMLDM_RUN", None)
+    lines = (PROGRESS.sub("", line).strip() for line in re.split(r"[\r\n]+", told.getvalue()))
+    return status, [line for line in lines if line]
+
+
+def files(folder: Path) -> Contents:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refusal(command: Callable[[Sequence[str]], object], arguments: Sequence[str], out: Path) -> list[str]:
+    """What is wrong with how a command meets the full disk below `out`."""
+    before = files(out)
+    status, lines = outcome(command, arguments)
+    after = files(out)
+    wrong = [f"exit status {status}"] if status != 2 else []
+    if len(lines) != 1 or str(out) not in lines[0] or "the disk is full: it needs" not in lines[0]:
+        wrong.append(f"told {lines}")
+    logs = ("metrics", "tensorboard", "report", "config.yaml")
+    wrong += [
+        f"{name} changed"
+        for name in before
+        if after.get(name) != before[name]
+        and not name.split("/")[-1].startswith(logs)
+        and name.split("/")[0] not in logs
+    ]
+    return wrong + [f"{name} is left" for name in after if Path(name).name.startswith(".")]
+
+
+def preparing(folder: Path, disk: Path) -> list[str]:
+    """A slide's file does not fit."""
+    config = cohort.make(folder, 2, 768)
+    cohort_of = cohort.variant(config, out=str(folder / "expected"))
+    prepare.prepare(cohort_of)
+    expected = cohort.contents(cohort_of.out)
+    command = ["--config", f"{DEMO}/data.yaml", *cohort.overrides(cohort.variant(config, out=str(disk / "out")))]
+    wrong = []
+    (disk / "out").mkdir()
+    for left in (len(expected["0.h5"]) // 2, len(expected["0.h5"]) + len(expected["1.h5"]) // 2):
+        with room(disk, left):
+            wrong += refusal(prepare.main, command, disk / "out")
+        there = cohort.contents(disk / "out")
+        wrong += [f"{name} is not whole" for name in there if there[name] != expected[name]]
+    status, _ = outcome(prepare.main, command)
+    differing = cohort.differing(cohort.contents(disk / "out"), expected)
+    return [*wrong, *([f"then status {status}"] if status else []), *(f"{name} differs" for name in differing)]
+
+
+def training(folder: Path, disk: Path) -> list[str]:
+    """A checkpoint does not fit."""
+    overrides = toy_cohort.make(folder / "toy")
+    base = ["--base", f"{DEMO}/zoomldm.yaml", *overrides]
+    outcome(main.main, [*base, f"run={folder / 'expected'}", "training.max_steps=8"])
+    run = disk / "run"
+    wrong = []
+    if (ended := outcome(main.main, [*base, f"run={run}", "training.max_steps=4"]))[0]:
+        wrong.append(f"training ended with {ended}")
+    (run / "weights.safetensors").unlink()
+    size = next((run / "checkpoints").glob("*.ckpt")).stat().st_size
+    resume = ["--resume", str(run), "training.max_steps=8"]
+    with room(disk, size // 2):
+        wrong += refusal(main.main, resume, run)
+    outcome(main.main, resume)
+    one, two = (load_weights(path / "weights.safetensors") for path in (folder / "expected", run))
+    return wrong + [f"{name} differs" for name in one if not one[name].equal(two[name])]
+
+
+def sampling(folder: Path, disk: Path) -> list[str]:
+    """Pictures do not fit."""
+    toy.run_folder(folder / "zoomldm", "zoomldm")
+    slide = toy.slide(folder / "slide.h5")
+    wrong = []
+    shared = ["--model", str(folder / "zoomldm"), "--from", str(slide), "--steps", "2"]
+    joint = ["--scales", "20x,10x", "--size", "128", "--accelerator", "cpu"]
+    for script, more in ((sample_patches, ["--count", "2", "--device", "cpu"]), (sample_joint, joint)):
+        name = script.__name__.split(".")[-1]
+        out = disk / name
+        expected = folder / f"expected-{name}"
+        outcome(script.main, [*shared, *more, "--out", str(expected)])
+        out.mkdir()
+        with room(disk, 4096):
+            wrong += refusal(script.main, [*shared, *more, "--out", str(out)], out)
+        outcome(script.main, [*shared, *more, "--out", str(out)])
+        pictures = [{n: c for n, c in files(path).items() if not n.endswith(".json")} for path in (expected, out)]
+        wrong += [f"{name}: {picture} differs" for picture in cohort.differing(*pictures)]
+    return wrong
+
+
+def measure(folder: Path, count: int) -> str:
+    """The first `count` of the three."""
+    good = 0
+    for number, scenario in enumerate((preparing, training, sampling)[:count]):
+        place = folder / str(number)
+        place.mkdir()
+        try:
+            with small_disk(place) as disk:
+                wrong = scenario(place, disk)
+        except NoMountError:
+            return "not measured: a small disk could not be mounted here"
+        good += not wrong
+        print(f"{scenario.__name__}: {'; '.join(wrong) or 'good'}", flush=True)
+    return f"{good} of {count}: old data whole, one line, status 2, then equal to an undisturbed run"

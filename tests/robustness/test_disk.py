@@ -1,0 +1,14 @@
+"""A full disk costs nothing but time."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.robustness.disk import measure
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    found = measure(tmp_path, 3)
+    if found.startswith("not measured"):
+        pytest.skip(found)
+    assert found == "3 of 3: old data whole, one line, status 2, then equal to an undisturbed run"
