@@ -102,6 +102,8 @@ class OpenSlideReader:
         """Levels that show level 0: of its shape, and no mask."""
         sizes = self._slide.level_dimensions
         masks = _check_pages(path) if vendor == "generic-tiff" else set()
+        if sizes[0] in masks:
+            raise UserError(f"{path}: has a mask as large as itself among its levels; take that page out")
         return [k for k, size in enumerate(sizes) if k == 0 or (_same_shape(sizes[0], size) and size not in masks)]
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:

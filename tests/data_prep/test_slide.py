@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from data_prep.grid import halve
@@ -102,3 +103,29 @@ def test_scenes_off_the_earth_or_16_bit_are_refused(tmp_path):
         open_slide(write_scene(tmp_path / "a.tif", bands, crs="EPSG:4326"), "satellite")
     with pytest.raises(UserError, match="-ot Byte"):
         open_slide(write_scene(tmp_path / "b.tif", bands.astype(np.uint16)), "satellite")
+
+
+def test_pages_that_are_no_levels_are_left_out_or_refused(tmp_path):
+    image = tissue_image(512, 512)
+    black = np.zeros((64, 64, 3), np.uint8)
+    path = write_slide(tmp_path / "s.tiff", [image, mean2(image), black, black[:32]], 0.25)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[2].tags["NewSubfileType"].overwrite(1 | 4)  # a mask; the last is of another shape
+    assert open_slide(path, "histology").reader.sizes == [(512, 512), (256, 256)]
+    path = write_slide(tmp_path / "t.tiff", [image, image], 0.25)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[1].tags["NewSubfileType"].overwrite(1 | 4)
+    with pytest.raises(UserError, match="has a mask as large as itself"):
+        open_slide(path, "histology")
+
+
+def test_pictures_too_large_to_hold_and_tiles_too_large_to_decode_are_refused_before_they_are(tmp_path):
+    Image.new("1", (12_000, 12_000)).save(tmp_path / "s.png")
+    with pytest.raises(UserError, match=r"too large to be read whole .* save it in tiles"):
+        open_slide(tmp_path / "s.png", "histology", 0.5)
+    path = write_slide(tmp_path / "s.tiff", [tissue_image(64, 64)], 0.5)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        for name in ("TileWidth", "TileLength"):
+            tiff.pages.first.tags[name].overwrite(32_768)
+    with pytest.raises(UserError, match=f"its tiles have {32_768**2} px, expected at most"):
+        open_slide(path, "histology")
