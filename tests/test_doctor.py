@@ -75,6 +75,23 @@ def test_packages_that_are_old_or_missing_are_named(tmp_path: Path) -> None:
     assert next(environment.python(tmp_path / "pyproject.toml")).status == "FAIL"
 
 
+@pytest.mark.parametrize(
+    ("driver", "build", "status", "told"),
+    [
+        ("", "CUDA 13.0", "warn", "none"),
+        ("H100, driver 470.1", "the CPU", "FAIL", "torch is built for the CPU; install"),
+        ("H100, driver 470.1", "CUDA 13.0", "FAIL", "H100, driver 470.1 cannot be used by torch built for CUDA 13.0"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_told(
+    driver: str, build: str, status: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_driver", lambda: driver)
+    finding = environment._no_gpu(build, "the driver is too old")
+    assert finding.status == status
+    assert told in finding.told
+
+
 def test_without_the_package_one_line_says_so(tmp_path: Path) -> None:
     bare = [sys.executable, "-I", "-S", str(ROOT / "scripts/doctor.py")]
     done = subprocess.run(bare, cwd=tmp_path, capture_output=True, text=True)
