@@ -1,0 +1,179 @@
+"""What one pass over a slide costs: bytes read, tiles a second, memory.
+
+    python -m benchmarks.preparation --out benchmarks/preparation.md
+
+A sparse slide of 40,000 px a side, with five islands of demo tissue and nothing stored between them, is read and
+prepared at all eight scales of 256 px.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from data_prep.config import Encoder, PrepareConfig, Rungs
+from data_prep.demo_histology import histology_slide
+from data_prep.embedding import AUTOENCODER, ENCODER
+from data_prep.find import Task
+from data_prep.grid import BLOCK_TILES
+from data_prep.networks import LocalNetworks
+from data_prep.plan import Plan, plan_slide, read_block
+from data_prep.pyramid import field_patches
+from data_prep.readers import OpenSlideReader, Pixels
+from ldm.data.h5 import SlideFile
+from ldm.errors import cli
+from ldm.files import whole
+from tests.data_prep.sparse import write_sparse_slide
+from tests.robustness.kills import members
+
+SIDE, ISLAND = 40_000, 4096
+PLACES = ((4096, 8192), (16384, 4096), (28672, 12288), (8192, 24576), (24576, 28672))
+TILES = 64
+"""of one measurement of a network"""
+
+
+def config_of(folder: Path, workers: int = 0) -> PrepareConfig:
+    """At most 48 regions a scale are kept: the autoencoder's time is not what is measured."""
+    return PrepareConfig(
+        slides=str(folder / "slides"),
+        out=str(folder / f"out{workers}"),
+        ladder=Rungs("histology", 8),
+        encoder=Encoder("demo"),
+        autoencoder="demo",
+        regions_per_scale=48,
+        workers=workers,
+    )
+
+
+def passes(plan: Plan, config: PrepareConfig, scales: Sequence[int]) -> None:
+    """Read the slide once for each of `scales`, as many of the finest ones a pass."""
+    for count in scales:
+        for field in plan.grid.fields():
+            for _ in field_patches(field, partial(read_block, plan, config), plan.needed, count):
+                pass
+
+
+def pixels_read(plan: Plan, config: PrepareConfig) -> tuple[int, int]:
+    """Pixels that one pass asks of the file, and those of the blocks with tissue."""
+    asked = []
+    read = OpenSlideReader.read
+
+    def counted(reader: OpenSlideReader, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        asked.append(width * height)
+        return read(reader, level, x, y, width, height)
+
+    with patch.object(OpenSlideReader, "read", counted):
+        passes(plan, config, [len(config.zooms)])
+    rows, cols = plan.needed.shape
+    blocks = plan.needed.reshape(rows // BLOCK_TILES, BLOCK_TILES, cols // BLOCK_TILES, BLOCK_TILES).any((1, 3))
+    return sum(asked), int(blocks.sum()) * (BLOCK_TILES * config.tile_px) ** 2
+
+
+def median_seconds(run: Callable[[], object], times: int) -> float:
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def memory_of(config: PrepareConfig) -> tuple[float, float, float]:
+    """Prepare in a process of its own: seconds, peak GB of all its processes (shared pages once), of the largest."""
+    keys = ("slides", "out", "regions_per_scale", "workers", "autoencoder")
+    overrides = [*(f"{key}={getattr(config, key)}" for key in keys), "ladder.scales=8", "tile_px=256", "generate=null"]
+    command = [sys.executable, "data_prep/prepare.py", "--config", "configs/demo/data.yaml", "images=null", *overrides]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, start_new_session=True)
+    peaks = [0.0, 0.0]
+
+    def watch() -> None:
+        while process.poll() is None:
+            sizes = [share_bytes(member) for member in members(process.pid)]
+            peaks[0], peaks[1] = max(peaks[0], sum(sizes)), max(peaks[1], max(sizes, default=0))
+            time.sleep(0.2)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    if process.wait():
+        raise RuntimeError(f"{command} ended with {process.returncode}")
+    watcher.join()
+    return time.perf_counter() - started, peaks[0] / 1e9, peaks[1] / 1e9
+
+
+def share_bytes(process: int) -> int:
+    """Of memory that a process holds, pages that it shares counted in part; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+def measured(folder: Path, times: int) -> list[str]:
+    """The report's lines."""
+    island = histology_slide(0, ISLAND)
+    path = folder / "slides" / "sparse.tiff"
+    if not path.exists():
+        write_sparse_slide(path, SIDE, island, PLACES)
+    config = config_of(folder)
+    networks = LocalNetworks.load(config, torch.device("cpu"))
+    plan = plan_slide(Task(path, "sparse", folder / "sparse.h5"), config, networks.identity.width)
+    tiles, scales = int(plan.needed.sum()), len(config.zooms)
+    asked, blocks = pixels_read(plan, config)
+    once = median_seconds(lambda: passes(plan, config, [scales]), times)
+    eight = median_seconds(lambda: passes(plan, config, [scales] * scales), times)
+    sample = np.stack([island[:256, 256 * (i % 16) : 256 * (i % 16 + 1)] for i in range(TILES)])
+    speeds = {
+        name: TILES / median_seconds(lambda name=name: networks.ask(name, sample)(), times)  # type: ignore[misc]
+        for name in (ENCODER, AUTOENCODER)
+    }
+    lines = [
+        f"`python -m benchmarks.preparation`: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads for the networks; medians of {times} in one run. A slide of {SIDE:,} px a "
+        f"side, {len(PLACES)} islands of {ISLAND} px, {path.stat().st_size / 1e6:.0f} MB; {tiles:,} base tiles of "
+        f"{config.tile_px} px with tissue or under a region, {scales} scales.\n",
+        "| | |\n|---|---|",
+        f"| pixels read from the base level, of those in blocks with tissue | {asked / blocks:.3f} |",
+        f"| reading and shrinking, one pass for all scales | {tiles / once:,.0f} tiles/s |",
+        f"| reading, a pass for every scale | {tiles / eight:,.0f} tiles/s: {eight / once:.1f} times slower |",
+        f"| embedding, demo encoder | {speeds[ENCODER]:,.0f} tiles/s |",
+        f"| latents, demo autoencoder | {speeds[AUTOENCODER]:,.0f} patches/s |",
+    ]
+    for workers in (0, 2):
+        chosen = config_of(folder, workers)
+        seconds, together, largest = memory_of(chosen)
+        slide = SlideFile(Path(chosen.out) / "sparse.h5")
+        counts = ", ".join(f"{slide.count(name)} at {name}" for name in slide.ladder.names)
+        lines.append(
+            f"| the whole command, {workers} workers | {seconds:.0f} s; peak memory {together:.2f} GB in all, "
+            f"{largest:.2f} GB the largest; {counts} |"
+        )
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Measure preparation; writes a table.")
+    parser.add_argument("--folder", type=Path, default=Path("data/demo/preparation"), help="of the slide (%(default)s)")
+    parser.add_argument("--times", type=int, default=3, help="measurements of which the median counts (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/preparation.md"), help="(%(default)s)")
+    args = parser.parse_args(argv)
+    lines = measured(args.folder, args.times)
+    with whole(args.out) as partial_file:
+        partial_file.write_text("\n".join(lines) + "\n")
+    print(*lines, args.out, sep="\n")
+
+
+if __name__ == "__main__":
+    cli(main)
