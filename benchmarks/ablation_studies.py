@@ -7,6 +7,7 @@ Frechet distance and KID of the two sets.
 
 import csv
 import json
+import os
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ldm.errors import UserError
 
@@ -156,11 +156,13 @@ def table(title: str, values: Values, digits: int, factor: float = 1) -> str:
 def verdict(values: Values) -> str:
     """Where the shared model is ahead of the lone ones, and the transformer of the CNN."""
     said = []
-    for what, other in (("Sharing is ahead of a model a scale", ALONE), ("the transformer of the CNN", CONVOLUTION)):
+    for what, other in (("Sharing against a model a scale", ALONE), ("transformer against CNN", CONVOLUTION)):
         both = [scale for scale in SCALES if scale in values.get(other, {})]
         ahead = [scale for scale in both if np.mean(values[SHARING][scale]) < np.mean(values[other][scale])]
-        if both:
-            said.append(f"{what} at {', '.join(ahead) or 'none'} of {', '.join(both)}")
+        behind = [scale for scale in both if scale not in ahead]
+        places = [f"{word} at {', '.join(them)}" for word, them in (("ahead", ahead), ("behind", behind)) if them]
+        if places:
+            said.append(f"{what}: {', '.join(places)}")
     return "; ".join(said) + "."
 
 
@@ -176,7 +178,7 @@ def report(runs: Path, studies: Collection[Study] = STUDIES) -> str:
     names = [study.name for study in studies] if len(studies) < len(STUDIES) else []
     parts = [
         f"`{' '.join(['python -m benchmarks.ablations', *names])}`: {platform.processor() or platform.machine()}, "
-        f"{torch.get_num_threads()} threads; where there are two seeds, mean ± standard deviation.",
+        f"{len(os.sched_getaffinity(0))} cores; where there are two seeds, mean ± standard deviation.",
         f"Regions to train on: {counts('regions')}. Steps: {', '.join(f'{name} {n}' for name, n in steps.items())}. "
         "Each model is taken where its validation loss was lowest.",
     ]

@@ -10,10 +10,13 @@ scores are kept, so an interrupted command is continued by typing it again. A ta
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from omegaconf import OmegaConf
 from benchmarks.ablation_studies import CDM, GUIDANCES, SCALES, SHARED, SINGLE, STUDIES, Study, report, scores
 from data_prep.encoders import load_encoder
 from ldm.batch import Stream
+from ldm.config import load_config
 from ldm.data.dataset import image_batch, latent_batch
 from ldm.errors import UserError, cli
 from ldm.evaluation.frechet import frechet_distance, statistics_of
@@ -33,13 +37,12 @@ from ldm.io import Pixels, contact_sheet
 from ldm.pipeline import ZoomLDM, to_uint8
 from ldm.runs import open_data
 
-ROOT = Path(__file__).parents[1]
 REAL, SAMPLES, SHOWN = 256, 32, 8
 """images a scale: held-out patches (fewer where there are fewer), samples under some of those, and in the picture"""
 SAMPLING: dict[str, Any] = {"sampler": "dpmpp", "steps": 10}
 
 
-def train(study: Study, run: Path) -> int:
+def train(study: Study, run: Path, threads: int) -> int:
     """Train `run` to its end, from where it stands; returns the exit status of main.py."""
     if (run / "weights.safetensors").is_file():
         return 0
@@ -47,11 +50,36 @@ def train(study: Study, run: Path) -> int:
         arguments = ["--resume", str(run)]
     else:
         shutil.rmtree(run, ignore_errors=True)  # stopped before its first checkpoint
-        config = f"configs/ablations/demo/{study.config}.yaml"
         shared = [f"zoomldm={run.parent / SHARED[0].name}"] if study is CDM else []
-        arguments = ["--base", config, f"run={run}", f"seed={study.seed}", *study.overrides, *shared]
-    print(f"{run}: main.py {' '.join(arguments)}", flush=True)
-    return subprocess.run([sys.executable, str(ROOT / "main.py"), *arguments]).returncode
+        arguments = ["--base", str(config_of(study)), f"run={run}", f"seed={study.seed}", *study.overrides, *shared]
+    return command(["main.py", *arguments], threads)
+
+
+def config_of(study: Study) -> Path:
+    return Path("configs/ablations/demo") / f"{study.config}.yaml"
+
+
+def command(arguments: Sequence[str], threads: int) -> int:
+    """Run a command of the project, `threads` wide; returns its exit status."""
+    print(f"python {' '.join(arguments)}", flush=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    return subprocess.run([sys.executable, *arguments], env=environment).returncode
+
+
+def make(studies: Sequence[Study], runs: Path) -> int:
+    """Prepare what `studies` train on, then train them side by side, a core each; returns the first bad exit status."""
+    cores = len(os.sched_getaffinity(0))
+    for preparation in sorted({load_config([config_of(study)]).data.prepare for study in studies}):
+        if status := command(["data_prep/prepare.py", "--config", preparation], cores):
+            return status
+    for wave in ([study for study in studies if study is not CDM], [study for study in studies if study is CDM]):
+        width = max(1, min(cores, len(wave)))
+        with ThreadPoolExecutor(width) as pool:
+            folders = [runs / study.name for study in wave]
+            statuses = list(pool.map(train, wave, folders, repeat(cores // width)))
+        if any(statuses):
+            return next(filter(None, statuses))
+    return 0
 
 
 def score(study: Study, run: Path) -> None:
@@ -109,9 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         raise UserError(f"study: {unknown[0]} is unknown; it is one of {', '.join(known)}")
     studies = [study for study in STUDIES if not args.studies or study is SHARED[0] or study.name in args.studies]
+    if status := make(studies, args.runs):
+        return status
     for study in studies:
-        if status := train(study, args.runs / study.name):
-            return status
         if study.guidances:
             score(study, args.runs / study.name)
     with whole(args.out) as partial:

@@ -84,7 +84,7 @@ def test_the_table_is_filled_from_the_runs(runs: Path) -> None:
     assert row(text, "KID x 1000", "the shared model under contexts of its CDM") == ["6"] * 5
     assert row(text, "Frechet distance", "a model a scale, each at its best, guidance 2")[0] == "6.0"
     ahead = (
-        "Sharing is ahead of a model a scale at 1.25x of 20x, 10x, 5x, 2.5x, 1.25x; the transformer of the CNN at none"
+        "Sharing against a model a scale: ahead at 1.25x, behind at 20x, 10x, 5x, 2.5x; transformer against CNN: behind"
     )
     assert ahead in text
 
@@ -139,3 +139,34 @@ def test_demo_ablations_train_and_sample(tmp_path: Path, overrides: list[str], n
         ablations.score(studies.SINGLE["5x"][0], run)
         assert studies.scores(run).keys() == scales
         assert studies.scores(run)["5x"]["frechet 2"] > 0
+
+
+def test_what_is_missing_is_prepared_then_trained_and_a_stopped_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(ablations, "command", lambda arguments, threads: asked.append(list(arguments)) or 0)
+    monkeypatch.chdir(ROOT)
+    written(tmp_path / "cnn", {2: {"5x": 1.0}}, {})
+    (tmp_path / "no-context" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "no-context" / "checkpoints" / "step=00000050.ckpt").touch()
+    assert ablations.make(studies.STUDIES, tmp_path) == 0
+    prepared = [arguments for arguments in asked if arguments[0] == "data_prep/prepare.py"]
+    assert asked[: len(prepared)] == prepared
+    assert [arguments[2] for arguments in prepared] == [
+        "configs/ablations/data.yaml",
+        "configs/ablations/data_colours.yaml",
+    ]
+    assert ["main.py", "--resume", str(tmp_path / "no-context")] in asked
+    assert not any(f"run={tmp_path / 'cnn'}" in arguments for arguments in asked)
+    again = next(arguments for arguments in asked if f"run={tmp_path / 'single-1.25x-again'}" in arguments)
+    assert "seed=1" in again
+    assert "data.scales=[1.25x]" in again
+    assert f"zoomldm={tmp_path / 'shared'}" in asked[-1]
+
+
+def test_a_training_that_fails_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablations, "command", lambda arguments, threads: 75 if arguments[0] == "main.py" else 0)
+    monkeypatch.chdir(ROOT)
+    assert ablations.main(["single-5x", "--runs", str(tmp_path), "--out", str(tmp_path / "table.md")]) == 75
+    assert not (tmp_path / "table.md").exists()
