@@ -89,7 +89,7 @@ class ControlModel:
 
     def steered(self, hint: Tensor) -> ZoomLDM:
         """The model for the b patches that `hint` is of, in one batch."""
-        return replace(self.model, unet=self.network(hint))
+        return replace(self.model, unet=self.network(hint))  # type: ignore[arg-type]
 
     def joint(
         self,

@@ -116,7 +116,7 @@ class ZoomLDMRun(Run):
 
     def draw(self, path: Path, data: CohortData) -> None:
         model = ZoomLDM(
-            unet=self.system.denoiser,
+            unet=self.system.denoiser,  # type: ignore[arg-type]
             summarizer=self.system.summarizer,  # type: ignore[arg-type]
             autoencoder=self.autoencoder.to(self.system.device),
             alpha_bar=self.system.alpha_bar,
