@@ -169,6 +169,7 @@ def test_memorisation_compares_with_held_out_slides(run: Run, world: Path, cohor
     records = by(found["records"], "method")
     assert records[("real, held out",)]["median distance"] == pytest.approx(0, abs=1e-4)  # the toy slides are alike
     assert records[("given training embeddings",)]["nearer"] < 0.1
+    assert 0 <= records[("trained on or not: to the region given",)]["nearer"] <= 1
     with pytest.raises(UserError, match="a and 3 more of a patient that was trained on"):
         run("memorization", "--train", cohort, "--real", cohort, *options)
 

@@ -1,13 +1,15 @@
 """Memorisation: how near samples lie to the images that the model was trained on (see `ldm.evaluation.memorization`).
 
 Sampled under the embeddings of training regions a model has every occasion to repeat them; under those of held-out
-regions and of the CDM, it has none.
+regions and of the CDM, it has none. But an embedding describes its region, so samples resemble the region that they
+were given, trained on or not. What tells memory from obedience is whether they come nearer where it was trained on.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ldm.data.h5 import SlideFile
@@ -20,7 +22,9 @@ from ldm.protocols.bench import SHOWN, Bench, Report, Sheet
 from ldm.protocols.patches import DRAWN, GIVEN, sample
 from ldm.protocols.sources import regions
 
+Values = NDArray[np.float64]
 HELD_OUT, TRAINED = "real, held out", "given training embeddings"
+OWN = "trained on or not: to the region given"
 
 
 def run(
@@ -38,7 +42,7 @@ def run(
     of the CDM. UserError for a scale without regions on either side.
     """
     records: list[dict[str, Any]] = []
-    pairs: list[tuple[float, Pixels, Pixels, str]] = []
+    pairs: dict[str, list[tuple[float, Pixels, Pixels]]] = {}
     for scale in tqdm(scales, unit="scale"):
         bank = [region.image for region in regions(training, scale)]
         sets = {HELD_OUT: [region.image for region in regions(held_out, scale)]}
@@ -50,31 +54,48 @@ def run(
             sets[DRAWN] = sample(bench, DRAWN, scale, len(sets[GIVEN]), None, sampling)
         for space in bench.spaces:
             near = {method: _nearest(bench, images, bank, space) for method, images in sets.items()}
-            records += [
-                {"method": method, "scale": scale, "space": space.id, "n": len(found.training), "training": len(bank)}
-                | {"median distance": float(np.median(found.distance))}
-                | judge(found.distance, near[HELD_OUT].distance)._asdict()
-                for method, found in near.items()
-            ]
-        for method, i in closest({method: found for method, found in near.items() if method != HELD_OUT}, SHOWN):
-            pairs.append(
-                (near[method].distance[i], sets[method][i](), bank[near[method].training[i]](), f"{method}, {scale}")
+            distances = {method: (found.distance, near[HELD_OUT].distance) for method, found in near.items()}
+            distances[OWN] = (
+                _to_own(bench, sets[TRAINED], training, scale, space),
+                _to_own(bench, sets[GIVEN], given, scale, space),
             )
+            records += [
+                {"method": method, "scale": scale, "space": space.id, "n": len(ours), "training": len(bank)}
+                | {"median distance": float(np.median(ours))}
+                | judge(ours, others)._asdict()
+                for method, (ours, others) in distances.items()
+            ]
+        for method in list(sets)[1:]:
+            for _, i in closest({method: near[method]}, SHOWN):
+                distance, training_image = near[method].distance[i], bank[near[method].training[i]]()
+                pairs.setdefault(method, []).append((distance, sets[method][i](), training_image))
     return Report(records, "\n".join(tables(records, bench.spaces, scales)), _sheet(pairs))
 
 
 def _nearest(bench: Bench, images: Sequence[Loader], bank: Sequence[Loader], space: Extractor) -> Nearest:
-    x, training = (
-        np.concatenate(list(features_of(each, space, bench.processes, bench.batch))) for each in (images, bank)
-    )
-    return nearest(x, training)
+    return nearest(_features(bench, images, space), _features(bench, bank, space))
 
 
-def _sheet(pairs: Sequence[tuple[float, Pixels, Pixels, str]]) -> Sheet:
-    """The samples nearest to a training image, beside it."""
-    first = sorted(pairs, key=lambda pair: pair[0])[:SHOWN]
-    rows = [[image, training] for _, image, training, _ in first]
-    return Sheet(rows, [f"{label}: {distance:.1f}" for distance, _, _, label in first], ["sample", "nearest"])
+def _to_own(
+    bench: Bench, samples: Sequence[Loader], slides: Sequence[SlideFile], scale: str, space: Extractor
+) -> Values:
+    """Distances (n,) of samples to the regions of `slides` whose embeddings they were given."""
+    own = [region.image for region in regions(slides, scale, len(samples))]
+    return np.linalg.norm(_features(bench, samples, space) - _features(bench, own, space), axis=1)
+
+
+def _features(bench: Bench, images: Sequence[Loader], space: Extractor) -> Values:
+    """(n, d)"""
+    return np.concatenate(list(features_of(images, space, bench.processes, bench.batch))).astype(np.float64)
+
+
+def _sheet(pairs: Mapping[str, list[tuple[float, Pixels, Pixels]]]) -> Sheet:
+    """The samples of each method that are nearest to a training image, beside it."""
+    rows = []
+    for found in pairs.values():
+        first = sorted(found, key=lambda pair: pair[0])[:SHOWN]
+        rows.append([picture for _, image, training in first for picture in (image, training)])
+    return Sheet(rows, list(pairs), ["sample", "nearest"] * (max(map(len, rows), default=0) // 2))
 
 
 def tables(records: Sequence[Mapping[str, Any]], spaces: Sequence[Extractor], scales: Sequence[str]) -> list[str]:
@@ -85,7 +106,9 @@ def tables(records: Sequence[Mapping[str, Any]], spaces: Sequence[Extractor], sc
         methods = list(dict.fromkeys(method for method, _ in at))
         lines.append(
             f"Space of {space.id}. Probability that a sample lies nearer to the training images than a held-out one "
-            "(0.5: as new images do); samples nearer than every held-out image, and how many of those to expect\n"
+            "(0.5: as new images do); samples nearer than every held-out image, and how many of those to expect. The "
+            "last row compares samples under training embeddings with those under held-out ones, each by its distance "
+            "to the region whose embedding it was given\n"
         )
         training = ["training images", *(str(at[methods[0], scale]["training"]) for scale in scales)]
         rows = [[method, *(_cell(at[method, scale]) for scale in scales)] for method in methods]
