@@ -21,8 +21,8 @@ table { border-collapse: collapse }
 th, td { padding: .4em .7em; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
 th { position: sticky; top: 0; background: #fff; border-bottom: 2px solid #888 }
 td { white-space: nowrap }
-td.text, th.text { text-align: left; white-space: normal; max-width: 30em; overflow-wrap: anywhere }
-img { max-width: 260px; max-height: 260px; display: block }
+td.text, th.text { text-align: left; white-space: normal; min-width: 9em; max-width: 60em; overflow-wrap: anywhere }
+img { max-width: 200px; max-height: 200px; display: block }
 tr.failed td { background: #fdeaea } tr.waiting td { color: #888 }
 small { color: #666 }
 """
@@ -66,8 +66,7 @@ def _row(config: PrepareConfig, report: SlideReport, names: Sequence[str]) -> st
         link = quote(f"{report.slide_id}.jpg")
         picture = f'<a href="{link}"><img loading="lazy" src="{link}" alt="{escape(report.slide_id)}"></a>'
     slide = f"{escape(report.slide_id)}<br><small>{escape(report.source)}</small>"
-    status = f"{escape(report.status)}<br>{escape(report.message)}"
-    cells = [f"<td{TEXT}>{cell}</td>" for cell in (picture, slide, status)]
+    cells = [f"<td{TEXT}>{cell}</td>" for cell in (picture, slide, escape(report.status))]
     if report.status in ("prepared", "kept"):
         said = f"<br><small>{escape(report.mpp_from)}; tag: {escape(report.mpp_tag or 'none')}</small>"
         values = [f"{report.width_l0:,} x {report.height_l0:,}", f"{report.mpp_l0:.4g}{said}", str(report.level)]
@@ -75,5 +74,5 @@ def _row(config: PrepareConfig, report: SlideReport, names: Sequence[str]) -> st
         values += [str(len(report.unreadable)), f"{report.seconds:,.0f}"]
         cells += [f"<td>{value}</td>" for value in values]
     else:
-        cells.append(f'<td colspan="{len(names) + 6}"></td>')
+        cells.append(f'<td{TEXT} colspan="{len(names) + 6}">{escape(report.message)}</td>')
     return f'<tr class="{report.status}">{"".join(cells)}</tr>\n'
