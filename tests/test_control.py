@@ -135,18 +135,20 @@ def test_a_cohort_without_images_is_refused_in_one_line(folder: Path, tmp_path: 
         open_data(config)
 
 
-def test_it_stands_in_the_table_of_super_resolution(folder: Path, model: ZoomLDM, tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "truth.png")
+def test_it_stands_in_the_table_of_super_resolution(folder: Path, control: ControlModel, tmp_path: Path) -> None:
+    (tmp_path / "truths").mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "truths" / f"{number}.png")
     given = [
         "--model",
         str(folder / "zoomldm"),
         "--control",
         str(folder / "run"),
         "--real",
-        str(tmp_path / "truth.png"),
+        str(tmp_path / "truths"),
     ]
-    rest = ["--space", "demo", "--accelerator", "cpu", "--methods", "bicubic", "--out", str(tmp_path), "--count", "1"]
+    rest = ["--space", "demo", "--accelerator", "cpu", "--methods", "bicubic", "--out", str(tmp_path), "--count", "2"]
     with pytest.raises(UserError, match=r"--control: .*run enlarges between 20x,5x, not 20x,10x"):
         evaluate.main(["superres", *given, *rest, "--scales", "20x,10x"])
     with pytest.MonkeyPatch.context() as patch:
@@ -155,6 +157,9 @@ def test_it_stands_in_the_table_of_super_resolution(folder: Path, model: ZoomLDM
         patch.setattr(evaluate, "load_encoder", lambda name, *more: toy_encoder if name == "toy" else load(name, *more))
         evaluate.main(["superres", *given, *rest, "--scales", "20x,5x"])
     records = json.loads((tmp_path / "superres" / "superres.json").read_text())["records"]
-    name = f"ControlNet {ControlModel.load(folder / 'run', model).id}"
-    assert [record["method"] for record in records] == ["bicubic", name, f"{name}, given"]
+    assert [record["method"] for record in records] == [
+        name for name in ("bicubic", "ControlNet", "ControlNet, given") for _ in range(2)
+    ]
     assert all(np.isfinite(record["PSNR"]) for record in records)
+    made = (tmp_path / "samples").glob("superres-ControlNet*/settings.json")
+    assert {json.loads(path.read_text())["control"] for path in made} == {control.id}

@@ -6,6 +6,7 @@ Letters: H, W pixels of the truth, f the factor, h = H / f, w = W / f, d channel
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,14 +72,21 @@ METHODS: dict[str, Method] = {
 """without a model; ours under no embeddings, inferred ones, and those of the truth"""
 
 
+@dataclass(frozen=True)
+class Steered:
+    """A ControlNet (paper, Table 3), under no embeddings or those of the truth."""
+
+    control: ControlModel
+    given: bool
+
+    def __call__(self, model: ZoomLDM, low: Low) -> Pixels:
+        conditions = TokenMap(model, low.tokens()) if self.given else Unconditional(model)
+        return self.control.enlarge(low.y, conditions, low.number)
+
+
 def controlled(control: ControlModel) -> dict[str, Method]:
-    """A ControlNet (paper, Table 3) under no embeddings, and under those of the truth."""
-    return {
-        f"ControlNet {control.id}": lambda model, low: control.enlarge(low.y, Unconditional(model), low.number),
-        f"ControlNet {control.id}, given": lambda model, low: control.enlarge(
-            low.y, TokenMap(model, low.tokens()), low.number
-        ),
-    }
+    """Its rows."""
+    return {"ControlNet": Steered(control, given=False), "ControlNet, given": Steered(control, given=True)}
 
 
 DIGITS = {"PSNR": 2, "gradient energy": 2, "encoder distance": 4, "LR residual": 4, "CPU s": 1}
@@ -152,7 +160,10 @@ def painted(
 ) -> Gallery:
     """The images of a method, made where they are missing."""
     files = [sha256(path)[:12] for path in truths]
-    gallery = Gallery(bench.samples, f"superres {name}", {**bench.identity, "scales": list(scales), "truths": files})
+    identity = {**bench.identity, "scales": list(scales), "truths": files}
+    if isinstance(method, Steered):
+        identity["control"] = method.control.id
+    gallery = Gallery(bench.samples, f"superres {name}", identity)
     factor = magnification(bench.model, scales)
 
     def make(numbers: range) -> Iterator[Pixels]:
