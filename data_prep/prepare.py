@@ -116,7 +116,8 @@ def run(
     slow = {} if watched else {"mininterval": 30, "maxinterval": 60}
     start = time.monotonic()
     shares: dict[str, float] = {}
-    with tqdm(total=count, desc="prepare", bar_format=form, **slow) as bar:
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    with tqdm(total=count, desc="prepare", bar_format=form, disable=not first, **slow) as bar:
 
         def progress(slide_id: str, share: float) -> None:
             shares[slide_id] = share
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for flag, meaning in FLAGS.items():
         parser.add_argument(f"--{flag}", metavar=flag[0].upper(), help=meaning)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace the config's")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     flags = [f"{flag}={getattr(arguments, flag)}" for flag in FLAGS if getattr(arguments, flag) is not None]
     config = load_prepare_config([arguments.config], [*arguments.overrides, *flags])
     fabric = launch(config)
