@@ -59,8 +59,8 @@ def nest_maps(layout: Layout) -> dict[str, Array]:
     return {"nest": nest, "lumen": lumen, "necrosis": np.minimum(necrosis, -lumen - 40)}
 
 
-def region_maps(rng: np.random.Generator, size_px: int) -> RegionMaps:
-    """Where everything lies on a slide."""
+def region_maps(rng: np.random.Generator, size_px: int, follicles: int | None = None) -> RegionMaps:
+    """Where everything lies on a slide; `follicles` sets how many lymphoid follicles are drawn, and nothing else."""
     layout = Layout(rng, size_px)
     maps = {"tissue": tissue_map(layout)} | nest_maps(layout)
     nest = maps["nest"]
@@ -68,7 +68,10 @@ def region_maps(rng: np.random.Generator, size_px: int) -> RegionMaps:
     maps["vessel"] = np.minimum(vessel, -nest - 16)
     fat = (layout.noise(rng.uniform(700, 1300)) + 0.12 * layout.noise(260) - rng.uniform(0.2, 1.5)) * 300
     maps["fat"] = np.minimum(fat, np.minimum(-nest - 50, -maps["vessel"] - 30))
-    follicle = layout.ellipses(int(rng.integers(0, 8) * layout.area), (90, 260)) + 25 * layout.noise(200)
+    follicle = layout.ellipses(int(rng.integers(0, 8) * layout.area), (90, 260))
+    if follicles is not None:
+        follicle = Layout(rng.spawn(1)[0], size_px).ellipses(follicles, (90, 260), where=(0.15, 0.85))
+    follicle = follicle + 25 * layout.noise(200)
     outside = (ndimage.distance_transform_edt(nest <= 0) - ndimage.distance_transform_edt(nest > 0)) * STEP
     cuff = np.exp(-(((outside - 60) / 60) ** 2)) * (layout.noise(500) + rng.uniform(-1.2, 0.4))
     scatter = 0.35 * layout.noise(420) - 0.75

@@ -3,6 +3,8 @@
     python data_prep/demo_world.py --out data/demo/slides --count 4 --seed 0 --kind histology --size 4096
 
 histology: H&E at 0.5 um per pixel, a pyramidal TIFF that OpenSlide opens (data_prep/demo_histology.py).
+follicles: the same, every other slide with lymphoid follicles and the rest without: a question whose answer is known,
+    in labels.csv beside the slides.
 satellite: red, green, blue and near infrared at 1 m per pixel, a GeoTIFF in UTM zone 14N (data_prep/demo_satellite.py).
 """
 
@@ -29,7 +31,10 @@ from ldm.io import contact_sheet
 from ldm.scales import ladder
 from ldm.tiff import write_pyramid
 
-KINDS = ("histology", "satellite")
+KINDS = {"histology": "histology", "follicles": "histology", "satellite": "satellite"}
+"""kinds of slides, and the ladder of each"""
+FOLLICLES = 5
+"""on a slide of that kind that has them"""
 SMALLEST_PX = 1024
 CRS = "EPSG:32614"
 SHOWN = 256
@@ -49,10 +54,25 @@ def generate(out: str | Path, count: int, seed: int, kind: str, size_px: int) ->
     if size_px < SMALLEST_PX or size_px % BLOCK:
         raise UserError(f"size: {size_px} px; expected a multiple of {BLOCK} from {SMALLEST_PX} on, for example 4096")
     paths = [Path(out) / f"{kind}_{number}.tiff" for number in range(seed, seed + count)]
+    if kind == "follicles":
+        write_labels(Path(out), set(paths))
     for number, path in enumerate(tqdm(paths, desc=f"{kind} slides", unit="slide"), start=seed):
         if not is_whole(path, size_px):
             write_slide(path, kind, number, size_px)
     return paths
+
+
+def has_follicles(seed: int) -> bool:
+    """Whether slide `seed` of kind follicles has any."""
+    return seed % 2 == 1
+
+
+def write_labels(folder: Path, paths: set[Path]) -> None:
+    """The answer for `paths` and every other slide of kind follicles in their folder: labels.csv."""
+    seeds = sorted(int(path.stem.partition("_")[2]) for path in paths | set(folder.glob("follicles_*.tiff")))
+    lines = [f"follicles_{seed},{'follicles' if has_follicles(seed) else 'none'}" for seed in seeds]
+    with whole(folder / "labels.csv") as partial:
+        partial.write_text("\n".join(["slide,label", *lines]) + "\n")
 
 
 def is_whole(path: Path, size_px: int) -> bool:
@@ -71,10 +91,11 @@ def is_whole(path: Path, size_px: int) -> bool:
 
 def write_slide(path: Path, kind: str, seed: int, size_px: int) -> None:
     """Draw one slide and write it in the format of its kind."""
-    if kind == "histology":
-        write_pyramid(path, histology_slide(seed, size_px), mpp=ladder(kind).base_mpp)
-    else:
+    if kind == "satellite":
         write_geotiff(path, satellite_scene(seed, size_px), seed)
+        return
+    follicles = None if kind == "histology" else FOLLICLES * has_follicles(seed)
+    write_pyramid(path, histology_slide(seed, size_px, follicles), mpp=ladder("histology").base_mpp)
 
 
 def write_geotiff(path: Path, image: Array, seed: int) -> None:
@@ -113,7 +134,7 @@ def open_quietly(path: Path) -> rasterio.DatasetReader:
 
 def overview(paths: Sequence[Path], kind: str, picture: Path) -> None:
     """A contact sheet: each slide whole, then around one place at each of the four finest zooms."""
-    scales = list(reversed(ladder(kind).scales[:4]))
+    scales = list(reversed(ladder(KINDS[kind]).scales[:4]))
     rows = [zooms(path, [scale.downsample for scale in scales]) for path in paths]
     contact_sheet(rows, [path.stem for path in paths], ["whole", *(scale.name for scale in scales)], picture)
 
@@ -150,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("data/demo/slides"), help="folder (default: %(default)s)")
     parser.add_argument("--count", type=int, default=4, help="number of slides (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first slide (default: %(default)s)")
-    parser.add_argument("--kind", choices=KINDS, default=KINDS[0], help="(default: %(default)s)")
+    parser.add_argument("--kind", choices=KINDS, default="histology", help="(default: %(default)s)")
     parser.add_argument("--size", type=int, default=4096, help="side in pixels (default: %(default)s)")
     arguments = parser.parse_args(argv)
     paths = generate(arguments.out, arguments.count, arguments.seed, arguments.kind, arguments.size)

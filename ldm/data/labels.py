@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm.data.splits import patient_of
 from ldm.errors import UserError
 
 
@@ -34,15 +35,18 @@ class Labels:
         return Labels([self.slides[i] for i in kept], self.values[kept], self.names, patients)
 
     def shuffled(self, seed: int) -> "Labels":
-        """The same slides with each other's labels."""
-        return replace(self, values=np.random.default_rng(seed).permutation(self.values))
+        """The same slides, their patients with each other's labels; a patient of two labels counts by the last."""
+        label_of = dict(zip(self.patients, self.values.tolist(), strict=True))
+        mixed = np.random.default_rng(seed).permutation(list(label_of.values()))
+        other = dict(zip(label_of, mixed.tolist(), strict=True))
+        return replace(self, values=np.array([other[patient] for patient in self.patients]))
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Slides are named as their bags are, without .h5; a slide without a patient counts as a patient of its own.
+    """Slides are named as their bags are, without .h5. A patient not given is read off the slide's TCGA barcode,
+    or is the slide itself. The two labels are taken in order of the alphabet (numbers in theirs).
 
-    The two labels are taken in order of the alphabet (numbers in theirs). UserError for a file without the columns, for
-    a slide named twice, or for more or fewer than two labels.
+    UserError for a file without the columns, a slide named twice, or more or fewer than two labels.
     """
     try:
         with open(path, newline="") as file:
@@ -59,4 +63,4 @@ def read_labels(path: str | Path) -> Labels:
         found = f"{min(twice)} twice" if twice else f"labels {', '.join(names)}"
         raise UserError(f"{path}: has {found}; expected every slide once and two labels")
     values = np.array([names.index(row["label"]) for row in rows])
-    return Labels(slides, values, names, [row.get("patient") or row["slide"] for row in rows])
+    return Labels(slides, values, names, [row.get("patient") or patient_of(row["slide"]) for row in rows])

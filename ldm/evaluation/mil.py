@@ -32,11 +32,11 @@ class Bags(Protocol):
 
 Labels = NDArray[np.int64]
 """(m,) 0 or 1"""
-WIDTH, ATTENTION = 128, 64
+WIDTH, ATTENTION = 64, 32
 """channels that features are projected to, and of the attention's hidden layer"""
 DROPOUT = 0.25
-BATCH, EPOCHS, PATIENCE = 8, 60, 15
-LR, WEIGHT_DECAY = 2e-3, 1e-2
+BATCH, EPOCHS, PATIENCE = 4, 40, 12
+LR, WEIGHT_DECAY = 1.5e-3, 1e-2
 SURE = 1.96
 """standard deviations on either side of the mean that hold 95 % of a normal distribution"""
 

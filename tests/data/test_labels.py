@@ -15,10 +15,10 @@ def file(folder: Path, text: str) -> Path:
 
 
 def test_labels_are_numbered_in_order(tmp_path: Path) -> None:
-    labels = read_labels(file(tmp_path, "slide,label,patient\na,ILC,p1\nb,IDC,p2\nc,ILC,\n"))
+    labels = read_labels(file(tmp_path, "slide,label,patient\na,ILC,p1\nb,IDC,p2\nTCGA-A1-A0SB-01Z-00-DX1.00,ILC,\n"))
     assert labels.names == ["IDC", "ILC"]
     assert labels.values.tolist() == [1, 0, 1]
-    assert labels.patients == ["p1", "p2", "c"]
+    assert labels.patients == ["p1", "p2", "TCGA-A1-A0SB"]
     assert read_labels(file(tmp_path, "slide,label\na,10\nb,9\n")).names == ["9", "10"]
 
 

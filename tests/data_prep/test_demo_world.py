@@ -111,7 +111,7 @@ def test_whole_slides_are_kept_and_broken_ones_drawn_again(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "fluorescence"}, "histology, satellite"),
+        ({"kind": "fluorescence"}, "histology, follicles, satellite"),
         ({"count": 0}, "at least 1"),
         ({"seed": -1}, "at least 0"),
         ({"size_px": 1000}, "multiple of 256"),
@@ -164,3 +164,24 @@ def test_jittered_grid_fills_the_square_evenly():
     counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=8, range=[[0, 512], [0, 512]])
     assert counts.min() > 8
     assert counts.max() < 24
+
+
+def test_follicles_are_drawn_where_the_labels_say_and_change_nothing_else(tmp_path):
+    generate(tmp_path, count=2, seed=6, kind="follicles", size_px=SIZE)
+    generate(tmp_path, count=1, seed=8, kind="follicles", size_px=SIZE)
+    expected = ["slide,label", "follicles_6,none", "follicles_7,follicles", "follicles_8,none"]
+    assert (tmp_path / "labels.csv").read_text().splitlines() == expected
+    usual, none, some = (region_maps(np.random.default_rng([7, 0]), 2048, count) for count in (None, 0, 5))
+    packed = [maps["lymphocytes"] > 0.9 for maps in (none, some)]
+    assert not packed[0].any()
+    assert packed[1].mean() > 0.02
+    for name in ("tissue", "nest", "fat", "vessel", "flow", "tint"):
+        assert (usual[name] == none[name]).all()
+        assert (usual[name] == some[name]).all()
+
+
+def test_at_least_a_tile_of_follicles_lies_in_free_tissue():
+    for seed in (501, 519, 539):
+        maps = region_maps(np.random.default_rng([seed, 0]), 2048, 5)
+        free = (maps["tissue"] > 8) & (maps["nest"] < -4) & (maps["fat"] < -5) & (maps["vessel"] < -8)
+        assert ((maps["lymphocytes"] > 0.9) & free).sum() * STEP**2 > 128**2

@@ -1,0 +1,199 @@
+"""Slide labels from bags of tile features: gated-attention MIL, cross-validated by patient (paper, Table 4).
+
+Without arguments: demo slides are drawn and prepared, the bundled model's features extracted, and the presence of
+lymphoid follicles is learnt from them: each scale alone, scales fused, the encoder's embeddings alone, shuffled labels.
+An interrupted command, typed again, goes on with the features it has.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data_prep.config import load_prepare_config
+from data_prep.prepare import main as prepare
+from ldm.conditions import matching_slide
+from ldm.data.bags import BagFolder, read_bag
+from ldm.data.dataset import open_cohort
+from ldm.data.h5 import SlideFile
+from ldm.data.labels import Labels, read_labels
+from ldm.data.splits import folds
+from ldm.data.thumbnail import thumbnail
+from ldm.errors import UserError, cli
+from ldm.evaluation.attention_map import attention_map
+from ldm.evaluation.mil import CrossValidation, chance_interval, cross_validate
+from ldm.features import Extractor
+from ldm.files import whole
+from ldm.io import contact_sheet, fitted
+from ldm.pipeline import ZoomLDM, to_uint8
+
+DEMO = Path("configs/demo/mil.yaml")
+DEMO_FEATURES = Path("data/demo/mil-features")
+DEMO_BAGS = [
+    ("encoder", ["20x"]),
+    *(("denoiser", [scale]) for scale in ("20x", "10x", "5x", "2.5x", "1.25x")),
+    ("denoiser", ["20x", "5x"]),
+    ("denoiser", ["20x", "10x", "5x", "2.5x", "1.25x"]),
+]
+SHOWN = 3
+"""slides of each label in the picture"""
+SHOWN_PX = 320
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Learn slide labels from bags of tile features; without arguments, on demo slides.",
+        epilog="example: python scripts/train_mil.py --features features/denoiser-20x+5x --labels labels.csv",
+    )
+    add = parser.add_argument
+    add("--features", type=Path, nargs="+", metavar="FOLDER", help="folders of bags (.h5), a row of the table each")
+    add("--labels", metavar="CSV", help="columns slide, label (two kinds) and, if you like, patient")
+    add("--cohort", type=Path, metavar="FOLDER", help="prepared slides, for pictures of the attention")
+    add("--model", default="demo", help="of the demo slides' features (%(default)s)")
+    add("--folds", default="10,5", help="cross-validations, a column each (%(default)s)")
+    add("--shuffles", type=int, default=5, help="times that labels are shuffled for comparison (%(default)s)")
+    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--out", type=Path, default=Path("samples/mil"), help="folder of table and pictures (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def splits_of(text: str) -> list[int]:
+    """Numbers of folds, separated by commas. UserError for anything else, and for fewer than three folds."""
+    numbers = text.split(",")
+    if not all(number.isdigit() and int(number) >= 3 for number in numbers):
+        raise UserError(f"--folds: {text}; expected numbers of 3 or more, for example 10,5")
+    return [int(number) for number in numbers]
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Draw and prepare the demo cohort, extract its features, and fill in the arguments that name them."""
+    config = load_prepare_config([DEMO])
+    if status := prepare(["--config", str(DEMO)]):
+        raise SystemExit(status)  # it has said why
+    model = ZoomLDM.load(args.model)
+    slides = [matching_slide(file.path, model) for file in open_cohort(config.out)]
+    args.features, args.labels, args.cohort = [], str(Path(config.slides) / "labels.csv"), Path(config.out)
+    for source, scales in DEMO_BAGS:
+        extract = Extractor(model, scales, DEMO_FEATURES, source)
+        for slide in tqdm(slides, desc=extract.folder.name, unit="slide"):
+            extract(slide)
+        args.features.append(extract.folder)
+
+
+def labelled(path: str, features: Sequence[Path]) -> Labels:
+    """The slides of `path` that have a bag in every folder. UserError when they are too few."""
+    bags = [
+        {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.h5")} for folder in features
+    ]
+    labels = read_labels(path)
+    kept = labels.only(set.intersection(*bags))
+    if len(kept.slides) < len(labels.slides):
+        print(f"{len(labels.slides) - len(kept.slides)} of {len(labels.slides)} labelled slides have no bag: left out")
+    return kept
+
+
+class Row(NamedTuple):
+    """A row of the table: one folder of bags, the cross-validations of a column each."""
+
+    name: str
+    columns: list[list[CrossValidation]]
+
+    @property
+    def aucs(self) -> list[list[float]]:
+        """Of every fold, a list a column."""
+        return [[auc for run in runs for auc in run.aucs] for runs in self.columns]
+
+    def cells(self) -> list[str]:
+        return [f"{np.mean(aucs):.3f} ± {np.std(aucs, ddof=1):.3f}" for aucs in self.aucs]
+
+
+def compare(labels: Labels, args: argparse.Namespace, splits: Sequence[int]) -> list[Row]:
+    """Cross-validate every folder of bags and, last, the last folder under shuffled labels."""
+    bags_of = {folder.name: BagFolder(folder, labels.slides) for folder in args.features}
+    rows = []
+    for name, bags in bags_of.items():
+        rows.append(Row(name, [[validated(bags, labels, k, args.seed)] for k in splits]))
+        print(" | ".join([name, *rows[-1].cells()]), flush=True)
+    if args.shuffles:
+        drawn = range(args.seed, args.seed + args.shuffles)
+        columns = [[validated(bags, labels.shuffled(seed), k, seed) for seed in drawn] for k in splits]
+        rows.append(Row(f"{name}, shuffled labels", columns))
+        print(" | ".join([rows[-1].name, *rows[-1].cells()]), flush=True)
+    return rows
+
+
+def validated(bags: BagFolder, labels: Labels, k: int, seed: int) -> CrossValidation:
+    fold = folds(labels.patients, [labels.names[value] for value in labels.values], k, seed)
+    return cross_validate(bags, labels.values, fold, seed)
+
+
+def table(rows: Sequence[Row], labels: Labels, splits: Sequence[int], shuffles: int) -> str:
+    """Markdown in the layout of the paper's Table 4."""
+    lines = [
+        f"AUC of {labels.names[1]} against {labels.names[0]}, mean ± standard deviation over the folds; "
+        f"{labels.values.sum()} and {(1 - labels.values).sum()} slides of {len(set(labels.patients))} patients.\n",
+        f"| features | {' | '.join(f'{k}-fold' for k in splits)} |",
+        "|---" * (1 + len(splits)) + "|",
+        *(f"| {row.name} | {' | '.join(row.cells())} |" for row in rows),
+    ]
+    if shuffles:
+        halves = [
+            f"0.5 ± {chance_interval(runs):.3f} ({k}-fold)" for k, runs in zip(splits, rows[-1].columns, strict=True)
+        ]
+        lines.append(
+            f"\nLabels were shuffled {shuffles} times; where features know nothing of them, 95 % of such means lie in "
+            f"{', '.join(halves)}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw_attention(labels: Labels, run: CrossValidation, args: argparse.Namespace) -> Path:
+    """A picture a slide, for some slides of each label, and one of all of them: the slide, and who looks where."""
+    model = ZoomLDM.load(args.model)
+    rows, names = [], []
+    for value in (1, 0):
+        for i in np.flatnonzero(labels.values == value)[:SHOWN].tolist():
+            slide, bag = (
+                SlideFile(args.cohort / f"{labels.slides[i]}.h5"),
+                read_bag(args.features[-1] / f"{labels.slides[i]}.h5"),
+            )
+            picture, px_l0 = thumbnail(slide, lambda z: to_uint8(model.decode(z)))
+            prediction = run.predictions[i]
+            attention = attention_map(picture, prediction.attention.numpy(), bag.coords / px_l0, bag.side_l0 / px_l0)
+            file = args.out / "attention" / f"{labels.slides[i]}.jpg"
+            with whole(file) as partial:
+                Image.fromarray(np.concatenate([picture, attention], axis=1)).save(partial, format="JPEG", quality=85)
+            rows.append([fitted(picture, SHOWN_PX), fitted(attention, SHOWN_PX)])
+            names.append(f"{labels.names[value]}: {1 / (1 + np.exp(-prediction.logit)):.2f}")
+    sheet = args.out / "attention.png"
+    contact_sheet(rows, names, ["slide", "attention"], sheet)
+    return sheet
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    splits = splits_of(args.folds)
+    if args.features is None:
+        demo(args)
+    elif not args.labels:
+        raise UserError("--labels: missing; give a CSV with columns slide, label")
+    labels = labelled(args.labels, args.features)
+    rows = compare(labels, args, splits)
+    text = table(rows, labels, splits, args.shuffles)
+    with whole(args.out / "table.md") as partial:
+        partial.write_text(text)
+    results = {row.name: dict(zip(map(str, splits), row.aucs, strict=True)) for row in rows}
+    with whole(args.out / "results.json") as partial:
+        partial.write_text(json.dumps({"seed": args.seed, "slides": labels.slides, "auc": results}, indent=1) + "\n")
+    print(text, args.out / "table.md", sep="\n")
+    if args.cohort:
+        print(draw_attention(labels, rows[len(args.features) - 1].columns[0][0], args))
+
+
+if __name__ == "__main__":
+    cli(main)

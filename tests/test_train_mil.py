@@ -1,0 +1,83 @@
+"""The MIL command, end to end on toy bags with a planted answer."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm.data.bags import Bag, write_bag
+from ldm.errors import UserError
+from scripts import train_mil
+from tests import toy
+
+SLIDES = 60
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bags of 16 base tiles; in those of label b, region (1, 2) stands out. Two slides a patient. Two are prepared."""
+    folder = tmp_path_factory.mktemp("mil")
+    rng = np.random.default_rng(0)
+    lines = ["slide,label,patient"]
+    ij = np.argwhere(np.ones((4, 4))).astype(np.int32)
+    for number in range(SLIDES):
+        label = number // 2 % 2
+        features = rng.normal(size=(16, 4)).astype(np.float32)
+        features[6, 0] += 8 * label
+        coords = ij[:, ::-1].astype(np.int64) * toy.TILE_PX
+        write_bag(folder / f"planted/s{number}.h5", Bag(f"s{number}", ("20x",), features, coords, ij, toy.TILE_PX))
+        lines.append(f"s{number},{'ab'[label]},p{number // 2}")
+    (folder / "labels.csv").write_text("\n".join([*lines, "s99,a,p99"]) + "\n")
+    for number in range(6):
+        toy.slide(folder / f"cohort/s{number}.h5")
+    return folder
+
+
+def test_a_planted_answer_is_found_shuffled_labels_are_not_and_attention_is_shown(
+    toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_mil, "SHOWN", 2)
+    given = ["--features", str(toys / "planted"), "--labels", str(toys / "labels.csv"), "--out", str(tmp_path)]
+    train_mil.main([*given, "--cohort", str(toys / "cohort"), "--folds", "5,4", "--shuffles", "2"])
+    told = capsys.readouterr().out
+    assert "1 of 61 labelled slides have no bag: left out" in told
+    results = json.loads((tmp_path / "results.json").read_text())["auc"]
+    assert {name: [len(results[name][k]) for k in ("5", "4")] for name in results} == {
+        "planted": [5, 4],
+        "planted, shuffled labels": [10, 8],
+    }
+    for k in ("5", "4"):
+        assert np.mean(results["planted"][k]) > 0.95
+    text = (tmp_path / "table.md").read_text()
+    assert "| features | 5-fold | 4-fold |" in text
+    assert "30 and 30 slides of 30 patients" in text
+    halves = [float(half) for half in re.findall(r"0\.5 ± ([\d.]+)", text)]
+    for half, k in zip(halves, ("5", "4"), strict=True):
+        assert abs(np.mean(results["planted, shuffled labels"][k]) - 0.5) < 1.5 * half
+    assert {path.name for path in (tmp_path / "attention").iterdir()} == {f"s{i}.jpg" for i in range(4)}
+    picture = np.asarray(Image.open(tmp_path / "attention/s2.jpg")).astype(int)
+    side = 8 * toy.TILE_PX
+    assert picture.shape == (side, 2 * side, 3)
+    redness = picture[:, side:, 0] - picture[:, side:, 2]
+    i, j = (np.array([1, 2]) + 0.5) * toy.TILE_PX
+    assert redness[int(i), int(j)] > 50  # the planted tile draws the attention
+    assert redness[int(i), int(j) - toy.TILE_PX] < 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--labels", ""], "--labels: missing"),
+        (["--folds", "two"], "--folds: two; expected"),
+        (["--folds", "2"], "--folds: 2; expected"),
+        (["--features", "nowhere"], "0 of 61 slides have bags"),
+        (["--folds", "16"], "label a has 15 patients, expected at least 16"),
+    ],
+)
+def test_mistakes_are_told(toys: Path, tmp_path: Path, changes: list[str], message: str) -> None:
+    given = ["--features", str(toys / "planted"), "--labels", str(toys / "labels.csv"), "--out", str(tmp_path)]
+    with pytest.raises(UserError, match=message):
+        train_mil.main([*given, *changes])
