@@ -70,7 +70,7 @@ def has_follicles(seed: int) -> bool:
 def write_labels(folder: Path, paths: set[Path]) -> None:
     """The answer for `paths` and every other slide of kind follicles in their folder: labels.csv."""
     seeds = sorted(int(path.stem.partition("_")[2]) for path in paths | set(folder.glob("follicles_*.tiff")))
-    lines = [f"follicles_{seed},{'follicles' if has_follicles(seed) else 'none'}" for seed in seeds]
+    lines = [f"follicles_{seed},{'present' if has_follicles(seed) else 'absent'}" for seed in seeds]
     with whole(folder / "labels.csv") as partial:
         partial.write_text("\n".join(["slide,label", *lines]) + "\n")
 

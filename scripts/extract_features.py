@@ -15,6 +15,7 @@ from ldm.conditions import matching_slide
 from ldm.data.dataset import open_cohort
 from ldm.errors import UserError, cli
 from ldm.features import SOURCES, Extractor, Probe
+from ldm.files import DiskFull
 from ldm.pipeline import PRECISIONS, ZoomLDM
 from ldm.processes import launch
 
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in tqdm(processes.mine(len(files)), desc=extract.folder.name, unit="slide", disable=extract.quiet):
         try:
             extract(matching_slide(files[number].path, model))
+        except DiskFull:
+            raise
         except UserError as error:
             failed += 1
             tqdm.write(f"failed: {error}")

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
-from ldm.files import whole
+from ldm.files import Sink, whole
 
 FORMAT = "zoomldm-bag-1"
 MISSING = 0.1
@@ -90,7 +90,7 @@ def write_bag(path: str | Path, bag: Bag) -> None:
     """The file appears under its name only once it is whole. UserError for features that are not finite."""
     if not np.isfinite(bag.features).all():
         raise UserError(f"{path}: features are not finite; the network's weights or the slide's latents are damaged")
-    with whole(path) as partial, h5py.File(partial, "w", libver=("v110", "v110")) as file:
+    with whole(path) as partial, Sink(partial) as sink, h5py.File(sink, "w", libver=("v110", "v110")) as file:
         file.attrs.update(format=FORMAT, slide_id=bag.slide_id, scales=list(bag.scales), settings=bag.settings)
         for name in ("features", "coords", "ij"):
             file.create_dataset(name, data=getattr(bag, name), chunks=True, fletcher32=True, track_times=False)

@@ -169,7 +169,7 @@ def test_jittered_grid_fills_the_square_evenly():
 def test_follicles_are_drawn_where_the_labels_say_and_change_nothing_else(tmp_path):
     generate(tmp_path, count=2, seed=6, kind="follicles", size_px=SIZE)
     generate(tmp_path, count=1, seed=8, kind="follicles", size_px=SIZE)
-    expected = ["slide,label", "follicles_6,none", "follicles_7,follicles", "follicles_8,none"]
+    expected = ["slide,label", "follicles_6,absent", "follicles_7,present", "follicles_8,absent"]
     assert (tmp_path / "labels.csv").read_text().splitlines() == expected
     usual, none, some = (region_maps(np.random.default_rng([7, 0]), 2048, count) for count in (None, 0, 5))
     packed = [maps["lymphocytes"] > 0.9 for maps in (none, some)]
