@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -25,9 +26,11 @@ def tissue_image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 def write_slide(path: Path, levels: Sequence[NDArray[np.uint8]], mpp: float | None) -> Path:
     """A tiled TIFF without loss, a page a level; `mpp` of the first in the resolution tags, None for no tags."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    tags: dict[str, Any] = {}
+    if mpp is not None:
+        tags = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
     with tifffile.TiffWriter(path) as tiff:
         for number, pixels in enumerate(levels):
-            tags = {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
             kind = 1 if number else 0
             tiff.write(pixels, tile=(64, 64), photometric="rgb", subfiletype=kind, metadata=None, **tags)
     return path
@@ -74,9 +77,9 @@ def write_leica(
     macro = image([(64, 64)], len(levels), size=um(glass), corner=(0, 0), power=1)
     scan = image(sizes, 0, size=um(sizes[0]), corner=um(corner), power=40)
     text = SCN.format(glass=um(glass), images=macro + scan)
-    options = {"tile": (64, 64), "photometric": "rgb", "metadata": None, "resolutionunit": "CENTIMETER"}
+    options: dict[str, Any] = {"tile": (64, 64), "photometric": "rgb", "metadata": None, "resolutionunit": "CENTIMETER"}
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         for number, pixels in enumerate([*levels, np.full((64, 64, 3), 200, np.uint8)]):
-            more = {} if number else {"description": text}
-            tiff.write(pixels, resolution=(1e4 / mpp / 2**number,) * 2, **options, **more)
+            more: dict[str, Any] = {} if number else {"description": text}
+            tiff.write(pixels, resolution=(1e4 / mpp / 2**number, 1e4 / mpp / 2**number), **options, **more)
     return path

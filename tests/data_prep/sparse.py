@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -57,11 +58,10 @@ def _sparse_tiles(side: int, island: NDArray[np.uint8], corners: Sequence[tuple[
         for x, y in here:
             part = island[max(0, y) : y + TILE_PX, max(0, x) : x + TILE_PX]
             canvas[max(0, -y) :, max(0, -x) :][: part.shape[0], : part.shape[1]] = part
-        jpeg = (
-            imagecodecs.jpeg8_encode(canvas, level=90, colorspace="RGB", outcolorspace="YCBCR", subsampling=(1, 1))
-            if here
-            else b""
-        )
+        jpeg = b""
+        if here:
+            options: dict[str, Any] = {"colorspace": "RGB", "outcolorspace": "YCBCR", "subsampling": (1, 1)}
+            jpeg = bytes(imagecodecs.jpeg8_encode(canvas, level=90, **options))
         if len(here) == 1:
             known[here[0]] = jpeg
         yield jpeg
