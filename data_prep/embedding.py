@@ -7,8 +7,10 @@ Letters: n tiles; p tile_px; d channels of an embedding; h, w of a latent.
 """
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
@@ -26,7 +28,11 @@ Answer = Callable[[], NDArray[np.float32]]
 
 
 class Stopped(KeyboardInterrupt):
-    """This process was asked to end, or the one that it works for has ended."""
+    """This process was asked to end."""
+
+
+class HungUp(Stopped):
+    """The process at the other end of a channel has ended, or wants no more of it."""
 
 
 class Identity(NamedTuple):
@@ -85,7 +91,7 @@ class Question:
 
 
 class Channel:
-    """Objects, and arrays past pickle, over a pipe. Raises Stopped when the other end is gone."""
+    """Objects, and arrays past pickle, over a pipe. Raises HungUp when the other end is gone."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -98,7 +104,7 @@ class Channel:
                 while left:
                     left = left[os.write(self._pipe.fileno(), left) :]
         except OSError as error:
-            raise Stopped from error
+            raise HungUp from error
 
     def receive(self) -> tuple[Any, NDArray[Any] | None]:
         try:
@@ -114,7 +120,12 @@ class Channel:
                 left = left[count:]
             return head, array
         except (OSError, EOFError) as error:
-            raise Stopped from error
+            raise HungUp from error
+
+    def hang_up(self) -> None:
+        """Wake both ends, whatever they wait for, with HungUp."""
+        with socket.socket(fileno=os.dup(self._pipe.fileno())) as line, suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._pipe.close()

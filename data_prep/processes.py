@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Self
 from data_prep.attempt import attempt, failed
 from data_prep.claims import Work
 from data_prep.config import PrepareConfig
-from data_prep.embedding import Channel, Identity, Remote, Stopped
+from data_prep.embedding import Channel, HungUp, Identity, Remote, Stopped
 from data_prep.find import Task
 from data_prep.networks import LocalNetworks, Request
 from data_prep.report import Records, SlideReport
@@ -47,13 +47,12 @@ def raise_stopped(number: int, frame: Any) -> None:
 
 
 def read_slides(pipe: Connection, config: PrepareConfig, identity: Identity) -> None:
-    """What a reader process does. Ctrl-C is its parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for stop in STOPS:
-        signal.signal(stop, raise_stopped)
+    """What a reader process does. Signals are its parent's business, which hangs up."""
+    for stop in (signal.SIGINT, *STOPS):
+        signal.signal(stop, signal.SIG_IGN)
     channel = Channel(pipe)
     networks = Remote(channel, identity)
-    with suppress(Stopped):
+    with suppress(HungUp):
         while (task := channel.receive()[0]) is not None:
             try:
                 channel.send(attempt(task, config, networks, partial(_send_share, channel, task.slide_id)))
@@ -91,7 +90,7 @@ class Reader:
         theirs.close()
 
     def prepare(self, task: Task, inform: Callable[[Any], None]) -> SlideReport:
-        """Have a slide prepared; what the reader sends meanwhile goes to `inform`. Stopped when the reader dies."""
+        """Have a slide prepared; what the reader sends meanwhile goes to `inform`. HungUp when the reader dies."""
         self.channel.send(task)
         while True:
             head, array = self.channel.receive()
@@ -104,9 +103,9 @@ class Reader:
     def end(self, at_once: bool = False) -> int | None:
         """Let the process end, or, `at_once`, tell it to leave its slide; returns its exit status."""
         if at_once:
-            self.process.terminate()
+            self.channel.hang_up()
         else:
-            with suppress(Stopped):
+            with suppress(HungUp):
                 self.channel.send(None)
         self.process.join(PATIENCE_S)
         self.process.kill()
@@ -135,7 +134,7 @@ class Readers:
         self._stopping = True
         self._work.stop()
         for reader in list(self._readers):
-            reader.process.terminate()
+            reader.channel.hang_up()
         until = time.monotonic() + PATIENCE_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -179,6 +178,8 @@ class Readers:
     def _start(self) -> Reader:
         reader = Reader(self._config, self._identity)
         self._readers.add(reader)
+        if self._stopping:  # it was not in the list of those to be told
+            reader.channel.hang_up()
         return reader
 
     def _end(self, reader: Reader) -> int | None:
@@ -190,7 +191,7 @@ class Readers:
         started = time.perf_counter()
         try:
             return reader.prepare(task, self._events.put), reader
-        except Stopped:
+        except HungUp:
             status = self._end(reader)
         if self._stopping:
             return None, None
@@ -228,5 +229,5 @@ def _answer(networks: LocalNetworks, asked: deque[Asked]) -> None:
         chosen.append(asked.popleft())
     networks.run([question.request for question in chosen])
     for channel, number, request in chosen:
-        with suppress(Stopped):  # its reader has died
+        with suppress(HungUp):  # its reader has died
             channel.send(number, request.answer)

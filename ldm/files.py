@@ -44,24 +44,23 @@ def whole(path: str | Path, needed: Callable[[], int] | None = None) -> Iterator
 
 
 class Sink(io.FileIO):
-    """A file to write, for libraries that crash, or lose the reason, when a write fails.
+    """A file to write, for libraries that crash, or lose the reason, when a write fails or a signal interrupts it.
 
     The first failure is kept in `error` and what follows is dropped; the end of the context raises it.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: Any) -> int:
-        left = memoryview(data).cast("B")
-        size = len(left)
-        while left and self.error is None:
-            try:
+        try:
+            left = memoryview(data).cast("B")
+            while left and self.error is None:
                 left = left[super().write(left) :]
-            except OSError as error:
-                self.error = error
-        return size
+        except BaseException as error:
+            self.error = error
+        return memoryview(data).nbytes
 
     def check(self) -> None:
         """Raise the failure, if there was one."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_prep.config import PrepareConfig
-from data_prep.embedding import AUTOENCODER, ENCODER, Channel, InOrder, Question, Remote, Stopped
+from data_prep.embedding import AUTOENCODER, ENCODER, Channel, HungUp, InOrder, Question, Remote
 from data_prep.networks import LocalNetworks
 from data_prep.processes import CONTEXT
 from tests.robustness import cohort
@@ -55,7 +55,7 @@ def test_a_remote_network_is_asked_over_a_pipe():
     assert (second(), first()) == (1, 0)
     remote.ask(ENCODER, tiles)
     ours.close()
-    with pytest.raises(Stopped):
+    with pytest.raises(HungUp):
         remote.forget()
 
 
@@ -74,5 +74,5 @@ def _hold(pipe) -> None:
     pipe.send(os.getpid())
     try:
         Channel(pipe).receive()
-    except Stopped:
+    except HungUp:
         os._exit(3)

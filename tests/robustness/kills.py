@@ -63,6 +63,14 @@ def members(group: int) -> list[int]:
     return found
 
 
+def outliving(group: int) -> list[int]:
+    """Those that still run after a while in which all should have ended."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (left := members(group)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
 def kill(trial: Trial, delay_s: float) -> bool:
     """Start the command and kill it so long after its first claim; False when it was done before."""
     process = launch(trial.config)
@@ -75,10 +83,7 @@ def kill(trial: Trial, delay_s: float) -> bool:
     else:
         process.kill()
     process.communicate()
-    deadline = time.monotonic() + PATIENCE_S
-    while (left := members(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if left:
+    if left := outliving(process.pid):
         trial.wrong.append(f"{len(left)} processes outlived their parent")
         os.killpg(process.pid, signal.SIGKILL)
     return True

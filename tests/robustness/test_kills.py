@@ -25,5 +25,5 @@ def test_a_signal_stops_it_cleanly(tmp_path: Path, number: signal.Signals, statu
     assert process.returncode == status, (out, told)
     assert told.decode().splitlines()[-1] == f"stopped; whole slides are in {config.out}, and the same command goes on"
     assert b"Traceback" not in told
-    assert not kills.members(process.pid)
+    assert not kills.outliving(process.pid)
     assert not cohort.hidden(config.out)
