@@ -136,8 +136,12 @@ def share_bytes(process: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
-def measured(folder: Path, times: int) -> list[str]:
-    """The report's lines."""
+def rate(count: int, took: Sequence[float]) -> str:
+    return f"{count / statistics.median(took):,.0f}"
+
+
+def parts(folder: Path, times: int) -> list[str]:
+    """The report's lines about reading and the networks."""
     island = histology_slide(0, ISLAND)
     path = folder / "slides" / "sparse.tiff"
     if not path.exists():
@@ -160,7 +164,7 @@ def measured(folder: Path, times: int) -> list[str]:
         times=times,
     )
     slower = statistics.median(many / one for many, one in zip(eight, once, strict=True))
-    lines = [
+    return [
         f"`python -m benchmarks.preparation`: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads for the networks; medians of {times} in one run. A slide of {SIDE:,} px a "
         f"side, {len(PLACES)} islands of {ISLAND} px, {path.stat().st_size / 1e6:.0f} MB; {tiles:,} base tiles of "
@@ -169,11 +173,16 @@ def measured(folder: Path, times: int) -> list[str]:
         f"| pixels read from the base level, of those of the blocks with tissue | {asked:.3f} |",
         f"| bytes read, of those stored for the base level; libtiff reads the file's index anew for each block | "
         f"{read / stored:.3f} |",
-        f"| reading and shrinking, one pass for all scales | {tiles / statistics.median(once):,.0f} tiles/s |",
-        f"| reading, a pass for every scale | {tiles / statistics.median(eight):,.0f} tiles/s: {slower:.1f} times slower |",
-        f"| embedding, demo encoder | {TILES / statistics.median(embedding):,.0f} tiles/s |",
-        f"| latents, demo autoencoder | {TILES / statistics.median(encoding):,.0f} patches/s |",
+        f"| reading and shrinking, one pass for all scales | {rate(tiles, once)} tiles/s |",
+        f"| reading, a pass for every scale | {rate(tiles, eight)} tiles/s: {slower:.1f} times slower |",
+        f"| embedding, demo encoder | {rate(TILES, embedding)} tiles/s |",
+        f"| latents, demo autoencoder | {rate(TILES, encoding)} patches/s |",
     ]
+
+
+def commands(folder: Path) -> list[str]:
+    """The report's lines about the whole command."""
+    lines = []
     for workers in (0, 2):
         chosen = config_of(folder, workers)
         took, together, largest = memory_of(chosen)
@@ -192,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--times", type=int, default=3, help="measurements of which the median counts (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/preparation.md"), help="(%(default)s)")
     args = parser.parse_args(argv)
-    lines = measured(args.folder, args.times)
+    lines = parts(args.folder, args.times) + commands(args.folder)
     with whole(args.out) as partial_file:
         partial_file.write_text("\n".join(lines) + "\n")
     print(*lines, args.out, sep="\n")
