@@ -166,7 +166,8 @@ def parts(folder: Path, times: int) -> list[str]:
     slower = statistics.median(many / one for many, one in zip(eight, once, strict=True))
     return [
         f"`python -m benchmarks.preparation`: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} threads for the networks; medians of {times} in one run. A slide of {SIDE:,} px a "
+        f"{torch.get_num_threads()} threads for the networks; medians of {times} in turn, to compare "
+        f"with each other. A slide of {SIDE:,} px a "
         f"side, {len(PLACES)} islands of {ISLAND} px, {path.stat().st_size / 1e6:.0f} MB; {tiles:,} base tiles of "
         f"{config.tile_px} px with tissue, {scales} scales.\n",
         "| | |\n|---|---|",
