@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from multiprocessing import get_context
@@ -56,11 +56,11 @@ class Watch:
             self.seen = self.seen or f"escaped: wrote {os.fsdecode(path)}"
 
 
-def outcomes(folder: Path, count: int) -> Iterator[tuple[str, str]]:
-    """Name and outcome of the first `count` attacks, each in a folder of its own."""
+def outcomes(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Name and outcome of these attacks, each in a folder of its own."""
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__, "main", "data_prep.prepare", "scripts.sample_patches"])
-    for number, name in enumerate(list(ATTACKS)[:count]):
+    for number, name in enumerate(names):
         place = folder / f"{number}"
         place.mkdir()
         ours, theirs = context.Pipe(duplex=False)
@@ -98,7 +98,8 @@ def _attempt(name: str, folder: Path, result: Connection) -> None:
 
 def measure(folder: Path, count: int) -> str:
     """The first `count` attacks."""
-    found = dict(tqdm(outcomes(folder, count), total=min(count, len(ATTACKS)), desc="hostile", unit="input"))
+    names = list(ATTACKS)[:count]
+    found = dict(tqdm(outcomes(folder, names), total=len(names), desc="hostile", unit="input"))
     counts = Counter(found.values())
     bad = sum(outcome.startswith(("executed", "escaped")) for outcome in found.values())
     rest = [f"{name}: {outcome}" for name, outcome in found.items() if outcome not in GOOD]

@@ -1,4 +1,4 @@
-"""R6, whole."""
+"""R6, a fifth of it; benchmarks/robustness.py has the whole."""
 
 from pathlib import Path
 
@@ -6,6 +6,6 @@ from tests.robustness import hostile
 
 
 def test_nothing_hostile_runs_or_escapes_and_each_refusal_is_one_line(tmp_path: Path) -> None:
-    found = dict(hostile.outcomes(tmp_path, len(hostile.ATTACKS)))
+    found = dict(hostile.outcomes(tmp_path, list(hostile.ATTACKS)[::5]))
     assert {name: outcome for name, outcome in found.items() if outcome not in hostile.GOOD} == {}
     assert sum(outcome == "refused" for outcome in found.values()) > 0.8 * len(found)
