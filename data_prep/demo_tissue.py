@@ -60,7 +60,10 @@ def nest_maps(layout: Layout) -> dict[str, Array]:
 
 
 def region_maps(rng: np.random.Generator, size_px: int, follicles: int | None = None) -> RegionMaps:
-    """Where everything lies on a slide; `follicles` sets how many lymphoid follicles are drawn, and nothing else."""
+    """Where everything lies on a slide.
+
+    `follicles` sets how many lymphoid follicles are drawn, and moves nothing else; 0: lymphocytes nowhere lie together.
+    """
     layout = Layout(rng, size_px)
     maps = {"tissue": tissue_map(layout)} | nest_maps(layout)
     nest = maps["nest"]
@@ -76,6 +79,8 @@ def region_maps(rng: np.random.Generator, size_px: int, follicles: int | None = 
     cuff = np.exp(-(((outside - 60) / 60) ** 2)) * (layout.noise(500) + rng.uniform(-1.2, 0.4))
     scatter = 0.35 * layout.noise(420) - 0.75
     maps["lymphocytes"] = np.maximum(edge(follicle, 60), np.clip(np.maximum(cuff, scatter), 0, 0.8))
+    if follicles == 0:
+        maps["lymphocytes"][:] = 0
     turn = rng.uniform(0, 2 * np.pi)
     slope = layout.x * np.cos(turn) + layout.y * np.sin(turn)
     around = ndimage.gaussian_filter(np.clip(outside, -60, 600), 60 / STEP)

@@ -3,8 +3,8 @@
     python data_prep/demo_world.py --out data/demo/slides --count 4 --seed 0 --kind histology --size 4096
 
 histology: H&E at 0.5 um per pixel, a pyramidal TIFF that OpenSlide opens (data_prep/demo_histology.py).
-follicles: the same, every other slide with lymphoid follicles and the rest without: a question whose answer is known,
-    in labels.csv beside the slides.
+follicles: the same, every other slide with lymphoid follicles and the rest without any cluster of lymphocytes: a
+    question whose answer is known, in labels.csv beside the slides.
 satellite: red, green, blue and near infrared at 1 m per pixel, a GeoTIFF in UTM zone 14N (data_prep/demo_satellite.py).
 """
 

@@ -26,7 +26,7 @@ from ldm.data.splits import folds
 from ldm.data.thumbnail import thumbnail
 from ldm.errors import UserError, cli
 from ldm.evaluation.attention_map import attention_map
-from ldm.evaluation.mil import CrossValidation, chance_interval, cross_validate
+from ldm.evaluation.mil import CrossValidation, cross_validate, half_interval
 from ldm.features import Extractor
 from ldm.files import whole
 from ldm.io import contact_sheet, fitted
@@ -142,13 +142,9 @@ def table(rows: Sequence[Row], labels: Labels, splits: Sequence[int], shuffles: 
         *(f"| {row.name} | {' | '.join(row.cells())} |" for row in rows),
     ]
     if shuffles:
-        halves = [
-            f"0.5 ± {chance_interval(runs):.3f} ({k}-fold)" for k, runs in zip(splits, rows[-1].columns, strict=True)
-        ]
-        lines.append(
-            f"\nLabels were shuffled {shuffles} times; where features know nothing of them, 95 % of such means lie in "
-            f"{', '.join(halves)}."
-        )
+        means = [[run.mean for run in runs] for runs in rows[-1].columns]
+        told = [f"{np.mean(of):.3f} ± {half_interval(of):.3f} ({k}-fold)" for k, of in zip(splits, means, strict=True)]
+        lines.append(f"\nMean under {shuffles} shuffles of the labels and its 95 % interval: {', '.join(told)}.")
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchmetrics.functional.classification import binary_auroc
@@ -37,8 +38,6 @@ WIDTH, ATTENTION = 64, 32
 DROPOUT = 0.25
 BATCH, EPOCHS, PATIENCE = 4, 40, 12
 LR, WEIGHT_DECAY = 1.5e-3, 1e-2
-SURE = 1.96
-"""standard deviations on either side of the mean that hold 95 % of a normal distribution"""
 
 
 class Standardiser(NamedTuple):
@@ -170,16 +169,10 @@ def auc(logits: Sequence[float], labels: Labels) -> float:
     return float(binary_auroc(torch.tensor(logits, dtype=torch.float64), torch.from_numpy(labels), thresholds=None))
 
 
-def chance_interval(runs: Sequence[CrossValidation]) -> float:
-    """Half the width of the interval around 0.5 that holds 95 % of mean AUCs over the folds of all `runs` by chance.
+def half_interval(means: Sequence[float]) -> float:
+    """Half the width of the interval around their mean that holds the true one with 95 % (Student's t).
 
-    The AUC of p labels 1 and q labels 0 under logits that know nothing has variance (p + q + 1) / (12 p q) (Mann and
-    Whitney 1947); folds are taken as independent.
+    For mean AUCs of several shuffles of the labels: folds of one shuffle share slides, shuffles are independent.
     """
-    variances = []
-    for run in runs:
-        for number in range(len(run.aucs)):
-            p = int(run.labels[run.fold == number].sum())
-            q = int((run.fold == number).sum()) - p
-            variances.append((p + q + 1) / (12 * p * q))
-    return SURE * math.sqrt(sum(variances)) / len(variances)
+    m = len(means)
+    return float(stdtrit(m - 1, 0.975) * np.std(means, ddof=1) / math.sqrt(m)) if m > 1 else math.inf
