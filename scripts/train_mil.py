@@ -32,7 +32,7 @@ from ldm.files import whole
 from ldm.io import contact_sheet, fitted
 from ldm.pipeline import ZoomLDM, to_uint8
 
-DEMO = Path("configs/demo/mil.yaml")
+DEMO = Path("configs/demo/data_mil.yaml")
 DEMO_FEATURES = Path("data/demo/mil-features")
 DEMO_BAGS = [
     ("encoder", ["20x"]),
