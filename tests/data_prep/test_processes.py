@@ -8,23 +8,23 @@ import pytest
 
 from data_prep import processes
 from data_prep.claims import Claims, Work
-from data_prep.embedding import Identity, Stopped
+from data_prep.embedding import HungUp, Identity, Stopped
 from data_prep.find import Task
 from data_prep.report import Records
 
 
 class Deaf:
-    """A reader that waits for an answer and takes no notice of a polite signal."""
+    """A reader that waits for an answer and takes no notice when its parent hangs up."""
 
     def __init__(self, *_: object) -> None:
-        self.process, self.began, self.killed = self, threading.Event(), threading.Event()
+        self.process, self.channel, self.began, self.killed = self, self, threading.Event(), threading.Event()
 
     def prepare(self, task: Task, inform: Any) -> None:
         self.began.set()
         assert self.killed.wait(30)
-        raise Stopped
+        raise HungUp
 
-    def terminate(self) -> None:
+    def hang_up(self) -> None:
         pass
 
     def kill(self) -> None:
