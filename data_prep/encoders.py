@@ -1,20 +1,15 @@
-"""Frozen tile encoders: uint8 tiles (n, h, w, 3) -> embeddings (n, d), one per base tile (paper, section 3.1).
+"""Frozen tile encoders by name: uint8 tiles (n, h, w, 3) -> embeddings (n, d), one per base tile (paper, section 3.1).
 
-`demo` needs no download: a random ResNet-18, cut after its second stage, sees the tile at half resolution; channel
-means and standard deviations over space are standardised by statistics measured once on demo slides. It ships in the
-package and is made by
+`demo` needs no download (see data_prep/demo_encoder.py). `colours` needs no weights at all: histograms of the tile's
+colours, blind to shape and texture.
 
-    python data_prep/encoders.py --fit SLIDES --out ldm/weights/demo/encoder.safetensors
-
-`colours` needs no weights at all: histograms of the tile's colours, blind to shape and texture.
-
-The others come from timm: `uni`, `uni2-h`, `dinov2`, `clip` and `hipt` as published, or any timm model by its own name.
-Those see the whole tile, resized to their input and normalised as in training.
+The others see the whole tile, resized to their input and normalised as in training: from timm `uni`, `uni2-h`,
+`dinov2`, `clip` and `hipt` as published, or any timm model by its own name; `conch` by its authors' package.
 """
 
-import argparse
+import pickle
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,25 +18,21 @@ import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils.logging import set_verbosity_error
+from PIL import Image
 from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from data_prep.slide import Plane, open_slide
-from data_prep.tissue import PER_TILE, read_foreground, tile_shares
-from ldm.checkpoint import load_strict, load_weights, save_weights
-from ldm.errors import UserError, cli
+from data_prep.demo_encoder import DEMO_WEIGHTS, DemoEncoder
+from ldm.checkpoint import load_strict, load_weights
+from ldm.errors import UserError
 from ldm.files import sha256
-from ldm.scales import ladder
 
-DEMO_WEIGHTS = Path(__file__).parents[1] / "ldm" / "weights" / "demo" / "encoder.safetensors"
-DEMO_CHANNELS = 128
-DEMO_TILE_PX = 128
 COLOUR_BINS = 8
-LEAST_STD = 0.3
-"""of the median channel's: one that hardly ever fires is not blown up"""
+CONCH_HUB = "MahmoodLab/conch"
 
 
 class TileEncoder(Protocol):
@@ -72,8 +63,6 @@ class Published:
 
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic"}
-
-
 PUBLISHED = {
     "uni": Published(
         "vit_large_patch16_224",
@@ -117,7 +106,7 @@ PUBLISHED = {
 
 
 def load_encoder(name: str, weights: str | Path | None = None, device: str = "cpu") -> TileEncoder:
-    """The encoder `name`: demo, colours, one of PUBLISHED, or any timm model; `weights` is a local file.
+    """The encoder `name`: one of OURS or PUBLISHED, or any timm model; `weights` is a local file.
 
     An id, as slides and models carry it, names the weights too: NAME-<12 digits of their sha256>.
     Raises UserError for an unknown name, and for weights that are missing, gated or not those of the id.
@@ -131,16 +120,18 @@ def load_encoder(name: str, weights: str | Path | None = None, device: str = "cp
         return DemoEncoder.load(weights or DEMO_WEIGHTS, device)
     if name == "colours":
         return ColourEncoder()
+    if name == "conch":
+        return ConchEncoder(weights, device)
     if name not in PUBLISHED and not timm.is_model(name):
-        known = ", ".join(["demo", "colours", *PUBLISHED])
+        known = ", ".join([*OURS, *PUBLISHED])
         raise UserError(f"encoder.name: {name} is unknown; expected {known} or a timm model name")
     return TimmEncoder(name, weights, device)
 
 
 def known_width(name: str) -> int | None:
     """Channels of the encoder `name`, without its weights; None for one that is not known here."""
-    if name == "demo":
-        return 2 * DEMO_CHANNELS
+    if name in OURS:
+        return OURS[name]
     if name not in PUBLISHED and not timm.is_model(name):
         return None
     published = PUBLISHED.get(name, Published(name, ""))
@@ -187,13 +178,18 @@ def _timm_network(name: str, published: Published, weights: str | Path | None) -
         return network
     if published.file:
         raise UserError(f"encoder.name: {name}: no hub has its weights; set encoder.weights to {published.file}")
+    return _fetched(name, published.hub, lambda: timm.create_model(published.architecture, pretrained=True, **options))
+
+
+def _fetched(name: str, hub: str, fetch: Callable[[], Any]) -> Any:
+    """What `fetch` downloads. UserError when it cannot: who grants access, how to do without."""
     set_verbosity_error()  # one line of ours says it all
     try:
-        return timm.create_model(published.architecture, pretrained=True, **options)
+        return fetch()
     except (OSError, RuntimeError, HfHubHTTPError) as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0].split('. ')[0]}"
-        page = f"accept the licence at https://huggingface.co/{published.hub}, run `hf auth login`, or "
-        remedy = f"{page if published.hub else ''}set encoder.weights to a local file"
+        page = f"accept the licence at https://huggingface.co/{hub}, run `hf auth login`, or " if hub else ""
+        remedy = f"{page}set encoder.weights to a local file"
         raise UserError(f"encoder.name: {name}: its weights could not be fetched ({reason}); {remedy}") from error
 
 
@@ -223,87 +219,40 @@ class ColourEncoder:
         return torch.cat([reduce((bins == level).float(), "n c p -> n c", "mean") for level in range(COLOUR_BINS)], 1)
 
 
-class DemoEncoder(nn.Module):
-    """Random features with measured statistics: 128 channel means and 128 standard deviations."""
+class ConchEncoder:
+    """CONCH (Lu et al. 2024, Nature Medicine), which is not in timm: image embeddings before the projection to text."""
 
-    mean: Tensor
-    std: Tensor
-    preprocessing = "2x2 means, / 127.5 - 1"
+    width = 512
+    preprocessing = "that of the package conch"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = timm.create_model("resnet18", pretrained=False, features_only=True, out_indices=(2,))
-        self.register_buffer("mean", torch.zeros(2 * DEMO_CHANNELS))
-        self.register_buffer("std", torch.ones(2 * DEMO_CHANNELS))
-        self.id, self.width = "demo", 2 * DEMO_CHANNELS
-        self.eval().requires_grad_(False)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str) -> "DemoEncoder":
-        encoder = cls()
-        load_strict(encoder, load_weights(path), str(path))
-        encoder.id = f"demo-{sha256(path)[:12]}"
-        return encoder.to(device)
-
-    @torch.inference_mode()
-    def forward(self, tiles: Tensor) -> Tensor:
-        return ((self.features(tiles) - self.mean) / self.std).cpu()
-
-    def features(self, tiles: Tensor) -> Tensor:
-        """uint8 (n, h, w, 3) -> (n, 256), before standardisation."""
-        x = reduce(tiles.to(self.mean.device).float(), "n (h a) (w b) c -> n c h w", "mean", a=2, b=2) / 127.5 - 1
-        maps = self.backbone(x)[0]  # (n, 128, h / 16, w / 16)
-        return torch.cat([reduce(maps, "n c h w -> n c", "mean"), maps.std((2, 3))], 1)
+    def __init__(self, weights: str | Path | None, device: str) -> None:
+        try:
+            from conch.open_clip_custom import create_model_from_pretrained
+        except ImportError as error:
+            remedy = "pip install git+https://github.com/Mahmoodlab/CONCH.git"
+            raise UserError(f"encoder.name: conch: its authors' package is missing ({error}); {remedy}") from error
+        path = weights or _fetched("conch", CONCH_HUB, lambda: hf_hub_download(CONCH_HUB, "pytorch_model.bin"))
+        names = {name.removeprefix("module.") for name in load_weights(path)}  # and no code of the file runs
+        try:
+            network, self.transform = create_model_from_pretrained("conch_ViT-B-16", str(path))
+        except (KeyError, RuntimeError, pickle.UnpicklingError) as error:
+            raise _not_conch(path) from error
+        if any(f"visual.{name}" not in names for name in network.visual.state_dict()):
+            raise _not_conch(path)  # the package leaves random what a file lacks
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.device = device
+        self.id = "conch" if weights is None else f"conch-{sha256(weights)[:12]}"
 
     @torch.inference_mode()
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """uint8 (n, h, w, 3) -> [(n, 128, h / 8, w / 8)]: stands in for LPIPS' features; at full resolution."""
-        x = rearrange(images.to(self.mean.device).float(), "n h w c -> n c h w") / 127.5 - 1
-        return self.backbone(x)
+    def __call__(self, tiles: Tensor) -> Tensor:
+        x = torch.stack([self.transform(Image.fromarray(tile.numpy())) for tile in tiles.cpu()])
+        return self.network.encode_image(x.to(self.device), proj_contrast=False, normalize=False).float().cpu()
 
 
-def fit_demo(slides: Path, out: Path, seed: int) -> str:
-    """Draw the demo encoder's backbone from `seed`, measure its statistics on the tissue of `slides`, and save it.
-
-    Returns the sha256 of the file. UserError when the folder holds no slide.
-    """
-    paths = sorted(slides.glob("*.tif*"))
-    if not paths:
-        raise UserError(f"--fit: {slides} holds no *.tiff; draw some with data_prep/demo_world.py")
-    torch.manual_seed(seed)
-    encoder = DemoEncoder().half().float()  # as it will be read back
-    features = torch.cat([encoder.features(tiles) for path in paths for tiles in _tissue_tiles(path)])  # (n, d)
-    std = features.std(0)
-    std = std.clamp_min(LEAST_STD * std.median().item())
-    state = encoder.state_dict()
-    for name, value in state.items():
-        if name.startswith("backbone.") and value.is_floating_point():
-            state[name] = value.half()
-    return save_weights(out, state | {"mean": features.mean(0), "std": std})
+def _not_conch(path: str | Path) -> UserError:
+    file = f"pytorch_model.bin of https://huggingface.co/{CONCH_HUB}"
+    return UserError(f"encoder.weights: {path} is another network's; expected {file}")
 
 
-def _tissue_tiles(path: Path) -> Iterator[Tensor]:
-    """Rows of base tiles with tissue (n, h, w, 3) of a histology slide."""
-    slide, mpp = open_slide(path, "histology"), ladder("histology").base_mpp
-    plane = Plane(slide, mpp)
-    rows, cols = plane.height // DEMO_TILE_PX, plane.width // DEMO_TILE_PX
-    mask = read_foreground(Plane(slide, mpp * DEMO_TILE_PX / PER_TILE), rows, cols).mask
-    for row, shares in enumerate(tile_shares(mask)):
-        band = plane.read(0, row * DEMO_TILE_PX, cols * DEMO_TILE_PX, DEMO_TILE_PX)
-        tiles = rearrange(band, "h (n w) c -> n h w c", n=cols)[shares > 0]
-        if len(tiles):
-            yield torch.from_numpy(tiles)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Make the demo encoder's weights.")
-    parser.add_argument("--fit", type=Path, required=True, help="folder of demo slides to measure")
-    parser.add_argument("--out", type=Path, default=DEMO_WEIGHTS, help="safetensors file to write")
-    parser.add_argument("--seed", type=int, default=5, help="of the random backbone")
-    arguments = parser.parse_args(argv)
-    digest = fit_demo(arguments.fit, arguments.out, arguments.seed)
-    print(f"{arguments.out}: demo-{digest[:12]}")
-
-
-if __name__ == "__main__":
-    cli(main)
+OURS = {"demo": DemoEncoder.width, "colours": ColourEncoder.width, "conch": ConchEncoder.width}
+"""widths of those that timm does not build"""

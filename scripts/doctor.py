@@ -35,7 +35,7 @@ def environment() -> Iterator[Finding]:
 
 
 def published_weights() -> Iterator[Finding]:
-    from data_prep.encoders import PUBLISHED
+    from data_prep.encoders import CONCH_HUB, PUBLISHED
     from ldm.doctor.published import Weights, hub_weights, published
     from ldm.evaluation.extractors import URL_INCEPTION_V3, inception_file
 
@@ -43,6 +43,7 @@ def published_weights() -> Iterator[Finding]:
     yield from published(
         [
             *(hub_weights(name, of.hub, "set encoder.weights to a local file") for name, of in PUBLISHED.items()),
+            hub_weights("conch", CONCH_HUB, "set encoder.weights to a local file"),
             hub_weights("ZoomLDM", "StonyBrook-CVLab/ZoomLDM", "give --model the path of its weights.ckpt"),
             Weights(
                 "VQ-f4",
@@ -56,7 +57,7 @@ def published_weights() -> Iterator[Finding]:
 
 
 def bundled() -> Iterator[Finding]:
-    from data_prep.encoders import DEMO_WEIGHTS
+    from data_prep.demo_encoder import DEMO_WEIGHTS
     from ldm.data.h5 import SlideFile
     from ldm.doctor.cohort import examine
     from ldm.doctor.finding import ok

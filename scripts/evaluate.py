@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from data_prep.encoders import DemoEncoder, load_encoder
+from data_prep.demo_encoder import DemoEncoder
+from data_prep.encoders import load_encoder
 from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
 from ldm.conditions import matching_slide
 from ldm.config import load_config
@@ -65,7 +66,12 @@ Add = Callable[..., Any]
 
 def _common(add: Add) -> None:
     add("--model", default="demo", help="demo (the default), a run folder or a published weights file")
-    add("--space", nargs="+", metavar="NAME", help="where to compare: demo, inception, clip, uni, any timm model ...")
+    add(
+        "--space",
+        nargs="+",
+        metavar="NAME",
+        help="spaces: demo, inception, clip, uni, conch, any timm model ...",
+    )
     add("--weights", nargs="+", default=[], metavar="NAME=PATH", help="local files of those, instead of downloads")
     add("--count", type=int, help="images of each method (%(default)s)")
     add("--seed", type=int, default=0, help="image i depends on seed + i (%(default)s)")

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from data_prep.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from data_prep.demo_world import generate
-from data_prep.encoders import DEMO_WEIGHTS, DemoEncoder
 from data_prep.slide import Plane, open_slide
 from ldm.conditions import Conditions, TokenMap, Unconditional, matching_slide, place_of, tokens_at
 from ldm.errors import UserError, cli

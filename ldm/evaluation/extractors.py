@@ -1,7 +1,7 @@
 """The spaces that sets of images are compared in: extractors, and the features of many images, shared by processes.
 
-An extractor is any frozen network from uint8 images to vectors: the encoders of `data_prep.encoders` (UNI, DINOv2,
-CLIP, the demo's, any timm model), and Inception, which is here since nothing else needs it.
+An extractor is any frozen network from uint8 images to vectors: the encoders of `data_prep.encoders` (UNI, CONCH,
+DINOv2, CLIP, the demo's, any timm model), and Inception, which is here since nothing else needs it.
 
 Letters: n images, b images of a batch, H, W pixels, d channels.
 """

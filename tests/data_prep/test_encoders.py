@@ -1,15 +1,23 @@
 """Tile encoders by name: frozen, as wide as they say, and plain about weights that they cannot have."""
 
 import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import timm
 import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
 
-from data_prep.encoders import PUBLISHED, DemoEncoder, fit_demo, known_width, load_encoder
+from data_prep import encoders
+from data_prep.encoders import PUBLISHED, ConchEncoder, TimmEncoder, known_width, load_encoder
 from ldm.checkpoint import save_weights
 from ldm.errors import UserError
-from tests.data_prep.slides import tissue_image, write_slide
 
 TINY = "test_vit"
 
@@ -17,25 +25,6 @@ TINY = "test_vit"
 @pytest.fixture
 def tiles() -> torch.Tensor:
     return torch.randint(256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def test_demo_encoder_ships_and_sees_each_tile_on_its_own(tiles):
-    encoder = load_encoder("demo")
-    found = encoder(tiles)
-    assert found.shape == (3, encoder.width)
-    assert found.dtype == torch.float32
-    assert encoder.id.startswith("demo-")
-    torch.testing.assert_close(found[1:2], encoder(tiles[1:2]))
-    assert (found[0] - found[1]).abs().max() > 0.01
-
-
-def test_demo_encoder_is_made_from_slides_and_a_seed(tmp_path):
-    write_slide(tmp_path / "slides" / "s.tiff", [tissue_image(512, 512)], 0.5)
-    same = [fit_demo(tmp_path / "slides", tmp_path / f"{name}.safetensors", 1) for name in "ab"]
-    assert same[0] == same[1] != fit_demo(tmp_path / "slides", tmp_path / "c.safetensors", 2)
-    encoder = DemoEncoder.load(tmp_path / "a.safetensors", "cpu")
-    tiles = torch.from_numpy(tissue_image(512, 512)[128:256, 128:256].copy())[None]
-    assert encoder(tiles).abs().mean() < 3  # a tile like those that were measured
 
 
 def test_timm_model_by_name_with_local_weights(tmp_path, tiles):
@@ -58,8 +47,9 @@ def test_an_id_names_the_weights_too(tmp_path):
     assert load_encoder(found.id, tmp_path / "tiny.safetensors").id == found.id
 
 
-def test_clip_is_as_wide_as_its_projection():
-    assert known_width("clip") == 512
+@pytest.mark.parametrize(("name", "width"), [("demo", 256), ("colours", 24), ("clip", 512), ("conch", 512)])
+def test_widths_are_known_without_weights(name, width):
+    assert known_width(name) == width
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
@@ -71,7 +61,8 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_unknown_encoder_is_told_the_known_ones():
-    with pytest.raises(UserError, match="expected demo, colours, uni, uni2-h, dinov2, clip, hipt or a timm model name"):
+    known = "demo, colours, conch, uni, uni2-h, dinov2, clip, hipt or a timm model name"
+    with pytest.raises(UserError, match=f"encoder.name: unn is unknown; expected {known}"):
         load_encoder("unn")
 
 
@@ -101,6 +92,7 @@ def test_hipt_reads_the_teacher_of_a_dino_checkpoint_and_nothing_else(tmp_path, 
     checkpoint = {"student": {}, "teacher": teacher, "epoch": 1, "args": argparse.Namespace(lr=1.0)}
     torch.save(checkpoint, tmp_path / "vit256_small_dino.pth")
     encoder = load_encoder("hipt", tmp_path / "vit256_small_dino.pth")
+    assert isinstance(encoder, TimmEncoder)
     assert encoder.size == (256, 256)
     assert encoder.mean.flatten().tolist() == [0.5] * 3
     assert encoder(tiles).shape == (3, 384)
@@ -119,3 +111,79 @@ def test_colours_are_histograms_and_blind_to_where(tiles):
     torch.testing.assert_close(load_encoder("colours")(tiles.flip(1, 2)), found)
     black = load_encoder("colours")(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
     assert sorted(black[0].tolist()) == [0.0] * 21 + [1.0] * 3
+
+
+class Conch(nn.Module):
+    """Stands in for the network of the package conch, which is not installed where these tests run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = nn.Linear(3, 512)
+
+    def encode_image(self, images: Tensor, normalize: bool = True, proj_contrast: bool = True) -> Tensor:
+        assert not normalize
+        assert not proj_contrast
+        return self.visual(images.mean((2, 3)))
+
+
+def mean_colour(image: Image.Image) -> Tensor:
+    pixel = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    return rearrange(torch.tensor(pixel).float(), "c -> c 1 1")
+
+
+@pytest.fixture
+def conch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that, like the real one, leaves random what a file lacks."""
+
+    def create(config: str, checkpoint_path: str) -> tuple[nn.Module, Callable[[Image.Image], Tensor]]:
+        assert config == "conch_ViT-B-16"
+        network = Conch()
+        network.load_state_dict(torch.load(checkpoint_path, weights_only=True), strict=False)
+        return network, mean_colour
+
+    package: Any = ModuleType("conch.open_clip_custom")
+    package.create_model_from_pretrained = create
+    monkeypatch.setitem(sys.modules, "conch", ModuleType("conch"))
+    monkeypatch.setitem(sys.modules, "conch.open_clip_custom", package)
+
+
+def test_conch_sees_each_tile_as_its_package_transforms_it(conch: None, tmp_path: Path) -> None:
+    network, file = Conch(), tmp_path / "pytorch_model.bin"
+    torch.save(network.state_dict() | {"text.weight": torch.zeros(1)}, file)
+    encoder = load_encoder("conch", file)
+    colours = torch.tensor([[250, 10, 10], [10, 250, 10], [90, 80, 70]], dtype=torch.uint8)
+    assert isinstance(encoder, ConchEncoder)
+    found = encoder(colours[:, None, None].expand(3, 64, 64, 3))
+    assert found.shape == (3, encoder.width)
+    torch.testing.assert_close(found, network.visual(colours.float()))
+    assert not any(parameter.requires_grad for parameter in encoder.network.parameters())
+    assert load_encoder(encoder.id, file).id == encoder.id != "conch"
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [{"weight": torch.zeros(1)}, {"visual.weight": torch.zeros(512, 3)}, {"visual.weight": torch.zeros(4, 3)}],
+    ids=["others", "some", "shapes"],
+)
+def test_conch_refuses_the_weights_of_another_network(conch: None, tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(tensors, tmp_path / "other.bin")
+    with pytest.raises(UserError, match=r"other\.bin is another network's; expected pytorch_model\.bin of") as refusal:
+        load_encoder("conch", tmp_path / "other.bin")
+    assert "\n" not in str(refusal.value)
+
+
+def test_conch_that_cannot_be_fetched_is_one_line_with_the_remedy(conch: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("401 Client Error\nAccess to model is restricted")
+
+    monkeypatch.setattr(encoders, "hf_hub_download", refuse)
+    with pytest.raises(UserError, match=r"huggingface\.co/MahmoodLab/conch,.*encoder\.weights") as refusal:
+        load_encoder("conch")
+    assert "\n" not in str(refusal.value)
+
+
+def test_conch_without_its_package_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "conch", None)
+    with pytest.raises(UserError, match=r"authors' package is missing .*; pip install git\+https://") as refusal:
+        load_encoder("conch")
+    assert "\n" not in str(refusal.value)
