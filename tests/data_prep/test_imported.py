@@ -161,7 +161,7 @@ def test_a_cohort_of_imported_embeddings_is_that_of_computed_ones_where_tissue_i
 def test_a_slide_is_prepared_again_when_its_embeddings_change(folder: Path) -> None:
     corners = corners_at((0, 0), 64, np.array([[2, 2], [3, 2], [9, 7]]))
     path = write(folder / "e" / f"{NAME}.h5", corners, np.ones((3, 5), np.float32))
-    asked = config(folder, encoder=Encoder("conch", embeddings=str(folder / "e")))
+    asked = config(folder, encoder=Encoder("virchow", embeddings=str(folder / "e")))
     assert [prepare(asked)[0].status for _ in range(2)] == ["prepared", "kept"]
     write(path, corners, np.full((3, 5), 2.0, np.float32))
     assert prepare(asked)[0].status == "prepared"
@@ -172,7 +172,7 @@ def test_a_slide_without_patches_has_no_region(folder: Path) -> None:
     write(folder / "e" / f"{NAME}.h5", np.zeros((0, 2), int), np.zeros((0, 5), np.float32), patch_size_level0=64)
     write(folder / "c" / f"{NAME}.h5", np.zeros((0, 2), int), patch_size_level0=64)
     for asked in (
-        config(folder, encoder=Encoder("conch", embeddings=str(folder / "e"))),
+        config(folder, encoder=Encoder("virchow", embeddings=str(folder / "e"))),
         config(folder, coordinates=str(folder / "c")),
     ):
         (report,) = prepare(asked)
@@ -219,7 +219,7 @@ def test_embeddings_that_do_not_fit_are_refused(
 ) -> None:
     write(folder / "e" / "A.h5", LATTICE, ONES)  # tells the width
     path = write(folder / "e" / f"{NAME}.h5", corners, features, **attrs)
-    said = failure(config(folder, encoder=Encoder("conch", embeddings=str(folder / "e"))))
+    said = failure(config(folder, encoder=Encoder("virchow", embeddings=str(folder / "e"))))
     assert said.startswith(str(path))
     assert message in said
 
@@ -230,7 +230,7 @@ def test_embeddings_of_another_width_are_refused(folder: Path) -> None:
     assert "features are 5 wide, expected 256" in said
     write(folder / "f" / f"{NAME}.h5", LATTICE, ONES)
     write(folder / "f" / "A.h5", LATTICE, repeat(ONES, "n d -> n (2 d)"))
-    said = failure(config(folder, encoder=Encoder("conch", embeddings=str(folder / "f"))))
+    said = failure(config(folder, encoder=Encoder("virchow", embeddings=str(folder / "f"))))
     assert "features are 5 wide, expected 10" in said
 
 
@@ -277,7 +277,7 @@ def test_two_slides_of_one_name_get_no_imports(folder: Path) -> None:
 def test_folders_that_do_not_fit_are_refused(folder: Path) -> None:
     assert "holds no" in failure(config(folder, coordinates=str(folder / "slides")))
     with pytest.raises(UserError, match=r"no .h5 in .* has features"):
-        prepare(config(folder, encoder=Encoder("conch", embeddings=str(folder / "slides"))))
+        prepare(config(folder, encoder=Encoder("virchow", embeddings=str(folder / "slides"))))
     assert "is no folder" in failure(config(folder, coordinates=str(folder / "nowhere")))
     for size in (10, 20):
         write(folder / "c" / f"{size}x" / f"{NAME}_patches.h5", LATTICE, **SIDE)
