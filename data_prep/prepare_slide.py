@@ -24,7 +24,7 @@ from data_prep.plan import Plan, lost_corners, read_block
 from data_prep.pyramid import Patches, field_patches
 from data_prep.readers import Pixels
 from data_prep.settings import settings
-from ldm.data.h5 import SlideWriter
+from ldm.data.slide_writer import SlideWriter
 
 JPEG_QUALITY = 95
 

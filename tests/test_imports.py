@@ -44,6 +44,7 @@ OUTSIDE = {
         "data_prep",
         "ldm.data.h5",
         "ldm.data.dataset",
+        "ldm.data.slide_writer",
         "ldm.data.splits",
         "ldm.scales",
         "ldm.config",

@@ -11,7 +11,7 @@ from torch import nn
 
 from ldm.checkpoint import join, save_weights
 from ldm.config import build
-from ldm.data.h5 import SlideWriter
+from ldm.data.slide_writer import SlideWriter
 from tests.golden.fill import fill_
 
 TILE_PX, WIDTH, EMBEDDING, SCALES = 32, 32, 6, ("20x", "10x", "5x")

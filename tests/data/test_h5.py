@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.data.h5 import SlideFile, SlideWriter
+from ldm.data.h5 import SlideFile
+from ldm.data.slide_writer import SlideWriter
 from ldm.errors import UserError
 from ldm.tokens import normalize_tokens
 
