@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from data_prep.demo_world import generate
 from data_prep.slide import Plane, open_slide
-from ldm.conditions import TokenMap, matching_slide
+from ldm.conditions import TokenMap
 from ldm.errors import cli
 from ldm.evaluation.large_image import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
 from ldm.files import whole
@@ -32,6 +32,7 @@ from ldm.joint import Joint
 from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
 from ldm.sampling.constraints import OPERATORS, Shrink
 from ldm.sampling.presets import PRESETS, Settings
+from ldm.slides import matching_slide
 from ldm.sources import BUNDLED
 
 Pixels = NDArray[np.uint8]

@@ -43,6 +43,8 @@ class Identity(NamedTuple):
     """channels of an embedding"""
     autoencoder: str | None
     """None: there are no latents"""
+    latents_id: str | None = None
+    """of that autoencoder"""
 
 
 class Networks(Protocol):

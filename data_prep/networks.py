@@ -51,7 +51,7 @@ class LocalNetworks:
     @classmethod
     def load(cls, config: PrepareConfig, device: torch.device) -> "LocalNetworks":
         """UserError when weights are missing, so before any work."""
-        asked, autoencoder_id = config.encoder, None
+        asked, autoencoder_id, latents_id = config.encoder, None, None
         networks: dict[str, Network] = {}
         if asked.embeddings:
             encoder: TileEncoder | ImportedEncoder = imported_encoder(
@@ -61,9 +61,10 @@ class LocalNetworks:
             encoder = networks[ENCODER] = load_encoder(asked.name, asked.weights, str(device))
         if config.autoencoder is not None:
             autoencoder, autoencoder_id = load_autoencoder(config.autoencoder)
+            latents_id = autoencoder.latents_id()
             autoencoder.eval().requires_grad_(False).to(device)
             networks[AUTOENCODER] = lambda tiles: latents_of(tiles, autoencoder.encode, device)
-        return cls(Identity(encoder.id, encoder.width, autoencoder_id), networks, device, config.batch_size)
+        return cls(Identity(encoder.id, encoder.width, autoencoder_id, latents_id), networks, device, config.batch_size)
 
     def ask(self, network: str, tiles: Tiles) -> Answer:
         request = Request(network, tiles)

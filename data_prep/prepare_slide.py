@@ -93,6 +93,7 @@ def _attrs(plan: Plan, config: PrepareConfig, identity: Identity) -> dict[str, A
         "tile_px": config.tile_px,
         "encoder": identity.encoder,
         "autoencoder": identity.autoencoder or "",
+        "latents_id": identity.latents_id or "",
         "seed": config.seed,
     }
 

@@ -9,7 +9,6 @@ Letters: n windows, d channels, R, C rows and columns of base tiles, w context w
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -119,17 +118,6 @@ def image_tokens(image: Pixels, embed: Callable[[Tensor], Tensor], tile_px: int)
     image = np.pad(image, [*missing, (0, 0)], mode="edge")
     tiles = rearrange(image, "(r h) (c w) d -> (r c) h w d", h=tile_px, w=tile_px)
     return rearrange(embed(torch.from_numpy(tiles)), "(r c) d -> d r c", r=image.shape[0] // tile_px)
-
-
-def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:
-    """A prepared slide. UserError when it was prepared with another encoder, patch size or ladder than the model's."""
-    slide = SlideFile(path)
-    expected = {"encoder": model.encoder, "tile_px": model.tile_px, "kind": model.ladder.kind}
-    for key, value in expected.items():
-        found = slide.attrs[key]
-        if found != value and not (key == "encoder" and found.startswith(f"{value}-")):
-            raise UserError(f"{path}: {key} is {found}, but the model's is {value}; prepare the slide for this model")
-    return slide
 
 
 def place_of(text: str) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from ldm.diffusion.schedule import add_noise, at
 from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
 from ldm.sampling.samplers import seeded_noise
+from ldm.slides import latents
 
 SOURCES = ("denoiser", "encoder")
 
@@ -58,11 +59,11 @@ def denoiser_features(
 ) -> Tensor:
     """Features (n, d) of regions `rows` of a slide, on the CPU.
 
-    UserError for a block or t that the model does not have, or a slide without latents.
+    UserError for a block or t that the model does not have, or a slide without latents of the model's autoencoder.
     """
     probe = probe or Probe()
     probe.check(model)
-    z_0 = slide.latents(scale, rows)  # (n, 3, h, w)
+    z_0 = latents(slide, scale, rows, model)  # (n, 3, h, w)
     t = torch.full((len(z_0),), probe.t)
     if not probe.clean:
         tile = (probe.seed, zlib.crc32(slide.attrs["slide_id"].encode()), slide.ladder[scale].index)

@@ -11,7 +11,7 @@ Letters: n images, b images in a batch, d embedding width, w context width, H pi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,11 @@ class ZoomLDM:
     @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
+
+    @cached_property
+    def latents_id(self) -> str:
+        """Names the autoencoder's encoding, as prepared slides do."""
+        return self.autoencoder.latents_id()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")

@@ -20,7 +20,6 @@ from lightning_fabric import Fabric
 from data_prep.demo_encoder import DemoEncoder
 from data_prep.encoders import load_encoder
 from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
-from ldm.conditions import matching_slide
 from ldm.config import load_config
 from ldm.control import ControlModel
 from ldm.data.h5 import SlideFile
@@ -38,6 +37,7 @@ from ldm.protocols import large, memorization, patches, superres
 from ldm.protocols.bench import Bench, Report
 from ldm.protocols.sources import Source, cohort, halves, slide_id, slide_of, spread_over, statistics_name
 from ldm.sampling.samplers import SAMPLERS
+from ldm.slides import matching_slide
 
 COUNTS = {"patches": 32, "large": 4, "superres": 8, "memorization": 32}
 """images of each method"""

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ldm.conditions import matching_slide
 from ldm.data.dataset import open_cohort
 from ldm.errors import UserError, cli
 from ldm.features import SOURCES, Extractor, Probe
 from ldm.files import DiskFull
 from ldm.pipeline import PRECISIONS, ZoomLDM
 from ldm.processes import launch
+from ldm.slides import matching_slide
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

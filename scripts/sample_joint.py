@@ -26,7 +26,6 @@ from ldm.conditions import (
     Unconditional,
     drawn_tokens,
     image_tokens,
-    matching_slide,
     place_of,
     richest_place,
     tokens_at,
@@ -41,6 +40,7 @@ from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
 from ldm.processes import launch
 from ldm.resume import StateFile
 from ldm.sampling.presets import PRESETS, SEAMS, Settings
+from ldm.slides import matching_slide
 from ldm.sources import BUNDLED
 from ldm.tiff import PyramidWriter
 

@@ -7,21 +7,18 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.conditions import matching_slide
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError, cli
-from ldm.io import contact_sheet, save_png
-from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
+from ldm.io import Pixels, contact_sheet, save_png
+from ldm.pipeline import PRECISIONS, ZoomLDM
 from ldm.sampling.samplers import SAMPLERS
+from ldm.slides import has_pictures, matching_slide, pictures
 from ldm.sources import BUNDLED
 
-Pixels = NDArray[np.uint8]
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
@@ -58,15 +55,16 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM) -> SlideFile | None:
 
 
 def regions(slide: SlideFile, scale: str, count: int, seed: int, model: ZoomLDM) -> tuple[list[Tensor], list[Pixels]]:
-    """Embedding grids and pictures of `count` regions, spread over the slide; region i depends on seed + i alone."""
+    """Embedding grids and, where the slide has them, pictures of `count` regions, spread over the slide.
+
+    Region i depends on seed + i alone.
+    """
     total = slide.count(scale) if scale in slide.ladder.names else 0
     if total == 0:
         raise UserError(f"{slide.path}: has no region at {scale}; choose other scales or another slide")
     rows = [int((seed + i) * GOLDEN_RATIO % 1 * total) for i in range(count)]
     grids = [slide.embedding(scale, row) for row in rows]
-    if slide.has_images(scale):
-        return grids, slide.images(scale, rows)
-    return grids, list(to_uint8(model.decode(slide.latents(scale, rows).to(model.device))))
+    return grids, pictures(slide, scale, rows, model) if has_pictures(slide, scale, model) else []
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,10 +87,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for i, image in enumerate(images):
             save_png(args.out / f"{scale}_{args.seed + i}.png", image)
-        pairs = zip(real, images, strict=True)
-        rows.append([picture for pair in pairs for picture in pair] if slide else list(images))
+        pairs = zip(real, images, strict=True) if real else zip(images, strict=True)
+        rows.append([picture for pair in pairs for picture in pair])
     sheet = args.out / "contact_sheet.png"
-    contact_sheet(rows, scales, (["real", "sampled"] if slide else ["sampled"]) * args.count, sheet)
+    contact_sheet(rows, scales, (["real", "sampled"] if real else ["sampled"]) * args.count, sheet)
+    if slide and not real:
+        print(f"{slide.path}: has neither images nor latents of this model's autoencoder: no real patches are shown")
     print(sheet)
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from data_prep.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from data_prep.demo_world import generate
 from data_prep.slide import Plane, open_slide
-from ldm.conditions import Conditions, TokenMap, Unconditional, matching_slide, place_of, tokens_at
+from ldm.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
 from ldm.errors import UserError, cli
 from ldm.evaluation.superres import encoder_distance, lpips, lpips_available, psnr, ssim
 from ldm.files import whole
@@ -28,6 +28,7 @@ from ldm.io import Pixels, contact_sheet
 from ldm.pictures import WHOLE_PX, Picture, destination, listed, read_picture, write_large, write_picture
 from ldm.pipeline import PRECISIONS, ZoomLDM, from_uint8, to_uint8
 from ldm.sampling.constraints import Shrink
+from ldm.slides import matching_slide
 from ldm.sources import BUNDLED
 from ldm.superres import CONSISTENT, Residual, SuperResolution, bicubic, inferred, magnification
 

@@ -8,6 +8,7 @@ An interrupted command, typed again, goes on with the features it has.
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,6 @@ from tqdm import tqdm
 
 from data_prep.config import load_prepare_config
 from data_prep.prepare import main as prepare
-from ldm.conditions import matching_slide
 from ldm.data.bags import BagFolder, read_bag
 from ldm.data.dataset import open_cohort
 from ldm.data.h5 import SlideFile
@@ -30,7 +30,8 @@ from ldm.evaluation.mil import CrossValidation, cross_validate, half_interval
 from ldm.features import Extractor
 from ldm.files import whole
 from ldm.io import contact_sheet, fitted
-from ldm.pipeline import ZoomLDM, to_uint8
+from ldm.pipeline import ZoomLDM
+from ldm.slides import matching_slide, pictures
 
 DEMO = Path("configs/demo/data_mil.yaml")
 DEMO_FEATURES = Path("data/demo/mil-features")
@@ -158,12 +159,12 @@ def draw_attention(labels: Labels, run: CrossValidation, args: argparse.Namespac
                 SlideFile(args.cohort / f"{labels.slides[i]}.h5"),
                 read_bag(args.features[-1] / f"{labels.slides[i]}.h5"),
             )
-            picture, px_l0 = thumbnail(slide, lambda z: to_uint8(model.decode(z)))
+            picture, px_l0 = thumbnail(slide, partial(pictures, model=model))
             prediction = run.predictions[i]
             attention = attention_map(picture, prediction.attention.numpy(), bag.coords / px_l0, bag.side_l0 / px_l0)
-            file = args.out / "attention" / f"{labels.slides[i]}.jpg"
-            with whole(file) as partial:
-                Image.fromarray(np.concatenate([picture, attention], axis=1)).save(partial, format="JPEG", quality=85)
+            both = Image.fromarray(np.concatenate([picture, attention], axis=1))
+            with whole(args.out / "attention" / f"{labels.slides[i]}.jpg") as unfinished:
+                both.save(unfinished, format="JPEG", quality=85)
             rows.append([fitted(picture, SHOWN_PX), fitted(attention, SHOWN_PX)])
             names.append(f"{labels.names[value]}: {1 / (1 + np.exp(-prediction.logit)):.2f}")
     sheet = args.out / "attention.png"

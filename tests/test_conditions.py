@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.conditions import TokenMap, Unconditional, drawn_tokens, matching_slide, pool_all, richest_place
+from ldm.conditions import TokenMap, Unconditional, drawn_tokens, pool_all, richest_place
 from ldm.data.h5 import SlideFile
 from ldm.pipeline import ZoomLDM
+from ldm.slides import matching_slide
 from ldm.sources import BUNDLED
 from tests import toy
 from tests.golden.parity import noise

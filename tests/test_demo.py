@@ -9,7 +9,7 @@ import torch
 from ldm.checkpoint import PARTS, load_weights, save_weights
 from ldm.data.h5 import SlideFile
 from ldm.files import intact
-from ldm.pipeline import ZoomLDM, to_uint8
+from ldm.pipeline import ZoomLDM, load_autoencoder, to_uint8
 from ldm.sources import BUNDLED
 from scripts import bundle_demo
 from tests import toy
@@ -20,6 +20,10 @@ def test_the_weights_are_whole_and_small() -> None:
     assert [path.parent.name for path in weights] == ["cdm", "demo", "vq", "zoomldm"]
     assert all(intact(path) for path in weights)
     assert sum(path.stat().st_size for path in weights) < 25e6
+
+
+def test_slides_prepared_with_the_bundled_autoencoder_are_the_models(demo: ZoomLDM) -> None:
+    assert load_autoencoder("demo")[0].latents_id() == demo.latents_id
 
 
 def test_decoded_latents_look_like_the_slide(demo: ZoomLDM, demo_slide: SlideFile) -> None:

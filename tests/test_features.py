@@ -66,6 +66,29 @@ def test_the_latent_is_noised_to_t_by_the_tile_and_the_seed(model: ZoomLDM, slid
         assert (found - first).abs().max() > 1e-4
 
 
+def test_latents_of_another_autoencoder_are_refused_and_those_of_another_decoder_are_not(
+    model: ZoomLDM, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    autoencoder = ZoomLDM.load(world / "zoomldm").autoencoder
+    with torch.no_grad():
+        autoencoder.decoder.conv_in.weight.mul_(2)
+        own = autoencoder.latents_id()
+        autoencoder.quant_conv.weight.mul_(2)
+        other = autoencoder.latents_id()
+    for name, latents_id in (("own", own), ("other", other)):
+        toy.slide(tmp_path / f"cohort/{name}.h5", latents_id=latents_id)
+    message = rf"other.h5: its latents are of toy \(latents_id {other}\), but the model's .* \({own}\); prepare"
+    with pytest.raises(UserError, match=message) as refusal:
+        denoiser_features(model, SlideFile(tmp_path / "cohort/other.h5"), "5x", [0])
+    assert "\n" not in str(refusal.value)
+    command = [str(tmp_path / "cohort"), "--accelerator", "cpu", "--scales", "5x", "--out", str(tmp_path / "features")]
+    command += ["--model", str(world / "zoomldm")]
+    assert extract_features.main(command) == 1
+    assert [path.name for path in (tmp_path / "features").rglob("*.h5")] == ["own.h5"]
+    assert "1 of 2 slides" in capsys.readouterr().out
+    assert extract_features.main([*command, "--source", "encoder"]) == 0  # embeddings are anybody's
+
+
 def test_encoder_features_are_the_mean_embeddings_under_a_region(slide: SlideFile) -> None:
     found = encoder_features(slide, "5x", [0, 1])
     expected = torch.stack([slide.tokens(0, 0, 0, 4, 4).mean((1, 2)), slide.tokens(0, 0, 4, 4, 4).mean((1, 2))])

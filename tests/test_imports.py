@@ -35,6 +35,7 @@ UPSTAIRS = {
     "ldm.pictures",
     "ldm.superres",
     "ldm.features",
+    "ldm.slides",
     "ldm.runs",
     "ldm.doctor",
     "ldm.protocols",

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ldm.errors import UserError, cli
+from ldm.pipeline import ZoomLDM
 from scripts import sample_patches
 from tests import toy
 
@@ -45,6 +46,21 @@ def test_a_slide_without_images_shows_its_decoded_latents(world: Path, tmp_path:
     bare = toy.slide(tmp_path / "bare.h5", images=False)
     sample_patches.main(arguments(world, tmp_path, "--from", str(bare), "--count", "1", "--scale", "20x"))
     assert (tmp_path / "contact_sheet.png").is_file()
+
+
+def test_latents_of_another_autoencoder_are_not_decoded_but_their_slide_is_a_condition(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ZoomLDM.load(world / "zoomldm").latents_id
+    for name, latents_id in (("own", own), ("other", "0123456789ab")):
+        slide = toy.slide(tmp_path / f"{name}.h5", images=False, slide_id="s", latents_id=latents_id)
+        given = ("--from", str(slide), "--count", "1", "--scale", "20x")
+        sample_patches.main(arguments(world, tmp_path / name, *given))
+    assert capsys.readouterr().out.count("other.h5: has neither images nor latents of this model's autoencoder") == 1
+    first, second = ((tmp_path / name / "20x_0.png").read_bytes() for name in ("own", "other"))
+    assert first == second
+    wide, narrow = (Image.open(tmp_path / name / "contact_sheet.png").width for name in ("own", "other"))
+    assert wide - narrow >= toy.TILE_PX  # the decoded one
 
 
 @pytest.mark.parametrize(

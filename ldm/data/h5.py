@@ -1,6 +1,7 @@
 """A prepared slide: one HDF5 file, the contract between preparation and training.
 
-    attrs                       format, slide_id, source, width_l0, height_l0, base_mpp, kind, scales, tile_px ...
+    attrs                       format, slide_id, source, width_l0, height_l0, base_mpp, kind, scales, tile_px,
+                                encoder, autoencoder, latents_id (which encoding) ...
     unreadable                  (n, 2) i64                       level-0 corners of base tiles that were left out
     embeddings/0                (rows, cols, d) f16              base tiles' embeddings on the slide's whole grid
     embeddings/k                (rows / 2^k, cols / 2^k, d) f16  their k-fold 2x2 means

@@ -1,33 +1,32 @@
 """A prepared slide at a glance, put together from its regions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ldm.data.h5 import SlideFile
 from ldm.scales import Scale
 
 Pixels = NDArray[np.uint8]
+Pictures = Callable[[SlideFile, str, Sequence[int]], Sequence[Pixels]]
+"""gives those of some regions, by scale and rows"""
 LONGEST_PX = 1024
 BLANK = 255
 
 
-def thumbnail(slide: SlideFile, decode: Callable[[Tensor], Pixels]) -> tuple[Pixels, float]:
+def thumbnail(slide: SlideFile, pictures: Pictures) -> tuple[Pixels, float]:
     """The slide (H, W, 3), at most LONGEST_PX long where its ladder allows, and full-resolution pixels per pixel.
 
-    Made of the finest scale that fits: of its stored images, or of what `decode` makes of its latents (1, 3, h, w).
+    Made of the `pictures` of the finest scale that fits.
     """
     rows, cols = slide.grid
     tile_px = int(slide.attrs["tile_px"])
     scale = _fitting(slide, max(rows, cols) * tile_px)
     height, width = (length * tile_px // scale.downsample for length in (rows, cols))
     canvas = np.full((height, width, 3), BLANK, np.uint8)
-    stored = slide.has_images(scale.name)
     for row, (i, j) in enumerate((slide.ij(scale.name) * tile_px).tolist()):
-        region = slide.images(scale.name, [row])[0] if stored else decode(slide.latents(scale.name, [row]))[0]
-        canvas[i : i + tile_px, j : j + tile_px] = region
+        canvas[i : i + tile_px, j : j + tile_px] = pictures(slide, scale.name, [row])[0]
     return canvas, scale.downsample * slide.attrs["base_mpp"] / slide.attrs["mpp_l0"]
 
 

@@ -7,6 +7,7 @@ The demo's variant works on patches of 2x2 pixels, normalises every pixel on its
 statistics of the whole image, so encoding a crop is cropping an encoding, away from borders.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -157,6 +158,18 @@ class Autoencoder(nn.Module):
         """Image -> (reconstruction (b, 3, H, W), codebook loss, code indices (b, h, w))."""
         z_q, loss, indices = self.quantize(self.encode(x))
         return self.decode(z_q, quantize=False), loss, indices
+
+    def latents_id(self) -> str:
+        """12 hex digits that name what `encode` computes: of its weights in half precision, as a bundle keeps them.
+
+        Neither the decoder nor the codes count.
+        """
+        digest = hashlib.sha256()
+        for part in (self.encoder, self.quant_conv):
+            for name, weight in part.state_dict().items():
+                digest.update(f"{name} {tuple(weight.shape)}".encode())
+                digest.update(weight.cpu().half().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     @torch.no_grad()
     def normalise_latents(self, mean: Tensor, std: Tensor) -> None:

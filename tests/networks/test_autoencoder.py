@@ -141,6 +141,21 @@ def test_one_scale_for_all_channels_keeps_the_codes() -> None:
     assert error(found, x_hat) < 1e-5
 
 
+@torch.no_grad()
+def test_the_id_of_latents_is_that_of_the_encoding_alone() -> None:
+    network = filled(**DEMO)
+    first = network.latents_id()
+    assert filled(**DEMO).half().latents_id() == first  # as a bundle keeps them
+    for parameter in (*network.decoder.parameters(), *network.post_quant_conv.parameters()):
+        parameter.mul_(1.5)
+    network.quantize.embedding.weight.mul_(1.5)
+    assert network.latents_id() == first
+    network.normalise_latents(torch.zeros(3), torch.full((3,), 1.5))
+    second = network.latents_id()
+    network.encoder.conv_in.weight.add_(0.5)
+    assert len({first, second, network.latents_id(), filled(**SMALL).latents_id()}) == 4
+
+
 def test_wrong_use_is_told_in_one_line() -> None:
     with pytest.raises(UserError, match="unknown norm batch; it is one of group, pixel"):
         Autoencoder(norm="batch")
