@@ -38,12 +38,14 @@ def published_weights() -> Iterator[Finding]:
     from data_prep.encoders import CONCH_HUB, PUBLISHED
     from ldm.doctor.published import Weights, hub_weights, published
     from ldm.evaluation.extractors import URL_INCEPTION_V3, inception_file
+    from ldm.evaluation.superres import ALEXNET_URL, alexnet_file
 
-    file = inception_file()
+    files = (("Inception", inception_file(), URL_INCEPTION_V3), ("LPIPS", alexnet_file(), ALEXNET_URL))
+    local = "set encoder.weights to a local file"
     yield from published(
         [
-            *(hub_weights(name, of.hub, "set encoder.weights to a local file") for name, of in PUBLISHED.items()),
-            hub_weights("conch", CONCH_HUB, "set encoder.weights to a local file"),
+            *(hub_weights(name, of.hub, local) for name, of in PUBLISHED.items() if of.hub),
+            hub_weights("conch", CONCH_HUB, local),
             hub_weights("ZoomLDM", "StonyBrook-CVLab/ZoomLDM", "give --model the path of its weights.ckpt"),
             Weights(
                 "VQ-f4",
@@ -51,7 +53,10 @@ def published_weights() -> Iterator[Finding]:
                 "https://ommer-lab.com/files/latent-diffusion/vq-f4.zip",
                 "set autoencoder to the path of its model.ckpt",
             ),
-            Weights("Inception", file if file.is_file() else None, URL_INCEPTION_V3, f"put the file at {file}"),
+            *(
+                Weights(name, file if file.is_file() else None, url, f"put the file at {file}")
+                for name, file, url in files
+            ),
         ]
     )
 

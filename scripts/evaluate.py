@@ -27,7 +27,7 @@ from ldm.data.splits import patient_of
 from ldm.errors import UserError, cli
 from ldm.evaluation.extractors import Extractor, Inception
 from ldm.evaluation.memorization import check_apart
-from ldm.evaluation.superres import Embed
+from ldm.evaluation.superres import Embed, Lpips
 from ldm.evaluation.tables import write_results
 from ldm.io import contact_sheet
 from ldm.pictures import listed
@@ -72,7 +72,7 @@ def _common(add: Add) -> None:
         metavar="NAME",
         help="spaces: demo, inception, clip, uni, conch, any timm model ...",
     )
-    add("--weights", nargs="+", default=[], metavar="NAME=PATH", help="local files of those, instead of downloads")
+    add("--weights", nargs="+", default=[], metavar="NAME=PATH", help="local files of those (superres: and of lpips)")
     add("--count", type=int, help="images of each method (%(default)s)")
     add("--seed", type=int, default=0, help="image i depends on seed + i (%(default)s)")
     add("--batch", type=int, default=16, help="images at a time (%(default)s)")
@@ -263,6 +263,7 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
         methods |= superres.controlled(control_of(args, model))
     demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
     features = None if demo is None else demo.maps
+    lpips = Lpips.found(named(args.weights, "--weights").get("lpips"))
     return superres.run(
         bench,
         paths,
@@ -270,6 +271,7 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
         methods,
         embedder(args, model, str(fabric.device)),
         features,
+        lpips,
     )
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from data_prep.demo_world import generate
 from data_prep.slide import Plane, open_slide
 from ldm.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
 from ldm.errors import UserError, cli
-from ldm.evaluation.superres import encoder_distance, lpips, lpips_available, psnr, ssim
+from ldm.evaluation.superres import Lpips, encoder_distance, psnr, ssim
 from ldm.files import whole
 from ldm.io import Pixels, contact_sheet
 from ldm.pictures import WHOLE_PX, Picture, destination, listed, read_picture, write_large, write_picture
@@ -171,16 +171,22 @@ def compare(images: dict[str, Pixels], path: Path) -> None:
     contact_sheet([list(images.values()), details], ["", ""], list(images), path)
 
 
+@cache
+def eyes() -> tuple[DemoEncoder, Lpips | None]:
+    """The networks that compare images, loaded once."""
+    return DemoEncoder.load(DEMO_WEIGHTS, "cpu"), Lpips.found()
+
+
 def scores(image: Pixels, y: Pixels, truth: Pixels) -> dict[str, float | None]:
     """How near `image` is to the truth, and its means to y."""
-    encoder = DemoEncoder.load(DEMO_WEIGHTS, "cpu")
+    encoder, lpips = eyes()
     residual = Residual(from_uint8(y[None])[0], len(image) // len(y))
     residual.add(from_uint8(image[None])[0])
     pair = image[None], truth[None]
     return {
         "PSNR": float(psnr(*pair)[0]),
         "SSIM": float(ssim(*pair)[0]),
-        "LPIPS": float(lpips(*pair)[0]) if lpips_available() else None,
+        "LPIPS": None if lpips is None else float(lpips(*pair)[0]),
         "encoder": float(encoder_distance(encoder.maps, *pair)[0]),
         "|Ax-y|": residual.rms,
     }

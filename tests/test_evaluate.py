@@ -11,6 +11,7 @@ from PIL import Image
 
 from ldm.errors import UserError
 from ldm.evaluation.frechet import Statistics
+from ldm.files import sha256
 from ldm.protocols import superres
 from ldm.protocols.sources import Gallery, halves
 from scripts import evaluate
@@ -145,14 +146,16 @@ def test_large_images_are_painted_and_measured(run: Run, pictures: Path) -> None
 
 
 def test_super_resolution_is_scored_by_every_measure(run: Run, pictures: Path, tmp_path: Path) -> None:
-    found = run("superres", "--real", pictures, "--space", "demo", "--count", "2")
-    records = found["records"]
+    weights = toy.alexnet_weights(tmp_path / "alexnet.pth")
+    options = ("--real", pictures, "--space", "demo", "--count", "2", "--weights", f"lpips={weights}")
+    records = run("superres", *options)["records"]
     assert {record["method"] for record in records} == set(superres.METHODS)
     assert len(records) == 2 * len(superres.METHODS)
     for record in records:
         whole = [key for key in record if key.endswith(", whole")]
         assert all(-1 <= record[key] <= 1.001 for key in whole)
         assert record["PSNR"] > 5
+        assert record[f"LPIPS, alexnet-{sha256(weights)[:12]}"] > 0
     residual = {
         method: np.mean([r["LR residual"] for r in records if r["method"] == method]) for method in superres.METHODS
     }
@@ -199,6 +202,10 @@ def test_a_run_is_measured_on_the_slides_of_its_cohort_that_it_was_not_trained_o
         (["large", "--space", "demo"], "inception: .* is missing; download"),
         (["patches", "--space", "demo", "--real", "nowhere"], "nowhere: no such folder"),
         (["superres", "--space", "demo"], "only the demo"),
+        (
+            ["superres", "--space", "demo", "--real", "PICTURES", "--weights", "lpips=nowhere"],
+            "lpips: nowhere is missing; .* give --weights lpips=PATH",
+        ),
         (["superres", "--space", "demo", "--scales", "20x", "--real", "PICTURES"], "scales: 20x; expected the finest"),
         (["large", "--space", "demo", "--crop-space", "demo", "--scales", "20x", "--real", "PICTURES"], "scales: 20x"),
         (["large", "--count", "1"], "--count: 1; expected at least 2"),

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
+from torchvision.models import alexnet
 
 from ldm.checkpoint import join, save_weights
 from ldm.config import build
@@ -117,3 +119,16 @@ def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def alexnet_weights(path: Path) -> Path:
+    """Random weights of AlexNet at `path`; its classifier, which LPIPS has no use for, takes no room."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in alexnet().state_dict().items()}
+    state = {
+        name: torch.zeros(1).expand(shape) if name.startswith("classifier.") else 0.1 * torch.randn(shape)
+        for name, shape in shapes.items()
+    }
+    torch.save(state, path)
+    return path

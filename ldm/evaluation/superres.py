@@ -8,7 +8,6 @@ measure gives a value an image (n,), so that a table can have mean and spread.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +18,15 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
-from torchvision.models import AlexNet_Weights
+from torchmetrics.functional.image.lpips import _LPIPS
+from torchvision.models import AlexNet_Weights, alexnet
 
+from ldm.checkpoint import check_strict, load_weights
 from ldm.errors import UserError
+from ldm.files import sha256
+
+ALEXNET_URL = AlexNet_Weights.IMAGENET1K_V1.url
+LPIPS_REMEDY = f"put the file of {ALEXNET_URL} there or give --weights lpips=PATH"
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.floating[Any]]
@@ -43,33 +47,43 @@ def ssim(images: Pixels, truth: Pixels) -> Values:
     return cast(Tensor, similarity).numpy()
 
 
-def _alexnet() -> Path:
-    """Where torchvision keeps the weights that LPIPS looks for."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.IMAGENET1K_V1.url).name
+class Lpips:
+    """LPIPS (n,) as torchmetrics has it, with the learnt weights of its channels, over AlexNet's features.
+
+    AlexNet's own weights are read from `weights`, or from where torch keeps downloads; nothing is downloaded. UserError
+    when they are missing or another network's.
+    """
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        path = alexnet_file() if weights is None else Path(weights)
+        if not path.is_file():
+            raise UserError(f"lpips: {path} is missing; {LPIPS_REMEDY}")
+        state = load_weights(path)
+        with torch.device("meta"):
+            published = alexnet()
+        try:
+            check_strict(published, state, str(path))
+        except UserError as error:
+            raise UserError(f"lpips: {path} is another network's; expected the file of {ALEXNET_URL}") from error
+        self.network = _LPIPS(net="alex", pnet_rand=True)
+        own = self.network.net.state_dict()  # slice1.0.weight is features.0.weight
+        self.network.net.load_state_dict({name: state[f"features.{name.partition('.')[2]}"] for name in own})
+        self.id = f"alexnet-{sha256(path)[:12]}"
+
+    @classmethod
+    def found(cls, weights: str | Path | None = None) -> "Lpips | None":
+        """None where none are given and torch keeps none."""
+        return None if weights is None and not alexnet_file().is_file() else cls(weights)
+
+    @torch.no_grad()
+    def __call__(self, images: Pixels, truth: Pixels) -> Values:
+        a, b = (values / 255 for values in _pair(images, truth))
+        return self.network(a, b, normalize=True).flatten().numpy()
 
 
-def lpips_available() -> bool:
-    """Whether `lpips` has its weights on this disk; nothing is downloaded."""
-    return _alexnet().is_file()
-
-
-def lpips_remedy() -> str:
-    """What to do where it has not."""
-    return f"{_alexnet()} is missing; put the file there: {AlexNet_Weights.IMAGENET1K_V1.url}"
-
-
-@cache
-def _lpips() -> LearnedPerceptualImagePatchSimilarity:
-    return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
-
-
-@torch.no_grad()
-def lpips(images: Pixels, truth: Pixels) -> Values:
-    """LPIPS (n,) with AlexNet. UserError where its weights are missing: they are not downloaded."""
-    if not lpips_available():
-        raise UserError(f"lpips: {lpips_remedy()}")
-    pairs = zip(*(values.div(255).split(1) for values in _pair(images, truth)), strict=True)
-    return np.array([float(_lpips()(image, true)) for image, true in pairs])
+def alexnet_file() -> Path:
+    """Where torch keeps AlexNet's weights once they were downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(ALEXNET_URL).name
 
 
 @torch.no_grad()

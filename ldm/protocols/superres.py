@@ -21,13 +21,13 @@ from ldm.control import ControlModel
 from ldm.evaluation.extractors import Extractor
 from ldm.evaluation.large_image import gradient_energy
 from ldm.evaluation.superres import (
+    LPIPS_REMEDY,
     Embed,
     Features,
+    Lpips,
+    alexnet_file,
     encoder_distance,
     encoder_similarity,
-    lpips,
-    lpips_available,
-    lpips_remedy,
     psnr,
     ssim,
 )
@@ -94,9 +94,15 @@ DIGITS = {"PSNR": 2, "gradient energy": 2, "encoder distance": 4, "LR residual":
 
 
 def scores(
-    image: Pixels, truth: Pixels, y: Pixels, spaces: Sequence[Extractor], patch_px: int, features: Features | None
+    image: Pixels,
+    truth: Pixels,
+    y: Pixels,
+    spaces: Sequence[Extractor],
+    patch_px: int,
+    features: Features | None,
+    lpips: Lpips | None,
 ) -> dict[str, float]:
-    """How near `image` (H, W, 3) is to the truth. nan for what cannot be measured here.
+    """How near `image` (H, W, 3) is to the truth, without what cannot be measured here.
 
     Each of `spaces` gives the cosine of whole images, at its own input size (224 px: as the paper), and the mean cosine
     of patches of `patch_px`. `features` are those that stand in for LPIPS.
@@ -104,12 +110,11 @@ def scores(
     pair = image[None], truth[None]
     residual = Residual(from_uint8(y[None])[0], len(image) // len(y))
     residual.add(from_uint8(image[None])[0])
-    found = {
-        "PSNR": float(psnr(*pair)[0]),
-        "SSIM": float(ssim(*pair)[0]),
-        "LPIPS": float(lpips(*pair)[0]) if lpips_available() else np.nan,
-        "encoder distance": np.nan if features is None else float(encoder_distance(features, *pair)[0]),
-    }
+    found = {"PSNR": float(psnr(*pair)[0]), "SSIM": float(ssim(*pair)[0])}
+    if lpips is not None:
+        found[f"LPIPS, {lpips.id}"] = float(lpips(*pair)[0])
+    if features is not None:
+        found["encoder distance"] = float(encoder_distance(features, *pair)[0])
     for space in spaces:
         patches = [whole_patches(picture, patch_px) for picture in (image, truth)]
         found[f"{space.id}, whole"] = float(encoder_similarity(space, *pair)[0])
@@ -132,10 +137,11 @@ def run(
     methods: Mapping[str, Method],
     embed: Callable[[Tensor], Tensor],
     features: Features | None = None,
+    lpips: Lpips | None = None,
 ) -> Report:
     """Shrink every truth to the coarsest of `scales`, enlarge it by every method, and score it.
 
-    `embed` gives the embeddings of the truth's tiles; `features` are those of `scores`.
+    `embed` gives the embeddings of the truth's tiles; `features` and `lpips` are those of `scores`.
     """
     tile_px, factor = bench.model.tile_px, magnification(bench.model, scales)
     columns = [[read(path, factor) for path in truths[:SHOWN]]]
@@ -145,13 +151,13 @@ def run(
         images = gallery.loaders(len(truths))
         for path, image in zip(truths, images, strict=True):
             truth = read(path, factor)
-            found = scores(image(), truth, shrunk(truth, factor), bench.spaces, tile_px, features)
+            found = scores(image(), truth, shrunk(truth, factor), bench.spaces, tile_px, features, lpips)
             records.append({"method": name, "image": path.name, **found, "CPU s": gallery.seconds})
         columns.append([load() for load in images[:SHOWN]])
     before = [shrunk(truth, factor) for truth in columns[0]]
     rows = [list(row) for row in zip(before, *columns[1:], columns[0], strict=True)]
     sheet = Sheet(rows, [""] * len(rows), ["before", *methods, "truth"])
-    lacking = "" if lpips_available() else f"\n\nNo LPIPS: {lpips_remedy()}\n"
+    lacking = "" if lpips else f"\n\nNo LPIPS: {alexnet_file()} is missing; {LPIPS_REMEDY}\n"
     return Report(records, f"{len(truths)} images, mean ± standard deviation.\n\n{table(records)}{lacking}", sheet)
 
 
@@ -192,7 +198,6 @@ def shrunk(truth: Pixels, factor: int) -> Pixels:
 def table(records: Sequence[Mapping[str, Any]]) -> str:
     """Mean and standard deviation over the images; rows methods, columns measures."""
     columns = [key for key in records[0] if key not in ("method", "image")]
-    columns = [key for key in columns if not all(np.isnan(record[key]) for record in records)]
     rows = []
     for method in dict.fromkeys(record["method"] for record in records):
         of_method = [record for record in records if record["method"] == method]

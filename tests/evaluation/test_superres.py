@@ -1,16 +1,19 @@
 """Distances of images: closed forms, and what the encoder's eye does not see."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from einops import rearrange
 from torch import Tensor
+from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
 from ldm.errors import UserError
-from ldm.evaluation import superres
-from ldm.evaluation.superres import encoder_distance, encoder_similarity, lpips, lpips_available, psnr, ssim
+from ldm.evaluation.superres import Lpips, alexnet_file, encoder_distance, encoder_similarity, psnr, ssim
+from ldm.files import sha256
+from tests import toy
 
 
 @pytest.fixture
@@ -60,30 +63,54 @@ def test_encoder_similarity_is_the_cosine() -> None:
     np.testing.assert_allclose(encoder_similarity(embed, a, b), [1.0, 0.0], atol=1e-6)
 
 
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Random weights where torch keeps AlexNet's."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    alexnet_file().parent.mkdir()
+    return toy.alexnet_weights(alexnet_file())
+
+
+def test_lpips_is_that_of_torchmetrics_with_the_weights_of_the_file(images: np.ndarray, weights: Path) -> None:
+    own = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+    changed = images.copy()
+    changed[1] += 50
+    found = Lpips(weights.rename(weights.with_name("elsewhere.pth")))(changed, images)
+    a, b = (rearrange(torch.from_numpy(values) / 255, "n h w c -> n 1 c h w") for values in (changed, images))
+    expected = [float(own(image, truth)) for image, truth in zip(a, b, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+    assert found[0] == found[2] == 0 < found[1]
+
+
+def test_lpips_grows_with_noise_and_names_its_weights(images: np.ndarray, weights: Path) -> None:
+    lpips = Lpips.found()
+    assert lpips is not None
+    assert lpips.id == f"alexnet-{sha256(weights)[:12]}"
+    noise = np.random.default_rng(1).integers(-1, 2, images.shape)
+    distances = [lpips((images + size * noise).astype(np.uint8), images) for size in (0, 5, 15)]
+    assert np.isfinite(distances).all()
+    assert (distances[0] == 0).all()
+    assert (distances[0] < distances[1]).all()
+    assert (distances[1] < distances[2]).all()
+
+
 def test_lpips_without_weights_is_refused_and_downloads_nothing(
-    images: np.ndarray, tmp_path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert not lpips_available()
-    with pytest.raises(UserError, match=r"alexnet-owt-\w+.pth is missing; put the file there: https://") as refusal:
-        lpips(images, images)
-    assert "\n" not in str(refusal.value)
+    assert Lpips.found() is None
+    for path in (None, tmp_path / "nowhere.pth"):
+        with pytest.raises(UserError, match=r"\.pth is missing; put .* https://.* --weights lpips=") as refusal:
+            Lpips(path)
+        assert "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_lpips_measures_each_pair_in_the_range_of_the_network(
-    images: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def distance(image: Tensor, truth: Tensor) -> Tensor:
-        assert image.shape == (1, 3, 32, 40)
-        assert 0 <= image.min() < image.max() <= 1
-        return (image - truth).abs().mean()
-
-    monkeypatch.setattr(superres, "lpips_available", lambda: True)
-    monkeypatch.setattr(superres, "_lpips", lambda: distance)
-    changed = images.copy()
-    changed[1] += 51
-    np.testing.assert_allclose(lpips(changed, images), [0, 0.2, 0], atol=1e-6)
+def test_lpips_refuses_the_weights_of_another_network(tmp_path: Path) -> None:
+    torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"other\.pth is another network's; expected the file of https://") as refusal:
+        Lpips.found(tmp_path / "other.pth")
+    assert "\n" not in str(refusal.value)
 
 
 def test_images_that_cannot_be_compared_are_refused(images: np.ndarray) -> None:
