@@ -19,6 +19,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
+from data_prep.config import load_prepare_config
+from data_prep.report import waiting
 from ldm.checkpoint import load_weights, save_weights
 from ldm.config import load_config
 from ldm.data import splits
@@ -131,10 +133,20 @@ def prepared(cohort: str) -> bool:
 
 
 def prepare_when_absent(config: DictConfig) -> None:
-    """Run the preparation that the config names when its cohort is not there yet."""
+    """Run the preparation that the config names when its cohort is not there yet, or go on with it.
+
+    UserError where another preparation was stopped: training on a part of its slides is nobody's wish.
+    """
     cohort, preparation = Path(config.data.cohort), config.data.get("prepare")
-    if prepared(config.data.cohort):
+    missing = waiting(cohort)
+    if prepared(config.data.cohort) and not missing:
         return
+    own = preparation is not None and Path(load_prepare_config([preparation]).out) == cohort
+    if missing and not own:
+        raise UserError(
+            f"data.cohort: {cohort} is half prepared, {len(missing)} slides wait ({missing[0]} first); "
+            "type the command of data_prep/prepare.py that began it again, it goes on"
+        )
     if preparation is None:
         raise UserError(
             f"data.cohort: {cohort} holds no prepared slide; run python data_prep/prepare.py --config "
@@ -142,7 +154,7 @@ def prepare_when_absent(config: DictConfig) -> None:
         )
     from data_prep.prepare import main as prepare
 
-    print(f"{cohort} is not there yet: preparing it with {preparation}", flush=True)
+    print(f"{cohort} is not {'whole' if missing else 'there'} yet: preparing it with {preparation}", flush=True)
     status = prepare(["--config", preparation, f"out={cohort}", f"autoencoder={config.get('autoencoder', 'demo')}"])
     if status == 1:
         raise UserError(f"data: preparing {cohort} failed for some slides; see {cohort / 'report.json'}")

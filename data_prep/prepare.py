@@ -69,13 +69,18 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
     index, count = config.part
     mine = tasks[index::count]
     done: dict[str, SlideReport] = {}
+
+    def tell() -> None:
+        if fabric.global_rank == 0:
+            write_report(config, [_latest(task, done, records) for task in tasks])
+
+    tell()  # a killed run leaves word of what waits
     try:
         with stopping(fabric), Claims() as claims:
             for report in run(Work(mine, claims), len(mine), config, networks, records):
                 done[report.slide_id] = report
     finally:
-        if fabric.global_rank == 0:
-            write_report(config, [_latest(task, done, records) for task in tasks])
+        tell()
     return [done[task.slide_id] for task in mine]
 
 

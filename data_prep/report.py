@@ -73,6 +73,15 @@ class Records:
             return 0
 
 
+def waiting(out: str | Path) -> list[str]:
+    """The slides of a cohort that its preparation has not come to; none where it left no word."""
+    try:
+        reports = json.loads((Path(out) / "report.json").read_text())
+        return [report["slide_id"] for report in reports if report["status"] == "waiting"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
 def table(reports: Sequence[SlideReport], config: PrepareConfig) -> str:
     """One line per slide."""
     names, unit = config.zooms.names, config.zooms.unit

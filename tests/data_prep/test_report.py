@@ -12,7 +12,7 @@ from PIL import Image
 from data_prep import attempt, prepare
 from data_prep.config import PrepareConfig
 from data_prep.page import page
-from data_prep.report import Records, SlideReport
+from data_prep.report import Records, SlideReport, waiting
 from tests.data_prep.slides import tissue_image, write_slide
 from tests.robustness import cohort
 
@@ -82,6 +82,21 @@ def test_shards_and_their_reports_add_up(config: PrepareConfig) -> None:
     prepare.prepare(cohort.variant(config, shard="0/2"))
     found = {r["slide_id"]: r["status"] for r in json.loads(Path(config.out, "report.json").read_text())}
     assert found == dict.fromkeys("012", "prepared")
+
+
+def test_a_killed_run_has_said_what_waits(config: PrepareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert waiting(config.out) == []
+    told: list[list[str]] = []
+    attempted = prepare.attempt
+
+    def watched(task: attempt.Task, *arguments: object) -> SlideReport:
+        told.append(waiting(config.out))  # all that a kill would leave
+        return attempted(task, *arguments)
+
+    monkeypatch.setattr(prepare, "attempt", watched)
+    prepare.prepare(config)
+    assert told == [["0", "1"], ["0", "1"]]
+    assert waiting(config.out) == []
 
 
 def test_what_another_process_reports_meanwhile_is_not_done_again(config: PrepareConfig) -> None:

@@ -1,6 +1,7 @@
 """Whole runs through the command: what resumes, what two processes share, what a mistake looks like."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 import main
+from data_prep import prepare
+from data_prep.prepare import RESUMABLE
 from ldm.checkpoint import load_weights
 from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
@@ -22,6 +25,7 @@ from tests.training.metrics import losses
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "configs/demo/zoomldm.yaml")
+LEFT = {"slide_id": "s1", "status": "waiting"}
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +89,24 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, overrides: l
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     assert newest_checkpoint(folder).name == "step=00000004.ckpt"
+
+
+def test_a_half_prepared_cohort_is_finished_first_or_refused(
+    tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cohort"
+    toy.slide(folder / "s0.h5")
+    (folder / "report.json").write_text(json.dumps([{"slide_id": "s0", "status": "kept"}, LEFT, LEFT]))
+    with pytest.raises(UserError, match=r"cohort is half prepared, 2 slides wait \(s1 first\); type the command of"):
+        run(tmp_path / "run", [*overrides, f"data.cohort={folder}"], 1)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(prepare, "main", lambda arguments: asked.append(arguments) or RESUMABLE)
+    preparation = tmp_path / "data.yaml"
+    preparation.write_text(f"extends: {ROOT}/configs/demo/data.yaml\nout: {folder}\n")
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path / "run", [*overrides, f"data.cohort={folder}", f"data.prepare={preparation}"], 1)
+    assert stopped.value.code == RESUMABLE
+    assert asked[0][:3] == ["--config", str(preparation), f"out={folder}"]
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path: Path, overrides: list[str]) -> None:
