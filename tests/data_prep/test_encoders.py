@@ -86,7 +86,7 @@ def test_published_architectures_exist(name, width):
 
 def test_hipt_reads_the_teacher_of_a_dino_checkpoint_and_nothing_else(tmp_path, tiles):
     published = PUBLISHED["hipt"]
-    network = timm.create_model(published.architecture, pretrained=False, num_classes=0)  # 224 px, as DINO trains
+    network: Any = timm.create_model(published.architecture, pretrained=False, num_classes=0)  # 224 px, as DINO trains
     teacher = {f"backbone.{name}": value for name, value in network.state_dict().items()}
     teacher["head.mlp.0.weight"] = torch.zeros(2, 2)
     checkpoint = {"student": {}, "teacher": teacher, "epoch": 1, "args": argparse.Namespace(lr=1.0)}
@@ -118,12 +118,12 @@ class Conch(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.visual = nn.Linear(3, 512)
+        self.visual = nn.ModuleDict({"trunk": nn.Linear(3, 512), "attn_pool_caption": nn.Linear(1, 1)})
 
     def encode_image(self, images: Tensor, normalize: bool = True, proj_contrast: bool = True) -> Tensor:
         assert not normalize
         assert not proj_contrast
-        return self.visual(images.mean((2, 3)))
+        return self.visual["trunk"](images.mean((2, 3)))
 
 
 def mean_colour(image: Image.Image) -> Tensor:
@@ -149,20 +149,25 @@ def conch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_conch_sees_each_tile_as_its_package_transforms_it(conch: None, tmp_path: Path) -> None:
     network, file = Conch(), tmp_path / "pytorch_model.bin"
-    torch.save(network.state_dict() | {"text.weight": torch.zeros(1)}, file)
+    published = {name: value for name, value in network.state_dict().items() if "caption" not in name}
+    torch.save(published | {"text.weight": torch.zeros(1)}, file)
     encoder = load_encoder("conch", file)
     colours = torch.tensor([[250, 10, 10], [10, 250, 10], [90, 80, 70]], dtype=torch.uint8)
     assert isinstance(encoder, ConchEncoder)
     found = encoder(colours[:, None, None].expand(3, 64, 64, 3))
     assert found.shape == (3, encoder.width)
-    torch.testing.assert_close(found, network.visual(colours.float()))
+    torch.testing.assert_close(found, network.visual["trunk"](colours.float()))
     assert not any(parameter.requires_grad for parameter in encoder.network.parameters())
     assert load_encoder(encoder.id, file).id == encoder.id != "conch"
 
 
 @pytest.mark.parametrize(
     "tensors",
-    [{"weight": torch.zeros(1)}, {"visual.weight": torch.zeros(512, 3)}, {"visual.weight": torch.zeros(4, 3)}],
+    [
+        {"weight": torch.zeros(1)},
+        {"visual.trunk.weight": torch.zeros(512, 3)},
+        {"visual.trunk.weight": torch.zeros(4, 3), "visual.trunk.bias": torch.zeros(4)},
+    ],
     ids=["others", "some", "shapes"],
 )
 def test_conch_refuses_the_weights_of_another_network(conch: None, tensors: dict[str, Tensor], tmp_path: Path) -> None:
