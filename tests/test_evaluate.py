@@ -1,6 +1,9 @@
 """The evaluation command, end to end on a toy model in the demo encoder's space."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from scripts import evaluate
 from tests import toy
 
 Run = Callable[..., dict]
+ROOT = Path(__file__).parents[1]
 
 
 class ToyEncoder:
@@ -117,6 +121,29 @@ def test_more_images_are_added_to_those_that_are_there(run: Run, cohort: Path, t
     assert len(before) == 4
     assert len(after) == 6
     assert before.items() <= after.items()
+
+
+def test_two_processes_sample_and_measure_what_one_does(run: Run, world: Path, cohort: Path, tmp_path: Path) -> None:
+    options = ["--real", cohort, "--cdm", world / "cdm", "--space", "demo", "--scale", "5x", "10x", "--steps", "2"]
+    options += ["--count", "5", "--batch", "2"]
+    one = run("patches", *options)["records"]
+    command = [sys.executable, "scripts/evaluate.py", "patches", "--model", world / "zoomldm", "--precision", "fp32"]
+    command += [*options, "--accelerator", "cpu", "--devices", "2", "--out", tmp_path / "two"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # one rounds otherwise than several
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| given embeddings |") == 2  # one process tells: a table of distances, another of KID
+    two = json.loads((tmp_path / "two/patches/patches.json").read_text())["records"]
+    keys = ("method", "scale", "space", "n", "m")
+    assert list(by(two, *keys)) == list(by(one, *keys))
+    for figure in ("frechet", "kid", "kid_error"):
+        assert [record[figure] for record in two] == pytest.approx([record[figure] for record in one], rel=1e-4)
+    samples, again = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
+        for folder in (tmp_path / "results/samples", tmp_path / "two/samples")
+    )
+    assert len(samples) == 4 * 5
+    assert again == samples
 
 
 def test_folders_are_measured_against_shared_statistics(run: Run, cohort: Path, tmp_path: Path) -> None:
