@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ldm.files import sha256
 from ldm.networks.dit import DiT
 from ldm.sampling.samplers import ddim, respaced_timesteps
 from ldm.sources import build_part, load_network, open_source
@@ -19,12 +20,15 @@ class ConditioningModel:
 
     network: DiT
     alpha_bar: Tensor
+    id: str = ""
+    """names the weights"""
 
     @classmethod
     def load(cls, source: str | Path) -> "ConditioningModel":
         """From "demo", a cdm run folder or a published file."""
         found = open_source(source, "cdm")
-        return cls(load_network(found, "cdm", {"cdm": found.tensors}), build_part(found, "schedule"))
+        network = load_network(found, "cdm", {"cdm": found.tensors})
+        return cls(network, build_part(found, "schedule"), f"{found.name}-{sha256(found.path)[:12]}")
 
     @property
     def width(self) -> int:

@@ -42,8 +42,8 @@ def latents(slide: SlideFile, scale: str, rows: Sequence[int], model: ZoomLDM) -
     if not encoded_alike(slide, model):
         raise UserError(
             f"{slide.path}: its latents are of {slide.attrs['autoencoder']} (latents_id {slide.attrs['latents_id']}), "
-            f"but the model's autoencoder makes others ({model.latents_id}); prepare the slide with autoencoder=MODEL, "
-            "the run or file of this model"
+            f"but the model's autoencoder makes others ({model.latents_id}); give --model what they were made for, or "
+            "prepare the slide with autoencoder=MODEL"
         )
     return found
 

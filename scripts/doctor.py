@@ -84,9 +84,9 @@ def one_model(source: str) -> Iterator[Finding]:
 
 def one_cohort(folder: Path, source: str | None) -> Iterator[Finding]:
     from ldm.doctor.cohort import cohort
-    from ldm.doctor.weights import encoder_of
+    from ldm.doctor.weights import wanted_by
 
-    yield from cohort(folder, None if source is None else encoder_of(source))
+    yield from cohort(folder, None if source is None else wanted_by(source))
 
 
 def training_run(base: list[str]) -> Iterator[Finding]:

@@ -162,6 +162,17 @@ def test_what_slides_report_and_model_disagree_on_is_named(
     assert "missing; training will deal patients out" in found(capsys, "--cohort", str(slides))[1]
 
 
+def test_latents_that_the_model_cannot_read_are_named(
+    slides: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("s0", "s1"):
+        toy.slide(slides / f"{name}.h5", autoencoder="older-1", latents_id="0123456789ab")
+    status, printed = found(capsys, "--cohort", str(slides), "--model", str(run))
+    assert status == 1
+    assert "FAIL  autoencoder: latents are of older-1" in printed
+    assert found(capsys, "--cohort", str(slides))[0] == 0
+
+
 def test_weights_that_the_config_does_not_build_are_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("mlp: 32", "mlp: 64"))

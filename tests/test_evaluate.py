@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.checkpoint import load_weights, save_weights
 from ldm.errors import UserError
 from ldm.evaluation.frechet import Statistics
 from ldm.files import sha256
@@ -110,6 +112,19 @@ def test_a_command_typed_again_samples_nothing_and_finds_the_same(
     first = run("patches", *options)["records"]
     monkeypatch.setattr("ldm.pipeline.ZoomLDM.sample", None)
     assert run("patches", *options)["records"] == first
+
+
+def test_contexts_of_another_cdm_give_samples_of_their_own(run: Run, world: Path, cohort: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(world / "cdm", tmp_path / "other")
+    weights = load_weights(other / "weights.safetensors")
+    save_weights(other / "weights.safetensors", {name: 2 * tensor for name, tensor in weights.items()})
+    options = ("--real", cohort, "--space", "demo", "--scale", "5x", "--steps", "2", "--count", "2")
+    for cdm in (world / "cdm", other):
+        run("patches", *options, "--cdm", cdm)
+    samples = tmp_path / "results" / "samples"
+    assert len(list(samples.glob("given-*"))) == 1
+    first, second = sorted(samples.glob("CDM-*"))
+    assert (first / "00000.png").read_bytes() != (second / "00000.png").read_bytes()
 
 
 def test_more_images_are_added_to_those_that_are_there(run: Run, cohort: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_latents_of_another_autoencoder_are_refused_and_those_of_another_decoder
         other = autoencoder.latents_id()
     for name, latents_id in (("own", own), ("other", other)):
         toy.slide(tmp_path / f"cohort/{name}.h5", latents_id=latents_id)
-    message = rf"other.h5: its latents are of toy \(latents_id {other}\), but the model's .* \({own}\); prepare"
+    message = rf"other.h5: its latents are of toy \(latents_id {other}\), but the model's .* \({own}\); give --model"
     with pytest.raises(UserError, match=message) as refusal:
         denoiser_features(model, SlideFile(tmp_path / "cohort/other.h5"), "5x", [0])
     assert "\n" not in str(refusal.value)

@@ -35,6 +35,8 @@ class Cohort:
         self.tile_px = int(first.attrs["tile_px"])
         self.encoder = str(first.attrs["encoder"])
         self.autoencoder = str(first.attrs["autoencoder"])
+        told = (str(slide.attrs.get("latents_id", "")) for slide in slides)
+        self.latents_id = next(filter(None, told), "")
         self.scales = [self.ladder[name] for name in scales] if scales else list(self.ladder)
         self._ends = {s.name: np.cumsum([slide.count(s.name) for slide in self.slides]) for s in self.scales}
         for scale in self.scales:

@@ -12,13 +12,14 @@ from ldm.data.dataset import Cohort, open_cohort, split_slides
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import NAME, read_split
 from ldm.doctor.finding import Finding, fail, ok, warn
+from ldm.doctor.weights import Wanted
 from ldm.errors import UserError
 
 GB = 1e9
 
 
-def cohort(folder: Path, encoder: str | None = None) -> Iterator[Finding]:
-    """Read all of a cohort; `encoder` is the one that a model was trained with."""
+def cohort(folder: Path, wanted: Wanted | None = None) -> Iterator[Finding]:
+    """Read all of a cohort; `wanted` is what a model needs of it."""
     slides = open_cohort(folder)
     whole: list[SlideFile] = []
     for slide in tqdm(slides, desc="slides", unit="slide", leave=False):
@@ -31,7 +32,7 @@ def cohort(folder: Path, encoder: str | None = None) -> Iterator[Finding]:
         size = sum(slide.path.stat().st_size for slide in whole)
         regions = sum(slide.count(scale) for slide in whole for scale in slide.attrs["scales"])
         yield ok(f"{folder}: {len(whole)} of {len(slides)} slides whole, {regions:,} regions, {size / GB:.2f} GB")
-        yield from agreement(whole, encoder)
+        yield from agreement(whole, wanted)
     yield from reported(folder, whole)
     yield from dealt_out(folder, slides)
     leftovers = sorted([*folder.rglob(".*.partial"), *folder.rglob(".*.claim")])
@@ -61,13 +62,20 @@ def examine(slide: SlideFile) -> None:
             slide.images(scale.name, [len(ij) - 1])  # where the last one ends, all of them do
 
 
-def agreement(slides: list[SlideFile], encoder: str | None) -> Iterator[Finding]:
-    """One ladder, patch size, encoder and autoencoder over the slides; the model's encoder."""
+def agreement(slides: list[SlideFile], wanted: Wanted | None) -> Iterator[Finding]:
+    """One ladder, patch size, encoder and autoencoder over the slides; the model's encoder and autoencoder."""
     found = Cohort(slides)
     networks = f"encoder {found.encoder}, autoencoder {found.autoencoder or 'none'}"
     yield ok(f"slides agree: {', '.join(found.ladder.names)}, {found.tile_px} px, {networks}")
-    if encoder is not None and found.encoder != encoder and not found.encoder.startswith(f"{encoder}-"):
-        yield fail(f"encoder: slides have {found.encoder}, the model {encoder}; prepare them with the model's")
+    if wanted is None:
+        return
+    if found.encoder != wanted.encoder and not found.encoder.startswith(f"{wanted.encoder}-"):
+        yield fail(f"encoder: slides have {found.encoder}, the model {wanted.encoder}; prepare them with the model's")
+    if found.latents_id not in ("", wanted.latents_id):
+        yield fail(
+            f"autoencoder: latents are of {found.autoencoder}, which encodes otherwise than the model's: good for "
+            "conditions alone; prepare them with the model's"
+        )
 
 
 def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:

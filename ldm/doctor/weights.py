@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -34,9 +34,17 @@ def model(source: str | Path) -> Iterator[Finding]:
         yield from published(Path(source))
 
 
-def encoder_of(source: str | Path) -> str:
-    """The tile encoder that a model's conditions come from."""
-    return open_source(source, "zoomldm").config.encoder
+class Wanted(NamedTuple):
+    """What a model reads of prepared slides."""
+
+    encoder: str
+    latents_id: str
+
+
+def wanted_by(source: str | Path) -> Wanted:
+    """The tile encoder that a model's conditions come from, and the encoding of its latents."""
+    found = open_source(source, "zoomldm")
+    return Wanted(found.config.encoder, load_network(found, "autoencoder", split(found.tensors)).latents_id())
 
 
 def run(folder: Path) -> Iterator[Finding]:

@@ -35,7 +35,10 @@ def sample(
     """
     given = None if slides is None else regions(slides, scale, count)
     count = count if given is None else len(given)
-    of = None if slides is None else [f"{slide_id(slide)}: {slide.count(scale)} regions" for slide in slides]
+    if slides is None:
+        of = [bench.model.cdm.id if bench.model.cdm else ""]
+    else:
+        of = [f"{slide_id(slide)}: {slide.count(scale)} regions" for slide in slides]
     gallery = Gallery(bench.samples, f"{method} {scale}", {**bench.identity, **sampling, "scale": scale, "given": of})
 
     def make(numbers: range) -> Pixels:

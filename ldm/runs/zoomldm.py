@@ -40,9 +40,9 @@ def draw_samples(path: Path, data: CohortData, model: ZoomLDM, from_regions: boo
 
 
 def autoencoder_of(data: CohortData, source: str) -> Autoencoder:
-    """The autoencoder that `source` names. UserError unless it made the cohort's latents."""
+    """The autoencoder that `source` names. UserError unless it encodes like the one of the cohort's latents."""
     autoencoder, identity = load_autoencoder(source)
-    if data.training.autoencoder != identity:
+    if data.training.autoencoder != identity and data.training.latents_id != autoencoder.latents_id():
         raise UserError(
             f"autoencoder: {source} is {identity}, but the latents of {data.folder} were made by "
             f"{data.training.autoencoder}; prepare the cohort again or name that autoencoder"

@@ -27,10 +27,11 @@ MODEL = [
 
 def make(folder: Path, slides: int = 3) -> list[str]:
     """Write slides and the autoencoder that their latents claim; returns overrides for configs/demo/zoomldm.yaml."""
-    autoencoder = toy.run_folder(folder / "vq", "vq")
-    identity = load_autoencoder(autoencoder)[1]
+    source = toy.run_folder(folder / "vq", "vq")
+    autoencoder, identity = load_autoencoder(source)
+    latents_id = autoencoder.latents_id()
     for number in range(slides):
-        toy.slide(folder / "cohort" / f"s{number}.h5", autoencoder=identity)
+        toy.slide(folder / "cohort" / f"s{number}.h5", autoencoder=identity, latents_id=latents_id)
     parts = {f"s{number}": "train" if number else "validation" for number in range(slides)}
     write_split(folder / "cohort" / NAME, Split({slide: Line(slide, part) for slide, part in parts.items()}, Shares()))
-    return [f"data.cohort={folder / 'cohort'}", f"autoencoder={autoencoder}", *SHRUNK, *MODEL]
+    return [f"data.cohort={folder / 'cohort'}", f"autoencoder={source}", *SHRUNK, *MODEL]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import torch
 import main
 from data_prep import prepare
 from data_prep.prepare import RESUMABLE
-from ldm.checkpoint import load_weights
+from ldm.checkpoint import load_weights, save_weights
+from ldm.data.datamodule import CohortData
 from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
+from ldm.runs.zoomldm import autoencoder_of
 from ldm.training.callbacks import newest_checkpoint
 from tests import toy
 from tests.training import cohort
@@ -190,3 +193,16 @@ def test_a_decoder_trained_alone_keeps_every_latent(tmp_path: Path, overrides: l
     )
     changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decoder", "post_quant_conv"}
+
+
+def test_an_autoencoder_is_taken_when_it_encodes_like_that_of_the_latents(tmp_path: Path) -> None:
+    cohort.make(tmp_path)
+    data = CohortData(cohort=str(tmp_path / "cohort"), batch_size=1)
+    weights = load_weights(tmp_path / "vq/weights.safetensors")
+    for part in ("decoder", "quant_conv"):
+        changed = shutil.copytree(tmp_path / "vq", tmp_path / part) / "weights.safetensors"
+        save_weights(changed, {name: 2 * tensor if f".{part}." in name else tensor for name, tensor in weights.items()})
+    for same in ("vq", "decoder"):
+        autoencoder_of(data, str(tmp_path / same))
+    with pytest.raises(UserError, match=r"quant_conv-\w{12}, but the latents of .* were made by vq-\w{12}; prepare"):
+        autoencoder_of(data, str(tmp_path / "quant_conv"))
