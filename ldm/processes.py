@@ -5,10 +5,13 @@ fabric, processes = launch(devices=8, nodes=2, accelerator="auto")
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+
+Made = TypeVar("Made")
 
 
 def _nothing() -> None:
@@ -22,6 +25,16 @@ class Processes:
     mine: Callable[[int], range] = range
     total: Callable[[Tensor], Tensor] = lambda x: x
     wait: Callable[[], None] = _nothing
+    first: bool = True
+
+    def once(self, make: Callable[[], Made]) -> Made:
+        """What `make` leaves on disk and returns: the first process makes it, the others find it."""
+        if not self.first:
+            self.wait()
+        made = make()
+        if self.first:
+            self.wait()
+        return made
 
 
 ALONE = Processes()
@@ -40,4 +53,7 @@ def launch(devices: int, nodes: int, accelerator: str) -> tuple[Fabric, Processe
         torch.distributed.all_reduce(summed)
         return summed.to(x.device)
 
-    return fabric, Processes(lambda count: range(fabric.global_rank, count, fabric.world_size), total, fabric.barrier)
+    def mine(count: int) -> range:
+        return range(fabric.global_rank, count, fabric.world_size)
+
+    return fabric, Processes(mine, total, fabric.barrier, first=fabric.global_rank == 0)

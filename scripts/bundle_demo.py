@@ -1,6 +1,6 @@
 """Put finished runs into the package as the demo model: weights in half precision, and the config that made them.
 
-    python scripts/bundle_demo.py runs/VQ runs/ZOOMLDM runs/CDM
+    python scripts/bundle_demo.py runs/VQ runs/ZOOMLDM runs/CDM runs/CONTROL
 
 A run's system says which of the bundled folders it replaces. An autoencoder whose latents are those of the bundled
 ZoomLDM's takes its place there too: a decoder can be trained on alone.
@@ -21,7 +21,7 @@ from ldm.sources import BUNDLED, open_source
 
 def bundle(run: Path) -> Path:
     """Copy one run; returns the folder it went to. UserError when the run is not finished."""
-    source = open_source(run, "vq", "zoomldm", "cdm")
+    source = open_source(run, "vq", "zoomldm", "cdm", "control")
     folder = BUNDLED / source.config.system
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in source.tensors.items()}
     save_weights(folder / "weights.safetensors", half)

@@ -18,14 +18,12 @@ import torch
 from lightning_fabric import Fabric
 
 from data_prep.demo_encoder import DemoEncoder
-from data_prep.encoders import load_encoder
 from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
-from ldm.config import load_config
-from ldm.control import ControlModel
+from data_prep.spaces import space
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import patient_of
 from ldm.errors import UserError, cli
-from ldm.evaluation.extractors import Extractor, Inception
+from ldm.evaluation.extractors import Extractor
 from ldm.evaluation.memorization import check_apart
 from ldm.evaluation.superres import Embed, Lpips
 from ldm.evaluation.tables import write_results
@@ -35,7 +33,16 @@ from ldm.pipeline import PRECISIONS, ZoomLDM
 from ldm.processes import Processes, launch
 from ldm.protocols import large, memorization, patches, superres
 from ldm.protocols.bench import Bench, Report
-from ldm.protocols.sources import Source, cohort, halves, slide_id, slide_of, spread_over, statistics_name
+from ldm.protocols.sources import (
+    Source,
+    cohort,
+    halves,
+    slide_id,
+    slide_of,
+    slides_of_run,
+    spread_over,
+    statistics_name,
+)
 from ldm.sampling.samplers import SAMPLERS
 from ldm.slides import matching_slide
 
@@ -66,12 +73,7 @@ Add = Callable[..., Any]
 
 def _common(add: Add) -> None:
     add("--model", default="demo", help="demo (the default), a run folder or a published weights file")
-    add(
-        "--space",
-        nargs="+",
-        metavar="NAME",
-        help="spaces: demo, inception, clip, uni, conch, any timm model ...",
-    )
+    add("--space", nargs="+", metavar="NAME", help="where to compare: demo, inception, clip, uni, any timm model ...")
     add("--weights", nargs="+", default=[], metavar="NAME=PATH", help="local files of those (superres: and of lpips)")
     add("--count", type=int, help="images of each method (%(default)s)")
     add("--seed", type=int, default=0, help="image i depends on seed + i (%(default)s)")
@@ -111,38 +113,22 @@ def _pictures(add: Add) -> None:
 
 def _large(add: Add) -> None:
     add("--size", type=int, default=512, help="of the demo's real images, in pixels (%(default)s)")
-    add(
-        "--methods",
-        nargs="*",
-        default=["independent", "interpolated", "ours"],
-        choices=large.METHODS,
-        help="(%(default)s)",
-    )
+    usual = ["independent", "interpolated", "ours"]
+    add("--methods", nargs="*", default=usual, choices=large.METHODS, help="(%(default)s)")
     add("--generated", nargs="+", metavar="NAME=FOLDER", help="images made elsewhere: a row each")
     add("--crop-space", nargs="+", metavar="NAME", help="where crops of a patch's size are compared")
 
 
 def _superres(add: Add) -> None:
     add("--size", type=int, default=256, help="of the demo's real images, in pixels (%(default)s)")
-    add("--methods", nargs="+", default=list(superres.METHODS), choices=superres.METHODS, help="(all)")
-    add("--control", metavar="RUN", help="a run of configs/demo/controlnet_sr.yaml: rows of its own")
-
-
-def extractor(name: str, weights: dict[str, str], device: str) -> Extractor:
-    """By its name or its id. UserError for an unknown one, or weights that are neither here nor fetched."""
-    path = next((path for key, path in weights.items() if name == key or name.startswith(f"{key}-")), None)
-    if name == "inception":
-        return Inception(path, device)
-    try:
-        return load_encoder(name, path, device)
-    except UserError as error:
-        raise UserError(f"{error} (here: --weights {name}=PATH)") from error
+    add("--methods", nargs="+", choices=superres.ORDER, help="(all that there are)")
+    add("--control", metavar="RUN", help="a run of configs/controlnet_sr.yaml; the demo model brings its own")
 
 
 def extractors(args: argparse.Namespace, names: Sequence[str] | None, usual: str, device: str) -> list[Extractor]:
     """Those that are named; else the demo encoder for the demo model, or what is `usual`."""
     names = names or ["demo" if args.model == "demo" else usual]
-    return [extractor(name, named(args.weights, "--weights"), device) for name in names]
+    return [space(name, named(args.weights, "--weights"), device) for name in names]
 
 
 def named(pairs: Sequence[str] | None, option: str) -> dict[str, str]:
@@ -154,16 +140,6 @@ def named(pairs: Sequence[str] | None, option: str) -> dict[str, str]:
     return {name: path for name, _, path in split.values()}
 
 
-def first_makes(fabric: Fabric, processes: Processes, make: Callable[[], Any]) -> Any:
-    """What `make` leaves on disk: the first process makes it, the others find it."""
-    if fabric.global_rank > 0:
-        processes.wait()
-    found = make()
-    if fabric.global_rank == 0:
-        processes.wait()
-    return found
-
-
 def load(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
     cdm = getattr(args, "cdm", None)
     return ZoomLDM.load(args.model, cdm=cdm, device=fabric.device, precision=args.precision)
@@ -171,7 +147,7 @@ def load(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
 
 def embedder(args: argparse.Namespace, model: ZoomLDM, device: str) -> Embed:
     """The model's own encoder, loaded when it is first needed."""
-    encoder = cache(lambda: extractor(model.encoder, named(args.weights, "--weights"), device))
+    encoder = cache(lambda: space(model.encoder, named(args.weights, "--weights"), device))
     return lambda tiles: encoder()(tiles)
 
 
@@ -189,12 +165,7 @@ def own_slides(args: argparse.Namespace, trained_on: bool) -> tuple[Path, list[S
     if args.model == "demo":
         folder = training_cohort() if trained_on else held_out_cohort()
         return folder, cohort(folder)
-    config = Path(args.model) / "config.yaml"
-    data = load_config([config]).get("data") if config.is_file() else None
-    if not data or not data.get("cohort"):
-        raise UserError(f"--real: none given; {args.model} is neither demo nor a run with slides of its own")
-    folder, split = Path(data.cohort), data.get("split")
-    return folder, cohort(folder, trained_on, Path(split) if split else None)
+    return slides_of_run(Path(args.model), trained_on)
 
 
 def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
@@ -203,7 +174,7 @@ def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) 
     spaces = extractors(args, args.space, "inception", str(fabric.device))
     slides = None
     if args.real is None:
-        args.real, slides = first_makes(fabric, processes, lambda: own_slides(args, trained_on=False))
+        args.real, slides = processes.once(lambda: own_slides(args, trained_on=False))
     real = Source(args.real, args.scale or (model.ladder.names if model else []), slides)
     if not real.scales:
         raise UserError("--scale: none given; name the scales of the images")
@@ -236,7 +207,7 @@ def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) ->
     )
     if args.real is None:
         demo_only(args, "--real")
-        paths = first_makes(fabric, processes, lambda: held_out_pictures(args.size, 8 * args.count))
+        paths = processes.once(lambda: held_out_pictures(args.size, 8 * args.count))
     else:
         paths = listed([args.real])
     reference, given = halves(paths, slide_of)
@@ -254,33 +225,17 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
     spaces = extractors(args, args.space, model.encoder, str(fabric.device))
     if args.real is None:
         demo_only(args, "--real")
-        paths = first_makes(fabric, processes, lambda: held_out_pictures(args.size, args.count))
+        paths = processes.once(lambda: held_out_pictures(args.size, args.count))
     else:
         paths = spread_over(listed([args.real]), args.count)
     bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
-    methods = {name: superres.METHODS[name] for name in args.methods}
-    if args.control:
-        methods |= superres.controlled(control_of(args, model))
+    scales = args.scales.split(",")
+    methods = superres.methods(args.methods, superres.control_for(args.control, model, scales))
     demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
     features = None if demo is None else demo.maps
     lpips = Lpips.found(named(args.weights, "--weights").get("lpips"))
-    return superres.run(
-        bench,
-        paths,
-        args.scales.split(","),
-        methods,
-        embedder(args, model, str(fabric.device)),
-        features,
-        lpips,
-    )
-
-
-def control_of(args: argparse.Namespace, model: ZoomLDM) -> ControlModel:
-    """UserError when it was trained to enlarge other scales than --scales."""
-    control = ControlModel.load(args.control, model)
-    if set(control.scales) != set(args.scales.split(",")):
-        raise UserError(f"--control: {args.control} enlarges between {','.join(control.scales)}, not {args.scales}")
-    return control
+    embed = embedder(args, model, str(fabric.device))
+    return superres.run(bench, paths, scales, methods, embed, features, lpips)
 
 
 def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
@@ -289,7 +244,7 @@ def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Proces
     sides = []
     for folder, trained_on in ((args.train, True), (args.real, False)):
         if folder is None:
-            sides.append(first_makes(fabric, processes, partial(own_slides, args, trained_on))[1])
+            sides.append(processes.once(partial(own_slides, args, trained_on))[1])
         else:
             sides.append(cohort(folder, trained_on))
     training, held_out = sides

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import main
+from data_prep import spaces
 from ldm.checkpoint import load_weights
 from ldm.conditions import TokenMap, Unconditional
 from ldm.config import load_config
@@ -148,18 +149,21 @@ def test_it_stands_in_the_table_of_super_resolution(folder: Path, control: Contr
         "--real",
         str(tmp_path / "truths"),
     ]
-    rest = ["--space", "demo", "--accelerator", "cpu", "--methods", "bicubic", "--out", str(tmp_path), "--count", "2"]
+    rest = ["--space", "demo", "--accelerator", "cpu", "--out", str(tmp_path), "--count", "2"]
+    rest += ["--methods", "bicubic", "controlnet", "controlnet-given"]
     with pytest.raises(UserError, match=r"--control: .*run enlarges between 20x,5x, not 20x,10x"):
         evaluate.main(["superres", *given, *rest, "--scales", "20x,10x"])
+    with pytest.raises(UserError, match=r"--methods: controlnet needs a ControlNet and there is none; give --control"):
+        evaluate.main(["superres", *given[:2], *given[4:], *rest])
     with pytest.MonkeyPatch.context() as patch:
         toy_encoder = ToyEncoder()
-        load = evaluate.load_encoder
-        patch.setattr(evaluate, "load_encoder", lambda name, *more: toy_encoder if name == "toy" else load(name, *more))
+        load = spaces.load_encoder
+        patch.setattr(spaces, "load_encoder", lambda name, *more: toy_encoder if name == "toy" else load(name, *more))
         evaluate.main(["superres", *given, *rest, "--scales", "20x,5x"])
     records = json.loads((tmp_path / "superres" / "superres.json").read_text())["records"]
     assert [record["method"] for record in records] == [
-        name for name in ("bicubic", "ControlNet", "ControlNet, given") for _ in range(2)
+        name for name in ("bicubic", "controlnet", "controlnet-given") for _ in range(2)
     ]
     assert all(np.isfinite(record["PSNR"]) for record in records)
-    made = (tmp_path / "samples").glob("superres-ControlNet*/settings.json")
+    made = (tmp_path / "samples").glob("superres-controlnet*/settings.json")
     assert {json.loads(path.read_text())["control"] for path in made} == {control.id}

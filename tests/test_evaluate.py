@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data_prep import spaces
 from ldm.checkpoint import load_weights, save_weights
 from ldm.errors import UserError
 from ldm.evaluation.frechet import Statistics
@@ -58,9 +59,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Type a command; gives what it wrote."""
-    load = evaluate.load_encoder
+    load = spaces.load_encoder
     monkeypatch.setattr(
-        evaluate, "load_encoder", lambda name, *more: ToyEncoder() if name == "toy" else load(name, *more)
+        spaces, "load_encoder", lambda name, *more: ToyEncoder() if name == "toy" else load(name, *more)
     )
     monkeypatch.chdir(tmp_path)
 

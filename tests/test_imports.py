@@ -53,6 +53,7 @@ OUTSIDE = {
         "ldm.io",
         "ldm.tiff",
         "ldm.checkpoint",
+        "ldm.evaluation",
     }
 }
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
+from ldm.config import load_config
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import NAME, patient_of, read_split
 from ldm.errors import UserError
@@ -127,6 +128,16 @@ def cohort(folder: Path, trained_on: bool = False, split: Path | None = None) ->
     if missing:
         raise UserError(f"{split}: lacks {slide_id(missing[0])}; add it by data_prep/splits.py --cohort {folder}")
     return [slide for slide in slides if (lines[slide_id(slide)].part == "train") == trained_on]
+
+
+def slides_of_run(run: Path, trained_on: bool) -> tuple[Path, list[SlideFile]]:
+    """The cohort of a run, and those of its slides that it was trained on, or did not see. UserError without one."""
+    config = run / "config.yaml"
+    data = load_config([config]).get("data") if config.is_file() else None
+    if not data or not data.get("cohort"):
+        raise UserError(f"--real: none given; {run} is neither demo nor a run with slides of its own")
+    folder, split = Path(data.cohort), data.get("split")
+    return folder, cohort(folder, trained_on, Path(split) if split else None)
 
 
 class Source:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ldm.conditions import Conditions, TokenMap, Unconditional, image_tokens
 from ldm.control import ControlModel
+from ldm.errors import UserError
 from ldm.evaluation.extractors import Extractor
 from ldm.evaluation.large_image import gradient_energy
 from ldm.evaluation.superres import (
@@ -63,15 +64,6 @@ def enlarged(model: ZoomLDM, low: Low, conditions: Conditions) -> Pixels:
     return np.concatenate(list(sampling.bands()))
 
 
-METHODS: dict[str, Method] = {
-    "bicubic": lambda model, low: bicubic(low.y, magnification(model, low.scales)),
-    "none": lambda model, low: enlarged(model, low, Unconditional(model)),
-    "inferred": lambda model, low: enlarged(model, low, inferred(model, low.y, low.scales, seed=low.number)),
-    "given": lambda model, low: enlarged(model, low, TokenMap(model, low.tokens())),
-}
-"""without a model; ours under no embeddings, inferred ones, and those of the truth"""
-
-
 @dataclass(frozen=True)
 class Steered:
     """A ControlNet (paper, Table 3), under no embeddings or those of the truth."""
@@ -84,9 +76,38 @@ class Steered:
         return self.control.enlarge(low.y, conditions, low.number)
 
 
-def controlled(control: ControlModel) -> dict[str, Method]:
-    """Its rows."""
-    return {"ControlNet": Steered(control, given=False), "ControlNet, given": Steered(control, given=True)}
+METHODS: dict[str, Method] = {
+    "bicubic": lambda model, low: bicubic(low.y, magnification(model, low.scales)),
+    "none": lambda model, low: enlarged(model, low, Unconditional(model)),
+    "inferred": lambda model, low: enlarged(model, low, inferred(model, low.y, low.scales, seed=low.number)),
+    "given": lambda model, low: enlarged(model, low, TokenMap(model, low.tokens())),
+}
+"""without a model; ours under no embeddings, inferred ones, and those of the truth"""
+CONTROLLED = {"controlnet": False, "controlnet-given": True}
+"""a ControlNet's, and whether it is given the embeddings of the truth"""
+ORDER = ("bicubic", *CONTROLLED, "none", "inferred", "given")
+"""of the table's rows"""
+
+
+def control_for(source: str | None, model: ZoomLDM, scales: Sequence[str]) -> ControlModel | None:
+    """The ControlNet of a run; of None, the demo model's own if that fits. UserError for one between other scales."""
+    if source is None and not model.id.startswith("demo-"):
+        return None
+    control = ControlModel.load(source or "demo", model)
+    if set(control.scales) == set(scales):
+        return control
+    if source is None:
+        return None
+    raise UserError(f"--control: {source} enlarges between {','.join(control.scales)}, not {','.join(scales)}")
+
+
+def methods(names: Sequence[str] | None, control: ControlModel | None) -> dict[str, Method]:
+    """Those named, or all that there are. UserError for a ControlNet's without one."""
+    known = METHODS | ({name: Steered(control, given) for name, given in CONTROLLED.items()} if control else {})
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"--methods: {name} needs a ControlNet and there is none; give --control RUN")
+    return {name: known[name] for name in names or ORDER if name in known}
 
 
 DIGITS = {"PSNR": 2, "gradient energy": 2, "encoder distance": 4, "LR residual": 4, "CPU s": 1}
