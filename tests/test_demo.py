@@ -8,8 +8,10 @@ import torch
 
 from ldm.checkpoint import PARTS, load_weights, save_weights
 from ldm.data.h5 import SlideFile
+from ldm.errors import UserError
 from ldm.files import intact
 from ldm.pipeline import ZoomLDM, load_autoencoder, to_uint8
+from ldm.protocols.superres import control_for
 from ldm.sources import BUNDLED
 from scripts import bundle_demo
 from tests import toy
@@ -17,9 +19,22 @@ from tests import toy
 
 def test_the_weights_are_whole_and_small() -> None:
     weights = sorted(BUNDLED.rglob("*.safetensors"))
-    assert [path.parent.name for path in weights] == ["cdm", "demo", "vq", "zoomldm"]
+    assert [path.parent.name for path in weights] == ["cdm", "control", "demo", "vq", "zoomldm"]
     assert all(intact(path) for path in weights)
-    assert sum(path.stat().st_size for path in weights) < 25e6
+    sizes = {path.parent.name: path.stat().st_size for path in weights}
+    assert sizes.pop("control") < 5e6  # a baseline
+    assert sum(sizes.values()) < 25e6  # the model
+
+
+def test_the_bundled_control_enlarges_for_the_bundled_model_alone(demo: ZoomLDM, tmp_path: Path) -> None:
+    control = control_for(None, demo, ["20x", "5x"])
+    assert control is not None
+    assert control.scales == ["20x", "5x"]
+    assert control_for(None, demo, ["20x", "10x"]) is None
+    toy_model = ZoomLDM.load(toy.run_folder(tmp_path / "zoomldm", "zoomldm"))
+    assert control_for(None, toy_model, ["20x", "5x"]) is None
+    with pytest.raises(UserError, match=r"control: demo steers demo-\w{12}, but the model is zoomldm-"):
+        control_for("demo", toy_model, ["20x", "5x"])
 
 
 def test_slides_prepared_with_the_bundled_autoencoder_are_the_models(demo: ZoomLDM) -> None:

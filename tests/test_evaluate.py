@@ -240,7 +240,8 @@ def test_a_run_is_measured_on_the_slides_of_its_cohort_that_it_was_not_trained_o
     [
         (["patches", "--space", "demo"], "--real: none given; .* is neither demo nor a run"),
         (["patches", "--weights", "inception"], "--weights: inception; expected NAME=PATH"),
-        (["patches", "--space", "inceptoin"], "inceptoin is unknown; expected .* \\(here: --weights inceptoin=PATH\\)"),
+        (["patches", "--space", "inceptoin"], "inceptoin is unknown; expected .* or a timm model name$"),
+        (["patches", "--space", "hipt"], "hipt: no hub has its weights; .* \\(here: --weights hipt=PATH\\)$"),
         (["patches", "--space", "inception"], "inception: .* is missing; download"),
         (["large", "--space", "demo"], "inception: .* is missing; download"),
         (["patches", "--space", "demo", "--real", "nowhere"], "nowhere: no such folder"),
