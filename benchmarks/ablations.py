@@ -39,11 +39,18 @@ from ldm.runs import open_data
 
 REAL, SAMPLES, SHOWN = 256, 32, 8
 """images a scale: held-out patches (fewer where there are fewer), samples under some of those, and in the picture"""
+FILLED = ("run", "encoder", "zoomldm")
+"""keys of a config that a run fills in"""
 SAMPLING: dict[str, Any] = {"sampler": "dpmpp", "steps": 10}
 
 
 def train(study: Study, run: Path, threads: int) -> int:
-    """Train `run` to its end, from where it stands; returns the exit status of main.py."""
+    """Train `run` to its end, from where it stands; returns the exit status of main.py.
+
+    UserError where it stands under other settings than the study's.
+    """
+    if (run / "config.yaml").is_file():
+        refuse_others(study, run)
     if (run / "weights.safetensors").is_file():
         return 0
     if any(run.glob("checkpoints/step=*.ckpt")):
@@ -53,6 +60,14 @@ def train(study: Study, run: Path, threads: int) -> int:
         shared = [f"zoomldm={run.parent / SHARED[0].name}"] if study is CDM else []
         arguments = ["--base", str(config_of(study)), f"run={run}", f"seed={study.seed}", *study.overrides, *shared]
     return command(["main.py", *arguments], threads)
+
+
+def refuse_others(study: Study, run: Path) -> None:
+    wanted = load_config([config_of(study)], [f"seed={study.seed}", *study.overrides])
+    found = load_config([run / "config.yaml"])
+    merged: Any = OmegaConf.merge(found, wanted)
+    if other := [key for key in wanted if key not in FILLED and merged[key] != found.get(key)]:
+        raise UserError(f"{run}: was trained with another {', '.join(map(str, other))}; remove it to train it again")
 
 
 def config_of(study: Study) -> Path:

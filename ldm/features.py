@@ -126,7 +126,7 @@ class Extractor:
                 write_bag(path, self._bag(slide, scale, wanted))
                 made = True
         fused = self.folder / name
-        if len(paths) > 1 and not is_made(fused, wanted := json.dumps(settings)):
+        if len(paths) > 1 and not is_made(fused, wanted := f"[{', '.join(settings)}]"):
             write_bag(fused, replace(fuse([read_bag(path) for path in paths]), settings=wanted))
             made = True
         return made
@@ -134,6 +134,7 @@ class Extractor:
     def _settings(self, slide: SlideFile, scale: str) -> str:
         """Everything that a bag depends on, as text."""
         depends: dict[str, Any] = {"slide": slide.attrs.get("settings", ""), "scale": scale, "source": self.source}
+        depends["encoder"] = slide.attrs["encoder"]
         if self.source == "denoiser":
             depends |= {"model": self.model.id, "precision": self.model.precision, **asdict(self.probe)}
         return json.dumps(depends)

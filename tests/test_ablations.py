@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import main
 from benchmarks import ablation_studies as studies
@@ -170,3 +171,17 @@ def test_a_training_that_fails_ends_the_command(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(ROOT)
     assert ablations.main(["single-5x", "--runs", str(tmp_path), "--out", str(tmp_path / "table.md")]) == 75
     assert not (tmp_path / "table.md").exists()
+
+
+def test_a_run_of_other_settings_is_neither_kept_nor_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablations, "command", lambda arguments, threads: 0)
+    monkeypatch.chdir(ROOT)
+    study = studies.SINGLE["5x"][0]
+    config = load_config([ablations.config_of(study)], ["data.scales=[5x]", "encoder=demo-0123456789ab"])
+    written(tmp_path, {2: {"5x": 1.0}}, {})
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    assert ablations.train(study, tmp_path, 1) == 0
+    config.training.max_steps += 1
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    with pytest.raises(UserError, match="was trained with another training; remove it to train it again"):
+        ablations.train(study, tmp_path, 1)

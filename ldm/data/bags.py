@@ -5,7 +5,8 @@
       attrs                    name, and the tile's side there as both tools call it: patch_size at patch_level 0,
                                patch_size_level0
     ij          (n, 2) i32     the tile's row and column on the grid of its scale
-    attrs       format, slide_id, scales (finest first), settings: everything the features depend on, as JSON
+    attrs       format, slide_id, scales (finest first), settings: everything the features depend on, as JSON: a
+              mapping, of which "slide" alone may differ between slides; fused, a list of them
 
 A region (i, j) of one scale lies in region (i // 2, j // 2) of the next. Fusing scales keeps a row for each tile of the
 finest one, with the features of the coarser regions around that tile beside its own (paper, Table 4).
@@ -13,9 +14,12 @@ finest one, with the features of the coarser regions around that tile beside its
 Letters: n tiles, d channels.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -44,7 +48,7 @@ class Bag:
     ij: NDArray[np.int32]
     side_l0: int
     """of a tile, in pixels at full resolution"""
-    settings: str = ""
+    settings: str = "{}"
 
 
 def place_l0(slide: SlideFile, scale: str, ij: NDArray[np.integer]) -> tuple[NDArray[np.int64], int]:
@@ -99,31 +103,54 @@ def write_bag(path: str | Path, bag: Bag) -> None:
         )
 
 
-def read_bag(path: str | Path) -> Bag:
-    """UserError when the file is missing, damaged or of another format."""
-    path = Path(path)
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
         raise UserError(f"{path}: does not exist; make it with scripts/extract_features.py")
     try:
         with h5py.File(path, "r") as file:
-            return Bag(
-                slide_id=str(file.attrs["slide_id"]),
-                scales=tuple(file.attrs["scales"]),
-                features=file["features"][:],
-                coords=file["coords"][:],
-                ij=file["ij"][:],
-                side_l0=int(file["coords"].attrs["patch_size_level0"]),
-                settings=str(file.attrs["settings"]),
-            )
-    except (OSError, KeyError, RuntimeError) as error:
+            yield file
+    except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: is not a whole bag ({error}); make it with scripts/extract_features.py") from error
 
 
+def read_bag(path: str | Path) -> Bag:
+    """UserError when the file is missing, damaged or of another format."""
+    with _opened(Path(path)) as file:
+        return Bag(
+            slide_id=str(file.attrs["slide_id"]),
+            scales=tuple(file.attrs["scales"]),
+            features=file["features"][:],
+            coords=file["coords"][:],
+            ij=file["ij"][:],
+            side_l0=int(file["coords"].attrs["patch_size_level0"]),
+            settings=str(file.attrs["settings"]),
+        )
+
+
+def recipe(path: Path) -> list[dict[str, Any]]:
+    """How the features of a bag were made, whatever the slide. UserError as `read_bag`."""
+    with _opened(path) as file:
+        made = json.loads(file.attrs["settings"])
+        parts = made if isinstance(made, list) else [made]
+        return [{key: value for key, value in part.items() if key != "slide"} for part in parts]
+
+
 class BagFolder:
-    """The features (n, d) of some slides' bags, read when asked for; the first MEMORY bytes of them are kept."""
+    """The features (n, d) of some slides' bags, read when asked for; the first MEMORY bytes of them are kept.
+
+    UserError for bags that were made in different ways, as an interrupted change of model leaves them.
+    """
 
     def __init__(self, folder: str | Path, slide_ids: Sequence[str]) -> None:
         self._paths = [Path(folder) / f"{slide_id}.h5" for slide_id in slide_ids]
+        expected = recipe(self._paths[0])
+        for path in self._paths[1:]:
+            if (found := recipe(path)) != expected:
+                raise UserError(
+                    f"{path}: made with {found}, but {self._paths[0].name} with {expected}; "
+                    "make all of them with one command of scripts/extract_features.py"
+                )
         self._kept: dict[int, Tensor] = {}
         self._room = MEMORY
 

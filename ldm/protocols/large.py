@@ -166,7 +166,7 @@ def painted(
                 save_png(held[i], coarse)
             yield image
 
-    with tqdm(total=len(given), desc=name, unit="image", leave=False) as bar:
+    with tqdm(total=len(given), desc=name, unit="image", leave=False, disable=not bench.processes.first) as bar:
         gallery.fill(len(given), make, processes=bench.processes, progress=bar.update)
     coarse = [picture_loader(path) for path in held] if all(path.is_file() for path in held) else None
     return Images(gallery.loaders(len(given)), coarse, [picture_loader(path) for path in given], gallery.seconds)

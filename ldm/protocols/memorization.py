@@ -43,7 +43,7 @@ def run(
     """
     records: list[dict[str, Any]] = []
     pairs: dict[str, list[tuple[float, Pixels, Pixels]]] = {}
-    for scale in tqdm(scales, unit="scale"):
+    for scale in tqdm(scales, unit="scale", disable=not bench.processes.first):
         bank = [region.image for region in regions(training, scale)]
         sets = {HELD_OUT: [region.image for region in regions(held_out, scale)]}
         if not bank or not sets[HELD_OUT]:

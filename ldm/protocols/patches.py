@@ -38,7 +38,7 @@ def sample(
     if slides is None:
         of = [bench.model.cdm.id if bench.model.cdm else ""]
     else:
-        of = [f"{slide_id(slide)}: {slide.count(scale)} regions" for slide in slides]
+        of = [f"{slide_id(slide)}: {slide.count(scale)} regions, {slide.attrs.get('settings', '')}" for slide in slides]
     gallery = Gallery(bench.samples, f"{method} {scale}", {**bench.identity, **sampling, "scale": scale, "given": of})
 
     def make(numbers: range) -> Pixels:
@@ -46,7 +46,9 @@ def sample(
         seed = bench.seed + numbers.start
         return bench.model.sample(scale, len(numbers), grids, seed=seed, batch_size=bench.batch, **sampling)
 
-    with tqdm(total=count, desc=f"{method}, {scale}", unit="image", leave=False) as bar:
+    with tqdm(
+        total=count, desc=f"{method}, {scale}", unit="image", leave=False, disable=not bench.processes.first
+    ) as bar:
         gallery.fill(count, make, batch=bench.batch, processes=bench.processes, progress=bar.update)
     return gallery.loaders(count)
 
@@ -107,7 +109,7 @@ def run(
     under the CDM (none if `sampling` is None), and images made elsewhere; `count` of each, or as many as there are.
     """
     cells, sheet = [], Sheet()
-    for scale in tqdm(real.scales, unit="scale"):
+    for scale in tqdm(real.scales, unit="scale", disable=not bench.processes.first):
         methods = methods_at(bench, scale, count, given, sampling)
         for space in bench.spaces:
             reference = real.described(scale, space, bench.processes, bench.batch)

@@ -199,7 +199,7 @@ def painted(
             tokens = partial(image_tokens, truth, embed, bench.model.tile_px)
             yield method(bench.model, Low(bench.seed + i, shrunk(truth, factor), tokens, scales))
 
-    with tqdm(total=len(truths), desc=name, unit="image", leave=False) as bar:
+    with tqdm(total=len(truths), desc=name, unit="image", leave=False, disable=not bench.processes.first) as bar:
         gallery.fill(len(truths), make, processes=bench.processes, progress=bar.update)
     return gallery
 
