@@ -46,13 +46,13 @@ from ldm.protocols.sources import (
 from ldm.sampling.samplers import SAMPLERS
 from ldm.slides import matching_slide
 
-COUNTS = {"patches": 32, "large": 4, "superres": 8, "memorization": 32}
+COUNTS = {"patches": 128, "large": 4, "superres": 8, "memorization": 64}
 """images of each method"""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measure a model.", epilog="example: python scripts/evaluate.py patches --scale 5x --count 128"
+        description="Measure a model.", epilog="example: python scripts/evaluate.py patches --scale 5x --count 512"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about, options in (
