@@ -1,8 +1,8 @@
 """Which runs the ablations are, and what finished runs say, as a table. Trained and scored by benchmarks/ablations.py.
 
 A run's folder holds the validation losses that training logged (metrics/*/metrics.csv) and what its samples are worth
-(scores.json): for each scale the number of regions trained on, of real patches, of samples, and at each guidance the
-Frechet distance and KID of the two sets.
+(scores.json): for each scale the number of regions trained on, of real patches, of samples, and the Frechet distance
+and KID of the two sets.
 """
 
 import csv
@@ -19,8 +19,6 @@ import numpy as np
 from ldm.errors import UserError
 
 SCALES = ("20x", "10x", "5x", "2.5x", "1.25x")
-GUIDANCES = (1, 2)
-"""without, and the usual one, which means more for a shared model: its null context stands for all scales at once"""
 
 
 @dataclass(frozen=True)
@@ -31,21 +29,20 @@ class Study:
     config: str
     overrides: tuple[str, ...] = ()
     seed: int = 0
-    guidances: tuple[int, ...] = GUIDANCES[:1]
-    """to sample it at"""
+    sampled: bool = True
 
 
-SHARED = tuple(Study(name, "shared", (), seed, GUIDANCES) for seed, name in enumerate(("shared", "shared-again")))
+SHARED = tuple(Study(name, "shared", (), seed) for seed, name in enumerate(("shared", "shared-again")))
 SINGLE = {
     scale: tuple(
-        Study(f"single-{scale}{again}", "single_scale", (f"data.scales=[{scale}]",), seed, GUIDANCES)
+        Study(f"single-{scale}{again}", "single_scale", (f"data.scales=[{scale}]",), seed)
         for seed, again in enumerate(("", "-again") if scale == SCALES[-1] else ("",))
     )
     for scale in SCALES
 }
 CNN = Study("cnn", "cnn_summarizer")
 COLOURS = Study("colours", "colour_encoder")
-NULL = Study("no-context", "no_context", guidances=())  # without a context the scale to paint is not known
+NULL = Study("no-context", "no_context", sampled=False)  # without a context the scale to paint is not known
 CDM = Study("cdm", "cdm")
 STUDIES = (*SHARED, *chain(*SINGLE.values()), CNN, COLOURS, NULL, CDM)
 
@@ -81,15 +78,9 @@ def at_end(run: Path) -> dict[str, float]:
     return found[max(found)]
 
 
-def at_share(run: Path) -> dict[str, float]:
-    """After a fifth of the shared model's steps: five such models cost what it costs."""
-    found, share = losses(run), max(losses(run.parent / SHARED[0].name)) // len(SCALES)
-    return found[max(step for step in found if step <= share)]
-
-
-def scored(measure: str, guidance: int) -> Callable[[Path], dict[str, float]]:
+def scored(measure: str) -> Callable[[Path], dict[str, float]]:
     """A function from a run to its `measure`, "frechet" or "kid", by scale."""
-    return lambda run: {scale: values[f"{measure} {guidance}"] for scale, values in scores(run).items()}
+    return lambda run: {scale: values[measure] for scale, values in scores(run).items()}
 
 
 def everywhere(*studies: Study) -> dict[str, tuple[Study, ...]]:
@@ -102,7 +93,6 @@ SHARING, ALONE, CONVOLUTION = "**one model for all scales**", "a model a scale, 
 LOSSES: tuple[Row, ...] = (
     (SHARING, everywhere(*SHARED), at_best),
     (ALONE, SINGLE, at_best),
-    ("a model a scale, the compute of one in all", SINGLE, at_share),
     ("a model a scale, each after all its steps", SINGLE, at_end),
     (CONVOLUTION, everywhere(CNN), at_best),
     ("weaker encoder: colour histograms", everywhere(COLOURS), at_best),
@@ -112,15 +102,13 @@ LOSSES: tuple[Row, ...] = (
 
 def sample_rows(measure: str) -> tuple[Row, ...]:
     """The rows of the table of `measure`, "frechet" or "kid"."""
-    plain, guided = (scored(measure, guidance) for guidance in GUIDANCES)
+    of = scored(measure)
     return (
-        (SHARING, everywhere(*SHARED), plain),
-        (ALONE, SINGLE, plain),
-        ("the shared model under contexts of its CDM", everywhere(CDM), plain),
-        (CONVOLUTION, everywhere(CNN), plain),
-        ("weaker encoder: colour histograms", everywhere(COLOURS), plain),
-        (f"one model for all scales, guidance {GUIDANCES[1]}", everywhere(*SHARED), guided),
-        (f"a model a scale, each at its best, guidance {GUIDANCES[1]}", SINGLE, guided),
+        (SHARING, everywhere(*SHARED), of),
+        (ALONE, SINGLE, of),
+        ("the shared model under contexts of its CDM", everywhere(CDM), of),
+        (CONVOLUTION, everywhere(CNN), of),
+        ("weaker encoder: colour histograms", everywhere(COLOURS), of),
     )
 
 
@@ -173,20 +161,21 @@ def report(runs: Path, studies: Collection[Study] = STUDIES) -> str:
     def counts(key: str) -> str:
         return ", ".join(f"{first[scale][key]:.0f} at {scale}" for scale in SCALES)
 
-    errors = [by["kid error 1"] for s in studies if s.guidances for by in scores(runs / s.name).values()]
+    errors = [by["kid error"] for s in studies if s.sampled for by in scores(runs / s.name).values()]
     steps = {study.name: max(losses(runs / study.name)) for study in studies if study is not CDM}
     names = [study.name for study in studies] if len(studies) < len(STUDIES) else []
     parts = [
         f"`{' '.join(['python -m benchmarks.ablations', *names])}`: {platform.processor() or platform.machine()}, "
         f"{len(os.sched_getaffinity(0))} cores; where there are two seeds, mean ± standard deviation.",
         f"Regions to train on: {counts('regions')}. Steps: {', '.join(f'{name} {n}' for name, n in steps.items())}. "
+        "Models of one scale took as many steps of it as the shared one, so all of them together as much computing. "
         "Each model is taken where its validation loss was lowest.",
     ]
     validation = read(LOSSES, runs, studies)
     parts += [table("validation loss", validation, 3), verdict(validation)]
     parts += [
         f"Samples under the embeddings of held-out regions ({counts('n')}) against held-out patches "
-        f"({counts('real')}), in the space of the demo encoder; guidance {GUIDANCES[0]} unless a row says otherwise."
+        f"({counts('real')}), in the space of the demo encoder; no guidance."
     ]
     for title, measure, digits, factor in (("Frechet distance", "frechet", 1, 1), ("KID x 1000", "kid", 0, 1000)):
         found = read(sample_rows(measure), runs, studies)

@@ -15,8 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from benchmarks.ablation_studies import CDM, GUIDANCES, SCALES, SHARED, SINGLE, STUDIES, Study, report, scores
+from benchmarks.ablation_studies import CDM, SCALES, SHARED, SINGLE, STUDIES, Study, report, scores
 from data_prep.encoders import load_encoder
 from ldm.batch import Stream
 from ldm.config import load_config
@@ -37,11 +36,11 @@ from ldm.io import Pixels, contact_sheet
 from ldm.pipeline import ZoomLDM, to_uint8
 from ldm.runs import open_data
 
-REAL, SAMPLES, SHOWN = 256, 32, 8
+REAL, SAMPLES, SHOWN = 256, 64, 8
 """images a scale: held-out patches (fewer where there are fewer), samples under some of those, and in the picture"""
 FILLED = ("run", "encoder", "zoomldm")
 """keys of a config that a run fills in"""
-SAMPLING: dict[str, Any] = {"sampler": "dpmpp", "steps": 10}
+SAMPLING: dict[str, Any] = {"sampler": "dpmpp", "steps": 10, "guidance": 1.0}
 
 
 def train(study: Study, run: Path, threads: int) -> int:
@@ -87,38 +86,40 @@ def make(studies: Sequence[Study], runs: Path) -> int:
     for preparation in sorted({load_config([config_of(study)]).data.prepare for study in studies}):
         if status := command(["data_prep/prepare.py", "--config", preparation], cores):
             return status
-    for wave in ([study for study in studies if study is not CDM], [study for study in studies if study is CDM]):
-        width = max(1, min(cores, len(wave)))
-        with ThreadPoolExecutor(width) as pool:
-            folders = [runs / study.name for study in wave]
-            statuses = list(pool.map(train, wave, folders, repeat(cores // width)))
-        if any(statuses):
-            return next(filter(None, statuses))
-    return 0
+    width = max(1, min(cores, len(studies)))
+    with ThreadPoolExecutor(width) as pool:
+        running: dict[Study, Future[int]] = {}
+
+        def run(study: Study) -> int:
+            needed = running[SHARED[0]].result() if study is CDM else 0
+            return needed or train(study, runs / study.name, cores // width)
+
+        for study in studies:  # the shared one first
+            running[study] = pool.submit(run, study)
+    return next((status for each in running.values() if (status := each.result())), 0)
 
 
 def score(study: Study, run: Path) -> None:
-    """Sample a finished run at each of its scales and guidances and compare; adds what scores.json lacks."""
+    """Sample a finished run at each of its scales and compare; adds what scores.json lacks."""
     config: Any = OmegaConf.load(run / "config.yaml")
     data, encoder = open_data(config), load_encoder("demo")
     model = ZoomLDM.load(config.zoomldm, cdm=run) if study is CDM else ZoomLDM.load(run)
     done = scores(run) if (run / "scores.json").is_file() else {}
     for scale in data.validation.scales:
+        if scale.name in done:
+            continue
         real, picks = ([pick for pick in data.validation.spread(n) if pick[1] == scale] for n in (REAL, SAMPLES))
         conditions = None if study is CDM else latent_batch(picks, Stream(0, 0, 0, len(picks))).embedding
-        found = done.setdefault(scale.name, {"regions": data.training.count(scale), "real": len(real), "n": len(picks)})
-        for guidance in study.guidances:
-            if f"kid {guidance}" in found:
-                continue
-            settings = {"seed": 1000 * study.seed, "guidance": guidance, **SAMPLING}
-            drawn = model.sample(scale.name, len(picks), conditions, **settings, progress=True)
-            features = [encoder(torch.from_numpy(x)).numpy() for x in (to_uint8(image_batch(real)), drawn)]
-            found[f"frechet {guidance}"] = frechet_distance(*map(statistics_of, features))
-            found[f"kid {guidance}"], found[f"kid error {guidance}"] = kid(*features)
-            keep(run, f"{scale.name} {guidance}", to_uint8(image_batch(picks)), drawn)
-            with whole(run / "scores.json") as partial:
-                partial.write_text(json.dumps(done, indent=1))
-            print(f"{run}: {scale.name}, guidance {guidance}: {found[f'frechet {guidance}']:.1f}", flush=True)
+        drawn = model.sample(scale.name, len(picks), conditions, seed=1000 * study.seed, **SAMPLING, progress=True)
+        features = [encoder(torch.from_numpy(x)).numpy() for x in (to_uint8(image_batch(real)), drawn)]
+        found: dict[str, float] = {"regions": data.training.count(scale), "real": len(real), "n": len(picks)}
+        found["frechet"] = frechet_distance(*map(statistics_of, features))
+        found["kid"], found["kid error"] = kid(*features)
+        done[scale.name] = found
+        keep(run, scale.name, to_uint8(image_batch(picks)), drawn)
+        with whole(run / "scores.json") as partial:
+            partial.write_text(json.dumps(done, indent=1))
+        print(f"{run}: {scale.name}: {found['frechet']:.1f}", flush=True)
 
 
 def keep(run: Path, name: str, real: Pixels, drawn: Pixels) -> None:
@@ -135,7 +136,7 @@ def draw(runs: Path, studies: Sequence[Study], path: Path) -> None:
         for label, study in (("shared", SHARED[0]), ("alone", SINGLE[scale][0]), ("shared, CDM", CDM)):
             if study not in studies:
                 continue
-            shown = np.load(runs / study.name / "shown" / f"{scale} {GUIDANCES[0]}.npz")
+            shown = np.load(runs / study.name / "shown" / f"{scale}.npz")
             rows += [list(shown["real"]), list(shown["drawn"])] if study is SHARED[0] else [list(shown["drawn"])]
             labels += [scale, label] if study is SHARED[0] else [label]
     contact_sheet(rows, labels, [""] * SHOWN, path)
@@ -155,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if status := make(studies, args.runs):
         return status
     for study in studies:
-        if study.guidances:
+        if study.sampled:
             score(study, args.runs / study.name)
     with whole(args.out) as partial:
         partial.write_text(report(args.runs, studies) + "\n")
