@@ -29,7 +29,7 @@ from ldm.evaluation.attention_map import attention_map
 from ldm.evaluation.mil import CrossValidation, cross_validate, half_interval
 from ldm.features import Extractor
 from ldm.files import whole
-from ldm.io import contact_sheet, fitted
+from ldm.io import Pixels, contact_sheet, fitted
 from ldm.pipeline import ZoomLDM
 from ldm.slides import matching_slide, pictures
 
@@ -149,24 +149,29 @@ def table(rows: Sequence[Row], labels: Labels, splits: Sequence[int], shuffles: 
     return "\n".join(lines) + "\n"
 
 
-def draw_attention(labels: Labels, run: CrossValidation, args: argparse.Namespace) -> Path:
-    """A picture a slide, for some slides of each label, and one of all of them: the slide, and who looks where."""
+Glances = dict[int, tuple[Pixels, float]]
+"""by number of the slide: its thumbnail, and full-resolution pixels per pixel"""
+
+
+def glances(labels: Labels, args: argparse.Namespace) -> Glances:
+    """The slides to show, SHOWN of each label. UserError for one that is not there or that the model cannot decode."""
     model = ZoomLDM.load(args.model)
+    shown = [i for value in (1, 0) for i in np.flatnonzero(labels.values == value)[:SHOWN].tolist()]
+    slides = {i: SlideFile(args.cohort / f"{labels.slides[i]}.h5") for i in shown}
+    return {i: thumbnail(slide, partial(pictures, model=model)) for i, slide in slides.items()}
+
+
+def draw_attention(labels: Labels, run: CrossValidation, shown: Glances, args: argparse.Namespace) -> Path:
+    """A picture a slide, for those that are shown, and one of all of them: the slide, and who looks where."""
     rows, names = [], []
-    for value in (1, 0):
-        for i in np.flatnonzero(labels.values == value)[:SHOWN].tolist():
-            slide, bag = (
-                SlideFile(args.cohort / f"{labels.slides[i]}.h5"),
-                read_bag(args.features[-1] / f"{labels.slides[i]}.h5"),
-            )
-            picture, px_l0 = thumbnail(slide, partial(pictures, model=model))
-            prediction = run.predictions[i]
-            attention = attention_map(picture, prediction.attention.numpy(), bag.coords / px_l0, bag.side_l0 / px_l0)
-            both = Image.fromarray(np.concatenate([picture, attention], axis=1))
-            with whole(args.out / "attention" / f"{labels.slides[i]}.jpg") as unfinished:
-                both.save(unfinished, format="JPEG", quality=85)
-            rows.append([fitted(picture, SHOWN_PX), fitted(attention, SHOWN_PX)])
-            names.append(f"{labels.names[value]}: {1 / (1 + np.exp(-prediction.logit)):.2f}")
+    for i, (picture, px_l0) in shown.items():
+        bag, prediction = read_bag(args.features[-1] / f"{labels.slides[i]}.h5"), run.predictions[i]
+        attention = attention_map(picture, prediction.attention.numpy(), bag.coords / px_l0, bag.side_l0 / px_l0)
+        both = Image.fromarray(np.concatenate([picture, attention], axis=1))
+        with whole(args.out / "attention" / f"{labels.slides[i]}.jpg") as unfinished:
+            both.save(unfinished, format="JPEG", quality=85)
+        rows.append([fitted(picture, SHOWN_PX), fitted(attention, SHOWN_PX)])
+        names.append(f"{labels.names[labels.values[i]]}: {1 / (1 + np.exp(-prediction.logit)):.2f}")
     sheet = args.out / "attention.png"
     contact_sheet(rows, names, ["slide", "attention"], sheet)
     return sheet
@@ -180,16 +185,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif not args.labels:
         raise UserError("--labels: missing; give a CSV with columns slide, label")
     labels = labelled(args.labels, args.features)
+    shown = glances(labels, args) if args.cohort else {}
     rows = compare(labels, args, splits)
     text = table(rows, labels, splits, args.shuffles)
-    with whole(args.out / "table.md") as partial:
-        partial.write_text(text)
+    with whole(args.out / "table.md") as unfinished:
+        unfinished.write_text(text)
     results = {row.name: dict(zip(map(str, splits), row.aucs, strict=True)) for row in rows}
-    with whole(args.out / "results.json") as partial:
-        partial.write_text(json.dumps({"seed": args.seed, "slides": labels.slides, "auc": results}, indent=1) + "\n")
+    with whole(args.out / "results.json") as unfinished:
+        unfinished.write_text(json.dumps({"seed": args.seed, "slides": labels.slides, "auc": results}, indent=1) + "\n")
     print(text, args.out / "table.md", sep="\n")
-    if args.cohort:
-        print(draw_attention(labels, rows[len(args.features) - 1].columns[0][0], args))
+    if shown:
+        print(draw_attention(labels, rows[len(args.features) - 1].columns[0][0], shown, args))
 
 
 if __name__ == "__main__":

@@ -75,9 +75,11 @@ def test_a_planted_answer_is_found_shuffled_labels_are_not_and_attention_is_show
         (["--folds", "2"], "--folds: 2; expected"),
         (["--features", "nowhere"], "0 of 61 slides have bags"),
         (["--folds", "16"], "label a has 15 patients, expected at least 16"),
+        (["--cohort", "nowhere"], "nowhere/s2.h5"),
     ],
 )
 def test_mistakes_are_told(toys: Path, tmp_path: Path, changes: list[str], message: str) -> None:
     given = ["--features", str(toys / "planted"), "--labels", str(toys / "labels.csv"), "--out", str(tmp_path)]
     with pytest.raises(UserError, match=message):
         train_mil.main([*given, *changes])
+    assert not (tmp_path / "table.md").exists()  # told before any training
