@@ -18,7 +18,7 @@ from ldm.runs import SYSTEMS
 from ldm.sources import BUNDLED, Source, load_network, open_source
 from ldm.training.callbacks import checkpoints
 
-BUNDLE = ("vq", "zoomldm", "cdm")
+BUNDLE = ("vq", "zoomldm", "cdm", "control")
 EXPECTED = {"vq": ("autoencoder",), "zoomldm": ("denoiser", "summarizer", "autoencoder")}
 """parts that the weights of a system must have"""
 
