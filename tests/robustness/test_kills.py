@@ -1,6 +1,7 @@
 """Killed or asked to stop, the preparation leaves nothing that is not whole, and the same command goes on."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ def test_a_killed_preparation_is_continued_by_the_same_command(tmp_path: Path) -
     assert kills.measure(tmp_path, 2) == "2 of 2 byte-equal"
 
 
+@pytest.fixture
+def hearing() -> Iterator[None]:
+    """Children hear Ctrl-C, also where the tests run in the background of a shell, which ignores it for them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hearing")
 @pytest.mark.parametrize(
     ("number", "status", "workers"), [(signal.SIGTERM, RESUMABLE, 2), (signal.SIGINT, INTERRUPTED, 0)]
 )
