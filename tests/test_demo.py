@@ -31,9 +31,9 @@ def test_the_bundled_control_enlarges_for_the_bundled_model_alone(demo: ZoomLDM,
     assert control is not None
     assert control.scales == ["20x", "5x"]
     assert control_for(None, demo, ["20x", "10x"]) is None
-    toy_model = ZoomLDM.load(toy.run_folder(tmp_path / "zoomldm", "zoomldm"))
+    toy_model = ZoomLDM.load(toy.run_folder(tmp_path / "demo", "zoomldm"))  # whatever its folder is called
     assert control_for(None, toy_model, ["20x", "5x"]) is None
-    with pytest.raises(UserError, match=r"control: demo steers demo-\w{12}, but the model is zoomldm-"):
+    with pytest.raises(UserError, match=r"control: demo steers demo-\w{12}, but the model is demo-"):
         control_for("demo", toy_model, ["20x", "5x"])
 
 

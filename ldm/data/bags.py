@@ -6,7 +6,7 @@
                                patch_size_level0
     ij          (n, 2) i32     the tile's row and column on the grid of its scale
     attrs       format, slide_id, scales (finest first), settings: everything the features depend on, as JSON: a
-              mapping, of which "slide" alone may differ between slides; fused, a list of them
+                mapping, of which "slide" alone may differ between slides; fused, a list of them
 
 A region (i, j) of one scale lies in region (i // 2, j // 2) of the next. Fusing scales keeps a row for each tile of the
 finest one, with the features of the coarser regions around that tile beside its own (paper, Table 4).

@@ -40,6 +40,7 @@ from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
 from ldm.protocols.bench import SHOWN, Bench, Report, Sheet
 from ldm.protocols.sources import Gallery
 from ldm.sampling.constraints import Shrink
+from ldm.sources import open_source
 from ldm.superres import Residual, SuperResolution, bicubic, inferred, magnification
 
 
@@ -90,8 +91,11 @@ ORDER = ("bicubic", *CONTROLLED, "none", "inferred", "given")
 
 
 def control_for(source: str | None, model: ZoomLDM, scales: Sequence[str]) -> ControlModel | None:
-    """The ControlNet of a run; of None, the demo model's own if that fits. UserError for one between other scales."""
-    if source is None and not model.id.startswith("demo-"):
+    """The ControlNet of a run; of None, the bundled one if it is for these weights and scales.
+
+    UserError for one of other weights, or between other scales.
+    """
+    if source is None and open_source("demo", "control").config.steers != model.id:
         return None
     control = ControlModel.load(source or "demo", model)
     if set(control.scales) == set(scales):
