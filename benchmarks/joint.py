@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data_prep.demo_world import generate
 from data_prep.slide import Plane, open_slide
+from ldm.arguments import positive_int
 from ldm.conditions import TokenMap
 from ldm.errors import cli
 from ldm.evaluation.large_image import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
@@ -159,7 +160,7 @@ HEADER = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Compare ways of joint sampling; writes a table and pictures.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1024], help="pixels a side (%(default)s)")
+    parser.add_argument("--sizes", type=positive_int, nargs="+", default=[1024], help="pixels a side (%(default)s)")
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], help="default: all")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="(%(default)s)")
     parser.add_argument(

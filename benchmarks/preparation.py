@@ -33,6 +33,7 @@ from data_prep.networks import LocalNetworks
 from data_prep.plan import Plan, plan_slide, read_block
 from data_prep.pyramid import field_patches
 from data_prep.readers import OpenSlideReader, Pixels
+from ldm.arguments import positive_int
 from ldm.data.h5 import SlideFile
 from ldm.errors import cli
 from ldm.files import whole
@@ -199,7 +200,7 @@ def commands(folder: Path) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure preparation; writes a table.")
     parser.add_argument("--folder", type=Path, default=Path("data/demo/preparation"), help="of the slide (%(default)s)")
-    parser.add_argument("--times", type=int, default=3, help="measurements of which the median counts (%(default)s)")
+    parser.add_argument("--times", type=positive_int, default=3, help="measurements, whose median counts (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/preparation.md"), help="(%(default)s)")
     args = parser.parse_args(argv)
     lines = parts(args.folder, args.times) + commands(args.folder)

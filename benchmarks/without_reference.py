@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ldm.arguments import seed_int
 from ldm.conditions import Conditions, TokenMap, drawn_tokens
 from ldm.errors import cli
 from ldm.evaluation.large_image import gradient_energy, seam_strength
@@ -91,7 +92,7 @@ def sampled(model: ZoomLDM, way: Conditions, coarse: State, size: int, seed: int
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Conditions for tiles under a context of the CDM.")
-    parser.add_argument("--seed", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--seed", type=seed_int, default=3, help="(%(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="(%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/without_reference.md"), help="(%(default)s)")
     args = parser.parse_args(argv)

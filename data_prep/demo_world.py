@@ -25,6 +25,7 @@ from tqdm import tqdm
 from data_prep.demo_histology import histology_slide
 from data_prep.demo_satellite import satellite_scene
 from data_prep.demo_textures import BLOCK, Array
+from ldm.arguments import positive_int, seed_int
 from ldm.errors import UserError, cli
 from ldm.files import whole
 from ldm.io import contact_sheet
@@ -169,10 +170,10 @@ def richest(picture: Array) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draw demo slides; see them in OUT/overview.png.")
     parser.add_argument("--out", type=Path, default=Path("data/demo/slides"), help="folder (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=4, help="number of slides (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first slide (default: %(default)s)")
+    parser.add_argument("--count", type=positive_int, default=4, help="number of slides (default: %(default)s)")
+    parser.add_argument("--seed", type=seed_int, default=0, help="seed of the first slide (default: %(default)s)")
     parser.add_argument("--kind", choices=KINDS, default="histology", help="(default: %(default)s)")
-    parser.add_argument("--size", type=int, default=4096, help="side in pixels (default: %(default)s)")
+    parser.add_argument("--size", type=positive_int, default=4096, help="side in pixels (default: %(default)s)")
     arguments = parser.parse_args(argv)
     paths = generate(arguments.out, arguments.count, arguments.seed, arguments.kind, arguments.size)
     overview(paths[:6], arguments.kind, arguments.out / "overview.png")

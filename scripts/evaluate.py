@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from data_prep.demo_encoder import DemoEncoder
 from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
 from data_prep.spaces import space
+from ldm.arguments import non_negative, positive_int, seed_int
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import patient_of
 from ldm.errors import UserError, cli
@@ -75,12 +76,12 @@ def _common(add: Add) -> None:
     add("--model", default="demo", help="demo (the default), a run folder or a published weights file")
     add("--space", nargs="+", metavar="NAME", help="where to compare: demo, inception, clip, uni, any timm model ...")
     add("--weights", nargs="+", default=[], metavar="NAME=PATH", help="local files of those (superres: and of lpips)")
-    add("--count", type=int, help="images of each method (%(default)s)")
-    add("--seed", type=int, default=0, help="image i depends on seed + i (%(default)s)")
-    add("--batch", type=int, default=16, help="images at a time (%(default)s)")
+    add("--count", type=positive_int, help="images of each method (%(default)s)")
+    add("--seed", type=seed_int, default=0, help="image i depends on seed + i (%(default)s)")
+    add("--batch", type=positive_int, default=16, help="images at a time (%(default)s)")
     add("--precision", choices=PRECISIONS, default="bf16", help="of the model's networks (%(default)s)")
-    add("--devices", type=int, default=1, help="GPUs or processes that share the images (%(default)s)")
-    add("--nodes", type=int, default=1, help="(%(default)s)")
+    add("--devices", type=positive_int, default=1, help="GPUs or processes that share the images (%(default)s)")
+    add("--nodes", type=positive_int, default=1, help="(%(default)s)")
     add("--accelerator", default="auto", help="cpu, cuda ... (%(default)s)")
     add("--out", type=Path, default=Path("results"), help="folder of tables, pictures and images (%(default)s)")
 
@@ -92,9 +93,9 @@ def _slides(add: Add) -> None:
 
 
 def _sampling(add: Add) -> None:
-    add("--guidance", type=float, default=2.0, help="1 is none (%(default)s)")
+    add("--guidance", type=non_negative, default=2.0, help="1 is none (%(default)s)")
     add("--sampler", choices=SAMPLERS, default="dpmpp", help="(%(default)s)")
-    add("--steps", type=int, help="default: 50 of ddim, 20 of dpmpp")
+    add("--steps", type=positive_int, help="default: 50 of ddim, 20 of dpmpp")
 
 
 def _patches(add: Add) -> None:
@@ -112,7 +113,7 @@ def _pictures(add: Add) -> None:
 
 
 def _large(add: Add) -> None:
-    add("--size", type=int, default=512, help="of the demo's real images, in pixels (%(default)s)")
+    add("--size", type=positive_int, default=512, help="of the demo's real images, in pixels (%(default)s)")
     usual = ["independent", "interpolated", "ours"]
     add("--methods", nargs="*", default=usual, choices=large.METHODS, help="(%(default)s)")
     add("--generated", nargs="+", metavar="NAME=FOLDER", help="images made elsewhere: a row each")
@@ -120,7 +121,7 @@ def _large(add: Add) -> None:
 
 
 def _superres(add: Add) -> None:
-    add("--size", type=int, default=256, help="of the demo's real images, in pixels (%(default)s)")
+    add("--size", type=positive_int, default=256, help="of the demo's real images, in pixels (%(default)s)")
     add("--methods", nargs="+", choices=superres.ORDER, help="(all that there are)")
     add("--control", metavar="RUN", help="a run of configs/controlnet_sr.yaml; the demo model brings its own")
 

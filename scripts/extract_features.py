@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ldm.arguments import non_negative_int, positive_int, seed_int
 from ldm.data.dataset import open_cohort
 from ldm.errors import UserError, cli
 from ldm.features import SOURCES, Extractor, Probe
@@ -30,14 +31,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--model", default="demo", help="demo (the default), a run folder or a published weights file")
     add("--scales", help="one, or several to fuse, separated by commas; default: the finest")
     add("--source", choices=SOURCES, default=SOURCES[0], help="encoder: the embeddings alone (%(default)s)")
-    add("--block", type=int, default=Probe.block, help="output block of the U-Net, from 0 (%(default)s)")
-    add("--t", type=int, default=Probe.t, help="diffusion time (%(default)s)")
+    add("--block", type=non_negative_int, default=Probe.block, help="output block of the U-Net, from 0 (%(default)s)")
+    add("--t", type=non_negative_int, default=Probe.t, help="diffusion time (%(default)s)")
     add("--clean", action="store_true", help="feed latents as they are; default: noised to t")
-    add("--seed", type=int, default=Probe.seed, help="of that noise (%(default)s)")
+    add("--seed", type=seed_int, default=Probe.seed, help="of that noise (%(default)s)")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the networks (%(default)s)")
-    add("--batch-size", type=int, default=Extractor.batch_size, help="tiles at a time (%(default)s)")
-    add("--devices", type=int, default=1, help="GPUs or processes that share the slides (%(default)s)")
-    add("--nodes", type=int, default=1, help="(%(default)s)")
+    add("--batch-size", type=positive_int, default=Extractor.batch_size, help="tiles at a time (%(default)s)")
+    add("--devices", type=positive_int, default=1, help="GPUs or processes that share the slides (%(default)s)")
+    add("--nodes", type=positive_int, default=1, help="(%(default)s)")
     add("--accelerator", default="auto", help="cpu, cuda ... (%(default)s)")
     add("--out", type=Path, default=Path("features"), help="folder; bags go to OUT/SOURCE-SCALES/ (%(default)s)")
     return parser.parse_args(argv)
@@ -46,8 +47,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0, or 1 when some slide failed."""
     args = parse_args(argv)
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size: {args.batch_size}; expected at least 1")
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     model = ZoomLDM.load(args.model, device=fabric.device, precision=args.precision)
     names = args.scales.split(",") if args.scales else model.ladder.names[:1]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_prep.encoders import load_encoder
+from ldm.arguments import non_negative, non_negative_int, positive_int, seed_int
 from ldm.conditions import (
     Conditions,
     TokenMap,
@@ -66,18 +67,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--place", metavar="ROW,COL", help="first base tile on the slide; default: where most tissue is")
     add("--preset", choices=PRESETS, default="default", help="paper, published: as they do it; the others: baselines")
-    add("--steps", type=int, help="denoising steps")
-    add("--inner", type=int, help="corrections a step (K); 0: tiles independent of the coarse canvas")
-    add("--lambda", dest="weight", type=float, help="length of a correction")
-    add("--tolerance", type=float, help="error below which a tile is left alone")
-    add("--guidance", type=float, help="of all canvases; 1 is none")
+    add("--steps", type=positive_int, help="denoising steps")
+    add("--inner", type=non_negative_int, help="corrections a step (K); 0: tiles independent of the coarse canvas")
+    add("--lambda", dest="weight", type=non_negative, help="length of a correction")
+    add("--tolerance", type=non_negative, help="error below which a tile is left alone")
+    add("--guidance", type=non_negative, help="of all canvases; 1 is none")
     add("--seam", choices=SEAMS, help="against borders between tiles")
-    add("--tile-batch", type=int, default=16, help="tiles at a time; halved when memory is short (%(default)s)")
+    add("--tile-batch", type=positive_int, default=16, help="tiles at a time; fewer when memory is short (%(default)s)")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the networks (%(default)s)")
-    add("--devices", type=int, default=1, help="GPUs or processes that share the tiles (%(default)s)")
-    add("--nodes", type=int, default=1, help="(%(default)s)")
+    add("--devices", type=positive_int, default=1, help="GPUs or processes that share the tiles (%(default)s)")
+    add("--nodes", type=positive_int, default=1, help="(%(default)s)")
     add("--accelerator", default="auto", help="cpu, cuda ... (%(default)s)")
-    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--seed", type=seed_int, default=0, help="(%(default)s)")
     add("--out", type=Path, default=Path("samples/joint"), help="folder (%(default)s)")
     return parser.parse_args(argv)
 

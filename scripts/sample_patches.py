@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.arguments import non_negative, positive_int, seed_int
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError, cli
 from ldm.io import Pixels, contact_sheet, save_png
@@ -31,11 +32,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cdm", help="the model's CDM, named likewise; the demo model brings its own")
     parser.add_argument("--from", dest="origin", metavar="cdm|SLIDE.h5", help="conditions; default: the bundled slide")
     parser.add_argument("--scale", nargs="+", metavar="NAME", help="scales to sample; default: all")
-    parser.add_argument("--count", type=int, default=4, help="patches a scale (%(default)s)")
-    parser.add_argument("--guidance", type=float, default=2.0, help="1 is none (%(default)s)")
-    parser.add_argument("--steps", type=int, help="default: 50 of ddim, 20 of dpmpp")
+    parser.add_argument("--count", type=positive_int, default=4, help="patches a scale (%(default)s)")
+    parser.add_argument("--guidance", type=non_negative, default=2.0, help="1 is none (%(default)s)")
+    parser.add_argument("--steps", type=positive_int, help="default: 50 of ddim, 20 of dpmpp")
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="(%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="patch i depends on seed + i alone (%(default)s)")
+    parser.add_argument("--seed", type=seed_int, default=0, help="patch i depends on seed + i alone (%(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the networks (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     parser.add_argument(

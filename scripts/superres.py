@@ -20,6 +20,7 @@ from tqdm import tqdm
 from data_prep.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from data_prep.demo_world import generate
 from data_prep.slide import Plane, open_slide
+from ldm.arguments import non_negative, positive_int, seed_int
 from ldm.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
 from ldm.errors import UserError, cli
 from ldm.evaluation.superres import Lpips, encoder_distance, psnr, ssim
@@ -53,12 +54,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--place", metavar="ROW,COL", help="the base tile of that slide in the image's upper left corner (0,0)")
     add("--truth", type=Path, metavar="IMAGE|FOLDER", help="what the result should be, to score it; same names")
     add("--no-consistency", action="store_true", help="leave the last correction out")
-    add("--steps", type=int, default=CONSISTENT.steps, help="denoising steps (%(default)s)")
-    add("--guidance", type=float, default=CONSISTENT.guidance, help="1 is none (%(default)s)")
-    add("--tile-batch", type=int, default=16, help="tiles at a time (%(default)s)")
+    add("--steps", type=positive_int, default=CONSISTENT.steps, help="denoising steps (%(default)s)")
+    add("--guidance", type=non_negative, default=CONSISTENT.guidance, help="1 is none (%(default)s)")
+    add("--tile-batch", type=positive_int, default=16, help="tiles at a time (%(default)s)")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the networks (%(default)s)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--seed", type=seed_int, default=0, help="(%(default)s)")
     return parser.parse_args(argv)
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from data_prep.config import load_prepare_config
 from data_prep.prepare import main as prepare
+from ldm.arguments import non_negative_int, seed_int
 from ldm.data.bags import BagFolder, read_bag
 from ldm.data.dataset import open_cohort
 from ldm.data.h5 import SlideFile
@@ -57,8 +58,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--cohort", type=Path, metavar="FOLDER", help="prepared slides, for pictures of the attention")
     add("--model", default="demo", help="of the demo slides' features (%(default)s)")
     add("--folds", default="10,5", help="cross-validations, a column each (%(default)s)")
-    add("--shuffles", type=int, default=5, help="times that labels are shuffled for comparison (%(default)s)")
-    add("--seed", type=int, default=0, help="(%(default)s)")
+    add(
+        "--shuffles",
+        type=non_negative_int,
+        default=5,
+        help="times that labels are shuffled to compare (%(default)s)",
+    )
+    add("--seed", type=seed_int, default=0, help="(%(default)s)")
     add("--out", type=Path, default=Path("samples/mil"), help="folder of table and pictures (%(default)s)")
     return parser.parse_args(argv)
 
