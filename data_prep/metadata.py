@@ -8,11 +8,11 @@ own is right; `patient` and every other column are for splits and labels. A row 
 slide: its mpp wins over the file's.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from ldm.csv_table import read_csv
 from ldm.errors import UserError
 
 
@@ -28,27 +28,16 @@ class Row(NamedTuple):
 
 def read_table(path: str | Path) -> list[Row]:
     """The rows of a CSV. UserError for one that is missing, no CSV, without a column `slide`, or with an odd mpp."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="", strict=True)
-            columns = reader.fieldnames or []
-            if "slide" not in columns:
-                found = ", ".join(columns) or "none"
-                raise UserError(f"{path}: columns are {found}, expected slide[,mpp][,patient]...; name them in line 1")
-            return [_row(path, reader.line_num, cells) for cells in reader if any(cells.values())]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is no table ({error}); save it as CSV in UTF-8, separated by commas") from error
+    return [_row(path, line, dict(cells)) for line, cells in read_csv(path, ["slide"], ["mpp", "patient"]).rows]
 
 
 def _row(path: str | Path, line: int, cells: dict[str, str]) -> Row:
     where = f"{path}: line {line}"
-    if None in cells:
-        raise UserError(f"{where} has more cells than line 1 has columns; quote the cells that hold commas")
-    slide, mpp = cells.pop("slide").strip(), cells.pop("mpp", "").strip()
+    slide, mpp = cells.pop("slide"), cells.pop("mpp", "")
     if not slide:
         raise UserError(f"{where} names no slide; fill in the column slide, or remove the line")
     try:
-        return Row(line, slide, float(mpp) if mpp else None, {key: value.strip() for key, value in cells.items()})
+        return Row(line, slide, float(mpp) if mpp else None, cells)
     except ValueError as error:
         raise UserError(f"{where}: mpp {mpp} found, expected a number such as 0.25, or nothing") from error
 

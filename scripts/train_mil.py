@@ -98,6 +98,8 @@ def labelled(path: str, features: Sequence[Path]) -> Labels:
         {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.h5")} for folder in features
     ]
     labels = read_labels(path)
+    if labels.unlabelled:
+        print(f"{path}: {labels}")
     kept = labels.only(set.intersection(*bags))
     if len(kept.slides) < len(labels.slides):
         print(f"{len(labels.slides) - len(kept.slides)} of {len(labels.slides)} labelled slides have no bag: left out")

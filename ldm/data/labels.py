@@ -1,14 +1,18 @@
 """Slide labels for multiple-instance learning, from a CSV with the columns slide, label and, where known, patient."""
 
-import csv
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.data.splits import patient_of
+from ldm.csv_table import Row, read_csv, refuse_variants
+from ldm.data.splits import patient_of, same_patient
 from ldm.errors import UserError
+
+UNLABELLED = {"", "na", "n/a", "#n/a", "<na>", "nan", "null"}
+"""what R, pandas and spreadsheets write where nothing is known, in lower case"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +25,8 @@ class Labels:
     names: list[str]
     """what 0 and 1 stand for"""
     patients: list[str]
+    unlabelled: int = 0
+    """rows of the file that were left out, as they give no label"""
 
     def only(self, slides: set[str]) -> "Labels":
         """Those of some slides. UserError when they do not have both labels."""
@@ -32,7 +38,7 @@ class Labels:
                 f"expected both {' and '.join(self.names)}"
             )
         patients = [self.patients[i] for i in kept]
-        return Labels([self.slides[i] for i in kept], self.values[kept], self.names, patients)
+        return replace(self, slides=[self.slides[i] for i in kept], values=self.values[kept], patients=patients)
 
     def shuffled(self, seed: int) -> "Labels":
         """The same slides, their patients with each other's labels; a patient of two labels counts by the last."""
@@ -41,26 +47,45 @@ class Labels:
         other = dict(zip(label_of, mixed.tolist(), strict=True))
         return replace(self, values=np.array([other[patient] for patient in self.patients]))
 
+    def __str__(self) -> str:
+        counts = np.bincount(self.values, minlength=2)
+        told = " and ".join(f"{count} {name}" for count, name in zip(counts, self.names, strict=True))
+        return f"{told}; {self.unlabelled} without a label: left out" if self.unlabelled else told
+
 
 def read_labels(path: str | Path) -> Labels:
-    """Slides are named as their bags are, without .h5. A patient not given is read off the slide's TCGA barcode,
-    or is the slide itself. The two labels are taken in order of the alphabet (numbers in theirs).
+    """Slides are named as their bags are, without .h5. A slide without a label is left out, and counted.
 
-    UserError for a file without the columns, a slide named twice, or more or fewer than two labels.
+    A patient not given is read off the slide's TCGA barcode, or is the slide itself. The two labels are taken in order
+    of the alphabet (numbers in theirs).
+
+    UserError for a file without the columns, a slide named twice, more or fewer than two labels, and labels or patients
+    that differ in spelling alone.
     """
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); expected a CSV with columns slide, label") from error
-    if not rows or not {"slide", "label"} <= set(rows[0]):
-        found = ", ".join(rows[0]) if rows else "no rows"
-        raise UserError(f"{path}: has {found}; expected a CSV with columns slide, label and perhaps patient")
-    slides = [row["slide"] for row in rows]
-    twice = {slide for slide in slides if slides.count(slide) > 1}
-    names = sorted({row["label"] for row in rows}, key=lambda name: (len(name), name) if name.isdigit() else (0, name))
-    if twice or len(names) != 2:
-        found = f"{min(twice)} twice" if twice else f"labels {', '.join(names)}"
-        raise UserError(f"{path}: has {found}; expected every slide once and two labels")
-    values = np.array([names.index(row["label"]) for row in rows])
-    return Labels(slides, values, names, [row.get("patient") or patient_of(row["slide"]) for row in rows])
+    every = read_csv(path, ["slide", "label"], ["patient"]).rows
+    _refuse_repeats(path, every)
+    rows = [row for row in every if row.cells["label"].casefold() not in UNLABELLED]
+    refuse_variants(path, "labels", ((row.line, row.cells["label"]) for row in rows))
+    names = sorted(
+        {row.cells["label"] for row in rows}, key=lambda name: (len(name), name) if name.isdecimal() else (0, name)
+    )
+    if len(names) != 2:
+        counts = Counter(row.cells["label"] for row in rows)
+        found = ", ".join(f"{name} ({counts[name]})" for name in names[:8]) or "none"
+        raise UserError(f"{path}: has the labels {found}, expected two; leave the label of other slides empty")
+    patients = [same_patient(row.cells.get("patient", "")) or patient_of(row.cells["slide"]) for row in rows]
+    refuse_variants(path, "patients", ((row.line, patient) for row, patient in zip(rows, patients, strict=True)))
+    values = np.array([names.index(row.cells["label"]) for row in rows])
+    slides = [row.cells["slide"] for row in rows]
+    return Labels(slides, values, names, patients, len(every) - len(rows))
+
+
+def _refuse_repeats(path: str | Path, rows: list[Row]) -> None:
+    lines: dict[str, int] = {}
+    for row in rows:
+        slide = row.cells["slide"]
+        if not slide:
+            raise UserError(f"{path}: line {row.line} names no slide; fill in the column slide, or remove the line")
+        if slide in lines:
+            raise UserError(f"{path}: line {row.line} has {slide} again, as line {lines[slide]} does; remove one")
+        lines[slide] = row.line

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm.csv_table import read_csv, refuse_variants
 from ldm.errors import UserError
 from ldm.files import whole
 
@@ -29,9 +30,9 @@ NAME = "splits.csv"
 """of a cohort's own file"""
 PARTS = ("train", "validation", "test")
 COLUMNS = ["slide", "patient", "part"]
-BARCODE = re.compile(r"TCGA-\w{2}-\w{4}(?=$|[-._])")
-"""project, site and participant; sample and slide follow"""
-SETTINGS = re.compile(r"# seed=(\d+) validation=([\d.e-]+) test=([\d.e-]+)")
+BARCODE = re.compile(r"TCGA-\w{2}-\w{4}(?=$|[-._])", re.IGNORECASE | re.ASCII)
+"""project, site and participant; sample and slide follow. File systems and scripts may have made it lower case"""
+SETTINGS = re.compile(r"# seed=(\d+) validation=([\d.e-]+) test=([\d.e-]+)", re.ASCII)
 
 
 class Shares(NamedTuple):
@@ -67,7 +68,12 @@ class Split(NamedTuple):
 def patient_of(slide_id: str) -> str:
     """The participant of the TCGA barcode that begins a slide's name; any other slide is its own patient."""
     found = BARCODE.match(slide_id.rpartition("/")[2])
-    return found.group() if found else slide_id
+    return found.group().upper() if found else slide_id
+
+
+def same_patient(name: str) -> str:
+    """A patient's name as somebody wrote it; TCGA's participants are told in capitals."""
+    return name.upper() if BARCODE.fullmatch(name) else name
 
 
 def draw(seed: int, patient: str) -> float:
@@ -112,26 +118,33 @@ def _fill(new: dict[str, list[str]], known: Counter[str], wanted: Sequence[str])
 
 
 def read_split(path: str | Path) -> Split:
-    """UserError when the file is missing or no split, and when a patient is in two parts."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        cohort = Path(path).parent
-        raise UserError(f"{path}: is no split ({error}); make it with data_prep/splits.py --cohort {cohort}") from error
-    settings = SETTINGS.match(text)
-    shares = Shares(int(settings[1]), float(settings[2]), float(settings[3])) if settings else Shares()
-    rows = csv.reader(line for line in text.splitlines() if line.strip(", ") and not line.startswith("#"))
-    if next(rows, None) != COLUMNS:
-        raise UserError(f"{path}: the first line is not {','.join(COLUMNS)}; restore it, or make the file again")
+    """UserError, with the line, when the file is missing or no split, and when a patient is in two parts."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: is no split file; make it with data_prep/splits.py --cohort {Path(path).parent}")
+    table = read_csv(path, COLUMNS)
+    if table.columns != COLUMNS:
+        raise UserError(f"{path}: columns are {','.join(table.columns)}; expected {','.join(COLUMNS)}; restore line 1")
     lines: dict[str, Line] = {}
-    for row in ([cell.strip() for cell in row] for row in rows):
-        if len(row) != len(COLUMNS) or row[2] not in PARTS:
-            raise UserError(f"{path}: {','.join(row)} found, expected slide,patient and one of {', '.join(PARTS)}")
-        if row[0] in lines:
-            raise UserError(f"{path}: {row[0]} is there twice; remove one line")
-        lines[row[0]] = Line(row[1], row[2])
+    for row in table.rows:
+        slide, patient, part = (row.cells[name] for name in COLUMNS)
+        if part not in PARTS or not slide or not patient:
+            found = ",".join(row.cells.values())
+            raise UserError(f"{path}: line {row.line}: {found} found, expected slide,patient,{'|'.join(PARTS)}")
+        if slide in lines:
+            raise UserError(f"{path}: line {row.line}: {slide} is there twice; remove one line")
+        lines[slide] = Line(same_patient(patient), part)
+    refuse_variants(path, "patients", ((row.line, same_patient(row.cells["patient"])) for row in table.rows))
     _refuse_leakage(path, lines)
-    return Split(lines, shares)
+    return Split(lines, _shares(Path(path)))
+
+
+def _shares(path: Path) -> Shares:
+    """What the first line says of how patients were dealt out, else the defaults."""
+    settings = SETTINGS.match(path.read_text(encoding="utf-8-sig"))
+    try:
+        return Shares(int(settings[1]), float(settings[2]), float(settings[3])) if settings else Shares()
+    except ValueError as error:
+        raise UserError(f"{path}: line 1: {settings and settings[0]} holds no numbers ({error}); restore it") from error
 
 
 def _refuse_leakage(path: str | Path, lines: Mapping[str, Line]) -> None:

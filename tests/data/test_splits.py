@@ -86,10 +86,15 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     [
         ("slide,patient,part\na,P,train\nb,P,test\n", r"patient P is in train \(a\) and in test \(b\)"),
         ("slide,patient,part\na,P,train\na,P,train\n", "a is there twice"),
-        ("slide,patient,part\na,P,val\n", "a,P,val found, expected slide,patient and one of train, validation, test"),
-        ("slide,patient,part\na,P\n", "a,P found"),
-        ("a,P,train\n", "the first line is not slide,patient,part"),
-        ("", "the first line is not slide,patient,part"),
+        ("slide,patient,part\na,P,val\n", r"line 2: a,P,val found, expected slide,patient,train\|validation\|test"),
+        ("slide,patient,part\na,P\n", "line 2: 'a,P' found, 2 cells, expected 3"),
+        ("a,P,train\n", "line 1: has the columns a, P, train; expected slide,patient,part"),
+        ("", "line 1: has the columns nothing; expected slide,patient,part"),
+        ("slide,part,patient\na,train,P\n", "columns are slide,part,patient; expected slide,patient,part"),
+        ("slide,patient,part\na,,train\n", "line 2: a,,train found"),
+        ("slide,patient,part\na,P,train\nb,p,test\n", "line 2 has 'P' and line 3 'p', patients that differ"),
+        ("slide,patient,part\na,TCGA-A1-A0SB,train\nb,tcga-a1-a0sb,test\n", "patient TCGA-A1-A0SB is in train"),
+        ("# seed=0 validation=0.1.2 test=0\nslide,patient,part\na,P,train\n", "line 1: .* holds no numbers"),
     ],
 )
 def test_files_that_leak_or_make_no_sense_are_refused(tmp_path: Path, text: str, message: str) -> None:
