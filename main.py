@@ -28,6 +28,7 @@ from ldm.data.datamodule import CohortData
 from ldm.data.dataset import Cohort, open_cohort
 from ldm.errors import UserError, cli
 from ldm.files import full_disk_told, remove_leftovers, whole
+from ldm.precision import allow_tf32, announce, choose_training, device_of
 from ldm.runs import SYSTEMS, Run, open_data
 from ldm.training.callbacks import (
     Averaging,
@@ -51,12 +52,15 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"config: system is {config.get('system')}; it is one of {', '.join(SYSTEMS)}")
     quiet()
     pl.seed_everything(config.get("seed", 0), verbose=False)
-    torch.set_float32_matmul_precision("high")
+    allow_tf32(True)
     if args.dry_run:
         with torch.device("meta"):  # sizes need no numbers
-            report(SYSTEMS[config.system](config))
+            run = SYSTEMS[config.system](config)
+            choose_precision(config)
+            report(run)
         return 0
     run = SYSTEMS[config.system](config)
+    choose_precision(config)
     prepare_when_absent(config)
     split_when_absent(config)
     folder = args.resume or run_folder(config, args.base[0])
@@ -69,6 +73,13 @@ def quiet() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.tensorboard")
+
+
+def choose_precision(config: DictConfig) -> None:
+    """Decide `training.precision: auto` for the device at hand, once: a resumed run keeps what it began with."""
+    device = device_of(config.training.accelerator)
+    config.training.precision = choose_training(config.training.precision, device)
+    announce(config.training.precision, device)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -30,7 +30,8 @@ from ldm.evaluation.large_image import gradient_energy, radial_power_spectrum, s
 from ldm.files import whole
 from ldm.io import contact_sheet
 from ldm.joint import Joint
-from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
+from ldm.pipeline import ZoomLDM, to_uint8
+from ldm.precision import add_precision, announce
 from ldm.sampling.constraints import OPERATORS, Shrink
 from ldm.sampling.presets import PRESETS, Settings
 from ldm.slides import matching_slide
@@ -162,14 +163,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Compare ways of joint sampling; writes a table and pictures.")
     parser.add_argument("--sizes", type=positive_int, nargs="+", default=[1024], help="pixels a side (%(default)s)")
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], help="default: all")
-    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="(%(default)s)")
+    add_precision(parser.add_argument)
     parser.add_argument(
         "--data", type=Path, default=Path("data/demo/held_out"), help="where the slide goes (%(default)s)"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/joint.md"), help="(%(default)s)")
     args = parser.parse_args(argv)
     model = ZoomLDM.load("demo", precision=args.precision)
-    text = [f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {args.precision}"]
+    announce(model.precision, model.device)
+    text = [f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {model.precision}"]
     for size in args.sizes:
         real, place = real_place(size, args.data)
         text += [f"\n## {size} x {size}\n", HEADER]

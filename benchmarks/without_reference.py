@@ -24,7 +24,8 @@ from ldm.files import whole
 from ldm.inferred import Inference
 from ldm.io import Pixels, contact_sheet
 from ldm.joint import Joint
-from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
+from ldm.pipeline import ZoomLDM, to_uint8
+from ldm.precision import add_precision, announce
 from ldm.sampling.multiscale import State
 from ldm.sampling.presets import PRESETS
 
@@ -93,10 +94,11 @@ def sampled(model: ZoomLDM, way: Conditions, coarse: State, size: int, seed: int
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Conditions for tiles under a context of the CDM.")
     parser.add_argument("--seed", type=seed_int, default=3, help="(%(default)s)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="(%(default)s)")
+    add_precision(parser.add_argument)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/without_reference.md"), help="(%(default)s)")
     args = parser.parse_args(argv)
     model = ZoomLDM.load("demo", precision=args.precision)
+    announce(model.precision, model.device)
     tiles = model.ladder[COARSE].downsample
     size, side = tiles * model.tile_px, model.tile_px // model.autoencoder.downsample
     from_context = drawn_tokens(model, COARSE, tiles, tiles, seed=args.seed)

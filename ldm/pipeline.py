@@ -34,12 +34,12 @@ from ldm.layers.statistics import share_statistics
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
 from ldm.networks.unet import UNet
+from ldm.precision import DTYPES, allow_tf32, choose
 from ldm.sampling.decoding import decode_bands
 from ldm.sampling.samplers import SAMPLERS, seeded_noise
 from ldm.scales import Ladder, ladder
 from ldm.sources import build_part, load_network, open_source
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REQUIRED = ("ladder.kind", "tile_px", "encoder", "model.prediction")
 TOKENS = 65
 FOR_LATENT, FOR_CONTEXT = 0, 1
@@ -88,15 +88,17 @@ class ZoomLDM:
         source: str | Path = "demo",
         cdm: str | Path | None = None,
         device: str | torch.device = "cpu",
-        precision: str = "fp32",
+        precision: str = "auto",
     ) -> "ZoomLDM":
         """Load `source`, and the CDM from its own source (the bundled model brings the bundled CDM).
 
-        `precision` "fp32" | "bf16" | "fp16" is what the networks compute in; latents stay in float32.
+        `precision` "auto" | "fp32" | "bf16" | "fp16" is what the networks compute in; latents stay in float32. "auto"
+        is bf16 where `device` computes it natively, fp32 elsewhere; the model's `precision` says which.
         UserError when a source cannot be read or `precision` is unknown.
         """
-        if precision not in PRECISIONS:
-            raise UserError(f"precision: {precision} is unknown; it is one of {', '.join(PRECISIONS)}")
+        precision = choose(precision, device)
+        if str(device).startswith("cuda"):
+            allow_tf32(False)
         found = open_source(source, "zoomldm")
         config = found.config
         missing = [key for key in REQUIRED if OmegaConf.select(config, key) is None]
@@ -141,7 +143,9 @@ class ZoomLDM:
         return self.autoencoder.latents_id()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+        return torch.autocast(
+            self.device.type, getattr(torch, DTYPES[self.precision]), enabled=self.precision != "fp32"
+        )
 
     def _indices(self, scale: str, count: int) -> Tensor:
         return torch.full((count,), self.ladder[scale].index, device=self.device)  # (b,)

@@ -30,7 +30,8 @@ from ldm.evaluation.superres import Embed, Lpips
 from ldm.evaluation.tables import write_results
 from ldm.io import contact_sheet
 from ldm.pictures import listed
-from ldm.pipeline import PRECISIONS, ZoomLDM
+from ldm.pipeline import ZoomLDM
+from ldm.precision import add_precision, announce, choose
 from ldm.processes import Processes, launch
 from ldm.protocols import large, memorization, patches, superres
 from ldm.protocols.bench import Bench, Report
@@ -79,7 +80,7 @@ def _common(add: Add) -> None:
     add("--count", type=positive_int, help="images of each method (%(default)s)")
     add("--seed", type=seed_int, default=0, help="image i depends on seed + i (%(default)s)")
     add("--batch", type=positive_int, default=16, help="images at a time (%(default)s)")
-    add("--precision", choices=PRECISIONS, default="bf16", help="of the model's networks (%(default)s)")
+    add_precision(add)
     add("--devices", type=positive_int, default=1, help="GPUs or processes that share the images (%(default)s)")
     add("--nodes", type=positive_int, default=1, help="(%(default)s)")
     add("--accelerator", default="auto", help="cpu, cuda ... (%(default)s)")
@@ -267,6 +268,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--count: {args.count}; expected at least 2 images, to have a spread")
     started = time.monotonic(), time.process_time()
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
+    args.precision = choose(args.precision, fabric.device)
+    if fabric.is_global_zero:
+        announce(args.precision, fabric.device)
     try:
         report = RUNS[args.command](args, fabric, processes)
     except torch.OutOfMemoryError as error:

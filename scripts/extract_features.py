@@ -16,7 +16,8 @@ from ldm.data.dataset import open_cohort
 from ldm.errors import UserError, cli
 from ldm.features import SOURCES, Extractor, Probe
 from ldm.files import DiskFull
-from ldm.pipeline import PRECISIONS, ZoomLDM
+from ldm.pipeline import ZoomLDM
+from ldm.precision import add_precision, announce
 from ldm.processes import launch
 from ldm.slides import matching_slide
 
@@ -35,7 +36,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--t", type=non_negative_int, default=Probe.t, help="diffusion time (%(default)s)")
     add("--clean", action="store_true", help="feed latents as they are; default: noised to t")
     add("--seed", type=seed_int, default=Probe.seed, help="of that noise (%(default)s)")
-    add("--precision", choices=PRECISIONS, default="fp32", help="of the networks (%(default)s)")
+    add_precision(parser.add_argument)
     add("--batch-size", type=positive_int, default=Extractor.batch_size, help="tiles at a time (%(default)s)")
     add("--devices", type=positive_int, default=1, help="GPUs or processes that share the slides (%(default)s)")
     add("--nodes", type=positive_int, default=1, help="(%(default)s)")
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     model = ZoomLDM.load(args.model, device=fabric.device, precision=args.precision)
+    if fabric.is_global_zero:
+        announce(model.precision, model.device)
     names = args.scales.split(",") if args.scales else model.ladder.names[:1]
     rungs = sorted({model.ladder[name].index for name in names})
     extract = Extractor(

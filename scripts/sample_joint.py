@@ -37,7 +37,8 @@ from ldm.files import whole
 from ldm.io import contact_sheet, fitted, save_png
 from ldm.joint import Joint
 from ldm.pictures import read_picture
-from ldm.pipeline import PRECISIONS, ZoomLDM, to_uint8
+from ldm.pipeline import ZoomLDM, to_uint8
+from ldm.precision import add_precision, announce
 from ldm.processes import launch
 from ldm.resume import StateFile
 from ldm.sampling.presets import PRESETS, SEAMS, Settings
@@ -74,7 +75,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--guidance", type=non_negative, help="of all canvases; 1 is none")
     add("--seam", choices=SEAMS, help="against borders between tiles")
     add("--tile-batch", type=positive_int, default=16, help="tiles at a time; fewer when memory is short (%(default)s)")
-    add("--precision", choices=PRECISIONS, default="fp32", help="of the networks (%(default)s)")
+    add_precision(parser.add_argument)
     add("--devices", type=positive_int, default=1, help="GPUs or processes that share the tiles (%(default)s)")
     add("--nodes", type=positive_int, default=1, help="(%(default)s)")
     add("--accelerator", default="auto", help="cpu, cuda ... (%(default)s)")
@@ -210,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     started = time.monotonic()
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=fabric.device, precision=args.precision)
+    if fabric.is_global_zero:
+        announce(model.precision, model.device)
     scales, size, settings = args.scales.split(","), size_of(args.size), settings_of(args)
     joint = Joint(
         model=model,
@@ -222,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch_size=args.tile_batch,
         processes=processes,
     )
-    named = {key: getattr(args, key) for key in ("origin", "place", "size", "seed", "precision")}
+    named = {key: getattr(args, key) for key in ("origin", "place", "size", "seed")} | {"precision": model.precision}
     identity = {"model": model.id, "scales": joint.scales, **named, "settings": asdict(settings)}
     file = StateFile(args.out, identity)
     errors = sample(joint, file, fabric)

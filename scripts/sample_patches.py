@@ -15,7 +15,8 @@ from ldm.arguments import non_negative, positive_int, seed_int
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError, cli
 from ldm.io import Pixels, contact_sheet, save_png
-from ldm.pipeline import PRECISIONS, ZoomLDM
+from ldm.pipeline import ZoomLDM
+from ldm.precision import add_precision, announce
 from ldm.sampling.samplers import SAMPLERS
 from ldm.slides import has_pictures, matching_slide, pictures
 from ldm.sources import BUNDLED
@@ -37,7 +38,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=positive_int, help="default: 50 of ddim, 20 of dpmpp")
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="(%(default)s)")
     parser.add_argument("--seed", type=seed_int, default=0, help="patch i depends on seed + i alone (%(default)s)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the networks (%(default)s)")
+    add_precision(parser.add_argument)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     parser.add_argument(
         "--out", type=Path, default=Path("samples/patches"), help="folder of the pictures (%(default)s)"
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=args.device, precision=args.precision)
     slide = origin_of(args, model)
     scales = [model.ladder[name].name for name in args.scale or model.ladder.names]
+    announce(model.precision, model.device)
     rows: list[list[Pixels]] = []
     for scale in tqdm(scales, unit="scale"):
         grids, real = regions(slide, scale, args.count, args.seed, model) if slide else (None, [])

@@ -27,7 +27,8 @@ from ldm.evaluation.superres import Lpips, encoder_distance, psnr, ssim
 from ldm.files import whole
 from ldm.io import Pixels, contact_sheet
 from ldm.pictures import WHOLE_PX, Picture, destination, listed, read_picture, write_large, write_picture
-from ldm.pipeline import PRECISIONS, ZoomLDM, from_uint8, to_uint8
+from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
+from ldm.precision import add_precision, announce
 from ldm.sampling.constraints import Shrink
 from ldm.slides import matching_slide
 from ldm.sources import BUNDLED
@@ -57,7 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=positive_int, default=CONSISTENT.steps, help="denoising steps (%(default)s)")
     add("--guidance", type=non_negative, default=CONSISTENT.guidance, help="1 is none (%(default)s)")
     add("--tile-batch", type=positive_int, default=16, help="tiles at a time (%(default)s)")
-    add("--precision", choices=PRECISIONS, default="fp32", help="of the networks (%(default)s)")
+    add_precision(parser.add_argument)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     add("--seed", type=seed_int, default=0, help="(%(default)s)")
     return parser.parse_args(argv)
@@ -213,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if clash:
         raise UserError(f"--out: {args.out} is where {clash[0].name} lies; expected another folder")
     model = ZoomLDM.load(args.model, device=args.device, precision=args.precision)
+    announce(model.precision, model.device)
     names = model.ladder.names
     args.scales = args.scales.split(",") if args.scales else [names[0], names[min(2, len(names) - 1)]]
     if args.slide and len(paths) > 1:
@@ -228,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if len(jobs) == 1:
                 raise
             failed.append(str(error))
+    args.precision = model.precision
     settings = {key: str(value) for key, value in vars(args).items() if key != "images"}
     with whole(args.out / "superres.json") as unfinished:
         unfinished.write_text(json.dumps({"settings": settings, "images": done, "failed": failed}, indent=2) + "\n")

@@ -1,5 +1,6 @@
 """What many tests read and none changes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,14 @@ from ldm.data.h5 import SlideFile
 from ldm.pipeline import ZoomLDM
 from ldm.sources import BUNDLED
 from tests import toy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def full_precision() -> Iterator[None]:
+    """Tests compare figures, so "auto" means fp32 on every processor; tests/test_precision.py looks at the choice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ldm.precision.native", lambda precision, device: precision == "fp32")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ with shift, factor and gate linear in the sum of the two embeddings, all 0 at th
 Letters: b samples, n tokens (65), c channels of the context, d width.
 """
 
-from timm.layers import Attention, GELUTanh, Mlp
 from torch import Tensor, nn
 
 from ldm.layers.embeddings import position_embedding, timestep_embedding
@@ -60,6 +59,8 @@ class DiTBlock(nn.Module):
     """Attention and MLP, each gated and modulated by the condition."""
 
     def __init__(self, width: int, heads: int) -> None:
+        from timm.layers import Attention, GELUTanh, Mlp  # two seconds to import: only where a DiT is built
+
         super().__init__()
         self.norm1 = plain_norm(width)
         self.attn = Attention(width, num_heads=heads, qkv_bias=True)

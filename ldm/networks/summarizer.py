@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torchvision.models.vision_transformer import Encoder
 
 from ldm.errors import UserError
 
@@ -60,6 +59,8 @@ class Summarizer(nn.Module):
         """`stretch`: repeat tokens until the grid fills all 8x8 places, so that a place means a place of the patch at
         every scale (the published network pads instead).
         """
+        from torchvision.models.vision_transformer import Encoder  # seconds to import: only where one is built
+
         super().__init__()
         self.pad_token = None if stretch else nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.mag_embedding = nn.Embedding(scales, width)

@@ -1,0 +1,115 @@
+"""Which floating-point type networks compute in, and whether a device computes it natively.
+
+    precision = choose("auto", "cuda")     # "bf16" on an A100, "fp32" on a laptop's CPU
+
+"auto" is bf16 where the device has instructions for it, fp32 elsewhere: an emulated bf16 convolution takes about 50
+times as long as the same one in fp32 on a CPU without AVX-512 bf16.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ldm.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+"""of commands and of the Python API"""
+TRAINING = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""what Lightning calls them; the weights stay in fp32 throughout"""
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""names in torch"""
+
+
+def choose(precision: str, device: "str | torch.device") -> str:
+    """`precision` with "auto" decided for `device`: "fp32", "bf16" or "fp16".
+
+    Warns where the type is emulated. Raises UserError for an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision: {precision} is unknown; it is one of {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        return "bf16" if native("bf16", device) else "fp32"
+    if not native(precision, device):
+        warnings.warn(
+            f"precision: {precision} is emulated on this {_kind(device)}, up to 50 times slower than fp32; "
+            "auto takes what is fast here",
+            stacklevel=2,
+        )
+    return precision
+
+
+def choose_training(precision: str | int, device: "str | torch.device") -> str:
+    """Lightning's name of the precision to train in: "auto" decided for `device`, every other name as it is."""
+    name = str(precision)
+    if name == "auto":
+        return TRAINING[choose("auto", device)]
+    short = {"bf16": "bf16", "16": "fp16"}.get(name.split("-")[0])
+    if short is not None:
+        choose(short, device)
+    return name
+
+
+def native(precision: str, device: "str | torch.device") -> bool:
+    """Whether `device` has instructions for `precision`.
+
+    On CUDA bf16 needs compute capability 8.0. On a CPU bf16 needs AVX-512 bf16 or AMX, fp16 AVX-512 fp16 or AMX fp16;
+    where ATEN_CPU_CAPABILITY holds PyTorch below AVX-512, neither counts.
+    """
+    import torch
+
+    if precision == "fp32":
+        return True
+    kind = _kind(device)
+    if kind == "cuda":  # where there is no card, plans are made for one of today
+        return precision == "fp16" or not torch.cuda.is_available() or torch.cuda.is_bf16_supported(False)
+    if kind != "cpu":
+        return precision == "fp16"
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    cpu = torch.cpu.get_capabilities()
+    names = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}[precision]
+    return any(cpu.get(name, False) for name in names)
+
+
+def add_precision(add: Callable[..., Any]) -> None:
+    """The option --precision of a command; `add` is its parser's add_argument."""
+    text = "of the networks; auto: bf16 where the device computes it natively, fp32 elsewhere (%(default)s)"
+    add("--precision", choices=PRECISIONS, default="auto", help=text)
+
+
+def announce(precision: str, device: "str | torch.device") -> None:
+    """Tell in one line, on stderr, what a command computes in."""
+    kind = _kind(device)
+    remark = f"; no native bf16 on this {kind}" if not native("bf16", device) else ""
+    print(f"precision: {precision}{remark}", file=sys.stderr, flush=True)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether CUDA may round fp32 products to TF32 (10 bits of mantissa).
+
+    Training allows it. Sampling does not: finite differences of a network are wrong by a quarter under TF32, and fp32
+    is chosen there for its accuracy.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def device_of(accelerator: str) -> str:
+    """The kind of device that Lightning's `accelerator` ("auto", "gpu", "cpu", ...) means here."""
+    import torch
+
+    if accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available()):
+        return "cuda"
+    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
+        return "mps"
+    return "cpu"
+
+
+def _kind(device: "str | torch.device") -> str:
+    return str(device).split(":")[0]
