@@ -70,6 +70,7 @@ def _attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Pr
         resampling=file.attrs["resampling"],
         regions={name: file.count(name) for name in file.attrs["scales"]},
         unreadable=file.unreadable(),
+        notes=file.attrs.get("notes", "").splitlines(),
     )
 
 

@@ -65,7 +65,8 @@ def _row(config: PrepareConfig, report: SlideReport, names: Sequence[str]) -> st
     if (Path(config.out) / "report" / f"{report.slide_id}.jpg").exists():
         link = quote(f"{report.slide_id}.jpg")
         picture = f'<a href="{link}"><img loading="lazy" src="{link}" alt="{escape(report.slide_id)}"></a>'
-    slide = f"{escape(report.slide_id)}<br><small>{escape(report.source)}</small>"
+    below = "<br>".join(map(escape, [report.source, *report.notes]))
+    slide = f"{escape(report.slide_id)}<br><small>{below}</small>"
     cells = [f"<td{TEXT}>{cell}</td>" for cell in (picture, slide, escape(report.status))]
     if report.status in ("prepared", "kept"):
         said = f"<br><small>{escape(report.mpp_from)}; tag: {escape(report.mpp_tag or 'none')}</small>"

@@ -81,6 +81,7 @@ def _attrs(plan: Plan, config: PrepareConfig, identity: Identity) -> dict[str, A
         "mpp_l0": plan.slide.mpp,
         "mpp_from": plan.slide.mpp_from,
         "mpp_tag": " x ".join(f"{value:g}" for value in plan.slide.reader.mpp or ()),
+        "notes": "\n".join(plan.slide.reader.notes),
         "level": source.level,
         "level_mpp": source.mpp,
         "resampling": source.step_x,

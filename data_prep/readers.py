@@ -6,24 +6,21 @@ What cannot be decoded to the colours that were meant is refused in one line: fi
 import math
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import openslide
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import RasterioError
 
 from ldm.errors import UserError
+from ldm.rasters import INTO_TILES, check_size
 
 Pixels = NDArray[np.uint8]
-READ_ERRORS = (openslide.OpenSlideError, RasterioError, CPLE_BaseError, OSError)
-"""what a damaged part of a file raises when it is read"""
 OPEN_ERRORS = (
-    *READ_ERRORS,
+    OSError,
     ValueError,
     LookupError,
     ArithmeticError,
@@ -31,14 +28,8 @@ OPEN_ERRORS = (
     SyntaxError,
     EOFError,
     struct.error,
-    tifffile.TiffFileError,
 )
 """what a damaged or foreign file raises when it is opened"""
-SIDE_MAX = 2**19
-"""px; a scanner's whole field at 0.1 um per pixel is smaller"""
-TILE_MAX = 2**26
-"""px of one tile of a file: each is decoded whole"""
-INTO_TILES = "save it in tiles, for example vips tiffsave IN OUT --tile --pyramid"
 SAME_SHAPE = 0.01
 """relative difference between the shapes of two levels of one slide"""
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
@@ -67,17 +58,24 @@ class Reader(Protocol):
     mpp: tuple[float, float] | None
     """um or m per pixel of level 0 in x and y, when the file says so"""
     background: tuple[int, int, int]
+    notes: tuple[str, ...]
+    """what was read otherwise than the file says, a line each"""
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
-        """(height, width, 4), inside that part; alpha 0 where nothing was scanned. Raises one of READ_ERRORS."""
+        """(height, width, 4), inside that part; alpha 0 where nothing was scanned. Raises OSError."""
 
 
 class OpenSlideReader:
     """Everything that OpenSlide opens, without the pages of a plain TIFF that are no levels of the slide."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, path: Path) -> None:
-        self._slide = openslide.OpenSlide(path)
-        properties = self._slide.properties
+        import openslide
+
+        with _openslide_errors():
+            self._slide = openslide.OpenSlide(path)
+            properties = dict(self._slide.properties)
         tile_px = [int(properties.get(f"openslide.level[0].tile-{side}", 0)) for side in ("width", "height")]
         self.size_l0 = self._slide.dimensions
         check_size(path, self.size_l0, math.prod(tile_px))
@@ -110,7 +108,19 @@ class OpenSlideReader:
         number = self._levels[level]
         step = self._slide.level_downsamples[number]  # what OpenSlide divides by on both axes
         corner_l0 = self.extent.x + round(x_level * step), self.extent.y + round(y_level * step)
-        return np.asarray(self._slide.read_region(corner_l0, number, (width, height)))
+        with _openslide_errors():
+            return np.asarray(self._slide.read_region(corner_l0, number, (width, height)))
+
+
+@contextmanager
+def _openslide_errors() -> Iterator[None]:
+    """OpenSlide's errors as OSError."""
+    from openslide import OpenSlideError
+
+    try:
+        yield
+    except OpenSlideError as error:
+        raise OSError(str(error)) from error
 
 
 class ImageReader:
@@ -118,6 +128,7 @@ class ImageReader:
 
     background = (255, 255, 255)
     mpp: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         try:
@@ -140,10 +151,12 @@ class ImageReader:
 
 
 def open_reader(path: Path) -> Reader:
-    """A histology slide. UserError, or one of READ_ERRORS, for what is none."""
+    """A histology slide. UserError, or one of OPEN_ERRORS, for what is none."""
     cause = diagnose(path)
     if cause:
         raise UserError(f"{path}: {cause}")
+    import openslide
+
     return OpenSlideReader(path) if openslide.OpenSlide.detect_format(path) else ImageReader(path)
 
 
@@ -166,16 +179,10 @@ def diagnose(path: Path) -> str:
     return ""
 
 
-def check_size(path: Path, size: tuple[int, int], tile: int) -> None:
-    """UserError for a slide whose sides, or whose tiles of `tile` pixels, no memory could hold."""
-    if max(size) > SIDE_MAX:
-        raise UserError(f"{path}: is {size[0]}x{size[1]} px, expected at most {SIDE_MAX} a side; check the file")
-    if tile > TILE_MAX:
-        raise UserError(f"{path}: its tiles have {tile} px, expected at most {TILE_MAX}; {INTO_TILES}")
-
-
 def _check_pages(path: Path) -> set[tuple[int, int]]:
     """Sizes of a plain TIFF's masks. UserError for pixels that OpenSlide would show turned or in other colours."""
+    import tifffile
+
     with tifffile.TiffFile(path) as tiff:
         first = tiff.pages.first
         turned = first.tags.valueof("Orientation", 1)

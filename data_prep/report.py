@@ -39,6 +39,8 @@ class SlideReport:
     """kept at each scale"""
     unreadable: list[tuple[int, int]] = field(default_factory=list)
     """(x, y) in level-0 pixels of base tiles that could not be read, and were left out"""
+    notes: list[str] = field(default_factory=list)
+    """what was read otherwise than the file says"""
 
 
 class Records:
@@ -83,7 +85,7 @@ def waiting(out: str | Path) -> list[str]:
 
 
 def table(reports: Sequence[SlideReport], config: PrepareConfig) -> str:
-    """One line per slide."""
+    """One line per slide, and one per note below them."""
     names, unit = config.zooms.names, config.zooms.unit
     width = max(len("slide"), *(len(report.slide_id) for report in reports))
     lines = [f"{'slide':{width}}  {unit + '/px':>7}  level  resampled  {'  '.join(f'{n:>8}' for n in names)}  status"]
@@ -93,4 +95,5 @@ def table(reports: Sequence[SlideReport], config: PrepareConfig) -> str:
         if report.status in ("failed", "waiting"):
             read, counts = " " * len(read), " " * len(counts)
         lines.append(f"{report.slide_id:{width}}  {read}  {counts}  {report.status}")
+    lines += [f"{report.slide_id}: {note}" for report in reports for note in report.notes]
     return "\n".join(lines)

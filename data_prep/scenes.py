@@ -1,33 +1,24 @@
-"""Satellite scenes as levels of RGBA pixels in metres: red, green and blue by their colour interpretation.
+"""Satellite scenes as levels of RGBA pixels in metres (ldm/rasters.py says which bands and pixels count).
 
-A pixel without data (nodata value, mask or alpha of 0) is transparent. A scene whose pixels are no upright squares on
-the ground, to 2 %: in degrees, in Web Mercator away from the equator, rotated, sheared, upside down, is projected
-while it is read: to the UTM zone of its centre, or upright on its own axes when those are true to the ground.
+A scene whose pixels are no upright squares on the ground, to 2 %: in degrees, in Web Mercator away from the equator,
+rotated, sheared, upside down, is projected while it is read: to the UTM zone of its centre, or upright on its own axes
+when those are true to the ground.
 """
 
 import math
-import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import rasterio
-from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
-from rasterio.transform import xy
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform
-from rasterio.windows import Window
-
-from data_prep.readers import Box, Pixels, check_size
+from data_prep.readers import Box, Pixels
 from ldm.errors import UserError
+from ldm.rasters import Raster, gdal_errors, read_rgba
 
-DRIVERS = {"GTiff", "COG", "JP2OpenJPEG", "PNG", "JPEG", "HFA", "NITF"}
-"""formats that hold their own pixels; a VRT would read whatever it names"""
-WANTED = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+if TYPE_CHECKING:
+    import rasterio
+    from rasterio.crs import CRS
+
 TRUE_TO_GROUND = 0.02
-LONGITUDE_LATITUDE = CRS.from_epsg(4326)
+LONGITUDE_LATITUDE = "EPSG:4326"
 EQUATOR_M, ECCENTRICITY2 = 6_378_137.0, 0.00669438  # WGS 84: half axis, squared eccentricity
 
 
@@ -37,56 +28,39 @@ class SceneReader:
     background = (0, 0, 0)
 
     def __init__(self, path: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            scene = rasterio.open(path)
-            if scene.driver not in DRIVERS:
-                raise UserError(f"{path}: is {scene.driver}, expected GeoTIFF; convert it with gdal_translate")
-            check_size(path, (scene.width, scene.height), math.prod(scene.block_shapes[0]))
-            self._bands = _colour_bands(scene, path)
-            target = _warp_target(scene, path)
-            if target is None:
-                overviews = [rasterio.open(path, overview_level=k) for k in range(len(scene.overviews(1)))]
-                self._levels = [scene, *overviews]
-            else:
-                transparent = ColorInterp.alpha in scene.colorinterp
-                scene = WarpedVRT(
-                    scene, crs=target, resampling=Resampling.bilinear, add_alpha=not transparent, tolerance=0
-                )
-                self._levels = [scene]
+        raster = Raster(path)
+        self._bands, self.notes, self._levels = raster.bands, raster.notes, raster.levels
+        target = _warp_target(self._levels[0], path)
+        if target is not None:
+            self._levels = [_projected(self._levels[0], target)]
         self.sizes = [(level.width, level.height) for level in self._levels]
         self.size_l0, self.extent = self.sizes[0], Box(0, 0, *self.sizes[0])
         self.mpp: tuple[float, float] | None = None
+        scene = self._levels[0]
         if scene.crs is not None:
             metres = scene.crs.linear_units_factor[1]
             self.mpp = scene.res[0] * metres, scene.res[1] * metres
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
-        scene, window = self._levels[level], Window(x_level, y_level, width, height)
-        if isinstance(scene, WarpedVRT):
-            seen = scene.read(scene.colorinterp.index(ColorInterp.alpha) + 1, window=window)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NodataShadowWarning)  # of two masks, nodata counts
-                seen = scene.dataset_mask(window=window)
-        return np.dstack([*scene.read(self._bands, window=window), np.where(seen, np.uint8(255), np.uint8(0))])
+        return read_rgba(self._levels[level], self._bands, x_level, y_level, width, height)
 
 
-def _colour_bands(scene: rasterio.DatasetReader, path: Path) -> list[int]:
-    """Numbers of the red, green and blue band. UserError when they have more than eight bits or no names."""
-    if any(kind != "uint8" for kind in scene.dtypes):
-        remedy = "scale all scenes alike, for example gdal_translate -ot Byte -scale 0 3000 0 255"
-        raise UserError(f"{path}: bands are {', '.join(scene.dtypes)}, expected uint8; {remedy}")
-    missing = [colour.name for colour in WANTED if colour not in scene.colorinterp]
-    if missing:
-        found = ", ".join(colour.name for colour in scene.colorinterp)
-        remedy = "name them in order, for NAIP: rio edit-info --colorinterp red,green,blue,undefined FILE"
-        raise UserError(f"{path}: bands are {found}, without {', '.join(missing)}; {remedy}")
-    return [scene.colorinterp.index(colour) + 1 for colour in WANTED]
+def _projected(scene: "rasterio.DatasetReader", target: "CRS") -> "rasterio.DatasetReader":
+    """The scene in `target`, with an alpha band: pixels outside it have no data."""
+    from rasterio.enums import ColorInterp, Resampling
+    from rasterio.vrt import WarpedVRT
+
+    masked = ColorInterp.alpha in scene.colorinterp
+    with gdal_errors():
+        return WarpedVRT(scene, crs=target, resampling=Resampling.bilinear, add_alpha=not masked, tolerance=0)
 
 
-def _warp_target(scene: rasterio.DatasetReader, path: Path) -> CRS | None:
+def _warp_target(scene: "rasterio.DatasetReader", path: Path) -> "CRS | None":
     """Where to project a scene; None when it can be read as it is, or does not say where it lies."""
+    from rasterio.crs import CRS
+    from rasterio.transform import xy
+    from rasterio.warp import transform
+
     if scene.crs is None:
         return None
     place = scene.transform
@@ -94,8 +68,9 @@ def _warp_target(scene: rasterio.DatasetReader, path: Path) -> CRS | None:
     row, col = scene.height // 2, scene.width // 2
     xs, ys = xy(place, [row, row, row + 1], [col, col + 1, col], offset="ul")
     try:
-        longitudes, latitudes = transform(scene.crs, LONGITUDE_LATITUDE, xs, ys)
-    except CPLE_BaseError as error:
+        with gdal_errors():
+            longitudes, latitudes = transform(scene.crs, LONGITUDE_LATITUDE, xs, ys)
+    except OSError as error:
         remedy = "assign one, for example rio edit-info --crs EPSG:32614 FILE"
         raise UserError(f"{path}: its coordinates are in no system of the Earth; {remedy}") from error
     if not (max(map(abs, longitudes)) <= 360 and max(map(abs, latitudes)) <= 90):

@@ -14,6 +14,8 @@ from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 
 FINGERPRINT_BYTES = 2**20
+READING = {"satellite": 2}
+"""raised when files of a kind are read to other pixels than before; 1 where none is named"""
 
 
 def fingerprint(path: Path) -> list[str | int]:
@@ -36,6 +38,8 @@ def settings(task: Task, config: PrepareConfig, identity: Identity) -> str:
         "images": config.images,
         "mpp": [config.mpp, task.mpp],
     }
+    if config.zooms.kind in READING:
+        depends["reading"] = READING[config.zooms.kind]
     if config.coordinates:
         depends["coordinates"] = fingerprint(file_of(task.path, config.coordinates, COORDINATES))
     if config.encoder.embeddings:

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.readers import OPEN_ERRORS, READ_ERRORS, Pixels, Reader, open_reader
-from data_prep.scenes import SceneReader
+from data_prep.readers import OPEN_ERRORS, Pixels, Reader, open_reader
 from ldm.errors import UserError
 
 MPP_RANGE = (0.05, 5.0)
@@ -73,7 +72,11 @@ def open_slide(path: str | Path, kind: str, mpp: float | None = None, table_mpp:
 
 
 def _reader(path: Path, kind: str) -> Reader:
-    return SceneReader(path) if kind == "satellite" else open_reader(path)
+    if kind == "satellite":
+        from data_prep.scenes import SceneReader
+
+        return SceneReader(path)
+    return open_reader(path)
 
 
 def _resolution(
@@ -217,11 +220,11 @@ class Plane:
         window = (self.source.level, x_level, y_level, width, height)
         try:
             return self.slide.reader.read(*window)
-        except READ_ERRORS:
+        except OSError:
             self.slide.reopen()
         try:
             return self.slide.reader.read(*window)
-        except READ_ERRORS as error:
+        except OSError as error:
             self.slide.reopen()
             place = f"level {self.source.level} at ({x_level}, {y_level})"
             raise UnreadableError(

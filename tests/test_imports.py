@@ -12,7 +12,8 @@ ALLOWED: dict[str, set[str]] = {
     "ldm.tokens": set(),
     "ldm.io": set(),
     "ldm.tiff": {"ldm.io"},
-    "ldm.pictures": {"ldm.io", "ldm.tiff"},
+    "ldm.rasters": {"ldm.io"},
+    "ldm.pictures": {"ldm.io", "ldm.tiff", "ldm.rasters"},
     "ldm.diffusion": {"ldm.diffusion"},
     "ldm.layers": {"ldm.layers"},
     "ldm.networks": {"ldm.networks", "ldm.layers", "ldm.scales"},
@@ -52,6 +53,7 @@ OUTSIDE = {
         "ldm.pipeline",
         "ldm.io",
         "ldm.tiff",
+        "ldm.rasters",
         "ldm.checkpoint",
         "ldm.evaluation",
     }

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
+from rasterio.transform import from_origin
 
 from data_prep import attempt, prepare
 from data_prep.config import PrepareConfig
 from data_prep.page import page
 from data_prep.report import Records, SlideReport, waiting
+from ldm.data.h5 import SlideFile
 from tests.data_prep.slides import tissue_image, write_slide
 from tests.robustness import cohort
 
@@ -107,3 +110,28 @@ def test_what_another_process_reports_meanwhile_is_not_done_again(config: Prepar
     records.write(told)
     assert records.news("0") == told
     assert records.news("1") is None
+
+
+def test_an_infrared_band_that_is_no_mask_is_told_wherever_the_slide_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bands = np.random.default_rng(0).integers(20, 200, (4, 128, 128), dtype=np.uint8)
+    bands[3, :, :64] = 0
+    layout = {"driver": "GTiff", "count": 4, "height": 128, "width": 128, "dtype": "uint8", "crs": "EPSG:32614"}
+    (tmp_path / "scenes").mkdir()
+    with rasterio.open(tmp_path / "scenes" / "naip.tif", "w", transform=from_origin(4e5, 4e6, 1, 1), **layout) as file:
+        file.write(bands)
+    (tmp_path / "c.yaml").write_text(
+        f"slides: {tmp_path / 'scenes'}\nout: {tmp_path / 'out'}\nladder: {{kind: satellite, scales: 3}}\n"
+        "encoder: {name: demo}\nautoencoder: null\ntile_px: 32\nimages: png\n"
+    )
+    for status in ("prepared", "kept"):
+        assert prepare.main(["--config", str(tmp_path / "c.yaml")]) == 0
+        assert "naip: band 4 is tagged alpha, but " in capsys.readouterr().out
+        (report,) = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert (report["status"], len(report["notes"])) == (status, 1)
+        assert report["notes"][0] in (tmp_path / "out" / "report" / "index.html").read_text()
+    slide = SlideFile(tmp_path / "out" / "naip.h5")
+    assert slide.count("1x") == 16
+    patch = slide.images("1x", [0])[0]
+    np.testing.assert_array_equal(patch, np.moveaxis(bands[:3, :32, :32], 0, -1))

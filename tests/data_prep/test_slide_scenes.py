@@ -166,6 +166,7 @@ def test_what_has_no_data_is_not_seen(tmp_path, how, crs):
     place = centred(1.0) if crs == UTM else from_origin(-99, 36, 1.11e-5, 9e-6)
     path = tmp_path / "s.tif"
     if how == "alpha":
+        bands[3, :, :64] = 255
         write(path, bands, place, crs, [*RGBX[:3], ColorInterp.alpha])
     else:
         write(path, bands, place, crs, **({"nodata": 0} if how == "nodata" else {}))
@@ -206,3 +207,65 @@ def test_scenes_without_place_bits_or_pixels_of_their_own_are_refused(tmp_path):
     copy(source, tmp_path / "e.tif", driver="VRT")
     with pytest.raises(UserError, match="is VRT, expected GeoTIFF"):
         open_slide(tmp_path / "e.tif", "satellite")
+
+
+def naip(water: float) -> np.ndarray:
+    """(4, 256, 256) like an aerial photograph: infrared is 0 on most of the water, `water` of the width, never 255."""
+    rng = np.random.default_rng(0)
+    bands = rng.integers(40, 200, (4, SIDE, SIDE), dtype=np.uint8)
+    edge = round(water * SIDE)
+    bands[3, :, :edge] = rng.choice(np.array([0, 0, 0, 0, 0, 0, 0, 0, 3, 30], np.uint8), (SIDE, edge))
+    return bands
+
+
+@pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
+@pytest.mark.parametrize("water", [0.33, 0.97, 1.0, "none of it"])
+def test_infrared_that_gdal_tags_alpha_hides_nothing(tmp_path, crs, water):
+    bands = naip(1.0 if water == "none of it" else water)
+    if water == "none of it":
+        bands[3] = 0
+    place = centred(1.0) if crs == UTM else from_origin(-99, 36, 1.11e-5, 9e-6)
+    layout = {"driver": "GTiff", "count": 4, "height": SIDE, "width": SIDE, "dtype": "uint8"}
+    layout |= {"crs": crs, "transform": place}
+    for name, options in (("tagged", {}), ("named", {"photometric": "RGB", "alpha": "NO"})):
+        with rasterio.open(tmp_path / f"{name}.tif", "w", **layout, **options) as file:
+            file.write(bands)
+    with rasterio.open(tmp_path / "tagged.tif") as file:
+        assert file.colorinterp[3] == ColorInterp.alpha
+    tagged, named = (Plane(open_slide(tmp_path / f"{name}.tif", "satellite"), 1.0) for name in ("tagged", "named"))
+    window = (0, 0, tagged.width, tagged.height)
+    np.testing.assert_array_equal(tagged.read(*window), named.read(*window))
+    np.testing.assert_array_equal(tagged.coverage(*window), named.coverage(*window))
+    if crs == UTM:
+        assert tagged.coverage(*window).min() == 255
+        np.testing.assert_array_equal(tagged.read(*window), np.moveaxis(bands[:3], 0, -1))
+    (note,) = tagged.slide.reader.notes
+    assert note.startswith("band 4 is tagged alpha")
+    assert named.slide.reader.notes == ()
+
+
+def test_infrared_is_no_mask_at_coarse_levels_and_beside_a_mask_of_its_own(tmp_path):
+    bands = np.tile(naip(0.5), (1, 2, 2))
+    path = write(tmp_path / "s.tif", bands, centred(0.5), UTM, None, tiled=True, alpha="YES")
+    with rasterio.open(path, "r+") as file:
+        hidden = np.zeros(bands.shape[1:], bool)
+        hidden[:64] = True
+        file.write_mask(~hidden)
+        file.build_overviews([2, 4], rasterio.enums.Resampling.nearest)
+    plane = Plane(open_slide(path, "satellite"), 1.0)
+    assert plane.source.level == 1
+    seen = plane.coverage(0, 0, SIDE, SIDE)
+    assert seen[:31].max() == 0
+    assert seen[33:].min() == 255
+
+
+def test_a_mask_with_soft_edges_is_a_mask(tmp_path):
+    y, x = np.mgrid[:SIDE, :SIDE]
+    distance = np.hypot(y - 100, x - 140)
+    for radius in (20, 100):
+        bands = naip(0.0)
+        bands[3] = np.clip((radius - distance) * 128, 0, 255)
+        path = write(tmp_path / f"{radius}.tif", bands, centred(1.0), UTM, [*RGBX[:3], ColorInterp.alpha])
+        plane = Plane(open_slide(path, "satellite"), 1.0)
+        assert plane.slide.reader.notes == ()
+        np.testing.assert_array_equal(plane.coverage(0, 0, SIDE, SIDE) > 0, bands[3] > 0)
