@@ -36,7 +36,7 @@ from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
 from ldm.networks.unet import UNet
 from ldm.precision import DTYPES, allow_tf32, choose
 from ldm.sampling.decoding import decode_bands
-from ldm.sampling.samplers import SAMPLERS, seeded_noise
+from ldm.sampling.samplers import DEFAULT_SAMPLER, SAMPLERS, seeded_noise
 from ldm.scales import Ladder, ladder
 from ldm.sources import build_part, load_network, open_source
 
@@ -169,13 +169,18 @@ class ZoomLDM:
         return torch.cat(drawn)
 
     def denoiser(self, context: Tensor, guidance: float = 1.0) -> Denoiser:
-        """denoise(z_t (b, 3, h, w), t (b,)) -> eps under `context` (b, 65, w); the null context is all zeros."""
+        """denoise(z_t (b, 3, h, w), t (b,)) -> eps under `context` (b, 65, w); the null context is all zeros.
+
+        t may be one past the schedule, as in the released sampler's first step; its last alpha_bar then reads a v.
+        """
+        last = len(self.alpha_bar) - 1
 
         def under(context: Tensor) -> Denoiser:
             def denoise(z_t: Tensor, t: Tensor) -> Tensor:
                 with self._autocast():
                     output = self.unet(z_t, t, context).to(z_t.dtype)
-                return predict(output, z_t, at(self.alpha_bar, t, z_t), self.prediction).eps
+                a_t = at(self.alpha_bar, t.clamp(max=last), z_t)
+                return predict(output, z_t, a_t, self.prediction).eps
 
             return denoise
 
@@ -219,7 +224,7 @@ class ZoomLDM:
         context: Tensor,
         *,
         guidance: float = 2.0,
-        sampler: str = "ddim",
+        sampler: str = DEFAULT_SAMPLER,
         steps: int | None = None,
         seed: int = 0,
         batch_size: int = 16,
@@ -227,8 +232,8 @@ class ZoomLDM:
     ) -> Tensor:
         """Latents (n, 3, h, w) under `context` (n, 65, w); latent i depends on seed + i and its context alone.
 
-        `steps`: by default 50 of "ddim" or 20 of "dpmpp". `progress` shows a bar.
-        UserError for an unknown sampler ("ddim" | "dpmpp") or a number of steps that the schedule does not allow.
+        `steps`: by default 20 of "dpmpp" or 100 of "ddim". `progress` shows a bar.
+        UserError for an unknown sampler ("dpmpp" | "ddim") or a number of steps that the schedule does not allow.
         """
         if sampler not in SAMPLERS:
             raise UserError(f"sampler: {sampler} is unknown; it is one of {', '.join(SAMPLERS)}")

@@ -45,7 +45,7 @@ from ldm.protocols.sources import (
     spread_over,
     statistics_name,
 )
-from ldm.sampling.samplers import SAMPLERS
+from ldm.sampling.samplers import DEFAULT_SAMPLER, SAMPLERS
 from ldm.slides import matching_slide
 
 COUNTS = {"patches": 128, "large": 4, "superres": 8, "memorization": 64}
@@ -95,8 +95,8 @@ def _slides(add: Add) -> None:
 
 def _sampling(add: Add) -> None:
     add("--guidance", type=non_negative, default=2.0, help="1 is none (%(default)s)")
-    add("--sampler", choices=SAMPLERS, default="dpmpp", help="(%(default)s)")
-    add("--steps", type=positive_int, help="default: 50 of ddim, 20 of dpmpp")
+    add("--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help="(%(default)s)")
+    add("--steps", type=positive_int, help="default: 20 of dpmpp, 100 of ddim")
 
 
 def _patches(add: Add) -> None:

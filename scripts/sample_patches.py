@@ -17,7 +17,7 @@ from ldm.errors import UserError, cli
 from ldm.io import Pixels, contact_sheet, save_png
 from ldm.pipeline import ZoomLDM
 from ldm.precision import add_precision, announce
-from ldm.sampling.samplers import SAMPLERS
+from ldm.sampling.samplers import DEFAULT_SAMPLER, SAMPLERS
 from ldm.slides import has_pictures, matching_slide, pictures
 from ldm.sources import BUNDLED
 
@@ -35,8 +35,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", nargs="+", metavar="NAME", help="scales to sample; default: all")
     parser.add_argument("--count", type=positive_int, default=4, help="patches a scale (%(default)s)")
     parser.add_argument("--guidance", type=non_negative, default=2.0, help="1 is none (%(default)s)")
-    parser.add_argument("--steps", type=positive_int, help="default: 50 of ddim, 20 of dpmpp")
-    parser.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="(%(default)s)")
+    parser.add_argument("--steps", type=positive_int, help="default: 20 of dpmpp, 100 of ddim")
+    parser.add_argument("--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help="(%(default)s)")
     parser.add_argument("--seed", type=seed_int, default=0, help="patch i depends on seed + i alone (%(default)s)")
     add_precision(parser.add_argument)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")

@@ -1,7 +1,9 @@
 """The Python API on a toy model: loading, and what a sample depends on."""
 
+import inspect
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,16 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoint import save_weights
+from ldm.conditions import Unconditional
+from ldm.diffusion.schedule import at, target
 from ldm.errors import UserError
 from ldm.files import sha256
-from ldm.pipeline import ZoomLDM, load_autoencoder, to_uint8
+from ldm.joint import Joint
+from ldm.pipeline import FOR_LATENT, ZoomLDM, _noise, load_autoencoder, to_uint8
+from ldm.sampling.multiscale import Rule
+from ldm.sampling.presets import PRESETS
 from ldm.sources import open_source
+from scripts import evaluate, sample_patches
 from tests import toy
 
 
@@ -54,6 +62,53 @@ def test_a_canvas_is_decoded_in_bands_as_it_is_at_once(model: ZoomLDM) -> None:
     bands = list(model.decode_canvas(z))
     assert len(bands) > 1
     torch.testing.assert_close(torch.cat(bands, dim=1), model.decode(z[None])[0].detach(), rtol=0, atol=1e-5)
+
+
+class ExactGaussian(torch.nn.Module):
+    """The v of data N(0, std^2), without a condition."""
+
+    def __init__(self, alpha_bar: Tensor, std: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))  # tells the device
+        self.alpha_bar, self.std = alpha_bar, std
+        self.asked: list[int] = []
+
+    def forward(self, z_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        self.asked.append(int(t[0]))
+        a_t = at(self.alpha_bar, t.clamp(max=len(self.alpha_bar) - 1), z_t)
+        z_0 = a_t.sqrt() * self.std**2 / (a_t * self.std**2 + 1 - a_t) * z_t
+        return target(z_0, (z_t - a_t.sqrt() * z_0) / (1 - a_t).sqrt(), a_t, "v")
+
+
+@pytest.mark.parametrize("std", [0.3, 0.5, 1.0])
+def test_what_is_sampled_by_default_is_as_wide_as_the_data(model: ZoomLDM, std: float) -> None:
+    exact = replace(model, unet=ExactGaussian(model.alpha_bar, std))  # type: ignore[arg-type]
+    z = exact.sample_latents(torch.zeros(64, 65, toy.WIDTH), batch_size=64)
+    start = _noise(64, z.shape[1:], 0, FOR_LATENT)
+    a_0 = float(model.alpha_bar[0])
+    assert float(z.std() / start.std()) == pytest.approx((a_0 * std**2 + 1 - a_0) ** 0.5, rel=0.02)
+
+
+def test_the_commands_sample_as_the_api_does() -> None:
+    sampling = inspect.signature(ZoomLDM.sample_latents).parameters
+    for args in (
+        sample_patches.parse_args([]),
+        evaluate.parse_args(["patches"]),
+        evaluate.parse_args(["memorization"]),
+    ):
+        assert (args.sampler, args.steps) == (sampling["sampler"].default, sampling["steps"].default)
+
+
+def test_the_released_sampler_asks_one_past_the_schedule_first(model: ZoomLDM) -> None:
+    exact = ExactGaussian(model.alpha_bar, 0.5)
+    asking = replace(model, unet=exact)  # type: ignore[arg-type]
+    settings = replace(PRESETS["published"], steps=4, rule=Rule(inner=0), seam="none")
+    joint = Joint(
+        model=asking, scales=["20x"], height=32, width=32, conditions=Unconditional(asking), settings=settings
+    )
+    for _ in joint.run():
+        pass
+    assert exact.asked == [1000, 750, 500, 250]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
@@ -194,7 +249,7 @@ def test_a_cdm_of_another_model_is_refused(tmp_path: Path, runs: Path) -> None:
         ({"scale": "3x"}, "3x is not on the histology ladder"),
         ({"count": 0}, "0 images"),
         ({"steps": 0}, "1 to 500"),
-        ({"sampler": "euler"}, "one of ddim, dpmpp"),
+        ({"sampler": "euler"}, "one of dpmpp, ddim"),
         ({"seed": -1}, "negative"),
         ({"embeddings": []}, "at least one grid"),
         ({"embeddings": [torch.zeros(4, 2, 2)]}, "4 channels"),

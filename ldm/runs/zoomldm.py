@@ -33,7 +33,7 @@ def draw_samples(path: Path, data: CohortData, model: ZoomLDM, from_regions: boo
         embeddings = batch.embedding if from_regions else None
         rows += [
             list(to_uint8(model.decode(batch.z_0.to(model.device)))),
-            list(model.sample(scale.name, len(picks), embeddings=embeddings, sampler="dpmpp", steps=PICTURE_STEPS)),
+            list(model.sample(scale.name, len(picks), embeddings=embeddings, steps=PICTURE_STEPS)),
         ]
         labels += [scale.name, "sampled"]
     contact_sheet(rows, labels, [""] * max(map(len, rows)), path)

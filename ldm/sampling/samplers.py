@@ -8,7 +8,14 @@ over the step; D extrapolates z_0 from the last two predictions. A sampler sees 
 alpha_bar, never a network. Timesteps are listed in the order they are visited, noisiest first.
 
 The latent diffusion model is left at alpha_bar[0], as published; the conditioning model (CDM) at 1, where the sample is
-the last z_0. Letters: b samples, ... the dimensions of one sample.
+the last z_0.
+
+DDIM is of first order: every step lands a little too close to the mean, so what is Gaussian comes out too narrow. On
+the 50 even timesteps of the published sampler a spread of 0.5 ends at 0.94 of what it should be, one of 0.1 at 0.82,
+since the steps near the data are too long for fine detail. On even steps of lambda 50 lose 3.8 % of every spread and
+100 lose 1.9 % (2.6 % of a spread of 0.1, where timesteps are whole numbers). DPM++ with 20 is within 1 %.
+
+Letters: b samples, ... the dimensions of one sample.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +36,8 @@ Callback = Callable[[int, Prediction], None]
 def ddim_timesteps(steps: int, total: int = 1000) -> list[int]:
     """`steps` timesteps, noisiest first: i total / steps + 1, rounded down.
 
-    These are the published ones where `steps` divides `total` (50: 981, 961, ... 1). Elsewhere the published rule
+    These are the published ones where `steps` divides `total` (50: 981, 961, ... 1): what joint sampling steps on, in
+    the conventions of the paper. Elsewhere the published rule
     visits more timesteps than asked; this one keeps the number and spreads them. UserError outside 1 to total / 2.
     """
     _check_steps(steps, total)
@@ -46,7 +54,7 @@ def respaced_timesteps(steps: int, total: int = 1000) -> list[int]:
 
 
 def log_snr_timesteps(steps: int, alpha_bar: Tensor) -> list[int]:
-    """`steps` different timesteps, noisiest first, nearest to even steps of lambda: what DPM++ takes few steps on.
+    """`steps` different timesteps, noisiest first, nearest to even steps of lambda: what patches are sampled on.
 
     UserError outside 1 to half of the schedule.
     """
@@ -60,7 +68,7 @@ def log_snr_timesteps(steps: int, alpha_bar: Tensor) -> list[int]:
 
 def _check_steps(steps: int, total: int) -> None:
     if not 1 <= steps <= total // 2:
-        raise UserError(f"steps: {steps} asked; the schedule of {total} allows 1 to {total // 2}, and 50 is usual")
+        raise UserError(f"steps: {steps} asked; the schedule of {total} allows 1 to {total // 2}, and 20 is usual")
 
 
 def seeded_noise(shape: Sequence[int], *key: int) -> Tensor:
@@ -116,7 +124,7 @@ def dpmpp_2m(
     """DPM-Solver++(2M), Lu et al. 2022, algorithm 2: the path of deterministic DDIM, to second order.
 
     Arguments as for `ddim`. The first step is of first order, that is, DDIM's own. On even steps of lambda, 20 are
-    closer to the exact path than 50 of DDIM.
+    closer to the exact path than 100 of DDIM.
     """
     z_t = z_T
     before: tuple[Tensor, Tensor] | None = None
@@ -143,9 +151,11 @@ class Sampler(NamedTuple):
 
 
 SAMPLERS = {
-    "ddim": Sampler(ddim, lambda steps, alpha_bar: ddim_timesteps(steps, len(alpha_bar)), steps=50),
     "dpmpp": Sampler(dpmpp_2m, log_snr_timesteps, steps=20),
+    "ddim": Sampler(ddim, log_snr_timesteps, steps=100),
 }
+"""each with as many steps as end an exact Gaussian of spread 0.3 or more within 2 % of it"""
+DEFAULT_SAMPLER = "dpmpp"
 
 
 def _levels(

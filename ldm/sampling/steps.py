@@ -43,7 +43,10 @@ def ddim_steps(steps: int, alpha_bar: Tensor) -> list[Step]:
 
 
 def released_steps(start: int, stride: int, alpha_bar: Tensor, reduced: bool = False) -> list[Step]:
-    """The released sampler's steps from noise level `start` down; a schedule's last timestep stands for one past it.
+    """The released sampler's steps from noise level `start` down.
+
+    The network is asked one timestep above the level's place in the table, so at the table's length in the first step
+    from pure noise: a time embedding knows that value, a table does not.
 
     UserError when `stride` does not lead from `start` to 0 within the schedule.
     """
@@ -58,5 +61,5 @@ def released_steps(start: int, stride: int, alpha_bar: Tensor, reduced: bool = F
         a_t, a_next = table[t - 1], table[max(t - 1 - stride, 0)]
         variance = beta[t - 1] * (1 - a_next) / (1 - a_t)
         room = variance if reduced else 0
-        plan.append(Step(min(t, total - 1), a_t, a_next, (1 - a_next - room).sqrt(), variance.sqrt()))
+        plan.append(Step(t, a_t, a_next, (1 - a_next - room).sqrt(), variance.sqrt()))
     return plan

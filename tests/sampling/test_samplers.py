@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,10 +32,10 @@ ALPHA_BAR = scaled_linear_alpha_bar()
 MEAN, STD = 0.3, 0.7
 
 
-def gaussian_denoiser(z_t: Tensor, t: Tensor) -> Tensor:
-    """The exact eps for data N(MEAN, STD^2)."""
+def gaussian_denoiser(z_t: Tensor, t: Tensor, std: float = STD) -> Tensor:
+    """The exact eps for data N(MEAN, std^2)."""
     a_t = at(ALPHA_BAR.double(), t, z_t)
-    return (1 - a_t).sqrt() * (z_t - a_t.sqrt() * MEAN) / (a_t * STD**2 + 1 - a_t)
+    return (1 - a_t).sqrt() * (z_t - a_t.sqrt() * MEAN) / (a_t * std**2 + 1 - a_t)
 
 
 def gaussian_flow(z_T: Tensor, start: int) -> Tensor:
@@ -113,6 +114,17 @@ def test_a_perfect_denoiser_left_at_one_gives_the_data_itself() -> None:
     z_0, z_T = torch.randn(2, 2, 65, 8)
     reached = ddim(lambda z_t, t: z_0, z_T, cosine_alpha_bar(), respaced_timesteps(5), kind="z_0", final=1.0)
     torch.testing.assert_close(reached, z_0, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("std", [0.3, 0.5, 1.0, 2.0])
+def test_samplers_end_at_the_spread_of_the_data(sampler: str, std: float) -> None:
+    """With their usual number of steps. The sample is affine in the noise, so two starts give its spread exactly."""
+    run, timesteps_of, steps = SAMPLERS[sampler]
+    starts = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    low, high = run(partial(gaussian_denoiser, std=std), starts, ALPHA_BAR, timesteps_of(steps, ALPHA_BAR))
+    a_0 = float(ALPHA_BAR[0])
+    assert float(high - low) == pytest.approx((a_0 * std**2 + 1 - a_0) ** 0.5, rel=0.02)
 
 
 def test_ddim_converges_to_the_probability_flow_to_first_order() -> None:
