@@ -1,5 +1,5 @@
-# make demo   slides -> tiles -> embeddings -> latents -> a trained multi-scale model -> sampled patches, in minutes on a laptop
-# make ablations   one model for all scales against a model a scale, and what else matters: docs/results/ablations.md
+# make demo   a sheet of the bundled model, then slides -> tiles -> embeddings -> latents -> a small model trained here
+# make ablations   one model for all scales against one model per scale, and what else matters: docs/results/ablations.md
 # make test   the tests
 # make lint   ruff and mypy
 # Each creates .venv and installs into it when that has not been done.
@@ -11,7 +11,13 @@ RUN := runs/make-demo-$(shell date +%Y%m%d-%H%M%S)
 .PHONY: demo ablations test lint
 
 demo: .venv/installed
+	@echo "1/4  the bundled model's patches, real ones beside them: about 20 s on two laptop cores"
+	$(BIN)/python scripts/sample_patches.py
+	@echo "2/4  drawing 12 demo slides and preparing them: about 90 s, once"
+	$(BIN)/python data_prep/prepare.py --config configs/demo/data.yaml
+	@echo "3/4  training a small model of all scales: about 4 minutes"
 	$(BIN)/python main.py --base configs/demo/zoomldm.yaml run=$(RUN)
+	@echo "4/4  its patches: about 20 s"
 	$(BIN)/python scripts/sample_patches.py --model $(RUN) --from data/demo/cohort/histology_100.h5 --out $(RUN)/samples
 
 ablations: .venv/installed
