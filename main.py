@@ -29,7 +29,7 @@ from ldm.data.dataset import Cohort, open_cohort
 from ldm.errors import UserError, cli
 from ldm.files import full_disk_told, remove_leftovers, whole
 from ldm.precision import allow_tf32, announce, choose_training, device_of
-from ldm.runs import SYSTEMS, Run, open_data
+from ldm.runs import Run, open_data, open_run
 from ldm.training.callbacks import (
     Averaging,
     Best,
@@ -41,6 +41,7 @@ from ldm.training.callbacks import (
     newest_checkpoint,
 )
 from ldm.training.memory import parameter_count
+from ldm.training_config import check_config
 
 RESUMABLE = 75
 
@@ -48,18 +49,17 @@ RESUMABLE = 75
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     config = load_config([args.resume / "config.yaml"] if args.resume else args.base, args.overrides)
-    if config.get("system") not in SYSTEMS:
-        raise UserError(f"config: system is {config.get('system')}; it is one of {', '.join(SYSTEMS)}")
+    check_config(config)
     quiet()
     pl.seed_everything(config.get("seed", 0), verbose=False)
     allow_tf32(True)
     if args.dry_run:
         with torch.device("meta"):  # sizes need no numbers
-            run = SYSTEMS[config.system](config)
+            run = open_run(config)
             choose_precision(config)
             report(run)
         return 0
-    run = SYSTEMS[config.system](config)
+    run = open_run(config)
     choose_precision(config)
     prepare_when_absent(config)
     split_when_absent(config)

@@ -4,36 +4,38 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 from omegaconf import OmegaConf
+from pydantic import Field
 
-from ldm.config import check_arguments, load_config
+from ldm.config import load_config
 from ldm.errors import UserError
 from ldm.scales import Ladder, ladder
+from ldm.schema import STRICT, Count, Positive, Seed, Share, Text, check
 
-IMAGE_FORMATS = ("jpeg", "png")
 TILE_MULTIPLE = 16
 TISSUE_SHARE = 0.1
-PARTIAL = ("pad", "skip")
 
 
 @dataclass(frozen=True)
 class Demo:
     """Demo slides to draw first: seeds seed, seed + 1, ..."""
 
-    kind: str
-    count: int
-    seed: int
-    size_px: int
+    __pydantic_config__ = STRICT
+    kind: Literal["histology", "follicles", "satellite"]
+    count: Annotated[int, Field(ge=1, le=10**6)]
+    seed: Seed
+    size_px: Annotated[int, Field(ge=1024, le=2**20, multiple_of=256)]
 
 
 @dataclass(frozen=True)
 class Rungs:
     """The zoom ladder: its kind and how many of its finest scales (None: all)."""
 
-    kind: str
-    scales: int | None = None
+    __pydantic_config__ = STRICT
+    kind: Literal["histology", "satellite"]
+    scales: Annotated[int, Field(ge=1, le=8)] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,88 +45,68 @@ class Encoder:
     `embeddings` is a folder of embeddings that TRIDENT or CLAM computed with it; then nothing is encoded here.
     """
 
-    name: str
-    weights: str | None = None
-    embeddings: str | None = None
+    __pydantic_config__ = STRICT
+    name: Text
+    weights: Text | None = None
+    embeddings: Text | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    slides: str
+    __pydantic_config__ = STRICT
+    slides: Text
     """folder of slides"""
-    out: str
+    out: Text
     """folder of the prepared cohort"""
     ladder: Rungs
     encoder: Encoder
-    autoencoder: str | None
+    autoencoder: Text | None
     """demo, a run folder or a weights file; None: no latents"""
-    pattern: str = "**/*"
+    pattern: Text = "**/*"
     """which files of the folder are slides"""
     generate: Demo | None = None
     """draw demo slides into the folder when it is absent"""
-    coordinates: str | None = None
+    coordinates: Text | None = None
     """folder of TRIDENT's or CLAM's coordinates that say where tissue is"""
-    tile_px: int = 256
-    tissue_share: float | Mapping[str, float] | tuple[tuple[str, float], ...] = TISSUE_SHARE
+    tile_px: Annotated[int, Field(ge=TILE_MULTIPLE, le=4096, multiple_of=TILE_MULTIPLE)] = 256
+    tissue_share: Share | Mapping[str, Share] | tuple[tuple[str, Share], ...] = TISSUE_SHARE
     """least share of tissue of a region that is kept, of all scales or by name; a scale without one takes 0.1"""
-    partial: str = "pad"
+    partial: Literal["pad", "skip"] = "pad"
     """regions that reach beyond the slide: pad them with background, or skip those valid for less than valid_share"""
-    valid_share: float = 0.5
+    valid_share: Share = 0.5
     """share of a region that must lie on the slide when partial is skip"""
-    regions_per_scale: int | None = None
+    regions_per_scale: Count | None = None
     """most regions of a scale kept from one slide"""
-    images: str | None = None
+    images: Literal["jpeg", "png"] | None = None
     """jpeg or png: keep the pixels too"""
-    mpp: float | None = None
+    mpp: Positive | None = None
     """um (m) per pixel of slides that do not say theirs"""
-    table: str | None = None
+    table: Text | None = None
     """CSV with a row a slide (data_prep/metadata.py); its mpp wins over the slide's own"""
-    unreadable_share: float = 0.01
+    unreadable_share: Share = 0.01
     """a slide fails when more of its wanted base tiles cannot be read"""
-    seed: int = 0
-    batch_size: int = 64
+    seed: Seed = 0
+    batch_size: Annotated[int, Field(ge=1, le=10**6)] = 64
     """tiles that are gathered before the networks run; the result does not depend on it"""
-    workers: int = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """processes that read slides, of each device; 0: all in one process. The result does not depend on it"""
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     """cpu, cuda ...: what runs the networks"""
-    devices: int | str = 1
+    devices: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1
     """GPUs of a node, or "auto": all; on a CPU, processes"""
-    nodes: int = 1
-    shard: str | None = None
+    nodes: Annotated[int, Field(ge=1, le=65536)] = 1
+    shard: Text | None = None
     """"i/n": every n-th slide from the i-th on, i from 0, where n jobs share a cohort"""
 
     def __post_init__(self) -> None:
-        if self.tile_px < TILE_MULTIPLE or self.tile_px % TILE_MULTIPLE:
-            raise UserError(f"tile_px: {self.tile_px} found, expected a multiple of {TILE_MULTIPLE}, for example 256")
-        if self.images not in (None, *IMAGE_FORMATS):
-            raise UserError(f"images: {self.images} found, expected null or one of {', '.join(IMAGE_FORMATS)}")
         if self.encoder.embeddings and (self.encoder.weights or self.coordinates):
             other = "encoder.weights" if self.encoder.weights else "coordinates"
             raise UserError(f"{other}: found beside encoder.embeddings, which needs none; set one to null")
-        if self.partial not in PARTIAL:
-            raise UserError(f"partial: {self.partial} found, expected one of {', '.join(PARTIAL)}")
         if isinstance(self.tissue_share, Mapping):  # every key can be hashed
             object.__setattr__(self, "tissue_share", tuple(self.tissue_share.items()))
-        for key, shares in (
-            ("tissue_share", self.tissue_shares),
-            ("valid_share", (self.valid_share,)),
-            ("unreadable_share", (self.unreadable_share,)),
-        ):
-            for share in shares:
-                if not isinstance(share, int | float) or not 0 <= share <= 1:
-                    raise UserError(f"{key}: {share} found, expected a share between 0 and 1")
-        self._check_numbers()
-
-    def _check_numbers(self) -> None:
-        for key, least in {"batch_size": 1, "regions_per_scale": 1, "nodes": 1, "workers": 0}.items():
-            value = getattr(self, key)
-            if value is not None and (not isinstance(value, int) or value < least):
-                raise UserError(f"{key}: {value} found, expected a whole number of at least {least}")
-        if self.devices != "auto" and (not isinstance(self.devices, int) or self.devices < 1):
-            raise UserError(f"devices: {self.devices} found, expected a number of at least 1, or auto")
-        if self.mpp is not None and not isinstance(self.mpp, int | float):
-            raise UserError(f"mpp: {self.mpp} found, expected a number, for example 0.5")
+        for share in self.tissue_shares:
+            if not 0 <= share <= 1:
+                raise UserError(f"tissue_share: {share} found, expected a share between 0 and 1")
         index, count = self.part
         if index >= count:
             raise UserError(f"shard: {self.shard} found, expected I/N with I from 0 to N - 1, for example 0/{count}")
@@ -140,7 +122,7 @@ class PrepareConfig:
     @property
     def part(self) -> tuple[int, int]:
         """(i, n) of `shard`. UserError when it is not i/n."""
-        found = re.fullmatch(r"(\d+)/(\d+)", str(self.shard or "0/1"))
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", self.shard or "0/1")
         if not found:
             raise UserError(f"shard: {self.shard} found, expected I/N, for example 0/8")
         return int(found[1]), int(found[2])
@@ -152,15 +134,4 @@ class PrepareConfig:
 
 def load_prepare_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> PrepareConfig:
     """Read YAML `files` and key=value `overrides`. UserError for a key that is unknown, missing or out of range."""
-    values: Any = OmegaConf.to_container(load_config(files, overrides))
-    for key, part in (("ladder", Rungs), ("encoder", Encoder), ("generate", Demo)):
-        if values.get(key) is not None:
-            values[key] = _checked(part, values[key], key)
-    return _checked(PrepareConfig, values, "config")
-
-
-def _checked(part: Any, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: {values!r} found, expected a mapping of keys to values")
-    check_arguments(part, values, where)
-    return part(**values)
+    return check(PrepareConfig, OmegaConf.to_container(load_config(files, overrides)), "config")

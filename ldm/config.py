@@ -9,16 +9,20 @@ optimisers, reads no other value than its own (`${key}`, no resolver), and canno
 
 import importlib
 import inspect
+import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import PydanticUserError
 from yaml import AliasEvent, CollectionEndEvent, CollectionStartEvent, YAMLError, parse
 
 from ldm.errors import UserError
+from ldm.schema import check, nearest, unknown_key
 
 FUNCTIONS = ("ldm.diffusion.",)
 CLASSES = (
@@ -33,62 +37,91 @@ CLASSES = (
 )
 """where targets live: by the name in the config and by the module that defines them"""
 DEEPEST = 32
-KEY = re.compile(r"\$\{[\w.\[\]]+\}")
+LARGEST, LONGEST = 2**20, 2**12
+"""bytes of a config file, characters of a value"""
+KEY = re.compile(r"\$\{([\w.]+)\}")
+PENDING = object()
 SYNTAX = (OmegaConfBaseException, YAMLError, UnicodeDecodeError, RecursionError)
-VALUES = (ArithmeticError, AssertionError, MemoryError, RuntimeError, TypeError, ValueError)
+VALUES = (ArithmeticError, AssertionError, AttributeError, MemoryError, RuntimeError, TypeError, ValueError)
 """what a constructor raises when a value does not suit it"""
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> DictConfig:
-    """Merge YAML `files`, then dotted `key=value` overrides, into one resolved config.
+    """Merge YAML `files`, then dotted `key=value` overrides, into one config without references.
 
     Raises UserError for a missing or malformed file, or an override of a key that no file has.
     """
-    merged: Any = OmegaConf.create({})
+    merged: dict[str, Any] = {}
     for file in files:
-        merged = _merge(merged, _read(Path(file)))
+        merged = _merged(merged, _read(Path(file)))
     for item in overrides:
-        key, equals, _ = item.partition("=")
-        if not equals:
-            raise UserError(f"override: {item} has no '='; expected key=value, for example training.batch_size=8")
-        parent, _, leaf = key.rpartition(".")
-        node = OmegaConf.select(merged, parent) if parent else merged
-        if not isinstance(node, DictConfig) or leaf not in node:
-            known = ", ".join(map(str, node)) if isinstance(node, DictConfig) else "nothing"
-            raise UserError(f"override: no config file has {key}; {parent or 'the top level'} has {known}")
-        try:
-            merged = _merge(merged, OmegaConf.from_dotlist([item]))
-        except SYNTAX as error:
-            raise UserError(f"override: {item} is not valid YAML: {_line(error)}") from error
-    _refuse_resolvers(OmegaConf.to_container(merged), "config")
+        merged = _merged(merged, _override(merged, item))
+    config = OmegaConf.create(resolved(merged))
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def _override(merged: dict[str, Any], item: str) -> dict[str, Any]:
+    """What `key=value` says, as a config of its own. UserError for a key that `merged` lacks."""
+    key, equals, _ = item.partition("=")
+    if not equals:
+        raise UserError(f"override: {item} has no '='; expected key=value, for example training.batch_size=8")
+    node: Any = merged
+    *parents, leaf = key.split(".")
+    for depth, step in enumerate([*parents, leaf]):
+        if not isinstance(node, dict) or step not in node:
+            parent = ".".join(parents[:depth]) or "the top level"
+            known = [str(name) for name in node] if isinstance(node, dict) else []
+            raise UserError(
+                f"override: no config file has {key}{nearest(step, known) or ';'} {parent} has "
+                f"{', '.join(known) or 'no keys'}"
+            )
+        node = node[step]
     try:
-        OmegaConf.resolve(merged)
-    except OmegaConfBaseException as error:
-        raise UserError(f"config: {_line(error)}") from error
-    assert isinstance(merged, DictConfig)
-    return merged
+        return _plain(OmegaConf.from_dotlist([item]))
+    except SYNTAX as error:
+        raise UserError(f"override: {item} is not valid YAML: {_line(error)}") from error
 
 
-def _read(path: Path, extending: tuple[Path, ...] = ()) -> Any:
-    """One file, on top of the one it names in `extends` (a path beside it)."""
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """One file, on top of the one it names in `extends`."""
     if not path.is_file():
         raise UserError(f"config: {path} does not exist; expected a YAML file, for example configs/demo/zoomldm.yaml")
     if path.resolve() in extending:
         raise UserError(f"config: {path} extends itself; take one of the extends out")
+    if (size := path.stat().st_size) > LARGEST:
+        raise UserError(f"config: {path} has {size:,} bytes; expected a YAML file of at most {LARGEST:,}")
     try:
         text = path.read_text(encoding="utf-8")
         _refuse_unfolding(path, text)
-        config = OmegaConf.create(text)
+        config = _plain(OmegaConf.create(text))
     except SYNTAX as error:
         raise UserError(f"config: {path} is not valid YAML: {_line(error)}") from error
-    if not isinstance(config, DictConfig):
+    if not isinstance(config, dict):
         raise UserError(f"config: {path} is not a mapping of keys to values")
-    extends = config.pop("extends", None)
-    if extends is None:
+    if "extends" not in config:
         return config
-    if not isinstance(extends, str):
-        raise UserError(f"config: {path}: extends is {extends!r}; expected the path of one YAML file")
-    return _merge(_read(path.parent / extends, (*extending, path.resolve())), config)
+    extends = config.pop("extends")
+    return _merged(_read(_extended(path, extends), (*extending, path.resolve())), config)
+
+
+def _extended(path: Path, extends: Any) -> Path:
+    """The file that `path` extends: a YAML file in its own folder or, where it lies in a folder `configs`, in that one.
+
+    UserError for one that lies elsewhere, also by a link.
+    """
+    if not isinstance(extends, str) or not extends.endswith((".yaml", ".yml")) or Path(extends).is_absolute():
+        raise UserError(f"config: {path}: extends is {extends!r}; expected the relative path of one YAML file")
+    folder = path.absolute().parent
+    room = next((parent for parent in (folder, *folder.parents) if parent.name == "configs"), folder)
+    found = path.parent / extends
+    if not found.resolve().is_relative_to(room.resolve()):
+        raise UserError(f"config: {path}: extends is {extends!r}, which lies outside {room}; copy that file into it")
+    return found
+
+
+def _plain(config: Any) -> Any:
+    return OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
 
 
 def _refuse_unfolding(path: Path, text: str) -> None:
@@ -102,28 +135,53 @@ def _refuse_unfolding(path: Path, text: str) -> None:
             raise UserError(f"config: {path} is nested more than {DEEPEST} deep; it is no config of this project")
 
 
-def _refuse_resolvers(value: Any, where: str) -> None:
-    """UserError for a string that asks for anything but another value of the config."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _refuse_resolvers(item, f"{where}.{key}")
-    elif isinstance(value, list):
-        for item in value:
-            _refuse_resolvers(item, where)
-    elif isinstance(value, str) and "${" in KEY.sub("", value):
-        raise UserError(f"{where}: {value!r} is refused; only the config's own values can be asked for, as ${{key}}")
+def resolved(values: Any) -> Any:
+    """`values` with every `${key}` replaced by the text or number that stands at that key.
+
+    A value that was put in is not read again, so no text can be pieced together into a reference. UserError for a
+    reference to anything else: a list, a mapping, the environment.
+    """
+    known: dict[str, Any] = {}
+
+    def of(value: Any, where: str) -> Any:
+        if isinstance(value, dict):
+            return {key: of(item, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
+        if isinstance(value, list):
+            return [of(item, where) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config: {where}: {value} found, expected a finite number")
+        return text(value, where) if isinstance(value, str) else value
+
+    def text(value: str, where: str) -> Any:
+        whole = KEY.fullmatch(value)
+        found = named(whole[1], where) if whole else KEY.sub(lambda match: str(named(match[1], where)), value)
+        if isinstance(found, str) and ("${" in found or found == "???" or len(found) > LONGEST):
+            raise UserError(
+                f"config: {where or 'value'}: {value[:80]!r} is refused; expected text, or a key of this config as "
+                "${key} whose value is text or a number"
+            )
+        return found
+
+    def named(key: str, where: str) -> Any:
+        if key not in known:
+            known[key] = PENDING
+            value: Any = values
+            for step in key.split("."):
+                value = value.get(step, PENDING) if isinstance(value, dict) else PENDING
+            known[key] = text(value, key) if isinstance(value, str) else value
+        if known[key] is PENDING or isinstance(known[key], dict | list):
+            raise UserError(f"config: {where}: ${{{key}}} is no text or number of this config, or refers to itself")
+        return known[key]
+
+    return of(values, "")
 
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _merge(old: DictConfig, new: DictConfig) -> Any:
-    """`new` on top of `old`; a mapping with another target replaces the old one, whose keys mean nothing to it."""
-    return OmegaConf.create(_merged(OmegaConf.to_container(old), OmegaConf.to_container(new)))
-
-
 def _merged(old: Any, new: Any) -> Any:
+    """`new` on top of `old`; a mapping with another target replaces the old one, whose keys mean nothing to it."""
     if (
         not isinstance(old, dict)
         or not isinstance(new, dict)
@@ -133,27 +191,51 @@ def _merged(old: Any, new: Any) -> Any:
     return old | {key: _merged(old.get(key), value) for key, value in new.items()}
 
 
-def build(config: Any, where: str = "config", **given: Any) -> Any:
+def build(config: Any, where: str = "config", kind: type | None = None, **given: Any) -> Any:
     """Build the object that `config` describes; `given` adds built arguments.
 
-    Raises UserError for a target outside CLASSES, one that does not exist, or keys or values it does not take.
+    Raises UserError for a target outside CLASSES, one that does not exist or does not make a `kind`, or keys or values
+    that it does not take.
     """
     if isinstance(config, DictConfig | ListConfig):
         config = OmegaConf.to_container(config, resolve=True)
     if not isinstance(config, dict) or "target" not in config:
         raise UserError(f"{where}: needs a mapping with a target, found {config!r}")
     target = find(config["target"], where)
-    arguments = {key: _nested(value, f"{where}.{key}") for key, value in config.items() if key != "target"}
-    arguments |= given
+    plain = {key: value for key, value in config.items() if key != "target"}
+    arguments = {key: _nested(value, f"{where}.{key}") for key, value in plain.items()} | given
     check_arguments(target, arguments, where)
+    check_values(target, plain, arguments, where)
     try:
-        return target(**arguments)
+        made = target(**arguments)
     except UserError:
         raise
     except VALUES as error:
         raise UserError(
             f"{where}: {config['target']} refuses its values ({type(error).__name__}: {_line(error)})"
         ) from error
+    if kind is not None and not isinstance(made, kind):
+        raise UserError(f"{where}: {config['target']} makes no {kind.__name__}; name another target")
+    return made
+
+
+def check_values(target: Callable[..., Any], plain: dict[str, Any], arguments: dict[str, Any], where: str) -> None:
+    """Refuse `plain` values that the annotations of `target` do not allow, and objects built from them that are none
+    of what it takes.
+    """
+    try:
+        makers = [vars(base)["__init__"] for base in getattr(target, "__mro__", ()) if "__init__" in vars(base)]
+        hints = get_type_hints(makers[0] if makers else target, include_extras=True)
+    except (NameError, TypeError):  # somebody else's
+        hints = {}
+    for key, value in plain.items():
+        place = f"{where}.{key}"
+        hint = hints.get(key, Any)
+        if arguments[key] == value:
+            with suppress(PydanticUserError):  # an annotation that pydantic does not know
+                check(hint, value, place)
+        elif isinstance(hint, type) and not isinstance(arguments[key], hint):
+            raise UserError(f"{place}: {type(arguments[key]).__name__} found, expected {hint.__name__}")
 
 
 def _nested(value: Any, where: str) -> Any:
@@ -180,19 +262,6 @@ def find(name: str, where: str) -> Callable[..., Any]:
     return found
 
 
-def check_keys(config: Any, where: str, expected: Collection[str], optional: Collection[str] = ()) -> None:
-    """Refuse a mapping that lacks one of `expected`, or has a key that is neither expected nor optional."""
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{where}: needs a mapping with {', '.join(expected)}, found {config!r}")
-    missing = [key for key in expected if key not in config]
-    unknown = [str(key) for key in config if key not in expected and key not in optional]
-    if missing or unknown:
-        wrong = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has no use for {', '.join(unknown)}"] * bool(
-            unknown
-        )
-        raise UserError(f"{where}: {' and '.join(wrong)}; it takes {', '.join([*expected, *optional])}")
-
-
 def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], where: str) -> None:
     """Refuse keys that `target` does not take and name those it does."""
     parameters = inspect.signature(target).parameters.values()
@@ -202,7 +271,7 @@ def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], where
     name = getattr(target, "__name__", str(target))
     for key in arguments:
         if key not in known:
-            raise UserError(f"{where}: {name} has no {key}; it takes {', '.join(known)}")
+            raise unknown_key(f"{where}: {name}", key, known)
     required = [p.name for p in parameters if p.default is p.empty and p.name in known]
     missing = [key for key in required if key not in arguments]
     if missing:

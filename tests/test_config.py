@@ -77,7 +77,7 @@ def test_build_makes_nested_objects() -> None:
         ({"target": "ldm.networks.nothing.Here"}, "does not exist"),
         (
             {"target": "torch.nn.Linear", "in_features": 1, "out_featuers": 2},
-            "has no out_featuers; it takes in_features",
+            r"has no out_featuers; did you mean out_features\? it takes in_features",
         ),
         ({"target": "torch.nn.Linear", "in_features": 1}, "needs out_features"),
         ({"lr": 1}, "needs a mapping with a target"),
@@ -111,7 +111,7 @@ def _refuse(*_: object, **__: object) -> None:
 
 def test_a_config_with_a_wrong_key_is_refused_before_any_work(tmp_path: Path) -> None:
     demo = ROOT / "configs/demo/zoomldm.yaml"
-    with pytest.raises(UserError, match="training: has no use for learning_rate; it takes optimizer, warmup"):
+    with pytest.raises(UserError, match=r"training has no learning_rate; .*it takes optimizer, warmup"):
         main.main(
             ["--base", str(demo), str(write(tmp_path, "more.yaml", "training: {learning_rate: 1}\n")), "--dry-run"]
         )

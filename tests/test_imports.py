@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"ldm.arguments", "ldm.csv_table", "ldm.errors", "ldm.files", "ldm.processes"}
+GROUND = {f"ldm.{name}" for name in ("arguments", "csv_table", "errors", "files", "precision", "processes", "schema")}
 ALLOWED: dict[str, set[str]] = {
     "ldm.scales": set(),
     "ldm.config": set(),
@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "ldm.evaluation": {"ldm.evaluation", "ldm.diffusion", "ldm.scales", "ldm.checkpoint"},
     "ldm.training": {"ldm.training", "ldm.diffusion", "ldm.batch", "ldm.sampling"},
     "ldm.checkpoint": {"ldm.config"},
+    "ldm.training_config": {"ldm.config"},
     "ldm.sources": {"ldm.checkpoint", "ldm.config"},
 }
 """what each room may import besides the ground floor; those UPSTAIRS stand above all of these"""

@@ -170,6 +170,11 @@ class SlideFile:
         rows, cols = self._guarded("embeddings/0", _extent)
         return rows, cols
 
+    @property
+    def channels(self) -> int:
+        """Of an embedding."""
+        return self._guarded("embeddings/0", lambda dataset: int(dataset.shape[2]))
+
     def embedding(self, scale: str, row: int) -> Tensor:
         """(d, g, g) float32: the condition of region `row`, its tokens normalised."""
         rung = self.ladder[scale]

@@ -8,15 +8,18 @@ Letters: b samples, ... the dimensions of one sample.
 """
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ldm.errors import UserError
 
 KINDS = ("eps", "v", "z_0")
 BETA_MAX = 0.999
+Steps = Annotated[int, Field(ge=2, le=100_000)]
+Variance = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Prediction(NamedTuple):
@@ -26,13 +29,13 @@ class Prediction(NamedTuple):
     eps: Tensor
 
 
-def scaled_linear_alpha_bar(steps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> Tensor:
+def scaled_linear_alpha_bar(steps: Steps = 1000, start: Variance = 0.0015, end: Variance = 0.0195) -> Tensor:
     """(steps,) alpha_bar with sqrt(beta) linear in t, float32: the published latent diffusion schedule."""
     beta = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
     return torch.cumprod(1 - beta, dim=0).float()
 
 
-def cosine_alpha_bar(steps: int = 1000) -> Tensor:
+def cosine_alpha_bar(steps: Steps = 1000) -> Tensor:
     """(steps,) alpha_bar of Nichol and Dhariwal 2021, eq. 17, beta at most 0.999; the published CDM schedule.
 
     float64: the variances of the first steps are differences that float32 would lose.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ldm.schema import Positive, Share
+
 
 @dataclass(frozen=True)
 class Uniform:
@@ -27,8 +29,8 @@ class LogNormal:
     """
 
     mean: float = -0.6
-    std: float = 1.1
-    uniform_share: float = 0.2
+    std: Positive = 1.1
+    uniform_share: Share = 0.2
 
     def __call__(self, count: int, alpha_bar: Tensor, generator: torch.Generator) -> Tensor:
         """(count,) timesteps on the device of `alpha_bar` (steps,)."""

@@ -9,8 +9,7 @@ from omegaconf import DictConfig
 
 from ldm.doctor.environment import GB, available_memory
 from ldm.doctor.finding import Finding, fail, ok, warn
-from ldm.errors import UserError
-from ldm.runs import SYSTEMS, Run, open_data
+from ldm.runs import Run, open_data, open_run
 from ldm.training.callbacks import KEPT
 from ldm.training.memory import parameter_count
 
@@ -20,9 +19,7 @@ CHECKPOINT_BYTES = 4 + 8 + 4
 
 def needs(config: DictConfig) -> Iterator[Finding]:
     """Memory, disk and data of the run that `config` describes."""
-    if config.get("system") not in SYSTEMS:
-        raise UserError(f"config: system is {config.get('system')}; it is one of {', '.join(SYSTEMS)}")
-    run = SYSTEMS[config.system](config)
+    run = open_run(config)
     parameters = parameter_count(run.networks().values())
     yield ok(f"config: builds, {parameters:,} trained parameters, {run.images_per_step()} images a step")
     yield memory(run)

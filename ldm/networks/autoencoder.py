@@ -9,7 +9,6 @@ statistics of the whole image, so encoding a crop is cropping an encoding, away 
 
 import hashlib
 import math
-from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -22,6 +21,7 @@ from ldm.errors import UserError
 from ldm.layers.blocks import Upsample
 from ldm.layers.codec import AttentionBlock, Downsample, Level, Middle, Norm, ResnetBlock
 from ldm.layers.norms import PixelNorm, group_norm
+from ldm.schema import Count, Counts
 
 NORMS: dict[str, Norm] = {"group": partial(group_norm, eps=1e-6), "pixel": PixelNorm}
 COMMITMENT = 0.25
@@ -109,13 +109,13 @@ class Autoencoder(nn.Module):
     def __init__(
         self,
         *,
-        width: int = 128,
-        multipliers: Sequence[int] = (1, 2, 4),
-        blocks: int = 2,
-        latent_channels: int = 3,
-        codes: int = 8192,
-        code_dim: int = 3,
-        patch: int = 1,
+        width: Count = 128,
+        multipliers: Counts = (1, 2, 4),
+        blocks: Count = 2,
+        latent_channels: Count = 3,
+        codes: Count = 8192,
+        code_dim: Count = 3,
+        patch: Count = 1,
         norm: str = "group",
         attention: bool = True,
     ) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ldm.layers.init import zeroed
 from ldm.networks.unet import UNet
+from ldm.schema import Count
 
 
 class Controlled(nn.Module):
@@ -29,7 +30,7 @@ class Controlled(nn.Module):
 class Control(nn.Module):
     """A copy of the input half of `unet`, and the convolutions around it; `unet` itself stays as it is."""
 
-    def __init__(self, unet: UNet, hint_channels: int = 3) -> None:
+    def __init__(self, unet: UNet, hint_channels: Count = 3) -> None:
         super().__init__()
         self.trunk = copy.deepcopy(unet)
         del self.trunk.output_blocks, self.trunk.out

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ldm.layers.embeddings import position_embedding, timestep_embedding
 from ldm.layers.init import zeroed
+from ldm.schema import Count
 
 TIME_WIDTH = 256
 
@@ -99,12 +100,12 @@ class DiT(nn.Module):
     def __init__(
         self,
         *,
-        context_dim: int = 512,
-        width: int = 768,
-        layers: int = 12,
-        heads: int = 12,
-        tokens: int = 65,
-        scales: int = 8,
+        context_dim: Count = 512,
+        width: Count = 768,
+        layers: Count = 12,
+        heads: Count = 12,
+        tokens: Count = 65,
+        scales: Count = 8,
     ) -> None:
         super().__init__()
         self.register_buffer("pos_embed", position_embedding(tokens, width))

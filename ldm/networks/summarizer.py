@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.schema import Count
 
 SIDE = 8
 PLACES = SIDE * SIDE
@@ -48,12 +49,12 @@ class Summarizer(nn.Module):
     def __init__(
         self,
         *,
-        embedding_dim: int = 1024,
-        scales: int = 8,
-        width: int = 512,
-        layers: int = 12,
-        heads: int = 8,
-        mlp: int = 2048,
+        embedding_dim: Count = 1024,
+        scales: Count = 8,
+        width: Count = 512,
+        layers: Count = 12,
+        heads: Count = 8,
+        mlp: Count = 2048,
         stretch: bool = False,
     ) -> None:
         """`stretch`: repeat tokens until the grid fills all 8x8 places, so that a place means a place of the patch at
@@ -94,7 +95,9 @@ class Summarizer(nn.Module):
 class CNNSummarizer(nn.Module):
     """Four 3x3 convolutions over the grid, centred on 8x8 with zeros around it, beside the scale's token."""
 
-    def __init__(self, *, embedding_dim: int = 1024, scales: int = 8, width: int = 512, layers: int = 4) -> None:
+    def __init__(
+        self, *, embedding_dim: Count = 1024, scales: Count = 8, width: Count = 512, layers: Count = 4
+    ) -> None:
         super().__init__()
         self.mag_embedding = nn.Embedding(scales, width)
         self.dim_reduce = nn.Linear(embedding_dim, width)

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.errors import UserError
 from ldm.layers.attention import SpatialTransformer
 from ldm.layers.blocks import Downsample, ResBlock, Upsample
 from ldm.layers.embeddings import timestep_embedding
 from ldm.layers.init import zeroed
 from ldm.layers.norms import group_norm
+from ldm.schema import Count, Counts
 
 GRID = 8
 """side of the map that a context's grid tokens make"""
@@ -42,14 +44,14 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int = 3,
-        out_channels: int = 3,
-        width: int = 192,
-        multipliers: Sequence[int] = (1, 2, 3, 5),
-        blocks: int = 2,
-        attention: Sequence[int] = (2, 4, 8),
-        heads: int = 1,
-        context_dim: int = 512,
+        in_channels: Count = 3,
+        out_channels: Count = 3,
+        width: Count = 192,
+        multipliers: Counts = (1, 2, 3, 5),
+        blocks: Count = 2,
+        attention: Sequence[Count] = (2, 4, 8),
+        heads: Count = 1,
+        context_dim: Count = 512,
         shortcuts: bool = False,
     ) -> None:
         """`attention`: downsampling factors whose blocks look at the context; the middle always does.
@@ -57,9 +59,16 @@ class UNet(nn.Module):
         `shortcuts`: for networks that see few samples, absent from the published one. The mean of the context's tokens
         joins the time embedding, and its 64 grid tokens, as an 8x8 map stretched over the latent, join the first
         convolution; use it with Summarizer(stretch=True). Both are linear: a null context adds nothing of its own.
+        Raises UserError for heads that do not divide the channels, or an attention factor of no level.
         """
         super().__init__()
-        self.width = width
+        factors = [2**level for level in range(len(multipliers))]
+        if unknown := [factor for factor in attention if factor not in factors]:
+            raise UserError(f"unet: attention at {unknown} found, expected factors of its levels, out of {factors}")
+        attended = [width * multipliers[factors.index(factor)] for factor in attention] + [width * multipliers[-1]]
+        if wrong := [channels for channels in attended if channels % heads]:
+            raise UserError(f"unet: {heads} heads found for {wrong[0]} channels, expected a divisor of the channels")
+        self.width, self.context_dim, self.coarsest = width, context_dim, factors[-1]
         time_dim = 4 * width
         self.time_embed = nn.Sequential(nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
         self.context_embed = nn.Linear(context_dim, time_dim, bias=False) if shortcuts else None

@@ -20,14 +20,12 @@ from ldm.training.memory import saved_elements
 
 
 class AutoencoderRun(Run):
-    keys = ("init",)
-    model_keys = ("autoencoder",)
-    training_keys = ("loss", "smooth", "revive_every", "frozen", "normalise_latents")
     system: AutoencoderTraining
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
-        self.autoencoder: Autoencoder = build(config.model.autoencoder, "model.autoencoder")
+        self.autoencoder: Autoencoder = build(config.model.autoencoder, "model.autoencoder", kind=Autoencoder)
+        self.same("model.autoencoder: pixels per latent", self.autoencoder.downsample, 4, "every cohort")
         self.autoencoder.to(memory_format=torch.channels_last)
         if config.init:
             self.autoencoder.load_state_dict(load_autoencoder(config.init)[0].state_dict())
@@ -44,7 +42,7 @@ class AutoencoderRun(Run):
 
     def _loss(self) -> nn.Module:
         try:
-            return build(self.config.training.loss, "training.loss")
+            return build(self.config.training.loss, "training.loss", kind=nn.Module)
         except OSError as error:
             raise UserError(
                 f"training.loss: its VGG and LPIPS weights could not be downloaded ({' '.join(str(error).split())}); "

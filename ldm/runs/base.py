@@ -3,28 +3,27 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from ldm.config import build, check_arguments, check_keys
+from ldm.config import build
 from ldm.data.datamodule import CohortData
 from ldm.errors import UserError
+from ldm.networks.unet import UNet
 from ldm.scales import ladder
 from ldm.training.memory import STATE_BYTES, parameter_count
 from ldm.training.system import System
+from ldm.training_config import check_config
 
 COLUMNS = 6
 """samples a scale in a run's pictures"""
-TOP = ("system", "run", "seed", "ladder", "tile_px", "data", "model", "training")
-LEARNING = ("optimizer", "warmup", "decay_from", "max_steps", "ema", "accumulate", "clip", "precision")
-MACHINES = ("accelerator", "devices", "nodes", "strategy", "validate_every", "checkpoint_every")
 
 
 def data_arguments(config: DictConfig) -> dict[str, Any]:
-    """What the `data` section says to CohortData. UserError for a key that it does not take."""
-    arguments = {"seed": config.seed, **{str(key): value for key, value in config.data.items() if key != "prepare"}}
-    check_arguments(CohortData, arguments, "data")
-    return arguments
+    """What the `data` section says to CohortData."""
+    return {"seed": config.seed, **{str(key): value for key, value in config.data.items() if key != "prepare"}}
 
 
 def open_data(config: DictConfig) -> CohortData:
@@ -35,24 +34,33 @@ def open_data(config: DictConfig) -> CohortData:
 class Run:
     """One training run: the system that Lightning fits, and what belongs to it. Subclasses build the system."""
 
-    keys: tuple[str, ...] = ()
-    """of the config, besides TOP"""
-    found_keys: tuple[str, ...] = ("autoencoder", "encoder")
-    """that a run may write into its config when it starts"""
-    model_keys: tuple[str, ...] = ()
-    training_keys: tuple[str, ...] = ()
-    """of its `training` section, besides LEARNING and MACHINES"""
     system: System
     optimizer_steps = 1
     """optimiser steps that Lightning counts for one training step"""
 
     def __init__(self, config: DictConfig) -> None:
-        check_keys(config, "config", (*TOP, *self.keys), self.found_keys)
-        check_keys(config.model, "model", self.model_keys, ("autoencoder",))
-        check_keys(config.training, "training", (*LEARNING, *MACHINES, *self.training_keys))
-        data_arguments(config)
+        check_config(config)
         self.config = config
-        self.ladder = ladder(config.ladder.kind, config.ladder.scales)
+        self.ladder = ladder(config.ladder.kind, config.ladder.get("scales"))
+        scales = config.data.get("scales") or []
+        for number, scale in enumerate(scales):
+            if self.ladder[scale].name in scales[:number]:
+                raise UserError(f"data.scales: {scale} found twice, expected each scale once")
+        weight = nn.Parameter(torch.zeros(2, 2))
+        build(config.training.optimizer, "training.optimizer", kind=Optimizer, params=[weight])
+
+    def check_side(self, unet: UNet) -> None:
+        """UserError where a patch's latent cannot be halved as often as `unet` has levels."""
+        side = self.config.tile_px // 4
+        if side % unet.coarsest:
+            raise UserError(
+                f"tile_px: {self.config.tile_px} found, expected a multiple of {4 * unet.coarsest} for this denoiser"
+            )
+
+    def same(self, key: str, found: int, expected: int, of: str) -> None:
+        """UserError where `key` of the config is not what another part makes it."""
+        if found != expected:
+            raise UserError(f"{key}: {found} found, expected {expected} as {of} has; change one of them")
 
     def training_arguments(self) -> dict[str, Any]:
         """What every system takes from `training`."""
@@ -95,6 +103,16 @@ class Run:
     def activations(self) -> int:
         """Elements kept for the backward pass of one image."""
         raise NotImplementedError
+
+    def check_fit(self) -> None:
+        """UserError where the networks cannot be run on one image of the config's size, or on each other's results."""
+        try:
+            self.activations()
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            raise UserError(
+                f"model: its networks do not run on tile_px {self.config.tile_px} and each other's results "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:300]}); change their widths or numbers"
+            ) from error
 
     def memory(self) -> tuple[int, int]:
         """Bytes of one process: of weights, gradients, moments and average; about, of a batch's activations."""

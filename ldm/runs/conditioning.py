@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from ldm.cdm import ConditioningModel
 from ldm.config import build
 from ldm.data.datamodule import CohortData
+from ldm.networks.dit import DiT
+from ldm.networks.summarizer import PLACES
 from ldm.pipeline import ZoomLDM
 from ldm.runs.base import Run
 from ldm.runs.zoomldm import draw_samples, finished_model
@@ -17,17 +19,18 @@ from ldm.training.memory import saved_elements
 
 
 class ConditioningRun(Run):
-    keys = ("zoomldm",)
-    model_keys = ("cdm", "schedule")
     system: Conditioning
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
-        self.cdm = build(config.model.cdm, "model.cdm")
+        self.cdm = build(config.model.cdm, "model.cdm", kind=DiT)
+        scales = self.cdm.y_embedder.embedding_table.num_embeddings
+        self.same("model.cdm.scales", scales, len(self.ladder), "the ladder")
+        self.same("model.cdm.tokens", self.cdm.pos_embed.shape[1], 1 + PLACES, "the Summarizer")
         self.source: ZoomLDM | None = None
         self.system = Conditioning(
             cdm=self.cdm,
-            alpha_bar=build(config.model.schedule, "model.schedule"),
+            alpha_bar=build(config.model.schedule, "model.schedule", kind=Tensor),
             scale_names=self.ladder.names,
             **self.training_arguments(),
         )
@@ -35,6 +38,8 @@ class ConditioningRun(Run):
     def attach(self, data: CohortData) -> None:
         super().attach(data)
         self.source = finished_model(self.config.zoomldm, self.ladder)
+        width = self.source.summarizer.mag_embedding.embedding_dim
+        self.same("model.cdm.context_dim", self.cdm.x_embedder.in_features, width, f"zoomldm {self.config.zoomldm}")
         self.system.summarizer = self.source.summarizer
 
     def networks(self) -> dict[str, nn.Module]:

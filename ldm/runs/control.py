@@ -20,21 +20,21 @@ from ldm.runs.base import COLUMNS, Run
 from ldm.runs.zoomldm import PICTURE_STEPS, autoencoder_of, finished_model
 from ldm.training.control import ControlTraining
 from ldm.training.memory import saved_elements
+from ldm.training_config import put
 
 PRECISIONS = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
 """of the frozen networks, where the control does not train in fp32"""
 
 
 class ControlRun(Run):
-    keys = ("zoomldm",)
-    found_keys = ("autoencoder", "encoder", "steers")
-    model_keys = ("control", "factor")
-    training_keys = ("p_uncond", "times")
     system: ControlTraining
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
-        self.control: Control = build(config.model.control, "model.control").to(memory_format=torch.channels_last)
+        control = build(config.model.control, "model.control", kind=Control)
+        self.control: Control = control.to(memory_format=torch.channels_last)
+        self.check_side(self.control.trunk)
+        self.times = build(config.training.times, "training.times")
 
     def attach(self, data: CohortData) -> None:
         super().attach(data)
@@ -44,7 +44,7 @@ class ControlRun(Run):
         model = finished_model(config.zoomldm, self.ladder, precision)
         trunk = self.control.trunk_of(model.unet.state_dict())
         load_strict(self.control.trunk, trunk, f"model.control.unet for {config.zoomldm}")
-        self.config.steers = model.id
+        put(self.config, steers=model.id)
         self.steered = ControlModel(self.control, model, data.training.scales[0].name, config.model.factor)
         self.system = ControlTraining(
             steered=self.steered,
@@ -54,7 +54,7 @@ class ControlRun(Run):
             prediction=model.prediction,
             scale_names=self.ladder.names,
             p_uncond=config.training.p_uncond,
-            times=build(config.training.times, "training.times"),
+            times=self.times,
             **self.training_arguments(),
         )
 

@@ -1,6 +1,7 @@
 """system: zoomldm. U-Net and Summarizer together, on latents of all scales."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -14,14 +15,17 @@ from ldm.data.dataset import latent_batch
 from ldm.errors import UserError
 from ldm.io import contact_sheet
 from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM, load_autoencoder, to_uint8
 from ldm.runs.base import COLUMNS, Run
 from ldm.scales import Ladder
 from ldm.sources import open_source
 from ldm.training.latent_diffusion import LatentDiffusion
 from ldm.training.memory import saved_elements
+from ldm.training_config import put
 
 PICTURE_STEPS = 10
+WIDTH = "model.summarizer.width"
 
 
 def draw_samples(path: Path, data: CohortData, model: ZoomLDM, from_regions: bool) -> None:
@@ -62,17 +66,16 @@ def finished_model(source: str, ladder: Ladder, precision: str = "fp32") -> Zoom
 
 
 class ZoomLDMRun(Run):
-    keys = ("encoder", "autoencoder", "init")
-    model_keys = ("denoiser", "summarizer", "schedule", "prediction")
-    training_keys = ("p_uncond", "times", "keep")
     system: LatentDiffusion
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
-        if config.training.keep not in ("last", "best"):
-            raise UserError(f"training.keep: {config.training.keep} is unknown; it is last or best")
         model = config.model
-        denoiser = build(model.denoiser, "model.denoiser").to(memory_format=torch.channels_last)
+        denoiser = build(model.denoiser, "model.denoiser", kind=UNet).to(memory_format=torch.channels_last)
+        summarizer = build(model.summarizer, "model.summarizer", kind=nn.Module)
+        self.check_side(denoiser)
+        self.same("model.denoiser.context_dim", denoiser.context_dim, summarizer.mag_embedding.embedding_dim, WIDTH)
+        self.same("model.summarizer.scales", summarizer.mag_embedding.num_embeddings, len(self.ladder), "the ladder")
         if config.init:
             parts = split(load_weights(config.init))
             if "denoiser" not in parts:
@@ -82,8 +85,8 @@ class ZoomLDMRun(Run):
             load_strict(denoiser, parts["denoiser"], f"init {config.init}")
         self.system = LatentDiffusion(
             denoiser=denoiser,
-            summarizer=build(model.summarizer, "model.summarizer"),
-            alpha_bar=build(model.schedule, "model.schedule"),
+            summarizer=summarizer,
+            alpha_bar=build(model.schedule, "model.schedule", kind=Tensor),
             prediction=model.prediction,
             scale_names=self.ladder.names,
             p_uncond=config.training.p_uncond,
@@ -95,8 +98,10 @@ class ZoomLDMRun(Run):
         super().attach(data)
         self.autoencoder = autoencoder_of(data, self.config.autoencoder)
         source = open_source(self.config.autoencoder, "vq", "zoomldm")
+        channels: Any = self.system.summarizer.dim_reduce.in_features  # type: ignore[union-attr]
+        self.same("model.summarizer.embedding_dim", channels, data.training.slides[0].channels, f"{data.folder}")
         self.config.model.autoencoder = source.config.model.autoencoder  # a run needs nothing but its own folder
-        self.config.encoder = data.training.encoder
+        put(self.config, encoder=data.training.encoder)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"denoiser": self.system.denoiser, "summarizer": self.system.summarizer}

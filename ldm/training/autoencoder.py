@@ -14,13 +14,14 @@ from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
 from taming.modules.losses.vqperceptual import hinge_d_loss
 from torch import Tensor, nn
 
+from ldm.schema import Count, Natural, NonNegative
 from ldm.training.system import OptimizerFactory, System
 
 
 class ReconstructionLoss(nn.Module):
     """L1 of the pixels and of their gradients: needs no downloaded network, keeps edges; no adversary."""
 
-    def __init__(self, *, codebook_weight: float = 1.0, gradient_weight: float = 0.5) -> None:
+    def __init__(self, *, codebook_weight: NonNegative = 1.0, gradient_weight: NonNegative = 0.5) -> None:
         super().__init__()
         self.codebook_weight, self.gradient_weight = codebook_weight, gradient_weight
 
@@ -43,12 +44,12 @@ class AdversarialLoss(ReconstructionLoss):
     def __init__(
         self,
         *,
-        codebook_weight: float = 1.0,
-        gradient_weight: float = 0.5,
-        adversary_weight: float = 0.5,
-        adversary_start: int = 0,
-        width: int = 64,
-        layers: int = 2,
+        codebook_weight: NonNegative = 1.0,
+        gradient_weight: NonNegative = 0.5,
+        adversary_weight: NonNegative = 0.5,
+        adversary_start: Natural = 0,
+        width: Count = 64,
+        layers: Count = 2,
     ) -> None:
         """`width`, `layers`: of taming's patch discriminator; it judges from step `adversary_start` on."""
         super().__init__(codebook_weight=codebook_weight, gradient_weight=gradient_weight)

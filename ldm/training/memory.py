@@ -17,7 +17,8 @@ def parameter_count(modules: Iterable[nn.Module]) -> int:
 
 def saved_elements(module: nn.Module, call: Callable[[Any], Any]) -> int:
     """Elements that `call(module on meta)` keeps for its backward pass; a tensor kept twice counts twice."""
-    ghost = copy.deepcopy(module).to("meta")
+    shapes = {id(weight): nn.Parameter(weight.to("meta"), weight.requires_grad) for weight in module.parameters()}
+    ghost = copy.deepcopy(module, shapes).to("meta")  # copies no weight
     weights = {id(parameter) for parameter in ghost.parameters()}
     count = 0
 

@@ -165,12 +165,12 @@ def test_demo_slides_are_drawn_when_they_are_absent(tmp_path, capsys):
     ("override", "message"),
     [
         ("tile_px=100", "multiple of 16"),
-        ("images=gif", "jpeg, png"),
-        ("tissue_share=2", "between 0 and 1"),
+        ("images=gif", "'jpeg' or 'png'"),
+        ("tissue_share=2", "2 found, expected at most 1"),
         ("workers=-1", "at least 0"),
         ("shard=3/3", "I from 0 to N - 1"),
-        ("devices=0", "at least 1, or auto"),
-        ("encoder={nam: demo}", "no nam; it takes name, weights"),
+        ("devices=0", "at least 1 or 'auto'"),
+        ("encoder={nam: demo}", r"no nam; did you mean name\? it takes name, weights"),
         ("ladder=histology", "expected a mapping"),
     ],
 )

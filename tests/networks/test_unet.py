@@ -75,7 +75,7 @@ SHORT = {"multipliers": (1, 1, 2), "attention": (4,), "shortcuts": True}
 
 @pytest.mark.parametrize("options", [{}, {"heads": 4}, SHORT])
 def test_every_parameter_gets_a_gradient(options: dict[str, Any]) -> None:
-    toy: dict[str, Any] = {"width": 64, "multipliers": (1, 2), "blocks": 1, "context_dim": 16}
+    toy: dict[str, Any] = {"width": 64, "multipliers": (1, 2), "attention": (2,), "blocks": 1, "context_dim": 16}
     network = UNet(**toy | options)
     fill_(network.state_dict())
     output = network(noise(1, 2, 3, 16, 16), torch.tensor([3, 700]), noise(2, 2, 65, 16))

@@ -105,7 +105,8 @@ def test_a_half_prepared_cohort_is_finished_first_or_refused(
     asked: list[list[str]] = []
     monkeypatch.setattr(prepare, "main", lambda arguments: asked.append(arguments) or RESUMABLE)
     preparation = tmp_path / "data.yaml"
-    preparation.write_text(f"extends: {ROOT}/configs/demo/data.yaml\nout: {folder}\n")
+    shutil.copy(ROOT / "configs/demo/data.yaml", tmp_path / "demo.yaml")
+    preparation.write_text(f"extends: demo.yaml\nout: {folder}\n")
     with pytest.raises(SystemExit) as stopped:
         run(tmp_path / "run", [*overrides, f"data.cohort={folder}", f"data.prepare={preparation}"], 1)
     assert stopped.value.code == RESUMABLE
