@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from data_prep.config import load_prepare_config
@@ -27,8 +27,9 @@ from ldm.data import splits
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import Cohort, open_cohort
 from ldm.errors import UserError, cli
-from ldm.files import full_disk_told, remove_leftovers, whole
+from ldm.files import full_disk_told, remove_leftovers
 from ldm.precision import allow_tf32, announce, choose_training, device_of
+from ldm.run_config import SETTINGS, load_run_config, model_settings, save_config
 from ldm.runs import Run, open_data, open_run
 from ldm.training.callbacks import (
     Averaging,
@@ -48,7 +49,7 @@ RESUMABLE = 75
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    config = load_config([args.resume / "config.yaml"] if args.resume else args.base, args.overrides)
+    config = load_run_config(args.resume, args.overrides) if args.resume else load_config(args.base, args.overrides)
     check_config(config)
     quiet()
     pl.seed_everything(config.get("seed", 0), verbose=False)
@@ -199,8 +200,7 @@ def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
     trainer = trainer_of(run, folder, data, averaging, saver, start)
     if trainer.is_global_zero:
         remove_leftovers(folder)
-        with whole(folder / "config.yaml") as partial:
-            OmegaConf.save(run.config, partial)
+        save_config(folder, run.config)
     try:
         with full_disk_told(folder):
             trainer.fit(run.system, data, ckpt_path=checkpoint, weights_only=True)
@@ -210,7 +210,8 @@ def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
         return RESUMABLE
     if trainer.is_global_zero:
         weights = load_weights(kept) if best.step else run.weights(data)
-        metadata = {"system": config.system, "step": str(best.step or trainer.global_step)}
+        step = best.step or trainer.global_step
+        metadata = {"system": config.system, "step": str(step), SETTINGS: model_settings(config)}
         save_weights(folder / "weights.safetensors", weights, metadata)
         print(f"weights: {folder / 'weights.safetensors'}")
         if pictures := sorted((folder / "samples").glob("*.png")):

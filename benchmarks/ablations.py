@@ -34,6 +34,7 @@ from ldm.evaluation.kid import kid
 from ldm.files import whole
 from ldm.io import Pixels, contact_sheet
 from ldm.pipeline import ZoomLDM, to_uint8
+from ldm.run_config import load_run_config
 from ldm.runs import open_data
 
 REAL, SAMPLES, SHOWN = 256, 64, 8
@@ -63,7 +64,7 @@ def train(study: Study, run: Path, threads: int) -> int:
 
 def refuse_others(study: Study, run: Path) -> None:
     wanted = load_config([config_of(study)], [f"seed={study.seed}", *study.overrides])
-    found = load_config([run / "config.yaml"])
+    found = load_run_config(run)
     merged: Any = OmegaConf.merge(found, wanted)
     if other := [key for key in wanted if key not in FILLED and merged[key] != found.get(key)]:
         raise UserError(f"{run}: was trained with another {', '.join(map(str, other))}; remove it to train it again")
@@ -101,7 +102,7 @@ def make(studies: Sequence[Study], runs: Path) -> int:
 
 def score(study: Study, run: Path) -> None:
     """Sample a finished run at each of its scales and compare; adds what scores.json lacks."""
-    config: Any = OmegaConf.load(run / "config.yaml")
+    config = load_run_config(run)
     data, encoder = open_data(config), load_encoder("demo")
     model = ZoomLDM.load(config.zoomldm, cdm=run) if study is CDM else ZoomLDM.load(run)
     done = scores(run) if (run / "scores.json").is_file() else {}

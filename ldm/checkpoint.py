@@ -15,7 +15,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -104,6 +104,15 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"weights: {path} holds no dict of tensors, alone or under ema, state_dict or teacher")
     return dict(content)
+
+
+def load_metadata(path: str | Path) -> dict[str, str]:
+    """What stands beside the tensors of a safetensors file. UserError when it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"weights: {path} is not whole safetensors ({_line(error)}); copy it again") from error
 
 
 def _check_zip(path: Path) -> None:

@@ -12,9 +12,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ldm.checkpoint import check_strict, load_strict, load_weights
-from ldm.config import build, load_config
+from ldm.checkpoint import check_strict, load_metadata, load_strict, load_weights
+from ldm.config import build
 from ldm.errors import UserError
+from ldm.run_config import check_settings, load_run_config
+from ldm.training_config import check_finished
 
 BUNDLED = Path(__file__).parent / "weights" / "demo"
 
@@ -41,9 +43,11 @@ def open_source(source: str | Path, *systems: str) -> Source:
     weights = path / "weights.safetensors"
     if not weights.is_file():
         raise UserError(f"{path}: has no weights.safetensors, written when a run ends; run main.py --resume {path}")
-    config = load_config([path / "config.yaml"])
+    config = load_run_config(path)
     if config.get("system") not in systems:
         raise UserError(f"{path}: a run of system {config.get('system')}; expected {' or '.join(systems)}")
+    check_finished(config, str(path / "config.yaml"))
+    check_settings(path, config, load_metadata(weights))
     return Source("demo" if demo else path.name, weights, config, load_weights(weights))
 
 

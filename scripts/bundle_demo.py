@@ -10,12 +10,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from ldm.checkpoint import PARTS, load_weights, save_weights
+from ldm.checkpoint import PARTS, load_metadata, load_weights, save_weights
 from ldm.errors import cli
-from ldm.files import whole
+from ldm.run_config import SETTINGS, model_settings, save_config
 from ldm.sources import BUNDLED, open_source
 
 
@@ -24,9 +23,8 @@ def bundle(run: Path) -> Path:
     source = open_source(run, "vq", "zoomldm", "cdm", "control")
     folder = BUNDLED / source.config.system
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in source.tensors.items()}
-    save_weights(folder / "weights.safetensors", half)
-    with whole(folder / "config.yaml") as partial:
-        OmegaConf.save(source.config, partial)
+    save_weights(folder / "weights.safetensors", half, {SETTINGS: model_settings(source.config)})
+    save_config(folder, source.config)
     if source.config.system == "vq":
         refresh_decoder(half)
     return folder
@@ -39,7 +37,7 @@ def refresh_decoder(autoencoder: dict[str, Tensor]) -> None:
     decoding = tuple(f"{PARTS['autoencoder']}{part}." for part in ("decoder", "post_quant_conv"))
     kept = [name for name in autoencoder if not name.startswith(decoding)]
     if all(torch.equal(model[name], autoencoder[name]) for name in kept):
-        save_weights(path, model | autoencoder)
+        save_weights(path, model | autoencoder, load_metadata(path))
 
 
 def main(argv: list[str] | None = None) -> None:

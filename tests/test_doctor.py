@@ -17,6 +17,7 @@ from ldm.checkpoint import load_weights, save_weights
 from ldm.data.splits import NAME, Line, Shares, Split, write_split
 from ldm.doctor import environment, published
 from ldm.doctor.finding import Finding, checked
+from ldm.files import sidecar
 from scripts import doctor
 from tests import toy
 from tests.training import cohort
@@ -177,6 +178,7 @@ def test_latents_that_the_model_cannot_read_are_named(
 def test_weights_that_the_config_does_not_build_are_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("mlp: 32", "mlp: 64"))
+    sidecar(config).unlink()
     status, printed = found(capsys, "--model", str(run))
     assert status == 1
     assert "weights and config differ: wrong shape: encoder.layers" in printed
@@ -214,6 +216,7 @@ def test_the_checkpoints_of_a_run(
     assert f"--resume {run}" in printed
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("mlp: 32", "mlp: 64"))
+    sidecar(config).unlink()
     assert f"FAIL  summarizer of {before}: weights and config differ" in found(capsys, "--model", str(run))[1]
     flip(before, 0.5)
     assert "none is whole" in found(capsys, "--model", str(run))[1]

@@ -16,7 +16,7 @@ from ldm.checkpoint import save_weights
 from ldm.conditions import Unconditional
 from ldm.diffusion.schedule import at, target
 from ldm.errors import UserError
-from ldm.files import sha256
+from ldm.files import sha256, sidecar
 from ldm.joint import Joint
 from ldm.pipeline import FOR_LATENT, ZoomLDM, _noise, load_autoencoder, to_uint8
 from ldm.sampling.multiscale import Rule
@@ -210,11 +210,13 @@ def without_config(folder: Path) -> None:
 def other_system(folder: Path) -> None:
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("system: zoomldm", "system: vq"))
+    sidecar(config).unlink()
 
 
 def without_tile_px(folder: Path) -> None:
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace(f"tile_px: {toy.TILE_PX}", ""))
+    sidecar(config).unlink()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torchvision.models import alexnet
 from ldm.checkpoint import join, save_weights
 from ldm.config import build
 from ldm.data.slide_writer import SlideWriter
+from ldm.run_config import save_config
 from tests.golden.fill import fill_
 
 TILE_PX, WIDTH, EMBEDDING, SCALES = 32, 32, 6, ("20x", "10x", "5x")
@@ -81,7 +82,7 @@ def run_folder(folder: Path, system: str, **changes: Any) -> Path:
     if system == "zoomldm":
         config["model"]["prediction"] = "v"
     folder.mkdir(parents=True)
-    OmegaConf.save(OmegaConf.create(config | changes), folder / "config.yaml")
+    save_config(folder, OmegaConf.create(config | changes))
     save_weights(folder / "weights.safetensors", built["cdm"] if system == "cdm" else join(built))
     return folder
 

@@ -6,7 +6,8 @@
                                patch_size_level0
     ij          (n, 2) i32     the tile's row and column on the grid of its scale
     attrs       format, slide_id, scales (finest first), settings: everything the features depend on, as JSON: a
-                mapping, of which "slide" alone may differ between slides; fused, a list of them
+                mapping, of which "slide" alone may differ between slides; fused, a list of them; digest: sha256 of
+                the other attributes, as HDF5 has no checksum of them
 
 A region (i, j) of one scale lies in region (i // 2, j // 2) of the next. Fusing scales keeps a row for each tile of the
 finest one, with the features of the coarser regions around that tile beside its own (paper, Table 4).
@@ -14,6 +15,7 @@ finest one, with the features of the coarser regions around that tile beside its
 Letters: n tiles, d channels.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -96,11 +98,17 @@ def write_bag(path: str | Path, bag: Bag) -> None:
         raise UserError(f"{path}: features are not finite; the network's weights or the slide's latents are damaged")
     with whole(path) as partial, Sink(partial) as sink, h5py.File(sink, "w", libver=("v110", "v110")) as file:
         file.attrs.update(format=FORMAT, slide_id=bag.slide_id, scales=list(bag.scales), settings=bag.settings)
+        file.attrs["digest"] = digest(bag.slide_id, list(bag.scales), bag.settings, bag.side_l0)
         for name in ("features", "coords", "ij"):
             file.create_dataset(name, data=getattr(bag, name), chunks=True, fletcher32=True, track_times=False)
         file["coords"].attrs.update(
             name=bag.slide_id, patch_size=bag.side_l0, patch_level=0, patch_size_level0=bag.side_l0
         )
+
+
+def digest(slide_id: str, scales: list[str], settings: str, side_l0: int) -> str:
+    """Names what a bag says of itself besides its datasets."""
+    return hashlib.sha256(json.dumps([FORMAT, slide_id, scales, settings, side_l0]).encode()).hexdigest()
 
 
 @contextmanager
@@ -109,8 +117,12 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise UserError(f"{path}: does not exist; make it with scripts/extract_features.py")
     try:
         with h5py.File(path, "r") as file:
+            attrs = file.attrs
+            scales, side_l0 = [str(scale) for scale in attrs["scales"]], int(file["coords"].attrs["patch_size_level0"])
+            if attrs.get("digest") != digest(str(attrs["slide_id"]), scales, str(attrs["settings"]), side_l0):
+                raise OSError("its attributes are not those that it was written with")
             yield file
-    except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is not a whole bag ({error}); make it with scripts/extract_features.py") from error
 
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm.checkpoint import BARE_AUTOENCODER, PARTS, check_strict, load_weights, split
-from ldm.config import load_config
 from ldm.doctor.finding import Finding, checked, fail, ok, warn
-from ldm.errors import UserError
 from ldm.files import intact, sidecar
+from ldm.run_config import load_run_config
 from ldm.runs import SYSTEMS
 from ldm.sources import BUNDLED, Source, load_network, open_source
 from ldm.training.callbacks import checkpoints
+from ldm.training_config import check_finished
 
 BUNDLE = ("vq", "zoomldm", "cdm", "control")
 EXPECTED = {"vq": ("autoencoder",), "zoomldm": ("denoiser", "summarizer", "autoencoder")}
@@ -49,10 +49,10 @@ def wanted_by(source: str | Path) -> Wanted:
 
 def run(folder: Path) -> Iterator[Finding]:
     """A run folder: its checkpoints and, once it is finished, its weights."""
-    config = load_config([folder / "config.yaml"])
-    system = config.get("system")
-    if system not in SYSTEMS:
-        raise UserError(f"{folder / 'config.yaml'}: system is {system}; it is one of {', '.join(SYSTEMS)}")
+    config = load_run_config(folder)
+    check_finished(config, str(folder / "config.yaml"))
+    system = config.system
+    yield config_file(folder / "config.yaml")
     yield from checked(f"{folder / 'checkpoints'}", lambda: saved(folder, config))  # weights may be fine all the same
     leftovers = sorted(folder.rglob(".*.partial"))
     if leftovers:
@@ -66,6 +66,13 @@ def run(folder: Path) -> Iterator[Finding]:
         yield warn(f"{folder}: not finished, has no weights.safetensors; python main.py --resume {folder}")
     else:
         yield fail(f"{folder}: neither weights.safetensors nor a checkpoint; train it again with main.py --base")
+
+
+def config_file(path: Path) -> Finding:
+    """A run's config.yaml: read, and unchanged."""
+    if not sidecar(path).is_file():
+        return warn(f"{path}: no {sidecar(path).name} beside it, so changes go unseen; make it with sha256sum")
+    return ok(f"{path}: as the run wrote it")
 
 
 def published(path: Path) -> Iterator[Finding]:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
-from ldm.config import load_config
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import NAME, patient_of, read_split
 from ldm.errors import UserError
@@ -30,6 +29,7 @@ from ldm.files import whole
 from ldm.io import Pixels, save_png
 from ldm.pictures import listed, read_picture
 from ldm.processes import ALONE, Processes
+from ldm.run_config import load_run_config
 
 Item = TypeVar("Item")
 
@@ -133,7 +133,7 @@ def cohort(folder: Path, trained_on: bool = False, split: Path | None = None) ->
 def slides_of_run(run: Path, trained_on: bool) -> tuple[Path, list[SlideFile]]:
     """The cohort of a run, and those of its slides that it was trained on, or did not see. UserError without one."""
     config = run / "config.yaml"
-    data = load_config([config]).get("data") if config.is_file() else None
+    data = load_run_config(run).get("data") if config.is_file() else None
     if not data or not data.get("cohort"):
         raise UserError(f"--real: none given; {run} is neither demo nor a run with slides of its own")
     folder, split = Path(data.cohort), data.get("split")

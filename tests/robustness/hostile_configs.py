@@ -11,6 +11,7 @@ from data_prep.encoders import load_encoder
 from data_prep.prepare import prepare
 from ldm.config import build, load_config
 from ldm.pipeline import ZoomLDM
+from ldm.run_config import save_config
 from tests import toy
 
 MARK = "executed"
@@ -91,7 +92,7 @@ def _target_of_a_run(folder: Path) -> None:
     run = toy.run_folder(folder / "run", "zoomldm")
     config = OmegaConf.load(run / "config.yaml")
     config.model.denoiser = {"target": "os.mkdir", "path": MARK}
-    OmegaConf.save(config, run / "config.yaml")
+    save_config(run, config)
     ZoomLDM.load(run)
 
 
@@ -118,7 +119,7 @@ def _width(value: Any) -> Callable[[Path], None]:
         run = toy.run_folder(folder / "run", "zoomldm")
         config = OmegaConf.load(run / "config.yaml")
         config.model.denoiser.width = value
-        OmegaConf.save(config, run / "config.yaml")
+        save_config(run, config)
         ZoomLDM.load(run)
 
     return attack
