@@ -25,8 +25,7 @@ from ldm.joint import Joint
 from ldm.networks.control import Control, Controlled
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
 from ldm.sampling.constraints import Shrink
-from ldm.sampling.multiscale import Rule
-from ldm.sampling.presets import Settings
+from ldm.sampling.presets import Rule, Settings
 from ldm.sampling.windows import cut
 from ldm.sources import load_network, open_source
 

@@ -29,13 +29,8 @@ from ldm.joint import Joint
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
 from ldm.sampling.constraints import Shrink, project_bands
 from ldm.sampling.multiscale import State
-from ldm.sampling.presets import PRESETS, Settings
+from ldm.sampling.presets import CONSISTENT, Settings
 
-DEFAULT = PRESETS["default"]
-CONSISTENT = replace(
-    DEFAULT, steps=20, guidance=2.0, fine_guidance=None, rule=replace(DEFAULT.rule, until=1.0), rounds=4, share=1.0
-)
-"""how y is enlarged: a real image has all the detail of its scale, so every step is held to it, and then the pixels"""
 INVERSION_STEPS = 30
 
 

@@ -30,9 +30,10 @@ from ldm.pictures import WHOLE_PX, Picture, destination, listed, read_picture, w
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
 from ldm.precision import add_precision, announce
 from ldm.sampling.constraints import Shrink
+from ldm.sampling.presets import CONSISTENT
 from ldm.slides import matching_slide
 from ldm.sources import BUNDLED
-from ldm.superres import CONSISTENT, Residual, SuperResolution, bicubic, inferred, magnification
+from ldm.superres import Residual, SuperResolution, bicubic, inferred, magnification
 
 DEMO_SEED, DEMO_PX, DEMO_TILE_PX, DEMO_PLACE = 100, 4096, 128, (12, 16)
 """the bundled slide and a base tile (row, col) of it"""

@@ -22,8 +22,8 @@ from ldm.joint import REPAIR, Joint
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
 from ldm.processes import Processes
 from ldm.sampling.constraints import Shrink
-from ldm.sampling.multiscale import PASSAGES, Codec, Rule, State, Windows, correct
-from ldm.sampling.presets import PRESETS, Settings
+from ldm.sampling.multiscale import Codec, State, Windows, correct
+from ldm.sampling.presets import PASSAGES, PRESETS, Rule, Settings
 from ldm.sampling.samplers import seeded_noise
 from ldm.sampling.steps import ddim_steps
 from ldm.sources import BUNDLED
@@ -60,7 +60,7 @@ def joint(model: ZoomLDM) -> Callable[..., Joint]:
 
 @pytest.fixture
 def in_float64(monkeypatch: pytest.MonkeyPatch, model: ZoomLDM) -> Callable[..., Joint]:
-    """Makes a `Joint` like `joint`, all of whose arithmetic is in float64: the logic, without a processor's rounding."""
+    """Makes a `Joint` like `joint` whose arithmetic is in float64: the logic, without a processor's rounding."""
     networks = {part: deepcopy(getattr(model, part)).double() for part in ("unet", "summarizer", "autoencoder")}
     exact = replace(model, **networks, alpha_bar=model.alpha_bar.double())
     monkeypatch.setattr("ldm.sampling.windows.seeded_noise", lambda *key: seeded_noise(*key).double())

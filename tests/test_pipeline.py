@@ -19,8 +19,7 @@ from ldm.errors import UserError
 from ldm.files import sha256, sidecar
 from ldm.joint import Joint
 from ldm.pipeline import FOR_LATENT, ZoomLDM, _noise, load_autoencoder, to_uint8
-from ldm.sampling.multiscale import Rule
-from ldm.sampling.presets import PRESETS
+from ldm.sampling.presets import PRESETS, Rule
 from ldm.sources import open_source
 from scripts import evaluate, sample_patches
 from tests import toy

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.schedule import Prediction, predict
-from ldm.errors import UserError
 from ldm.sampling.constraints import Map, Shrink, difference, jvp, unit, vjp
+from ldm.sampling.presets import Rule
 from ldm.sampling.samplers import timestep
 from ldm.sampling.steps import Step
 from ldm.sampling.windows import Blend, cover, cut
 
-PASSAGES = ("difference", "jvp", "backprop")
 Target = Callable[[Tensor], Tensor]
 """places (n, 2) -> y (n, 3, h, w): what the images of these windows shrink to"""
 
@@ -35,34 +34,6 @@ class Codec:
 
     decode: Map
     encode: Map
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """How windows are held to the coarser scale. UserError for a passage that is unknown."""
-
-    operator: str = "area"
-    inner: int = 1
-    """K, corrections a step; 0 leaves the windows free"""
-    weight: float = 1.0
-    """lambda, length of a correction"""
-    codec: str = "difference"
-    """passage from pixels to latents: "difference" or "jvp" through the encoder, "backprop" through the decoder"""
-    zeta: float = 1.0
-    """step of that difference; 1 moves the image all the way, which half precision can follow"""
-    denoiser: str | None = None
-    """passage from z_0 to z_t: "difference", "jvp" or "backprop"; None corrects z_0 and leaves eps as predicted"""
-    delta: float = 0.005
-    normalise: bool = False
-    """directions over their largest magnitude, as published: a move of the same size however small the error"""
-    tolerance: float = 0.0
-    """root mean square of y - A x below which a window is left alone"""
-    until: float = 1.0
-    """share of the steps, from the first, that are constrained"""
-
-    def __post_init__(self) -> None:
-        if self.codec not in PASSAGES or self.denoiser not in (None, *PASSAGES):
-            raise UserError(f"rule: codec {self.codec}, denoiser {self.denoiser}; expected {', '.join(PASSAGES)}")
 
 
 class Corrected(NamedTuple):

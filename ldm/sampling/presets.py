@@ -21,9 +21,39 @@ last steps, which make texture, are free.
 from dataclasses import dataclass, field, replace
 
 from ldm.errors import UserError
-from ldm.sampling.multiscale import Rule
 
+SAMPLER_NAMES = ("dpmpp", "ddim")
+"""of patches; the first is the default"""
+PASSAGES = ("difference", "jvp", "backprop")
 SEAMS = ("none", "jitter", "overlap", "repair")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How windows are held to the coarser scale. UserError for a passage that is unknown."""
+
+    operator: str = "area"
+    inner: int = 1
+    """K, corrections a step; 0 leaves the windows free"""
+    weight: float = 1.0
+    """lambda, length of a correction"""
+    codec: str = "difference"
+    """passage from pixels to latents: "difference" or "jvp" through the encoder, "backprop" through the decoder"""
+    zeta: float = 1.0
+    """step of that difference; 1 moves the image all the way, which half precision can follow"""
+    denoiser: str | None = None
+    """passage from z_0 to z_t: "difference", "jvp" or "backprop"; None corrects z_0 and leaves eps as predicted"""
+    delta: float = 0.005
+    normalise: bool = False
+    """directions over their largest magnitude, as published: a move of the same size however small the error"""
+    tolerance: float = 0.0
+    """root mean square of y - A x below which a window is left alone"""
+    until: float = 1.0
+    """share of the steps, from the first, that are constrained"""
+
+    def __post_init__(self) -> None:
+        if self.codec not in PASSAGES or self.denoiser not in (None, *PASSAGES):
+            raise UserError(f"rule: codec {self.codec}, denoiser {self.denoiser}; expected {', '.join(PASSAGES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +105,13 @@ PRESETS = {
     "interpolated": Settings(steps=30, rule=_FREE, seam="overlap"),
 }
 """ours; the paper's; the released sampler's; the baselines"""
+
+
+_DEFAULT = PRESETS["default"]
+CONSISTENT = replace(
+    _DEFAULT, steps=20, guidance=2.0, fine_guidance=None, rule=replace(_DEFAULT.rule, until=1.0), rounds=4, share=1.0
+)
+"""how y is enlarged: a real image has all the detail of its scale, so every step is held to it, and then the pixels"""
 
 
 def at_precision(settings: Settings, precision: str) -> Settings:

@@ -12,7 +12,8 @@ from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.schedule import scaled_linear_alpha_bar
 from ldm.errors import UserError
 from ldm.sampling.constraints import OPERATORS, Shrink
-from ldm.sampling.multiscale import PASSAGES, Canvas, Codec, Rule, Target, Windows, correct, denoise_canvas
+from ldm.sampling.multiscale import Canvas, Codec, Target, Windows, correct, denoise_canvas
+from ldm.sampling.presets import PASSAGES, Rule
 from ldm.sampling.steps import Step, ddim_steps, released_steps
 from ldm.sampling.windows import cut
 from tests.golden.parity import noise

@@ -8,7 +8,8 @@ from ldm.diffusion.guidance import Denoiser, guided
 from ldm.diffusion.schedule import add_noise, scaled_linear_alpha_bar
 from ldm.networks.unet import UNet
 from ldm.sampling.conditions import window_embeddings
-from ldm.sampling.multiscale import Canvas, Codec, Rule, Target, denoise_canvas
+from ldm.sampling.multiscale import Canvas, Codec, Target, denoise_canvas
+from ldm.sampling.presets import Rule
 from ldm.sampling.steps import released_steps
 from tests.golden.parity import error, golden, noise
 from tests.golden.small import small_autoencoder, small_summarizer, small_unet
