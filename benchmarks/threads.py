@@ -1,0 +1,77 @@
+"""Two commands side by side: what sharing a machine's cores costs each of them.
+
+    python -m benchmarks.threads --out benchmarks/threads.md
+
+Samples patches alone, then twice at once, in turn, and compares the medians of the wall clock. On two cores a fair
+share is a factor of about 2; threads that spin while they wait made it 10 and more.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from benchmarks.robustness import hardware
+from ldm.arguments import positive_int
+from ldm.errors import UserError, cli
+from ldm.files import whole
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [
+    sys.executable,
+    "scripts/sample_patches.py",
+    "--scale",
+    "20x",
+    "5x",
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+]
+
+
+def seconds(count: int, policy: str | None) -> float:
+    """Wall clock until `count` commands, started at once, have all ended; `policy` is OMP_WAIT_POLICY, None: ours."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if policy is None else {"OMP_WAIT_POLICY": policy}
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        running = [
+            subprocess.Popen(
+                [*COMMAND, "--out", str(Path(folder) / str(i))],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for i in range(count)
+        ]
+        if any(process.wait() for process in running):
+            raise UserError(f"{' '.join(COMMAND)}: failed; run it by itself to see why")
+        return time.monotonic() - started
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="What two commands side by side cost each other.")
+    parser.add_argument("--repeats", type=positive_int, default=3, help="medians of so many (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/threads.md"), help="(%(default)s)")
+    args = parser.parse_args(argv)
+    lines = ["| idle threads | one command, s | two at once, s | ratio |", "|---|---|---|---|"]
+    for name, policy in (("sleep (default)", None), ("spin (OMP_WAIT_POLICY=ACTIVE)", "ACTIVE")):
+        times = [(seconds(1, policy), seconds(2, policy)) for _ in range(args.repeats)]
+        alone, both = (median(column) for column in zip(*times, strict=True))
+        lines.append(f"| {name} | {alone:.1f} | {both:.1f} | {both / alone:.2f} |")
+        print(lines[-1], flush=True)
+    head = f"`python -m benchmarks.threads`: {hardware()}; medians of {args.repeats}, in turn.\n\n"
+    with whole(args.out) as partial:
+        partial.write_text(head + "\n".join(lines) + "\n")
+    print(args.out)
+
+
+if __name__ == "__main__":
+    cli(main)
