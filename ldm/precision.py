@@ -111,5 +111,10 @@ def device_of(accelerator: str) -> str:
     return "cpu"
 
 
+def chosen_device(device: str) -> str:
+    """`device` with "auto" decided: cuda where there is a card, else cpu."""
+    return device if device != "auto" else "cuda" if device_of("auto") == "cuda" else "cpu"
+
+
 def _kind(device: "str | torch.device") -> str:
     return str(device).split(":")[0]

@@ -8,7 +8,8 @@ import pytest
 
 from data_prep import crops, demo_world, splits
 from ldm.arguments import LARGEST_SEED, fraction, integer, non_negative, positive_int, real, seed_int
-from scripts import evaluate, extract_features, sample_joint, sample_patches, superres, train_mil
+from ldm.cli import sample as sample_patches
+from scripts import evaluate, extract_features, sample_joint, superres, train_mil
 
 ROOT = Path(__file__).parents[1]
 CASES: list[tuple[Callable[..., object], list[str]]] = [

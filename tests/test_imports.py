@@ -41,6 +41,8 @@ UPSTAIRS = {
     "ldm.runs",
     "ldm.doctor",
     "ldm.protocols",
+    "ldm.cli",
+    "ldm.commands",
 }
 OUTSIDE = {
     "data_prep": {

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoint import save_weights
+from ldm.cli import sample as sample_patches
 from ldm.conditions import Unconditional
 from ldm.diffusion.schedule import at, target
 from ldm.errors import UserError
@@ -21,7 +22,7 @@ from ldm.joint import Joint
 from ldm.pipeline import FOR_LATENT, ZoomLDM, _noise, load_autoencoder, to_uint8
 from ldm.sampling.presets import PRESETS, Rule
 from ldm.sources import open_source
-from scripts import evaluate, sample_patches
+from scripts import evaluate
 from tests import toy
 
 

@@ -1,5 +1,6 @@
 """The commands, end to end on a toy model and a toy slide."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm.cli import sample as sample_patches
 from ldm.errors import UserError, cli
 from ldm.pipeline import ZoomLDM
-from scripts import sample_patches
 from tests import toy
 
 
@@ -89,3 +90,18 @@ def test_mistakes_end_in_one_line_and_status_2(
     told = capsys.readouterr().err
     assert told.startswith("error: --from: no conditions for")
     assert told.count("\n") == 1
+
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ["scripts/doctor.py", "scripts/sample_patches.py"]
+HEAVY = {"torch", "torchvision", "timm", "taming", "rasterio", "openslide", "pytorch_lightning", "scipy"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_heavy(command: str) -> None:
+    """So it answers at once; whatever is heavy is imported where it is used."""
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in told.stderr.splitlines()}
+    assert imported & HEAVY == set()

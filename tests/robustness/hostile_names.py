@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 from data_prep.prepare import main as prepare
+from ldm.cli import sample as sample_patches
 from ldm.data.datamodule import CohortData
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import NAME, Shares, Split, extend, write_split
 from ldm.doctor.cohort import cohort
-from scripts import sample_patches
 from tests import toy
 from tests.robustness.flips import DEMO
 

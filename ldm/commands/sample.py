@@ -1,0 +1,69 @@
+"""Patches of every scale, real ones beside them where a slide gives the conditions."""
+
+import argparse
+
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.data.h5 import SlideFile
+from ldm.errors import UserError
+from ldm.io import Pixels, contact_sheet, save_png
+from ldm.pipeline import ZoomLDM
+from ldm.precision import announce, chosen_device
+from ldm.slides import has_pictures, matching_slide, pictures
+from ldm.sources import BUNDLED
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+def origin_of(args: argparse.Namespace, model: ZoomLDM) -> SlideFile | None:
+    """The slide that conditions come from, or None for the CDM. UserError when slide and model do not match."""
+    origin = args.origin or (BUNDLED / "slide.h5" if args.model == "demo" else "cdm" if args.cdm else None)
+    if origin is None:
+        raise UserError(f"--from: no conditions for {args.model}; give --from SLIDE.h5 or --cdm RUN")
+    if str(origin) == "cdm":
+        return None
+    return matching_slide(origin, model)
+
+
+def regions(slide: SlideFile, scale: str, count: int, seed: int, model: ZoomLDM) -> tuple[list[Tensor], list[Pixels]]:
+    """Embedding grids and, where the slide has them, pictures of `count` regions, spread over the slide.
+
+    Region i depends on seed + i alone.
+    """
+    total = slide.count(scale) if scale in slide.ladder.names else 0
+    if total == 0:
+        raise UserError(f"{slide.path}: has no region at {scale}; choose other scales or another slide")
+    rows = [int((seed + i) * GOLDEN_RATIO % 1 * total) for i in range(count)]
+    grids = [slide.embedding(scale, row) for row in rows]
+    return grids, pictures(slide, scale, rows, model) if has_pictures(slide, scale, model) else []
+
+
+def run(args: argparse.Namespace) -> None:
+    """Sample, write one PNG per patch and the contact sheet, print its path. UserError for input that does not fit."""
+    model = ZoomLDM.load(args.model, cdm=args.cdm, device=chosen_device(args.device), precision=args.precision)
+    slide = origin_of(args, model)
+    scales = [model.ladder[name].name for name in args.scale or model.ladder.names]
+    announce(model.precision, model.device)
+    rows: list[list[Pixels]] = []
+    for scale in tqdm(scales, unit="scale"):
+        grids, real = regions(slide, scale, args.count, args.seed, model) if slide else (None, [])
+        images = model.sample(
+            scale,
+            args.count,
+            grids,
+            guidance=args.guidance,
+            steps=args.steps,
+            sampler=args.sampler,
+            seed=args.seed,
+            progress=True,
+        )
+        for i, image in enumerate(images):
+            save_png(args.out / f"{scale}_{args.seed + i}.png", image)
+        pairs = zip(real, images, strict=True) if real else zip(images, strict=True)
+        rows.append([picture for pair in pairs for picture in pair])
+    sheet = args.out / "contact_sheet.png"
+    contact_sheet(rows, scales, (["real", "sampled"] if real else ["sampled"]) * args.count, sheet)
+    if slide and not real:
+        print(f"{slide.path}: has neither images nor latents of this model's autoencoder: no real patches are shown")
+    print(sheet)
