@@ -10,9 +10,8 @@ number of tiles alone, so such a row still has its operations. A table goes to -
 import argparse
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ from ldm.io import contact_sheet
 from ldm.joint import Joint
 from ldm.pipeline import ZoomLDM, to_uint8
 from ldm.precision import add_precision, announce
+from ldm.protocols.operations import counted, full_size, full_size_pflop, worth
 from ldm.sampling.constraints import OPERATORS, Shrink
 from ldm.sampling.presets import PRESETS, Settings
 from ldm.slides import matching_slide
@@ -40,8 +40,6 @@ from ldm.sources import BUNDLED
 Pixels = NDArray[np.uint8]
 SEED, SLIDE_PX, RINGS, SHOWN_PX = 100, 4096, 32, 512
 DEFAULT = PRESETS["default"]
-FULL_SIZE = {"U-Net": 210.6, "decoder": 671.0, "encoder": 345.0}
-"""GFLOP of one evaluation of the published networks on a 256 px patch"""
 
 
 class Row(NamedTuple):
@@ -62,43 +60,6 @@ ROWS = [
     Row("published", ("20x", "5x"), replace(PRESETS["published"], seam="none")),
     Row("published, repaired", ("20x", "5x"), PRESETS["published"]),
 ]
-
-
-@dataclass
-class Counts:
-    """Evaluations, in patches: a window twice as high counts two; a forward derivative counts two."""
-
-    unet: float = 0
-    decoder: float = 0
-    encoder: float = 0
-
-
-@contextmanager
-def counted(model: ZoomLDM) -> Iterator[Counts]:
-    """Count what the networks of `model` do meanwhile."""
-    counts = Counts()
-    side = model.tile_px // model.autoencoder.downsample
-    networks = {
-        "unet": (model.unet, side),
-        "decoder": (model.autoencoder.decoder, side),
-        "encoder": (model.autoencoder.encoder, model.tile_px // model.autoencoder.patch),
-    }
-
-    def hook(name: str, patch: int):
-        def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            x = inputs[0]
-            times = 2 if torch._C._functorch.maybe_current_level() is not None else 1
-            area = x.shape[-1] * x.shape[-2] / patch**2
-            setattr(counts, name, getattr(counts, name) + times * len(x) * area)
-
-        return count
-
-    handles = [network.register_forward_pre_hook(hook(name, patch)) for name, (network, patch) in networks.items()]
-    try:
-        yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def real_place(size: int, folder: Path) -> tuple[Pixels, tuple[int, int]]:
@@ -128,11 +89,6 @@ def constraint_errors(joint: Joint, image: torch.Tensor) -> list[str]:
     return [f"{(a(image[None])[0] - y).square().mean().sqrt():.3f}" for a in shrink]
 
 
-def full_size_pflop(counts: Counts) -> float:
-    each = zip((counts.unet, counts.decoder, counts.encoder), FULL_SIZE.values(), strict=True)
-    return sum(number * gflop for number, gflop in each) / 1e6
-
-
 def run_row(row: Row, model: ZoomLDM, real: Pixels, place: tuple[int, int]) -> tuple[list[str], Pixels, Pixels]:
     """Sample; the table's cells, the image and its coarser canvas."""
     size, tiles = len(real), (len(real) // model.tile_px) ** 2
@@ -141,15 +97,15 @@ def run_row(row: Row, model: ZoomLDM, real: Pixels, place: tuple[int, int]) -> t
     conditions = TokenMap(model, slide.tokens(0, *place, rows, cols))
     joint = Joint(model=model, scales=row.scales, height=size, width=size, conditions=conditions, settings=row.settings)
     started = time.process_time()
-    with counted(model) as counts:
+    with counted(model) as work:
         for _ in tqdm(joint.run(), total=joint.steps, desc=f"{row.name}, {size} px", unit="step"):
             pass
         image = torch.cat(list(joint.bands()), dim=1)
     seconds = time.process_time() - started
     pixels = to_uint8(image[None])[0]
-    evaluations = "/".join(f"{number / tiles:.0f}" for number in (counts.unet, counts.decoder, counts.encoder))
+    evaluations = "/".join(f"{worth(*pair) / tiles:.0f}" for pair in zip(work, full_size(), strict=True))
     cells = [row.name, *constraint_errors(joint, image), *measured(pixels, real, model.tile_px), evaluations]
-    cells += [f"{full_size_pflop(counts):.2f}", f"{seconds:.0f}"]
+    cells += [f"{full_size_pflop(work):.2f}", f"{seconds:.0f}"]
     return cells, pixels, to_uint8(joint.image(joint.scales[1])[None])[0]
 
 

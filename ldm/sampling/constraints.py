@@ -6,8 +6,9 @@ x is a fine image, y the coarse one of the same place, A shrinks by a whole fact
 
 and it reaches the latents through the encoder (paper, section 3.2; supplement 8.2, eq. 6 and 12) or the decoder
 (Algorithm 1), then the noisy latents through the denoiser (eq. 4). Each passage is a derivative, taken by a finite
-difference, by forward mode (`jvp`: as dear, exact, and right at half precision, where differences are not) or by
-backpropagation.
+difference, by forward mode (`jvp`: exact, and right at half precision, where differences are not) or by
+backpropagation. The first two cost about two evaluations, the function's own among them: of the published networks,
+forward mode takes 2.04 (U-Net), 2.05 (decoder) and 2.10 (encoder) times the operations of one.
 
 Letters: b windows, H, W pixels, f the factor between the scales.
 """
@@ -16,12 +17,15 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from ldm.errors import UserError
 
@@ -112,12 +116,39 @@ def difference(function: Map, x: Tensor, direction: Tensor, h: float, value: Ten
     return (function(x + h * direction) - (function(x) if value is None else value)) / h
 
 
+class _FixedWeights(TorchFunctionMode):
+    """Derivatives of convolutions and linear layers whose weights stay as they are: the same product of the tangent.
+
+    PyTorch's own rule adds the product with the weights' tangent, which is zero and costs as much again.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.conv2d, F.linear):
+            return _product(func, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _product(
+    func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *more: Any, **options: Any
+) -> Tensor:
+    """func(input, weight, bias, ...), which is affine in `input`, with its forward derivative."""
+    value, tangent = forward_ad.unpack_dual(input)
+    product = func(value, weight, bias, *more, **options)
+    if tangent is None:
+        return product
+    return forward_ad.make_dual(product, func(tangent, weight, None, *more, **options))
+
+
 def jvp(function: Map, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """function(x) and its exact derivative along `direction`, in forward mode: about two evaluations."""
-    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():  # the fused attentions have no forward derivative
+    """function(x) and its exact derivative along `direction`, in forward mode: two products for every one of it.
+
+    Attention takes three, since its queries, keys and values all move. The weights of `function` get no derivative.
+    """
+    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings(), _FixedWeights():
+        # the fused attentions have no forward derivative
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, on the first use
-        value, derivative = torch.func.jvp(function, (x,), (direction,))[:2]
-    return value, derivative
+        value, derivative = forward_ad.unpack_dual(function(forward_ad.make_dual(x, direction)))
+    return value, torch.zeros_like(value) if derivative is None else derivative
 
 
 def vjp(function: Map, x: Tensor, direction: Tensor) -> Tensor:
