@@ -24,8 +24,9 @@ from data_prep.report import waiting
 from ldm.checkpoint import load_weights, save_weights
 from ldm.config import load_config
 from ldm.data import splits
+from ldm.data.cohort import open_cohort
 from ldm.data.datamodule import CohortData
-from ldm.data.dataset import Cohort, open_cohort
+from ldm.data.dataset import Cohort
 from ldm.errors import UserError, cli
 from ldm.files import full_disk_told, remove_leftovers
 from ldm.precision import allow_tf32, announce, choose_training, device_of

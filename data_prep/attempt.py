@@ -8,11 +8,12 @@ from pathlib import Path
 from data_prep.config import PrepareConfig
 from data_prep.embedding import Networks
 from data_prep.find import Task, shown
+from data_prep.one_setting import check_folder
 from data_prep.pictures import save_picture
 from data_prep.plan import plan_slide
 from data_prep.prepare_slide import prepare_slide
 from data_prep.report import Records, SlideReport
-from data_prep.settings import is_prepared, settings
+from data_prep.settings import cohort_settings, has_settings, is_prepared, settings
 from ldm.data.h5 import SlideFile
 from ldm.errors import FULL_DISK, UserError
 from ldm.files import DiskFull, disk_full, whole
@@ -46,7 +47,9 @@ def attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Pro
 def _attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Progress, start: float) -> SlideReport:
     if task.refusal:
         raise UserError(task.refusal)
+    check_folder(Path(config.out), cohort_settings(config, networks.identity))
     kept = is_prepared(task.target, settings(task, config, networks.identity))
+    replaced = not kept and has_settings(task.target)
     picture = Records(config.out, ()).path(task.slide_id, ".jpg")
     if not (kept and picture.exists()):
         plan = plan_slide(task, config, networks.identity.width)
@@ -61,6 +64,7 @@ def _attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Pr
         shown(task.path),
         "kept" if kept else "prepared",
         round(time.perf_counter() - start, 2),
+        f"{shown(task.path)}: its file, um/px or imports changed, so {task.target} was made anew" if replaced else "",
         width_l0=file.attrs["width_l0"],
         height_l0=file.attrs["height_l0"],
         mpp_l0=file.attrs["mpp_l0"],

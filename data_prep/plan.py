@@ -36,6 +36,8 @@ class Plan(NamedTuple):
     """the same for the regions of each scale"""
     valid: list[Shares]
     """share of each region that lies on the slide"""
+    eligible: list[int]
+    """regions of each scale that could be kept"""
     kept: list[Mask]
     needed: Mask
     """base tiles to read"""
@@ -71,13 +73,28 @@ def plan_slide(task: Task, config: PrepareConfig, width: int) -> Plan:
     on_slide = valid_shares(grid, plane.extent, tile_px)
     shares, valid = region_shares(tiles, zooms), region_shares(on_slide, zooms)
     eligible = _eligible(shares, valid, touched(found.lost, len(zooms)), config)
+    counts = [int((mask & (share > 0)).sum()) for mask, share in zip(eligible, shares, strict=True)]
     kept = choose(shares, eligible, config.regions_per_scale, (config.seed, task.slide_id))
     needed = needed_tiles(tiles if imported is None else np.zeros_like(tiles), kept)
     own = imported is None and not config.coordinates
     seen = (found.lost, found.background, imported, found.thumbnail, found.mask if own else None)
-    plan = Plan(slide, plane, grid, tiles, shares, valid, kept, needed, *seen)
+    plan = Plan(slide, plane, grid, tiles, shares, valid, counts, kept, needed, *seen)
     check_lost(plan, on_slide > 0, config)
+    if not any(counts):
+        raise no_region(plan, config)
     return plan
+
+
+def no_region(plan: Plan, config: PrepareConfig) -> UserError:
+    """Why nothing of a slide is kept."""
+    most = ", ".join(
+        f"{float(share.max()):.2g} at {name} (expected {least:g})"
+        for name, share, least in zip(config.zooms.names, plan.shares, config.tissue_shares, strict=True)
+    )
+    return UserError(
+        f"{plan.slide.path}: no region of any scale can be kept; the largest shares of tissue are {most}; "
+        "lower tissue_share, or take the slide out"
+    )
 
 
 def _eligible(shares: list[Shares], valid: list[Shares], lost: list[Mask], config: PrepareConfig) -> list[Mask]:

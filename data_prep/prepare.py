@@ -36,9 +36,11 @@ from data_prep.demo_world import generate
 from data_prep.embedding import Stopped
 from data_prep.find import Task, find_slides, shown, slide_files
 from data_prep.networks import LocalNetworks
+from data_prep.one_setting import claim_folder, refuse_strangers
 from data_prep.page import write_report
 from data_prep.processes import STOPS, raise_stopped, serve
 from data_prep.report import Records, SlideReport, table
+from data_prep.settings import cohort_settings
 from ldm.errors import cli
 from ldm.files import remove_leftovers
 
@@ -60,11 +62,15 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
     """
     fabric = fabric or launch(config)
     networks = LocalNetworks.load(config, fabric.device)
+    out = Path(config.out)
+    claim_folder(out, cohort_settings(config, networks.identity))
     if fabric.global_rank == 0:
         _draw_demo_slides(config)
     fabric.barrier()
     tasks = find_slides(config)
-    remove_leftovers(Path(config.out))
+    if (older := refuse_strangers(out, [task.target for task in tasks])) and fabric.global_rank == 0:
+        print(f"{out}: {older} files are damaged, or say nothing of their settings: made again", file=sys.stderr)
+    remove_leftovers(out)
     records = Records(config.out, [task.slide_id for task in tasks])
     index, count = config.part
     mine = tasks[index::count]
@@ -188,8 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     print(table(reports, config))
     failed = [report for report in reports if report.status == "failed"]
-    for report in failed:
-        print(f"failed: {report.message}")
+    for report in reports:
+        if report.message:
+            print(f"{report.status}: {report.message}")
     print(
         f"{len(reports) - len(failed)} of {len(reports)} slides are in {config.out}"
         + "".join(f"; failed: {', '.join(report.slide_id for report in failed)}" if failed else "")

@@ -7,6 +7,7 @@ answer later; the file is written in the order of the pass.
 """
 
 import io
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from data_prep.config import PrepareConfig
 from data_prep.embedding import AUTOENCODER, ENCODER, Identity, InOrder, Networks
 from data_prep.find import Task, shown
 from data_prep.grid import Field, halve
-from data_prep.plan import Plan, lost_corners, read_block
+from data_prep.plan import Plan, lost_corners, no_region, read_block
 from data_prep.pyramid import Patches, field_patches
 from data_prep.readers import Pixels
 from data_prep.settings import settings
@@ -53,6 +54,8 @@ def prepare_slide(
                     progress(passed / int(plan.needed.sum()))
             work.later(0, partial(write_pyramid, writer, field, grid, levels))
         work.finish()
+        if not regions.kept:  # what there was could not be read
+            raise no_region(plan, config)
         writer.write_unreadable(lost_corners(plan, config.tile_px))
 
 
@@ -96,6 +99,7 @@ def _attrs(plan: Plan, config: PrepareConfig, identity: Identity) -> dict[str, A
         "autoencoder": identity.autoencoder or "",
         "latents_id": identity.latents_id or "",
         "seed": config.seed,
+        "eligible": json.dumps(dict(zip(config.zooms.names, plan.eligible, strict=True))),
     }
 
 
@@ -133,6 +137,8 @@ class Regions:
         self, writer: SlideWriter, plan: Plan, config: PrepareConfig, networks: Networks, work: InOrder
     ) -> None:
         self._writer, self._plan, self._config, self._networks, self._work = writer, plan, config, networks, work
+        self.kept = 0
+        """regions so far"""
         for name in config.zooms.names:
             writer.append(name, np.zeros((0, 2), int), np.zeros(0), valid=np.zeros(0))
 
@@ -143,6 +149,7 @@ class Regions:
         chosen = plan.kept[scale.index][place] & ~dropped
         if not chosen.any():
             return
+        self.kept += int(chosen.sum())
         pixels = patches.pixels[chosen]
         ij = np.argwhere(chosen) + np.array([patches.i, patches.j])
         tissue, valid = (shares[scale.index][place][chosen] for shares in (plan.shares, plan.valid))

@@ -1,4 +1,8 @@
-"""What a prepared file depends on, as text: a file with the same text need not be made again."""
+"""What a prepared file depends on: one with the same settings need not be made again, and a cohort is of one setting.
+
+What the slides of a cohort share (how it is prepared) and what is a slide's own (its file, its um/px, what others found
+on it) stand apart: another cut-off for tissue makes another cohort, a slide that was replaced is prepared again.
+"""
 
 import hashlib
 import io
@@ -27,24 +31,45 @@ def fingerprint(path: Path) -> list[str | int]:
         return [path.name, size, hashlib.sha256(start + file.read()).hexdigest()[:16]]
 
 
+def cohort_settings(config: PrepareConfig, identity: Identity) -> dict[str, Any]:
+    """What all files of a cohort depend on, by the names of the config, as JSON gives it back."""
+    named = dict(zip(config.zooms.names, config.tissue_shares, strict=True))
+    settings = {
+        "version": READING.get(config.zooms.kind, 1),
+        "kind": config.zooms.kind,
+        "scales": config.zooms.names,
+        "tile_px": config.tile_px,
+        "encoder": identity.encoder,
+        "autoencoder": identity.autoencoder or "",
+        "latents_id": identity.latents_id or "",
+        "tissue": "embeddings" if config.encoder.embeddings else "coordinates" if config.coordinates else "thumbnail",
+        "tissue_share": named,
+        "partial": config.partial,
+        "valid_share": config.valid_share if config.partial == "skip" else None,
+        "regions_per_scale": config.regions_per_scale,
+        "images": config.images,
+        "unreadable_share": config.unreadable_share,
+        "seed": config.seed,
+    }
+    return json.loads(json.dumps(settings))
+
+
 def settings(task: Task, config: PrepareConfig, identity: Identity) -> str:
     """Everything that the prepared file of a slide depends on."""
-    depends: dict[str, Any] = {
-        "source": fingerprint(task.path),
-        "ladder": [config.zooms.kind, config.zooms.names],
-        "networks": [identity.encoder, identity.autoencoder or ""],
-        "regions": [config.tile_px, config.tissue_shares, config.regions_per_scale, config.seed],
-        "partial": [config.partial, config.valid_share],
-        "images": config.images,
-        "mpp": [config.mpp, task.mpp],
-    }
-    if config.zooms.kind in READING:
-        depends["reading"] = READING[config.zooms.kind]
+    own: dict[str, Any] = {"source": fingerprint(task.path), "mpp": [config.mpp, task.mpp]}
     if config.coordinates:
-        depends["coordinates"] = fingerprint(file_of(task.path, config.coordinates, COORDINATES))
+        own["coordinates"] = fingerprint(file_of(task.path, config.coordinates, COORDINATES))
     if config.encoder.embeddings:
-        depends["embeddings"] = fingerprint(file_of(task.path, config.encoder.embeddings, EMBEDDINGS))
-    return json.dumps(depends)
+        own["embeddings"] = fingerprint(file_of(task.path, config.encoder.embeddings, EMBEDDINGS))
+    return json.dumps({"cohort": cohort_settings(config, identity), "slide": own})
+
+
+def has_settings(target: Path) -> bool:
+    """Whether `target` is a file that records how it was prepared."""
+    try:
+        return target.exists() and bool(SlideFile(target).settings)
+    except UserError:
+        return False
 
 
 def is_prepared(target: Path, wanted: str) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_prep.metadata import match_rows, read_table
 from ldm.arguments import fraction, seed_int
-from ldm.data.dataset import open_cohort
+from ldm.data.cohort import open_cohort
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import NAME, PARTS, Shares, Split, extend, patient_of, read_split, write_split
 from ldm.errors import UserError, cli

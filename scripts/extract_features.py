@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ldm.arguments import non_negative_int, positive_int, seed_int
-from ldm.data.dataset import open_cohort
+from ldm.data.cohort import open_cohort
 from ldm.errors import UserError, cli
 from ldm.features import SOURCES, Extractor, Probe
 from ldm.files import DiskFull

@@ -20,7 +20,7 @@ from data_prep.config import load_prepare_config
 from data_prep.prepare import main as prepare
 from ldm.arguments import non_negative_int, seed_int
 from ldm.data.bags import BagFolder, read_bag
-from ldm.data.dataset import open_cohort
+from ldm.data.cohort import open_cohort
 from ldm.data.h5 import SlideFile
 from ldm.data.labels import Labels, read_labels
 from ldm.data.splits import folds

@@ -47,7 +47,9 @@ UPSTAIRS = {
 OUTSIDE = {
     "data_prep": {
         "data_prep",
+        "ldm.data.cohort",
         "ldm.data.h5",
+        "ldm.data.ids",
         "ldm.data.dataset",
         "ldm.data.slide_writer",
         "ldm.data.splits",

@@ -1,6 +1,7 @@
 """A whole model at toy size with random weights, as run folders, and a prepared slide that fits it."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def slide(path: Path, images: bool = True, **changes: Any) -> Path:
         "encoder": "toy-0123456789ab",
         "autoencoder": "toy",
         "seed": 0,
+        "settings": json.dumps({"cohort": {"version": 0}, "slide": {"source": path.stem}}),
     }
     with SlideWriter(path, attrs | changes) as writer:
         writer.create_embeddings(8, 8, EMBEDDING, 1)

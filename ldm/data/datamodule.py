@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldm.batch import Stream
+from ldm.data.cohort import open_cohort
 from ldm.data.dataset import (
     Cohort,
     ImageBatches,
@@ -17,9 +18,7 @@ from ldm.data.dataset import (
     Pick,
     image_batch,
     latent_batch,
-    open_cohort,
     pair_batch,
-    refuse_mixture,
     split_slides,
 )
 from ldm.data.splits import NAME
@@ -81,7 +80,6 @@ class CohortData(pl.LightningDataModule):
         if kind not in KINDS:
             raise UserError(f"data.kind: {kind} is unknown; it is one of {', '.join(KINDS)}")
         slides = open_cohort(cohort)
-        refuse_mixture(slides)
         training, validation = split_slides(slides, split or Path(cohort) / NAME)
         self.training = Cohort(training, scales)
         shown = [scale.name for scale in self.training.scales if any(slide.count(scale.name) for slide in validation)]

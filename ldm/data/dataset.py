@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.batch import Batch, Sample, Stream, collate
+from ldm.data.cohort import refuse_mixture
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import read_split
 from ldm.errors import UserError
@@ -73,26 +74,6 @@ class Cohort:
             for scale in self.scales
             for number in np.unique(np.linspace(0, self.count(scale) - 1, per_scale).round().astype(int)).tolist()
         ]
-
-
-def open_cohort(folder: str | Path) -> list[SlideFile]:
-    """Every prepared slide of `folder`, sorted by id. UserError when there is none."""
-    files = sorted(Path(folder).rglob("*.h5"))
-    if not files:
-        raise UserError(f"data: {folder} holds no prepared slide (*.h5); make them with data_prep/prepare.py")
-    return [SlideFile(file) for file in files]
-
-
-def refuse_mixture(slides: Sequence[SlideFile]) -> None:
-    """UserError when slides were prepared for different ladders, patch sizes, encoders or autoencoders."""
-    first = slides[0]
-    for slide in slides[1:]:
-        for key in ("kind", "scales", "tile_px", "encoder", "autoencoder"):
-            found, expected = slide.attrs[key], first.attrs[key]
-            if not np.array_equal(found, expected):
-                raise UserError(
-                    f"{slide.path}: {key} is {found}, but {first.path} has {expected}; prepare both with one config"
-                )
 
 
 class _Batches(Dataset):

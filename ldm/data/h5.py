@@ -2,6 +2,9 @@
 
     attrs                       format, slide_id, source, width_l0, height_l0, base_mpp, kind, scales, tile_px,
                                 encoder, autoencoder, latents_id (which encoding) ...
+                                settings: JSON of all that the content depends on, {"cohort": what the slides of a
+                                cohort share, "slide": what is this one's}
+                                eligible: JSON, by scale, the regions of which some were drawn (regions_per_scale)
     unreadable                  (n, 2) i64                       level-0 corners of base tiles that were left out
     embeddings/0                (rows, cols, d) f16              base tiles' embeddings on the slide's whole grid
     embeddings/k                (rows / 2^k, cols / 2^k, d) f16  their k-fold 2x2 means
@@ -18,8 +21,8 @@ fletcher32, nothing has variable length, and the file's own metadata is checksum
 """
 
 import io
+import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -32,23 +35,35 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ldm.data.contract import check_attributes, check_datasets
 from ldm.errors import UserError
 from ldm.scales import Ladder, ladder
 from ldm.tokens import normalize_tokens
 
-FORMAT = "zoomldm-1"
-SAFE_ID = re.compile(r"(?!\.)[\w.-]{1,255}(/(?!\.)[\w.-]{1,255})*", re.ASCII)
-"""a path below a folder"""
-REQUIRED = ("slide_id", "kind", "scales", "tile_px", "base_mpp")
 _BLOCK_BYTES = 2**26
 
 
-def _decode(value: Any) -> str | int | float | list[str]:
+def _decode(value: Any) -> Any:
+    """An attribute as SlideWriter was given it; anything else stays as HDF5 has it, for the contract to refuse."""
     if isinstance(value, np.ndarray):
-        return [text.decode() for text in value]
-    if not isinstance(value, bytes | np.generic):
-        raise ValueError(f"an attribute is {type(value).__name__}")
-    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value.item()
+        texts = value.ndim == 1 and value.dtype.kind == "S"
+        return [text.decode(errors="surrogateescape") for text in value.tolist()] if texts else value
+    if isinstance(value, bytes):
+        return value.decode(errors="surrogateescape")
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _json(text: str) -> dict[str, Any]:
+    """A mapping written as JSON; empty for anything else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _attributes(file: h5py.File) -> dict[str, Any]:
+    return {key: _decode(value) for key, value in file.attrs.items()}
 
 
 def _extent(dataset: h5py.Dataset) -> tuple[int, int]:
@@ -71,25 +86,26 @@ class SlideFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._process = 0
+        self._names: list[str] = []
         self._objects: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_process": 0, "_objects": {}}
+        return {"path": self.path, "_process": 0, "_names": [], "_objects": {}}
 
     @cached_property
     def attrs(self) -> dict[str, Any]:
-        found = self._guarded("/", lambda root: {key: _decode(value) for key, value in root.attrs.items()})
-        if found.get("format") != FORMAT:
-            raise UserError(
-                f"{self.path}: format is {found.get('format', 'none')}, expected {FORMAT}; prepare this slide again"
-            )
-        if missing := [key for key in REQUIRED if key not in found]:
-            raise UserError(f"{self.path}: lacks {', '.join(missing)}; prepare this slide again")
-        if not SAFE_ID.fullmatch(str(found["slide_id"])):
-            raise UserError(
-                f"{self.path}: its slide_id is {found['slide_id'][:60]!r}, unfit for a file's name; prepare it again"
-            )
-        return found
+        return self._guarded("/", _attributes)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """How the slide was prepared, as far as the slides of a cohort share it; earlier versions did not record it."""
+        found = _json(self.attrs.get("settings", "")).get("cohort", {})
+        return found if isinstance(found, dict) else {}
+
+    def eligible(self, scale: str) -> int | None:
+        """Regions of `scale` with the tissue asked for, of which the file holds some; None where it does not say."""
+        found = _json(self.attrs.get("eligible", "")).get(scale)
+        return found if isinstance(found, int) else None
 
     @cached_property
     def ladder(self) -> Ladder:
@@ -139,19 +155,9 @@ class SlideFile:
             raise UserError(f"{self.path}: image {row} of {scale}: {error}; prepare this slide again") from error
 
     def datasets(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of all that the file holds."""
-
-        def visit(root: h5py.File) -> dict[str, tuple[int, ...]]:
-            found: dict[str, tuple[int, ...]] = {}
-
-            def keep(name: str, item: Any) -> None:
-                if isinstance(item, h5py.Dataset):
-                    found[name] = item.shape
-
-            root.visititems(keep)
-            return found
-
-        return self._guarded("/", visit)
+        """Names and shapes of what belongs to a prepared slide."""
+        self._guarded("/", bool)
+        return {name: self._guarded(name, lambda dataset: dataset.shape) for name in self._names}
 
     def blocks(self, name: str) -> Iterator[NDArray[Any]]:
         """All of a dataset as stored, some megabytes at a time along its first axis; that checks every checksum."""
@@ -201,9 +207,11 @@ class SlideFile:
 
     def _guarded(self, name: str, read: Callable[[Any], Any]) -> Any:
         """`read` the object `name`, its handle kept for the next time."""
-        if self._process != os.getpid():
-            self._process, self._objects = os.getpid(), {"/": self._open()}
         try:
+            if self._process != os.getpid():
+                self._objects = {"/": self._open()}
+                self._check()
+                self._process = os.getpid()
             if name not in self._objects:
                 self._objects[name] = self._checksummed(name)
             return read(self._objects[name])
@@ -213,6 +221,15 @@ class SlideFile:
             raise
         except (OSError, RuntimeError, ValueError, IndexError, MemoryError) as error:
             raise UserError(f"{self.path}: {name} is damaged ({error}); prepare this slide again") from error
+
+    def _check(self) -> None:
+        """Hold a file that was just opened to the contract."""
+        root = self._objects["/"]
+        attrs = _attributes(root)
+        zooms = check_attributes(self.path, attrs)
+        self._names = check_datasets(
+            self.path, lambda name: self._checksummed(name) if name in root else None, attrs, zooms
+        )
 
     def _checksummed(self, name: str) -> h5py.Dataset:
         """The dataset `name`. One that lies in another file, or anywhere without checksums, is none of ours."""

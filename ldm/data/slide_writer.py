@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.data.h5 import FORMAT
+from ldm.data.contract import FORMAT
 from ldm.errors import UserError
 from ldm.files import Sink, whole
 

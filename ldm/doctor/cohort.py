@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ldm.data.dataset import Cohort, open_cohort, split_slides
+from ldm.data.cohort import prepared_slides
+from ldm.data.dataset import Cohort, split_slides
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import NAME, read_split
 from ldm.doctor.finding import Finding, fail, ok, warn
@@ -20,7 +21,7 @@ GB = 1e9
 
 def cohort(folder: Path, wanted: Wanted | None = None) -> Iterator[Finding]:
     """Read all of a cohort; `wanted` is what a model needs of it."""
-    slides = open_cohort(folder)
+    slides = prepared_slides(folder)
     whole: list[SlideFile] = []
     for slide in tqdm(slides, desc="slides", unit="slide", leave=False):
         try:
@@ -42,31 +43,39 @@ def cohort(folder: Path, wanted: Wanted | None = None) -> Iterator[Finding]:
 
 
 def examine(slide: SlideFile) -> None:
-    """Read every dataset; UserError for damage, values that are not finite, tables that do not fit together."""
+    """Read every dataset; UserError for damage, values that are not finite, places that do not exist, no region."""
     shapes = slide.datasets()
     for name in shapes:
         for block in slide.blocks(name):
             if block.dtype.kind == "f" and not np.isfinite(block).all():
                 raise UserError(f"{slide.path}: {name} has values that are not finite; prepare this slide again")
     for scale in slide.ladder:
-        tables = {name: shape[0] for name, shape in shapes.items() if name.startswith(f"scales/{scale.name}/")}
-        size = tables.pop(f"scales/{scale.name}/images", 0)
-        if len(set(tables.values())) > 1:
-            found = ", ".join(f"{name} {count}" for name, count in tables.items())
-            raise UserError(f"{slide.path}: tables of one scale differ in length ({found}); prepare this slide again")
         ij = slide.ij(scale.name)
         rows, cols = shapes[f"embeddings/{scale.pyramid_level}"][:2]
         if len(ij) and (ij.min() < 0 or ((ij.max(0) + 1) * scale.grid > (rows, cols)).any()):
             raise UserError(f"{slide.path}: regions of {scale.name} lie beyond its tiles; prepare this slide again")
-        if size:
+        if len(ij) and f"scales/{scale.name}/images" in shapes:
             slide.images(scale.name, [len(ij) - 1])  # where the last one ends, all of them do
+    if not any(slide.count(scale.name) for scale in slide.ladder):
+        raise UserError(f"{slide.path}: holds no region of any scale; lower tissue_share, or take the slide out")
 
 
 def agreement(slides: list[SlideFile], wanted: Wanted | None) -> Iterator[Finding]:
     """One ladder, patch size, encoder and autoencoder over the slides; the model's encoder and autoencoder."""
-    found = Cohort(slides)
+    try:
+        found = Cohort(slides)
+    except UserError as error:
+        yield fail(str(error))
+        return
     networks = f"encoder {found.encoder}, autoencoder {found.autoencoder or 'none'}"
     yield ok(f"slides agree: {', '.join(found.ladder.names)}, {found.tile_px} px, {networks}")
+    if not slides[0].settings:
+        yield warn("settings: not recorded by the version that prepared these slides; take it that they agree")
+    for name in found.ladder.names:
+        counts = [(slide.count(name), slide.eligible(name)) for slide in slides]
+        here, eligible = (sum(count or 0 for count in column) for column in zip(*counts, strict=True))
+        if here < eligible:
+            yield ok(f"{name}: {here:,} of {eligible:,} regions with tissue, drawn at random (regions_per_scale)")
     if wanted is None:
         return
     if found.encoder != wanted.encoder and not found.encoder.startswith(f"{wanted.encoder}-"):

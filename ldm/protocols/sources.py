@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
+from ldm.data.cohort import open_cohort
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import NAME, patient_of, read_split
 from ldm.errors import UserError
@@ -119,7 +120,7 @@ def cohort(folder: Path, trained_on: bool = False, split: Path | None = None) ->
     Those of training, or the others, where there is a `split` (default: the folder's own splits.csv). UserError for a
     slide that the split lacks.
     """
-    slides = [SlideFile(path) for path in sorted(folder.rglob("*.h5"))]
+    slides = open_cohort(folder) if any(folder.rglob("*.h5")) else []
     split = folder / NAME if split is None else split
     if not slides or not split.is_file():
         return slides
@@ -154,7 +155,7 @@ class Source:
     def lossless(self) -> bool:
         """Whether no image went through JPEG; unknown, so True, for statistics alone."""
         if self.slides:
-            return all(slide.attrs.get("images") != "jpeg" for slide in self.slides)
+            return all(slide.settings.get("images") != "jpeg" for slide in self.slides)
         return not any(path.suffix.lower() in (".jpg", ".jpeg") for path in self.path.rglob("*"))
 
     def loaders(self, scale: str) -> list[Loader]:

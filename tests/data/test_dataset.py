@@ -1,6 +1,8 @@
 """Batches are functions of (seed, k); ranks share them; slides are split and checked."""
 
+import json
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -9,9 +11,14 @@ import pytest
 import torch
 
 from ldm.batch import Stream
+from ldm.data.cohort import open_cohort
 from ldm.data.datamodule import CohortData
-from ldm.data.dataset import Cohort, ImageBatches, LatentBatches, open_cohort, split_slides
+from ldm.data.dataset import Cohort, ImageBatches, LatentBatches, split_slides
+from ldm.data.h5 import SlideFile
+from ldm.doctor import cohort as doctor
+from ldm.doctor.finding import checked
 from ldm.errors import UserError
+from ldm.protocols.sources import cohort as evaluated
 from tests import toy
 
 
@@ -118,3 +125,55 @@ def test_mixed_cohorts_and_missing_parts_are_refused(folder: Path, tmp_path: Pat
         CohortData(cohort=str(other.parent), batch_size=2)
     with pytest.raises(UserError, match="not on the histology ladder"):
         Cohort(open_cohort(folder), ["7x"])
+
+
+def of_cohort(**settings: object) -> str:
+    return json.dumps({"cohort": {"version": 1, **settings}, "slide": {}})
+
+
+def test_a_cohort_is_of_one_setting_and_holds_a_slide_once(tmp_path: Path) -> None:
+    one, other = of_cohort(seed=0, tissue_share=0.1, images="png"), of_cohort(seed=0, tissue_share=0.5, images=None)
+    first = toy.slide(tmp_path / "a.h5", settings=one)
+    second = toy.slide(tmp_path / "b.h5", settings=one)
+    (tmp_path / "splits.csv").write_text("slide,patient,part\na,A,train\nb,B,validation\n")
+    assert len(open_cohort(tmp_path)) == 2
+    mixed = f"{second}: tissue_share is 0.5, but {first} has 0.1; images is nothing, but there has png; prepare both"
+    older = f"{second}: an earlier version prepared it and did not record its settings, as {first} does"
+    twice = f"{second}: slide_id is a, as in {first}; remove one of them"
+    for changes, message in (
+        ({"settings": other}, mixed),
+        ({"settings": '{"source": ["b.svs"]}'}, older),
+        ({"settings": one, "slide_id": "a"}, twice),
+    ):
+        toy.slide(second, **changes)
+        for opened in (
+            lambda: open_cohort(tmp_path),
+            lambda: CohortData(cohort=str(tmp_path), batch_size=2),
+            lambda: evaluated(tmp_path),
+            lambda: Cohort([SlideFile(first), SlideFile(second)]),
+        ):
+            with pytest.raises(UserError, match=re.escape(message)):
+                opened()
+        told = [
+            finding.told for finding in checked("cohort", lambda: doctor.cohort(tmp_path)) if finding.status == "FAIL"
+        ]
+        assert any(line.startswith(message) for line in told), told
+    for path in (first, second):  # all of an earlier version: held to what they do record
+        toy.slide(path, settings="")
+    assert len(open_cohort(tmp_path)) == 2
+    assert any("settings: not recorded" in finding.told for finding in doctor.cohort(tmp_path))
+
+
+def test_the_doctor_names_slides_without_a_region_and_counts_those_drawn_at_random(tmp_path: Path) -> None:
+    toy.slide(tmp_path / "a.h5", eligible=json.dumps({"20x": 1000, "10x": 16, "5x": 4}))
+    assert "20x: 64 of 1,000 regions with tissue, drawn at random (regions_per_scale)" in [
+        finding.told for finding in doctor.cohort(tmp_path)
+    ]
+    path = toy.slide(tmp_path / "b.h5")
+    with h5py.File(path, "r+") as file:
+        for scale in toy.SCALES:
+            for table in file[f"scales/{scale}"].values():
+                table.resize(0, axis=0)
+    assert f"{path}: holds no region of any scale; lower tissue_share, or take the slide out" in [
+        finding.told for finding in doctor.cohort(tmp_path) if finding.status == "FAIL"
+    ]

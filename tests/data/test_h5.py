@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.data import contract
 from ldm.data.h5 import SlideFile
 from ldm.data.slide_writer import SlideWriter
+from ldm.doctor import cohort as doctor
+from ldm.doctor.finding import checked
 from ldm.errors import UserError
 from ldm.tokens import normalize_tokens
+from tests import toy
 
 SCALES = ["20x", "10x", "5x", "2.5x", "1.25x"]
 ATTRS: dict[str, Any] = {"slide_id": "a/b", "kind": "histology", "scales": SCALES, "tile_px": 32, "base_mpp": 0.5}
+ATTRS |= {"encoder": "toy", "autoencoder": "", "source": "b.svs", "mpp_l0": 0.25}
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -163,7 +170,112 @@ def test_mistakes_are_told_in_one_line(tmp_path):
         file.attrs["format"] = np.bytes_(b"other-1")
     with pytest.raises(UserError, match="expected zoomldm-1"):
         _ = SlideFile(tmp_path / "other.h5").ladder
-    with SlideWriter(tmp_path / "bare.h5", ATTRS) as writer:
-        writer.append("20x", np.zeros((1, 2), int), np.ones(1))
+    toy.slide(tmp_path / "bare.h5", autoencoder="")
+    with h5py.File(tmp_path / "bare.h5", "r+") as file:
+        del file["scales/20x/latents"]
     with pytest.raises(UserError, match="has no scales/20x/latents"):
         SlideFile(tmp_path / "bare.h5").latents("20x", [0])
+
+
+def cut(shape: tuple[int, ...], **options: Any) -> Callable[[h5py.File, str], None]:
+    """Put a dataset of zeros of another shape or type in a place; nothing of it is written."""
+
+    def change(file: h5py.File, name: str) -> None:
+        if name in file:
+            del file[name]
+        options.setdefault("dtype", "f2")
+        file.create_dataset(name, shape, chunks=tuple(min(64, side) for side in shape), fletcher32=True, **options)
+
+    return change
+
+
+def filled(values: Any, fletcher32: bool = True) -> Callable[[h5py.File, str], None]:
+    def change(file: h5py.File, name: str) -> None:
+        del file[name]
+        file.create_dataset(name, data=values, chunks=True, fletcher32=fletcher32)
+
+    return change
+
+
+def attribute(value: Any) -> Callable[[h5py.File, str], None]:
+    def change(file: h5py.File, name: str) -> None:
+        del file.attrs[name]
+        if value is not None:
+            file.attrs[name] = value
+
+    return change
+
+
+FOREIGN: dict[str, tuple[str, Callable[[h5py.File, str], None], str]] = {
+    **{f"no {name}": (name, attribute(None), f"lacks {name}") for name in contract.REQUIRED},
+    "a number for a name": ("encoder", attribute(7), "encoder is 7, expected text"),
+    "a name for a number": ("tile_px", attribute(b"32"), "tile_px is '32', expected a whole number"),
+    "a list of numbers": ("tile_px", attribute([32.0, 32.0]), "tile_px is array"),
+    "half a pixel": ("tile_px", attribute(32.5), "tile_px is 32.5"),
+    "no pixel": ("tile_px", attribute(0), "tile_px is 0, expected a whole number above 0"),
+    "nan um per pixel": ("base_mpp", attribute(np.nan), "base_mpp is nan, expected a number above 0"),
+    "another um per pixel": ("base_mpp", attribute(0.25), "base_mpp is 0.25, expected 0.5 for histology"),
+    "scales of nothing": ("scales", attribute(h5py.Empty("f")), "scales is Empty"),
+    "scales of another ladder": ("scales", attribute(np.array([b"1x", b"2x", b"3x"])), r"scales is \['1x'"),
+    "more scales than there are": ("scales", attribute(np.array([b"20x"] * 12)), "12 scales asked of histology"),
+    "a kind that is none": ("kind", attribute(b"radar"), "unknown kind radar"),
+    "an id above the folder": ("slide_id", attribute(b"../x"), "unfit for a file's name"),
+    "places that are no whole numbers": ("scales/20x/ij", filled(np.zeros((64, 2), "f4")), "ij is float32 with 2 axes"),
+    "places in three dimensions": (
+        "scales/20x/ij",
+        filled(np.zeros((64, 3), "i4")),
+        r"ij is \(64, 3\), expected \(64, 2",
+    ),
+    "shares for other regions": (
+        "scales/20x/tissue",
+        filled(np.zeros(63, "f4")),
+        r"tissue is \(63,\), expected \(64,\)",
+    ),
+    "embeddings that are text": ("embeddings/0", filled(np.full((8, 8, 6), b"x")), r"embeddings/0 is \|S1 with 3 axes"),
+    "no embeddings": ("embeddings", lambda file, name: file.__delitem__(name), "has no embeddings/0"),
+    "latents that are no squares": ("scales/20x/latents", filled(np.zeros((64, 3, 8, 4), "f2")), "latents are 8x4"),
+    "latents of another size": ("scales/20x/latents", filled(np.zeros((64, 3, 16, 16), "f2")), "differ in size"),
+    "latents as large as pixels": ("scales/20x/latents", filled(np.zeros((64, 3, 32, 32), "f2")), "latents are 32x32"),
+    "latents of four channels": (
+        "scales/20x/latents",
+        filled(np.zeros((64, 4, 8, 8), "f2")),
+        r"expected \(64, 3, 8, 8",
+    ),
+    "no latents": ("scales/20x/latents", lambda file, name: file.__delitem__(name), "has no scales/20x/latents"),
+    "images without their ends": ("scales/20x/image_ends", lambda file, name: file.__delitem__(name), "has no scales"),
+    "ends without their images": (
+        "scales/20x/images",
+        lambda file, name: file.__delitem__(name),
+        "has no scales/20x/im",
+    ),
+    "a table without checksums": (
+        "scales/20x/tissue",
+        filled(np.zeros(64, "f4"), fletcher32=False),
+        "has no checksums",
+    ),
+    "10^10 rows of nothing": ("scales/20x/latents", cut((10**10, 3, 8, 8)), "says it has .* but the file holds 0"),
+    "10^10 regions": ("scales/20x/ij", cut((10**10, 2), dtype="i4"), "says it has .* but the file holds 0"),
+    "10^10 compressed tiles": ("embeddings/0", cut((10**5, 10**5, 6), compression="gzip"), "but the file holds 0"),
+    "rows that were never written": (
+        "scales/20x/latents",
+        lambda file, name: file[name].resize(128, axis=0),
+        "says it has 49,152 bytes, but the file holds",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_is_no_prepared_slide_is_refused_before_anything_is_read(tmp_path: Path, case: str) -> None:
+    name, change, message = FOREIGN[case]
+    path = toy.slide(tmp_path / "s.h5")
+    with h5py.File(path, "r+") as file:
+        change(file, name)
+    for read in (lambda slide: slide.attrs, lambda slide: slide.tissue("5x"), lambda slide: slide.datasets()):
+        with pytest.raises(UserError, match=message) as error:
+            read(SlideFile(path))
+        assert "\n" not in str(error.value)
+        assert str(path) in str(error.value)
+    (finding, *_) = [
+        finding for finding in checked("cohort", lambda: doctor.cohort(tmp_path)) if finding.status == "FAIL"
+    ]
+    assert re.search(message, finding.told)

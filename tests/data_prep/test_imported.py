@@ -168,7 +168,7 @@ def test_a_slide_is_prepared_again_when_its_embeddings_change(folder: Path) -> N
     assert SlideFile(folder / "out" / f"{NAME}.h5").tokens(0, 2, 2, 1, 1).flatten().tolist() == [2.0] * 5
 
 
-def test_a_slide_without_patches_has_no_region(folder: Path) -> None:
+def test_a_slide_without_patches_is_refused(folder: Path) -> None:
     write(folder / "e" / f"{NAME}.h5", np.zeros((0, 2), int), np.zeros((0, 5), np.float32), patch_size_level0=64)
     write(folder / "c" / f"{NAME}.h5", np.zeros((0, 2), int), patch_size_level0=64)
     for asked in (
@@ -176,7 +176,9 @@ def test_a_slide_without_patches_has_no_region(folder: Path) -> None:
         config(folder, coordinates=str(folder / "c")),
     ):
         (report,) = prepare(asked)
-        assert (report.status, set(report.regions.values())) == ("prepared", {0})
+        assert report.status == "failed"
+        assert "no region of any scale can be kept" in report.message
+        assert not list((folder / "out").glob("*.h5"))
 
 
 GRID = np.stack(np.meshgrid(range(4), range(3)), -1).reshape(-1, 2)

@@ -13,10 +13,13 @@ from data_prep import networks
 from data_prep import prepare_slide as pass_over
 from data_prep.config import Encoder, PrepareConfig, Rungs, load_prepare_config
 from data_prep.encoders import load_encoder
+from data_prep.one_setting import NAME, check_folder, claim_folder
 from data_prep.prepare import main, prepare
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
+from ldm.files import writer
 from ldm.networks.autoencoder import Autoencoder
+from tests import toy
 from tests.data_prep.slides import tissue_image, write_slide
 
 SCALES, TILE = 5, 32
@@ -99,11 +102,78 @@ def test_a_rerun_keeps_whole_files_and_makes_the_same_bytes_again(cohort):
     target.write_bytes(first["a.h5"][:1000])  # cut short
     assert [report.status for report in prepare(cohort)] == ["prepared", "kept"]
     assert contents(cohort.out) == first
-    changed = variant(cohort, regions_per_scale=2)
-    reports = prepare(changed)
-    assert [report.status for report in reports] == ["prepared", "prepared"]
-    assert max(reports[0].regions.values()) == 2
     assert not list(Path(cohort.out).rglob("*.partial"))
+
+
+def test_other_settings_are_refused_beside_what_is_there(cohort):
+    prepare(cohort)
+    before = contents(cohort.out)
+    with pytest.raises(UserError, match=r"out/a\.h5: .*regions_per_scale is nothing, but this command has 2; choose"):
+        prepare(variant(cohort, regions_per_scale=2))
+    two = variant(cohort, tissue_share={"20x": 0.5}, images="jpeg", shard="1/2")
+    with pytest.raises(UserError, match=r"tissue_share is \{.*0\.1.* has \{'20x': 0\.5.*; images is png, .* jpeg"):
+        prepare(two)
+    assert contents(cohort.out) == before
+    prepare(variant(cohort, workers=1, batch_size=3, mpp=0.5))  # what a cohort may differ in
+    write_slide(Path(cohort.slides) / "c.tiff", [tissue_image(256, 256, 3)], 0.5)
+    assert [report.status for report in prepare(variant(cohort, mpp=0.5))] == ["kept", "prepared", "kept"]
+
+
+def test_preparations_that_begin_together_agree_before_a_file_is_there(tmp_path):
+    wanted, other = {"seed": 0, "partial": "pad"}, {"seed": 1, "partial": "pad"}
+    claim_folder(tmp_path, wanted)
+    claim_folder(tmp_path, wanted)
+    path = tmp_path / NAME
+    path.write_text(path.read_text().replace(writer(), "another-1-2"))  # of another machine: it may be at work
+    with pytest.raises(UserError, match=r"settings\.json: seed is 0, but this command has 1; .* nobody prepares"):
+        claim_folder(tmp_path, other)
+    with pytest.raises(UserError, match="seed is 0, but this command has 1"):
+        check_folder(tmp_path, other)
+    for ended in (writer().rpartition("-")[0] + "-0", writer()):  # it was of this machine and has ended, or is this one
+        path.write_text(json.dumps({"writer": ended, "settings": wanted}))
+        claim_folder(tmp_path, other)
+        assert json.loads(path.read_text())["settings"] == other
+    path.write_text("{")
+    claim_folder(tmp_path, wanted)
+    check_folder(tmp_path, wanted)
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_files_without_settings_are_made_again_and_strangers_refused(cohort, capsys):
+    toy.slide(Path(cohort.out) / "a.h5", settings='{"source": ["a.tiff"]}')
+    assert [report.status for report in prepare(cohort)] == ["prepared", "prepared"]
+    assert "1 files are damaged, or say nothing of their settings" in capsys.readouterr().err
+    toy.slide(Path(cohort.out) / "other.h5", settings="")
+    with pytest.raises(UserError, match=r"other\.h5: lies in the cohort's folder, is none of its slides"):
+        prepare(cohort)
+
+
+def test_a_slide_that_was_replaced_is_made_anew_and_said(cohort):
+    prepare(cohort)
+    write_slide(Path(cohort.slides) / "a.tiff", [tissue_image(400, 900, 7)], 0.5)
+    first, second = prepare(cohort)
+    assert (first.status, second.status, second.message) == ("prepared", "kept", "")
+    assert "a.tiff: its file, um/px or imports changed" in first.message
+
+
+def test_a_slide_without_a_region_fails_with_the_reason(cohort):
+    write_slide(Path(cohort.slides) / "blank.tiff", [np.full((256, 256, 3), 240, np.uint8)], 0.5)
+    reports = {report.slide_id: report for report in prepare(variant(cohort, tissue_share=1.0))}
+    assert (reports["blank"].status, reports["a"].status) == ("failed", "prepared")
+    assert "blank.tiff: no region of any scale can be kept; the largest shares of tissue are 0 at 20x (expected 1)" in (
+        reports["blank"].message
+    )
+    assert not list(Path(cohort.out).glob("blank*"))
+
+
+def test_a_file_says_of_how_many_regions_it_holds_some(cohort):
+    prepare(cohort)
+    few = variant(cohort, regions_per_scale=2, out=f"{cohort.out}2")
+    prepare(few)
+    all_of_it, some = (SlideFile(Path(config.out) / "a.h5") for config in (cohort, few))
+    for name in some.ladder.names:
+        assert some.eligible(name) == all_of_it.eligible(name) == all_of_it.count(name)
+        assert some.count(name) == min(2, all_of_it.count(name))
 
 
 def test_files_do_not_depend_on_the_number_of_workers(cohort):
@@ -158,7 +228,12 @@ def test_demo_slides_are_drawn_when_they_are_absent(tmp_path, capsys):
     ]
     assert main(["--config", str(DEMO), *overrides]) == 0
     assert "1 of 1 slides" in capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["histology_100.h5", "report", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "histology_100.h5",
+        "report",
+        "report.json",
+        "settings.json",
+    ]
 
 
 @pytest.mark.parametrize(

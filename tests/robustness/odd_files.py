@@ -1,7 +1,7 @@
 """Files as hospitals, downloads and scanners leave them: each kind of odd slide, and what must become of it.
 
 A maker fills a folder of its own with one odd thing. `expected` is "prepared", with the picture as it was meant;
-"blank", prepared without a region since there is no tissue; or a part of the one line that refuses it.
+or a part of the one line that refuses it.
 """
 
 import io
@@ -255,12 +255,12 @@ def sixteen_bit_grey_picture(folder: Path) -> None:
     Image.fromarray(PICTURE[..., 1].astype(np.uint16) * 257).save(folder / "a.png")
 
 
-@kind("blank")
+@kind("no region of any scale can be kept")
 def grey_slide(folder: Path) -> None:
     tiff(folder / "a.tiff", PICTURE[..., 1], photometric="minisblack")
 
 
-@kind("blank", mpp=MPP)
+@kind("no region of any scale can be kept", mpp=MPP)
 def one_bit_picture(folder: Path) -> None:
     Image.fromarray(PICTURE).convert("1").save(folder / "a.tiff")
 
@@ -328,17 +328,17 @@ def decompression_bomb(folder: Path) -> None:
     Image.new("1", (60_000, 60_000)).save(folder / "a.png")
 
 
-@kind("blank")
+@kind("no region of any scale can be kept")
 def a_single_pixel(folder: Path) -> None:
     tiff(folder / "a.tiff", PICTURE[:1, :1], tile=(16, 16))
 
 
-@kind("blank")
+@kind("no region of any scale can be kept")
 def nothing_but_white(folder: Path) -> None:
     tiff(folder / "a.tiff", np.full_like(PICTURE, 255))
 
 
-@kind("blank")
+@kind("no region of any scale can be kept")
 def nothing_but_pen_marks(folder: Path) -> None:
     glass = Image.new("RGB", (SIDE, SIDE), (243, 243, 245))
     draw = ImageDraw.Draw(glass)

@@ -92,7 +92,7 @@ def _judge(kind: Kind, reports: list[dict], out: Path, printed: str) -> str:
         return f"{len(reports)} reports"
     (report,) = reports
     status, message = report["status"], report["message"]
-    if kind.expected not in ("prepared", "blank"):
+    if kind.expected != "prepared":
         if status != "failed" or kind.expected not in message:
             return f"{status} {message!r}, expected {kind.expected!r}"
         if "\n" in message or "; " not in message or kind.name not in message or message not in printed:
@@ -104,9 +104,6 @@ def _judge(kind: Kind, reports: list[dict], out: Path, printed: str) -> str:
     if out.resolve() not in target.resolve().parents:
         return f"written outside the output folder: {target}"
     slide = SlideFile(target)
-    if kind.expected == "blank":
-        count = sum(report["regions"].values())
-        return f"{count} regions of no tissue" if count else ""
     return _differs(slide) or _lost(kind, slide)
 
 
