@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ldm.files import sha256
 from ldm.networks.dit import DiT
 from ldm.sampling.samplers import ddim, respaced_timesteps
 from ldm.sources import build_part, load_network, open_source
@@ -22,13 +21,23 @@ class ConditioningModel:
     alpha_bar: Tensor
     id: str = ""
     """names the weights"""
+    config_id: str = ""
+    """names what their config says of the network"""
+    contexts_id: str | None = None
+    """of the Summarizer whose contexts it learnt; None: not known, as of the published CDM"""
 
     @classmethod
     def load(cls, source: str | Path) -> "ConditioningModel":
         """From "demo", a cdm run folder or a published file."""
         found = open_source(source, "cdm")
         network = load_network(found, "cdm", {"cdm": found.tensors})
-        return cls(network, build_part(found, "schedule"), f"{found.name}-{sha256(found.path)[:12]}")
+        contexts_id = found.config.get("contexts_id")
+        return cls(network, build_part(found, "schedule"), found.id, found.config_id, contexts_id)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """What names everything that its contexts depend on, besides scale, seed and precision."""
+        return {"cdm": self.id, "cdm config": self.config_id}
 
     @property
     def width(self) -> int:

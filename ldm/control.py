@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from ldm.conditions import Conditions
 from ldm.diffusion.guidance import Denoiser
 from ldm.errors import UserError
-from ldm.files import sha256
 from ldm.io import Pixels
 from ldm.joint import Joint
 from ldm.networks.control import Control, Controlled
@@ -42,6 +41,8 @@ class ControlModel:
     factor: int
     id: str = ""
     """names the weights"""
+    config_id: str = ""
+    """names what their config says of the network"""
 
     @classmethod
     def load(cls, source: str | Path, model: ZoomLDM) -> "ControlModel":
@@ -52,8 +53,13 @@ class ControlModel:
         if steers.rpartition("-")[2] != model.id.rpartition("-")[2]:
             raise UserError(f"control: {source} steers {steers}, but the model is {model.id}; load what it steers")
         control: Control = load_network(found, "control", {"control": found.tensors})
-        identity = f"{found.name}-{sha256(found.path)[:12]}"
-        return cls(control, model, config.data.scales[0], config.model.factor, identity).to(model.device)
+        scale, factor = config.data.scales[0], config.model.factor
+        return cls(control, model, scale, factor, found.id, found.config_id).to(model.device)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """What names everything that its images depend on, besides the model and the settings."""
+        return {"control": self.id, "control config": self.config_id}
 
     def to(self, device: str | torch.device) -> "ControlModel":
         """Move all networks; returns itself."""
@@ -67,9 +73,12 @@ class ControlModel:
         downsample = self.factor * self.model.ladder[self.scale].downsample
         return [self.scale, *(rung.name for rung in self.model.ladder if rung.downsample == downsample)]
 
-    def enlarge(self, y: Pixels, conditions: Conditions, seed: int = 0) -> Pixels:
+    def enlarge(
+        self, y: Pixels, conditions: Conditions, seed: int = 0, *, settings: Settings = SETTINGS, batch_size: int = 16
+    ) -> Pixels:
         """y (h, w, 3) -> (f h, f w, 3)."""
-        joint = self.joint(self.enlarged(from_uint8(y[None]).to(self.model.device))[0], conditions, seed=seed)
+        enlarged = self.enlarged(from_uint8(y[None]).to(self.model.device))[0]
+        joint = self.joint(enlarged, conditions, settings=settings, seed=seed, batch_size=batch_size)
         for _ in joint.run():
             pass
         return np.concatenate([to_uint8(band[None])[0] for band in joint.bands()])

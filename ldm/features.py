@@ -10,18 +10,17 @@ function of (seed, slide, scale, row, column), so a tile's features depend on no
 Letters: n regions, d channels, h, w latents a side.
 """
 
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from einops import reduce
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.cache import Identity, content
 from ldm.data.bags import Bag, fuse, place_l0, read_bag, write_bag
 from ldm.data.h5 import SlideFile
 from ldm.diffusion.schedule import add_noise, at
@@ -119,27 +118,27 @@ class Extractor:
         """
         name = f"{slide.attrs['slide_id']}.h5"
         paths = [self._folder([scale]) / name for scale in self.scales]
-        settings = [self._settings(slide, scale) for scale in self.scales]
         made = False
-        for path, scale, wanted in zip(paths, self.scales, settings, strict=True):
+        for path, scale in zip(paths, self.scales, strict=True):
+            wanted = self._identity(slide, [scale])
             if not is_made(path, wanted):
                 write_bag(path, self._bag(slide, scale, wanted))
                 made = True
-        fused = self.folder / name
-        if len(paths) > 1 and not is_made(fused, wanted := f"[{', '.join(settings)}]"):
-            write_bag(fused, replace(fuse([read_bag(path) for path in paths]), settings=wanted))
+        fused, wanted = self.folder / name, self._identity(slide, self.scales)
+        if len(paths) > 1 and not is_made(fused, wanted):
+            write_bag(fused, replace(fuse([read_bag(path) for path in paths]), identity=wanted))
             made = True
         return made
 
-    def _settings(self, slide: SlideFile, scale: str) -> str:
-        """Everything that a bag depends on, as text."""
-        depends: dict[str, Any] = {"slide": slide.attrs.get("settings", ""), "scale": scale, "source": self.source}
-        depends["encoder"] = slide.attrs["encoder"]
+    def _identity(self, slide: SlideFile, scales: Sequence[str]) -> Identity:
+        """Everything that the bag of some scales depends on."""
+        weights, settings = {"encoder": slide.attrs["encoder"]}, {"source": self.source, "scales": list(scales)}
         if self.source == "denoiser":
-            depends |= {"model": self.model.id, "precision": self.model.precision, **asdict(self.probe)}
-        return json.dumps(depends)
+            weights |= self.model.weights
+            settings |= {"precision": self.model.precision, **asdict(self.probe)}
+        return Identity("features", weights, {"slide": content(slide.path)}, settings)
 
-    def _bag(self, slide: SlideFile, scale: str, settings: str) -> Bag:
+    def _bag(self, slide: SlideFile, scale: str, identity: Identity) -> Bag:
         """The features of every prepared region of `scale`."""
         count = slide.count(scale) if scale in slide.ladder.names else 0
         if count == 0:
@@ -150,7 +149,7 @@ class Extractor:
         features = torch.cat([self._features(slide, scale, part) for part in rows]).numpy()
         ij = slide.ij(scale)
         coords, side_l0 = place_l0(slide, scale, ij)
-        return Bag(str(slide.attrs["slide_id"]), (scale,), features, coords, ij, side_l0, settings)
+        return Bag(str(slide.attrs["slide_id"]), (scale,), features, coords, ij, side_l0, identity)
 
     def _features(self, slide: SlideFile, scale: str, rows: Sequence[int]) -> Tensor:
         if self.source == "encoder":
@@ -158,11 +157,11 @@ class Extractor:
         return denoiser_features(self.model, slide, scale, rows, self.probe)
 
 
-def is_made(path: Path, settings: str) -> bool:
-    """Whether `path` is a whole bag made with these settings."""
+def is_made(path: Path, wanted: Identity) -> bool:
+    """Whether `path` is a whole bag of this identity."""
     if not path.exists():
         return False
     try:
-        return read_bag(path).settings == settings
+        return read_bag(path).identity == wanted
     except UserError:
         return False

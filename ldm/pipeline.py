@@ -29,7 +29,6 @@ from ldm.checkpoint import split
 from ldm.diffusion.guidance import Denoiser, guided
 from ldm.diffusion.schedule import Prediction, at, predict
 from ldm.errors import UserError
-from ldm.files import sha256
 from ldm.layers.statistics import share_statistics
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
@@ -53,7 +52,7 @@ def load_autoencoder(source: str | Path) -> tuple[Autoencoder, str]:
     """
     found = open_source(source, "vq", "zoomldm")
     autoencoder: Autoencoder = load_network(found, "autoencoder", split(found.tensors))
-    return autoencoder, f"{found.name}-{sha256(found.path)[:12]}"
+    return autoencoder, found.id
 
 
 @dataclass(eq=False)
@@ -72,6 +71,8 @@ class ZoomLDM:
     precision: str = "fp32"
     id: str = ""
     """names the weights"""
+    config_id: str = ""
+    """names what their config says of the networks"""
 
     def __post_init__(self) -> None:
         """UserError when the CDM was made for another model."""
@@ -117,7 +118,8 @@ class ZoomLDM:
             encoder=config.encoder,
             cdm=None if cdm is None else ConditioningModel.load(cdm),
             precision=precision,
-            id=f"{found.name}-{sha256(found.path)[:12]}",
+            id=found.id,
+            config_id=found.config_id,
         )
         return model.to(device)
 
@@ -136,6 +138,11 @@ class ZoomLDM:
     @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """What names everything that samples depend on, besides conditions, settings and precision."""
+        return {"model": self.id, "model config": self.config_id}
 
     @cached_property
     def latents_id(self) -> str:
@@ -161,12 +168,18 @@ class ZoomLDM:
         self, scale: str, count: int = 1, *, seed: int = 0, steps: int = 50, batch_size: int = 64
     ) -> Tensor:
         """Draw contexts (n, 65, w) from the CDM; context i depends on seed + i alone. UserError without a CDM."""
+        cdm = self.cdm_needed
+        noise = _noise(count, (TOKENS, cdm.width), seed, FOR_CONTEXT).to(self.device)  # (n, 65, w)
+        with self._autocast():
+            drawn = [cdm.sample(x, self._indices(scale, len(x)), steps) for x in noise.split(batch_size)]
+        return torch.cat(drawn)
+
+    @property
+    def cdm_needed(self) -> ConditioningModel:
+        """UserError without a CDM."""
         if self.cdm is None:
             raise UserError("cdm: none is loaded to draw conditions from; name one, or give embeddings of a slide")
-        noise = _noise(count, (TOKENS, self.cdm.width), seed, FOR_CONTEXT).to(self.device)  # (n, 65, w)
-        with self._autocast():
-            drawn = [self.cdm.sample(x, self._indices(scale, len(x)), steps) for x in noise.split(batch_size)]
-        return torch.cat(drawn)
+        return self.cdm
 
     def denoiser(self, context: Tensor, guidance: float = 1.0) -> Denoiser:
         """denoise(z_t (b, 3, h, w), t (b,)) -> eps under `context` (b, 65, w); the null context is all zeros.

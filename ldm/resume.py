@@ -1,17 +1,22 @@
-"""A joint sampling on disk, so that an interrupted one goes on from its last step.
+"""An interrupted sampling on disk, so that the same command goes on from its last step.
 
-The file's name holds a digest of everything that the image depends on: the same command finds it, another does not.
+The file's name holds the digest of the sampling's identity, and the file the identity itself: the same command finds
+it, another one begins anew and says what differs.
+
+    unfinished-<digest>.safetensors                 the canvases so far
+    unfinished-<digest>.<name>.safetensors          what had to be computed before, as conditions that were inferred
 """
 
-import hashlib
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
+from ldm.cache import Identity
 from ldm.checkpoint import load_weights, save_weights
 from ldm.errors import UserError
 from ldm.files import sidecar
@@ -20,31 +25,42 @@ from ldm.sampling.multiscale import State
 SECONDS = 30.0
 """between two saves"""
 NOT_CONSTRAINED = -1.0
+PREFIX = "unfinished-"
+KEY = "identity"
+"""in the metadata of a file"""
 
 
 class StateFile:
     """The states of a sampling, in `folder`, saved now and then."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """`identity`: all that the image depends on, as JSON values."""
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-        self.path = folder / f"unfinished-{digest}.safetensors"
+    def __init__(self, folder: Path, identity: Identity) -> None:
+        """`identity`: all that the image depends on."""
+        self.identity, self._folder = identity, folder
+        self._stem = f"{PREFIX}{identity.digest}"
+        self.path = folder / f"{self._stem}.safetensors"
         self._saved = time.monotonic()
 
     def load(self, device: torch.device) -> dict[str, State]:
-        """What was saved, or nothing; a damaged file is nothing."""
-        if not self.path.is_file():
-            return {}
-        try:
-            tensors = load_weights(self.path)
-        except UserError:
-            return {}
+        """What was saved; nothing where there is nothing, or it is damaged or of another sampling: see `notes`."""
+        tensors = self._read(self.path)
         states = {}
         for name in {key.split("/")[0] for key in tensors}:
             z_t = tensors[f"{name}/z_t"].to(device)
             step, error = tensors[f"{name}/step"].tolist()
             states[name] = State(int(step), z_t, z_t, None if error == NOT_CONSTRAINED else error)
         return states
+
+    def notes(self) -> list[str]:
+        """A line for each unfinished sampling in the folder that this one does not go on from, and why not."""
+        told = []
+        for path in sorted(self._folder.glob(f"{PREFIX}*.safetensors")):
+            if path == self.path:
+                if not self._read(path):
+                    told.append(f"{path.name} is damaged: begun anew")
+            elif path.stem.count(".") == 0 and (kept := identity_of(path)) is not None:
+                different = "; ".join(self.identity.differences(kept))
+                told.append(f"{path.name} is of another sampling ({different}): left as it is, this one begins anew")
+        return told
 
     def save(self, states: Mapping[str, State], *, now: bool = False) -> None:
         """Save, if `now` or when the last time is long ago. UserError when the disk refuses."""
@@ -55,10 +71,39 @@ class StateFile:
             tensors[f"{name}/z_t"] = state.z_t
             error = NOT_CONSTRAINED if state.error is None else state.error
             tensors[f"{name}/step"] = torch.tensor([state.step, error], dtype=torch.float64)
-        save_weights(self.path, tensors)
+        save_weights(self.path, tensors, {KEY: self.identity.text})
         self._saved = time.monotonic()
+
+    def kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives: made now and saved, or what an interrupted command saved, on the CPU."""
+        path = self._folder / f"{self._stem}.{name}.safetensors"
+        found = self._read(path).get(name)
+        if found is None:
+            found = make().cpu()
+            save_weights(path, {name: found}, {KEY: self.identity.text})
+        return found
 
     def remove(self) -> None:
         """The image is there: its states are not needed any more."""
-        for path in (self.path, sidecar(self.path)):
-            path.unlink(missing_ok=True)
+        for path in self._folder.glob(f"{self._stem}.*safetensors"):
+            for each in (path, sidecar(path)):
+                each.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        """The tensors of a whole file of this identity, or nothing."""
+        if identity_of(path) != self.identity:
+            return {}
+        with suppress(UserError):
+            return load_weights(path)
+        return {}
+
+
+def identity_of(path: Path) -> Identity | None:
+    """What the sampling in a file depends on; None when there is none, or the file is damaged or older."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return Identity.parse((file.metadata() or {})[KEY])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        return None

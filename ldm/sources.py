@@ -5,8 +5,10 @@ networks are the constructors' defaults.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,19 +17,36 @@ from torch import Tensor
 from ldm.checkpoint import check_strict, load_metadata, load_strict, load_weights
 from ldm.config import build
 from ldm.errors import UserError
-from ldm.run_config import check_settings, load_run_config
+from ldm.files import sha256
+from ldm.run_config import check_settings, load_run_config, model_settings
 from ldm.training_config import check_finished
 
 BUNDLED = Path(__file__).parent / "weights" / "demo"
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True)
+class Source:
     """Weights, and the config that names their networks."""
 
     name: str
     path: Path
     config: DictConfig
     tensors: dict[str, Tensor]
+
+    @property
+    def published(self) -> bool:
+        """Whether it is a file without a config of its own."""
+        return self.config.get("system") is None
+
+    @cached_property
+    def id(self) -> str:
+        """Names the weights: "<name>-<12 hex>", the first digits of the file's sha256."""
+        return f"{self.name}-{sha256(self.path)[:12]}"
+
+    @property
+    def config_id(self) -> str:
+        """Names what the config says of the networks."""
+        return model_settings(self.config)
 
 
 def open_source(source: str | Path, *systems: str) -> Source:

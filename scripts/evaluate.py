@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from data_prep.demo_encoder import DemoEncoder
 from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
@@ -26,7 +27,7 @@ from ldm.data.splits import patient_of
 from ldm.errors import UserError, cli
 from ldm.evaluation.extractors import Extractor
 from ldm.evaluation.memorization import check_apart
-from ldm.evaluation.superres import Embed, Lpips
+from ldm.evaluation.superres import Lpips
 from ldm.evaluation.tables import write_results
 from ldm.io import contact_sheet
 from ldm.pictures import listed
@@ -147,10 +148,18 @@ def load(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
     return ZoomLDM.load(args.model, cdm=cdm, device=fabric.device, precision=args.precision)
 
 
-def embedder(args: argparse.Namespace, model: ZoomLDM, device: str) -> Embed:
-    """The model's own encoder, loaded when it is first needed."""
-    encoder = cache(lambda: space(model.encoder, named(args.weights, "--weights"), device))
-    return lambda tiles: encoder()(tiles)
+class Embedder:
+    """The model's own tile encoder, loaded when it is first needed."""
+
+    def __init__(self, args: argparse.Namespace, model: ZoomLDM, device: str) -> None:
+        self._load = cache(lambda: space(model.encoder, named(args.weights, "--weights"), device))
+
+    @property
+    def id(self) -> str:
+        return self._load().id
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        return self._load()(tiles)
 
 
 def demo_only(args: argparse.Namespace, option: str) -> None:
@@ -218,7 +227,7 @@ def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) ->
     generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
     real = reference, spread_over(given, args.count)
     return large.run(
-        bench, real, args.scales.split(","), methods, generated, crop_spaces, embedder(args, model, device)
+        bench, real, args.scales.split(","), methods, generated, crop_spaces, Embedder(args, model, device)
     )
 
 
@@ -236,7 +245,7 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
     demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
     features = None if demo is None else demo.maps
     lpips = Lpips.found(named(args.weights, "--weights").get("lpips"))
-    embed = embedder(args, model, str(fabric.device))
+    embed = Embedder(args, model, str(fabric.device))
     return superres.run(bench, paths, scales, methods, embed, features, lpips)
 
 

@@ -7,8 +7,9 @@ typed again, goes on from the last saved step.
 import argparse
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import torch
 from einops import reduce
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from data_prep.encoders import load_encoder
 from ldm.arguments import non_negative, non_negative_int, positive_int, seed_int
+from ldm.cache import Identity, content
 from ldm.conditions import (
     Conditions,
     TokenMap,
@@ -102,24 +105,47 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return replace(preset, **chosen, rule=replace(preset.rule, **rule))
 
 
-def conditions_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], size: tuple[int, int]) -> Conditions:
-    """The conditions that `--from` names. UserError when they do not suit the model."""
+@dataclass(frozen=True)
+class Origin:
+    """Where conditions come from, and what they depend on."""
+
+    kind: str
+    make: Callable[[], Tensor] | None = None
+    """their tokens (d, rows, cols); None: there are no conditions"""
+    weights: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    slow: bool = False
+    """whether making them takes long enough to keep them"""
+
+    def conditions(self, model: ZoomLDM, file: StateFile, first: bool) -> Conditions:
+        if self.make is None:
+            return Unconditional(model)
+        return TokenMap(model, file.kept("conditions", self.make) if self.slow and first else self.make())
+
+
+def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], size: tuple[int, int]) -> Origin:
+    """What `--from` names. UserError when it does not suit the model."""
     origin = args.origin or (str(BUNDLED / "slide.h5") if args.model == "demo" else "cdm")
     args.origin = origin
     if origin == "none":
-        return Unconditional(model)
+        return Origin("none")
     rungs = sorted((model.ladder[name] for name in scales), key=lambda rung: rung.index)
     tile = model.tile_px // rungs[0].downsample
     rows, cols = (-(-length // tile) for length in size)
     if origin == "cdm":
-        return TokenMap(model, drawn_tokens(model, rungs[-1].name, rows, cols, seed=args.seed, progress=True))
+        cdm = model.cdm_needed
+        draw = partial(drawn_tokens, model, rungs[-1].name, rows, cols, seed=args.seed, progress=True)
+        return Origin("cdm", draw, cdm.weights, slow=True)
     if Path(origin).suffix == ".h5":
         slide = matching_slide(origin, model)
         place = place_of(args.place) if args.place else richest_place(slide, rungs[-1].name, rows, cols)
         args.place = f"{place[0]},{place[1]}"
-        return TokenMap(model, tokens_at(slide, place, rows, cols))
-    embed = load_encoder(model.encoder)
-    return TokenMap(model, image_tokens(read_picture(Path(origin)).pixels, embed, model.tile_px))
+        tokens = tokens_at(slide, place, rows, cols)
+        return Origin("slide", lambda: tokens, inputs={"slide": content(origin)}, settings={"place": args.place})
+    pixels, embed = read_picture(Path(origin)).pixels, load_encoder(model.encoder)
+    tokens = image_tokens(pixels, embed, model.tile_px)
+    return Origin("picture", lambda: tokens, {"encoder": embed.id}, {"picture": content(origin)})
 
 
 def sample(joint: Joint, file: StateFile, fabric: Fabric) -> dict[str, list[float | None]]:
@@ -206,6 +232,28 @@ def write(joint: Joint, out: Path) -> dict[str, Any]:
     return figures
 
 
+def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: Fabric) -> Identity:
+    """Everything that the pixels depend on; how the work is dealt out moves their last digits."""
+    model = joint.model
+    settings = {
+        "scales": list(joint.scales),
+        "size": [joint.width, joint.height],
+        "from": args.origin
+        if origin.make is None or origin.slow
+        else "picture"
+        if "picture" in origin.inputs
+        else "slide",
+        "seed": args.seed,
+        "precision": model.precision,
+        "device": fabric.device.type,
+        "processes": fabric.world_size,
+        "tile_batch": args.tile_batch,
+        **origin.settings,
+        "sampling": asdict(joint.settings),
+    }
+    return Identity("joint sampling", {**model.weights, **origin.weights}, origin.inputs, settings)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
@@ -214,28 +262,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     if fabric.is_global_zero:
         announce(model.precision, model.device)
     scales, size, settings = args.scales.split(","), size_of(args.size), settings_of(args)
+    first = fabric.global_rank == 0
     joint = Joint(
         model=model,
         scales=scales,
         height=size[0],
         width=size[1],
-        conditions=conditions_of(args, model, scales, size),
+        conditions=Unconditional(model),
         settings=settings,
         seed=args.seed,
         batch_size=args.tile_batch,
         processes=processes,
     )
-    named = {key: getattr(args, key) for key in ("origin", "place", "size", "seed")} | {"precision": model.precision}
-    identity = {"model": model.id, "scales": joint.scales, **named, "settings": asdict(settings)}
-    file = StateFile(args.out, identity)
+    origin = origin_of(args, model, scales, size)
+    file = StateFile(args.out, identity_of(args, joint, origin, fabric))
+    if first:
+        for note in file.notes():
+            print(note)
+    joint.conditions = origin.conditions(model, file, first)
     errors = sample(joint, file, fabric)
-    if fabric.global_rank > 0:
+    if not first:
         return
     sampling_seconds = time.monotonic() - started
     figures = write(joint, args.out)
     figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}
-    with whole(args.out / "image.json") as partial:
-        partial.write_text(json.dumps({**identity, **figures, "errors": errors}, indent=2) + "\n")
+    with whole(args.out / "image.json") as unfinished:
+        record = {"origin": args.origin, "place": args.place, **asdict(file.identity), **figures, "errors": errors}
+        unfinished.write_text(json.dumps(record, indent=2) + "\n")
     file.remove()
     print(*(f"{name} {value:.4g}" for name, value in figures.items()), sep="   ")
     print(args.out / "picture.png", args.out / "image.tiff", sep="\n")

@@ -165,5 +165,5 @@ def test_it_stands_in_the_table_of_super_resolution(folder: Path, control: Contr
         name for name in ("bicubic", "controlnet", "controlnet-given") for _ in range(2)
     ]
     assert all(np.isfinite(record["PSNR"]) for record in records)
-    made = (tmp_path / "samples").glob("superres-controlnet*/settings.json")
-    assert {json.loads(path.read_text())["control"] for path in made} == {control.id}
+    made = (tmp_path / "samples").glob("superres-controlnet*/identity.json")
+    assert {json.loads(path.read_text())["weights"]["control"] for path in made} == {control.id}

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from data_prep import spaces
+from ldm.cache import Identity
 from ldm.checkpoint import load_weights, save_weights
 from ldm.errors import UserError
 from ldm.evaluation.frechet import Statistics
@@ -281,12 +282,12 @@ def test_a_gallery_makes_what_is_missing_in_the_same_ranges(tmp_path: Path) -> N
         asked.append(list(numbers))
         return [np.full((4, 4, 3), number, np.uint8) for number in numbers]
 
-    gallery = Gallery(tmp_path, "ours 5x", {"seed": 0})
+    gallery = Gallery(tmp_path, "ours 5x", Identity("samples", settings={"seed": 0}))
     gallery.fill(5, make, batch=2)
     assert asked == [[0, 1], [2, 3], [4]]
     gallery.path(3).unlink()
-    again = Gallery(tmp_path, "ours 5x", {"seed": 0})
+    again = Gallery(tmp_path, "ours 5x", Identity("samples", settings={"seed": 0}))
     again.fill(5, make, batch=2)
     assert asked[3:] == [[2, 3]]
     assert [int(load().mean()) for load in again.loaders(5)] == [0, 1, 2, 3, 4]
-    assert Gallery(tmp_path, "ours 5x", {"seed": 1}).folder != gallery.folder
+    assert Gallery(tmp_path, "ours 5x", Identity("samples", settings={"seed": 1})).folder != gallery.folder

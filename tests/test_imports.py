@@ -4,7 +4,9 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-GROUND = {f"ldm.{name}" for name in ("arguments", "csv_table", "errors", "files", "precision", "processes", "schema")}
+GROUND = {
+    f"ldm.{name}" for name in ("arguments", "cache", "csv_table", "errors", "files", "precision", "processes", "schema")
+}
 ALLOWED: dict[str, set[str]] = {
     "ldm.scales": set(),
     "ldm.config": set(),

@@ -5,9 +5,9 @@
       attrs                    name, and the tile's side there as both tools call it: patch_size at patch_level 0,
                                patch_size_level0
     ij          (n, 2) i32     the tile's row and column on the grid of its scale
-    attrs       format, slide_id, scales (finest first), settings: everything the features depend on, as JSON: a
-                mapping, of which "slide" alone may differ between slides; fused, a list of them; digest: sha256 of
-                the other attributes, as HDF5 has no checksum of them
+    attrs       format, slide_id, scales (finest first), identity: everything the features depend on, as JSON, of
+                which the inputs alone differ between slides; digest: sha256 of the other attributes, as HDF5 has no
+                checksum of them
 
 A region (i, j) of one scale lies in region (i // 2, j // 2) of the next. Fusing scales keeps a row for each tile of the
 finest one, with the features of the coarser regions around that tile beside its own (paper, Table 4).
@@ -19,9 +19,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -29,11 +29,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldm.cache import Identity
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.files import Sink, whole
 
-FORMAT = "zoomldm-bag-1"
+FORMAT = "zoomldm-bag-2"
 MISSING = 0.1
 """largest share of a slide's tiles that may lie in no region of a coarser scale"""
 MEMORY = 8 * 2**30
@@ -50,7 +51,7 @@ class Bag:
     ij: NDArray[np.int32]
     side_l0: int
     """of a tile, in pixels at full resolution"""
-    settings: str = "{}"
+    identity: Identity = field(default_factory=partial(Identity, "features"))
 
 
 def place_l0(slide: SlideFile, scale: str, ij: NDArray[np.integer]) -> tuple[NDArray[np.int64], int]:
@@ -97,8 +98,8 @@ def write_bag(path: str | Path, bag: Bag) -> None:
     if not np.isfinite(bag.features).all():
         raise UserError(f"{path}: features are not finite; the network's weights or the slide's latents are damaged")
     with whole(path) as partial, Sink(partial) as sink, h5py.File(sink, "w", libver=("v110", "v110")) as file:
-        file.attrs.update(format=FORMAT, slide_id=bag.slide_id, scales=list(bag.scales), settings=bag.settings)
-        file.attrs["digest"] = digest(bag.slide_id, list(bag.scales), bag.settings, bag.side_l0)
+        file.attrs.update(format=FORMAT, slide_id=bag.slide_id, scales=list(bag.scales), identity=bag.identity.text)
+        file.attrs["digest"] = digest(bag.slide_id, list(bag.scales), bag.identity.text, bag.side_l0)
         for name in ("features", "coords", "ij"):
             file.create_dataset(name, data=getattr(bag, name), chunks=True, fletcher32=True, track_times=False)
         file["coords"].attrs.update(
@@ -106,9 +107,9 @@ def write_bag(path: str | Path, bag: Bag) -> None:
         )
 
 
-def digest(slide_id: str, scales: list[str], settings: str, side_l0: int) -> str:
+def digest(slide_id: str, scales: list[str], identity: str, side_l0: int) -> str:
     """Names what a bag says of itself besides its datasets."""
-    return hashlib.sha256(json.dumps([FORMAT, slide_id, scales, settings, side_l0]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([FORMAT, slide_id, scales, identity, side_l0]).encode()).hexdigest()
 
 
 @contextmanager
@@ -118,8 +119,10 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             attrs = file.attrs
+            if attrs["format"] != FORMAT:
+                raise OSError(f"its format is {attrs['format']}, expected {FORMAT}")
             scales, side_l0 = [str(scale) for scale in attrs["scales"]], int(file["coords"].attrs["patch_size_level0"])
-            if attrs.get("digest") != digest(str(attrs["slide_id"]), scales, str(attrs["settings"]), side_l0):
+            if attrs.get("digest") != digest(str(attrs["slide_id"]), scales, str(attrs["identity"]), side_l0):
                 raise OSError("its attributes are not those that it was written with")
             yield file
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -136,16 +139,14 @@ def read_bag(path: str | Path) -> Bag:
             coords=file["coords"][:],
             ij=file["ij"][:],
             side_l0=int(file["coords"].attrs["patch_size_level0"]),
-            settings=str(file.attrs["settings"]),
+            identity=Identity.parse(file.attrs["identity"]),
         )
 
 
-def recipe(path: Path) -> list[dict[str, Any]]:
+def recipe(path: Path) -> Identity:
     """How the features of a bag were made, whatever the slide. UserError as `read_bag`."""
     with _opened(path) as file:
-        made = json.loads(file.attrs["settings"])
-        parts = made if isinstance(made, list) else [made]
-        return [{key: value for key, value in part.items() if key != "slide"} for part in parts]
+        return replace(Identity.parse(file.attrs["identity"]), inputs={})
 
 
 class BagFolder:
@@ -159,8 +160,9 @@ class BagFolder:
         expected = recipe(self._paths[0])
         for path in self._paths[1:]:
             if (found := recipe(path)) != expected:
+                different = "; ".join(found.differences(expected)).replace("kept", f"in {self._paths[0].name}")
                 raise UserError(
-                    f"{path}: made with {found}, but {self._paths[0].name} with {expected}; "
+                    f"{path}: made in another way ({different}); "
                     "make all of them with one command of scripts/extract_features.py"
                 )
         self._kept: dict[int, Tensor] = {}

@@ -1,10 +1,13 @@
 """What every experiment is given, and what it hands back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from torch import Tensor
+
+from ldm.cache import Identity
 from ldm.errors import UserError
 from ldm.evaluation.extractors import Extractor
 from ldm.io import Pixels
@@ -38,10 +41,41 @@ class Bench:
         """The folder of the images that are made; what one experiment made another finds."""
         return self.out / "samples"
 
+    def identity(self, weights: Mapping[str, str], inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Identity:
+        """What images that are made here depend on: the arguments, and what all of them do."""
+        own: dict[str, Any] = {"precision": self.model.precision, "device": self.model.device.type}
+        own |= {"seed": self.seed, "batch": self.batch}  # the size of a batch moves the last digits
+        return Identity("samples", {**self.model.weights, **weights}, inputs, {**own, **settings})
+
+
+class Embedder(Protocol):
+    """The model's own tile encoder."""
+
     @property
-    def identity(self) -> dict[str, Any]:
-        """What every image that is made here depends on."""
-        return {"model": self.model.id, "precision": self.model.precision, "seed": self.seed}
+    def id(self) -> str:
+        """Names its weights."""
+
+    def __call__(self, tiles: Tensor, /) -> Tensor:
+        """uint8 (b, H, W, 3) -> float32 (b, d)."""
+
+
+class Method(Protocol):
+    """A way to make images, which declares all that they depend on besides the model and what it is given.
+
+    Nothing of it is looked for elsewhere: images that were kept are found by what is declared here.
+    """
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """Names of the weights of networks that are not the model's."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """JSON values."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it asks for embeddings of the real image."""
 
 
 @dataclass

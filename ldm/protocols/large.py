@@ -3,33 +3,34 @@
 CLIP-FID looks at whole images, shrunk; Crop-FID at crops of a patch's size. Neither sees a quilt for what it is, so the
 constraint's error, seams, gradients and the power spectrum stand beside them.
 
-A method turns a Place into an image: add one to METHODS, or rows of your own with `--generated NAME=FOLDER`.
+A method turns a Place into an image and declares what it depends on: add one to METHODS, or rows of your own with
+`--generated NAME=FOLDER`.
 
 Letters: H, W pixels, d channels, R, C rows and columns of base tiles, f the factor between two scales, n images.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.cache import content
 from ldm.conditions import TokenMap, image_tokens
 from ldm.evaluation.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.large_image import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
-from ldm.evaluation.superres import Embed
 from ldm.evaluation.tables import frechet_name, markdown, number
-from ldm.files import sha256
 from ldm.io import Pixels, save_png
 from ldm.joint import Joint
 from ldm.pictures import listed, read_picture
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
-from ldm.protocols.bench import SHOWN, Bench, Report, Sheet
+from ldm.protocols.bench import SHOWN, Bench, Embedder, Method, Report, Sheet
 from ldm.protocols.patches import measure
 from ldm.protocols.sources import Gallery, picture_loader
 from ldm.sampling.constraints import Shrink
@@ -50,6 +51,8 @@ class Place(NamedTuple):
     width: int
     scales: Sequence[str]
     """finest and coarser ones"""
+    batch: int = 16
+    """tiles at a time"""
 
 
 class Painted(NamedTuple):
@@ -59,34 +62,47 @@ class Painted(NamedTuple):
     coarse: Pixels | None = None
 
 
-Method = Callable[[ZoomLDM, Place], Painted]
-"""the noise depends on the place's number alone"""
+class Paint(Method, Protocol):
+    def __call__(self, model: ZoomLDM, place: Place, /) -> Painted:
+        """The noise depends on the place's number alone."""
 
 
-def joint(model: ZoomLDM, place: Place, settings: Settings) -> Painted:
+@dataclass(frozen=True)
+class JointMethod:
     """Joint sampling under the place's embeddings."""
-    sampling = Joint(
-        model=model,
-        scales=place.scales,
-        height=place.height,
-        width=place.width,
-        conditions=TokenMap(model, place.tokens),
-        settings=settings,
-        seed=place.number,
-    )
-    for _ in sampling.run():
-        pass
-    image = to_uint8(torch.cat(list(sampling.bands()), dim=1)[None])[0]
-    shrink = sampling.factor(sampling.scales[1])
-    coarse = to_uint8(sampling.image(sampling.scales[1])[None])[0]
-    return Painted(image, coarse[: place.height // shrink, : place.width // shrink])
+
+    sampling: Settings
+    weights = MappingProxyType[str, str]({})
+    embeds = True
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __call__(self, model: ZoomLDM, place: Place) -> Painted:
+        sampling = Joint(
+            model=model,
+            scales=place.scales,
+            height=place.height,
+            width=place.width,
+            conditions=TokenMap(model, place.tokens),
+            settings=self.sampling,
+            seed=place.number,
+            batch_size=place.batch,
+        )
+        for _ in sampling.run():
+            pass
+        image = to_uint8(torch.cat(list(sampling.bands()), dim=1)[None])[0]
+        shrink = sampling.factor(sampling.scales[1])
+        coarse = to_uint8(sampling.image(sampling.scales[1])[None])[0]
+        return Painted(image, coarse[: place.height // shrink, : place.width // shrink])
 
 
-METHODS: dict[str, Method] = {
-    "independent": partial(joint, settings=PRESETS["independent"]),
-    "interpolated": partial(joint, settings=PRESETS["interpolated"]),
-    "ours": partial(joint, settings=PRESETS["default"]),
-    "paper": partial(joint, settings=replace(PRESETS["paper"], seam="none")),
+METHODS: dict[str, Paint] = {
+    "independent": JointMethod(PRESETS["independent"]),
+    "interpolated": JointMethod(PRESETS["interpolated"]),
+    "ours": JointMethod(PRESETS["default"]),
+    "paper": JointMethod(replace(PRESETS["paper"], seam="none")),
 }
 """two baselines, that know no coarser canvas; ours; the paper's Algorithm 2, descending, without repair"""
 REAL = "real, other places"
@@ -148,12 +164,12 @@ class Images:
 
 
 def painted(
-    bench: Bench, name: str, method: Method, given: Sequence[Path], scales: Sequence[str], embed: Embed
+    bench: Bench, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> Images:
     """The places of the real images `given`, painted where that was not done before."""
-    files = [sha256(path)[:12] for path in given]
-    settings = str(getattr(method, "keywords", ""))
-    identity = {**bench.identity, "scales": list(scales), "places": files, "settings": settings}
+    weights = {**method.weights, "encoder": embed.id}
+    inputs = {str(number): content(path) for number, path in enumerate(given)}
+    identity = bench.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
     gallery = Gallery(bench.samples, f"large {name}", identity)
     held = [gallery.path(i).with_name(f"{i:05d}.coarse.png") for i in range(len(given))]
 
@@ -161,7 +177,8 @@ def painted(
         for i in numbers:
             real = read_picture(given[i]).pixels
             tokens = image_tokens(real, embed, bench.model.tile_px)
-            image, coarse = method(bench.model, Place(bench.seed + i, tokens, real.shape[0], real.shape[1], scales))
+            place = Place(bench.seed + i, tokens, real.shape[0], real.shape[1], scales, bench.batch)
+            image, coarse = method(bench.model, place)
             if coarse is not None:
                 save_png(held[i], coarse)
             yield image
@@ -198,10 +215,10 @@ def run(
     bench: Bench,
     real: tuple[Sequence[Path], Sequence[Path]],
     scales: Sequence[str],
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Paint],
     generated: Mapping[str, Path],
     crop_spaces: Sequence[Extractor],
-    embed: Embed,
+    embed: Embedder,
 ) -> Report:
     """Paint the places of the second half of the `real` images by every method; compare all with the first half.
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from ldm.cache import content
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.evaluation.extractors import Described, Extractor, Loader, describe
@@ -35,11 +36,11 @@ def sample(
     """
     given = None if slides is None else regions(slides, scale, count)
     count = count if given is None else len(given)
-    if slides is None:
-        of = [bench.model.cdm.id if bench.model.cdm else ""]
-    else:
-        of = [f"{slide_id(slide)}: {slide.count(scale)} regions, {slide.attrs.get('settings', '')}" for slide in slides]
-    gallery = Gallery(bench.samples, f"{method} {scale}", {**bench.identity, **sampling, "scale": scale, "given": of})
+    inputs = {} if slides is None else {slide_id(slide): content(slide.path) for slide in slides}
+    weights = bench.model.cdm.weights if slides is None and bench.model.cdm else {}
+    # the order of the slides is that of the images
+    identity = bench.identity(weights, inputs, {**sampling, "scale": scale, "slides": list(inputs)})
+    gallery = Gallery(bench.samples, f"{method} {scale}", identity)
 
     def make(numbers: range) -> Pixels:
         grids = None if given is None else [given[i].embedding() for i in numbers]

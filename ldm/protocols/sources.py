@@ -8,18 +8,18 @@
 Letters: H, W pixels, n images.
 """
 
-import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
 
+from ldm.cache import Identity
 from ldm.data.cohort import open_cohort
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import NAME, patient_of, read_split
@@ -184,16 +184,12 @@ def statistics_name(scale: str, extractor: Extractor) -> str:
 class Gallery:
     """Images made here, kept as PNG 0, 1, ...: an interrupted command, typed again, makes what is missing.
 
-    The folder's name holds a digest of all that they depend on, so other settings find other images.
+    The folder's name holds the digest of their identity, so what depends on anything else finds other images.
     """
 
-    def __init__(self, folder: Path, name: str, identity: Mapping[str, Any]) -> None:
-        """`identity`: JSON values."""
-        text = json.dumps(identity, sort_keys=True, indent=2)
+    def __init__(self, folder: Path, name: str, identity: Identity) -> None:
         slug = "".join(letter if letter.isalnum() else "-" for letter in name)
-        self.folder = folder / f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        with whole(self.folder / "settings.json") as unfinished:
-            unfinished.write_text(text + "\n")
+        self.folder, self._identity = folder / f"{slug}-{identity.digest}", identity
         self.seconds = float("nan")
         """of one core for an image, where some were made"""
 
@@ -216,6 +212,8 @@ class Gallery:
 
         Ranges begin at multiples of `batch`, so image i does not depend on what was there or on who makes it.
         """
+        with whole(self.folder / "identity.json") as unfinished:
+            unfinished.write_text(json.dumps(json.loads(self._identity.text), indent=2) + "\n")
         batches = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
         made, started = 0, time.process_time()
         for numbers in (batches[i] for i in processes.mine(len(batches))):

@@ -1,29 +1,30 @@
 """Super-resolution against the truth (paper, Table 3): PSNR, SSIM, LPIPS, what encoders see, what is left of A x - y.
 
-A method turns a Low into an image: add one to METHODS.
+A method turns a Low into an image and declares what the image depends on: add one to METHODS.
 
 Letters: H, W pixels of the truth, f the factor, h = H / f, w = W / f, d channels, R, C rows and columns of base tiles.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.cache import content
 from ldm.conditions import Conditions, TokenMap, Unconditional, image_tokens
-from ldm.control import ControlModel
+from ldm.control import SETTINGS, ControlModel
 from ldm.errors import UserError
 from ldm.evaluation.extractors import Extractor
 from ldm.evaluation.large_image import gradient_energy
 from ldm.evaluation.superres import (
     LPIPS_REMEDY,
-    Embed,
     Features,
     Lpips,
     alexnet_file,
@@ -33,15 +34,15 @@ from ldm.evaluation.superres import (
     ssim,
 )
 from ldm.evaluation.tables import markdown, spread
-from ldm.files import sha256
 from ldm.io import Pixels
 from ldm.pictures import read_picture
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
-from ldm.protocols.bench import SHOWN, Bench, Report, Sheet
+from ldm.protocols.bench import SHOWN, Bench, Embedder, Method, Report, Sheet
 from ldm.protocols.sources import Gallery
 from ldm.sampling.constraints import Shrink
+from ldm.sampling.presets import Settings
 from ldm.sources import open_source
-from ldm.superres import Residual, SuperResolution, bicubic, inferred, magnification
+from ldm.superres import CONSISTENT, INVERSION_STEPS, Residual, SuperResolution, bicubic, inferred, magnification
 
 
 class Low(NamedTuple):
@@ -52,17 +53,65 @@ class Low(NamedTuple):
     tokens: Callable[[], Tensor]
     """(d, R, C): the embeddings of the base tiles of the truth"""
     scales: Sequence[str]
+    batch: int = 16
+    """tiles at a time"""
 
 
-Method = Callable[[ZoomLDM, Low], Pixels]
-"""(h, w, 3) -> (H, W, 3); the noise depends on the number alone"""
+class Enlarge(Method, Protocol):
+    def __call__(self, model: ZoomLDM, low: Low, /) -> Pixels:
+        """(h, w, 3) -> (H, W, 3); the noise depends on the number alone."""
 
 
-def enlarged(model: ZoomLDM, low: Low, conditions: Conditions) -> Pixels:
-    sampling = SuperResolution(model, low.y, low.scales, conditions, seed=low.number)
-    for _ in sampling.run():
-        pass
-    return np.concatenate(list(sampling.bands()))
+@dataclass(frozen=True)
+class Bicubic:
+    """Without a model."""
+
+    weights = settings = MappingProxyType[str, Any]({})
+    embeds = False
+
+    def __call__(self, model: ZoomLDM, low: Low) -> Pixels:
+        return bicubic(low.y, magnification(model, low.scales))
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """Ours: under no embeddings ("none"), those that it infers ("inferred"), or those of the truth ("given")."""
+
+    condition: str
+    sampling: Settings = CONSISTENT
+    inversion_steps: int = INVERSION_STEPS
+    """where embeddings are inferred"""
+    weights = MappingProxyType[str, str]({})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def embeds(self) -> bool:
+        return self.condition == "given"
+
+    def conditions(self, model: ZoomLDM, low: Low) -> Conditions:
+        if self.condition == "none":
+            return Unconditional(model)
+        if self.condition == "given":
+            return TokenMap(model, low.tokens())
+        steps, seed = self.inversion_steps, low.number
+        return inferred(model, low.y, low.scales, steps=steps, seed=seed, batch_size=min(8, low.batch))
+
+    def __call__(self, model: ZoomLDM, low: Low) -> Pixels:
+        sampling = SuperResolution(
+            model,
+            low.y,
+            low.scales,
+            self.conditions(model, low),
+            settings=self.sampling,
+            seed=low.number,
+            batch_size=low.batch,
+        )
+        for _ in sampling.run():
+            pass
+        return np.concatenate(list(sampling.bands()))
 
 
 @dataclass(frozen=True)
@@ -70,18 +119,27 @@ class Steered:
     """A ControlNet (paper, Table 3), under no embeddings or those of the truth."""
 
     control: ControlModel
-    given: bool
+    embeds: bool
+    sampling: Settings = SETTINGS
+
+    @property
+    def weights(self) -> dict[str, str]:
+        return self.control.weights
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"embeds": self.embeds, "scale": self.control.scale, "sampling": asdict(self.sampling)}
 
     def __call__(self, model: ZoomLDM, low: Low) -> Pixels:
-        conditions = TokenMap(model, low.tokens()) if self.given else Unconditional(model)
-        return self.control.enlarge(low.y, conditions, low.number)
+        conditions = TokenMap(model, low.tokens()) if self.embeds else Unconditional(model)
+        return self.control.enlarge(low.y, conditions, low.number, settings=self.sampling, batch_size=low.batch)
 
 
-METHODS: dict[str, Method] = {
-    "bicubic": lambda model, low: bicubic(low.y, magnification(model, low.scales)),
-    "none": lambda model, low: enlarged(model, low, Unconditional(model)),
-    "inferred": lambda model, low: enlarged(model, low, inferred(model, low.y, low.scales, seed=low.number)),
-    "given": lambda model, low: enlarged(model, low, TokenMap(model, low.tokens())),
+METHODS: dict[str, Enlarge] = {
+    "bicubic": Bicubic(),
+    "none": Constrained("none"),
+    "inferred": Constrained("inferred"),
+    "given": Constrained("given"),
 }
 """without a model; ours under no embeddings, inferred ones, and those of the truth"""
 CONTROLLED = {"controlnet": False, "controlnet-given": True}
@@ -105,7 +163,7 @@ def control_for(source: str | None, model: ZoomLDM, scales: Sequence[str]) -> Co
     raise UserError(f"--control: {source} enlarges between {','.join(control.scales)}, not {','.join(scales)}")
 
 
-def methods(names: Sequence[str] | None, control: ControlModel | None) -> dict[str, Method]:
+def methods(names: Sequence[str] | None, control: ControlModel | None) -> dict[str, Enlarge]:
     """Those named, or all that there are. UserError for a ControlNet's without one."""
     known = METHODS | ({name: Steered(control, given) for name, given in CONTROLLED.items()} if control else {})
     for name in names or ():
@@ -159,8 +217,8 @@ def run(
     bench: Bench,
     truths: Sequence[Path],
     scales: Sequence[str],
-    methods: Mapping[str, Method],
-    embed: Callable[[Tensor], Tensor],
+    methods: Mapping[str, Enlarge],
+    embed: Embedder,
     features: Features | None = None,
     lpips: Lpips | None = None,
 ) -> Report:
@@ -187,13 +245,12 @@ def run(
 
 
 def painted(
-    bench: Bench, name: str, method: Method, truths: Sequence[Path], scales: Sequence[str], embed: Embed
+    bench: Bench, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> Gallery:
     """The images of a method, made where they are missing."""
-    files = [sha256(path)[:12] for path in truths]
-    identity = {**bench.identity, "scales": list(scales), "truths": files}
-    if isinstance(method, Steered):
-        identity["control"] = method.control.id
+    weights = {**method.weights, **({"encoder": embed.id} if method.embeds else {})}
+    inputs = {str(number): content(path) for number, path in enumerate(truths)}
+    identity = bench.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
     gallery = Gallery(bench.samples, f"superres {name}", identity)
     factor = magnification(bench.model, scales)
 
@@ -201,7 +258,7 @@ def painted(
         for i in numbers:
             truth = read(truths[i], factor)
             tokens = partial(image_tokens, truth, embed, bench.model.tile_px)
-            yield method(bench.model, Low(bench.seed + i, shrunk(truth, factor), tokens, scales))
+            yield method(bench.model, Low(bench.seed + i, shrunk(truth, factor), tokens, scales, bench.batch))
 
     with tqdm(total=len(truths), desc=name, unit="image", leave=False, disable=not bench.processes.first) as bar:
         gallery.fill(len(truths), make, processes=bench.processes, progress=bar.update)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from torchmil.datasets import ProcessedMILDataset
 
+from ldm.cache import Identity
 from ldm.data.bags import Bag, BagFolder, fuse, place_l0, read_bag, write_bag
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from tests import toy
 
-SETTINGS = '{"slide": "b.tiff", "model": "m-1"}'
+MADE = Identity("features", {"model": "m-1"}, {"slide": "0123"})
 
 
 def bag_of(scale: str, index: int, side: int = 8) -> Bag:
@@ -21,14 +22,14 @@ def bag_of(scale: str, index: int, side: int = 8) -> Bag:
     ij = np.argwhere(np.ones((side >> index, side >> index))).astype(np.int32)
     features = np.concatenate([np.full((len(ij), 1), index), ij], axis=1).astype(np.float32)
     side_l0 = 32 << index
-    return Bag("a/b", (scale,), features, ij[:, ::-1].astype(np.int64) * side_l0, ij, side_l0, SETTINGS)
+    return Bag("a/b", (scale,), features, ij[:, ::-1].astype(np.int64) * side_l0, ij, side_l0, MADE)
 
 
 def test_a_bag_comes_back_as_it_was_written(tmp_path: Path) -> None:
     bag = bag_of("10x", 1)
     write_bag(tmp_path / "a/b.h5", bag)
     found = read_bag(tmp_path / "a/b.h5")
-    assert (found.slide_id, found.scales, found.side_l0, found.settings) == ("a/b", ("10x",), 64, SETTINGS)
+    assert (found.slide_id, found.scales, found.side_l0, found.identity) == ("a/b", ("10x",), 64, MADE)
     for name in ("features", "coords", "ij"):
         np.testing.assert_array_equal(getattr(found, name), getattr(bag, name))
         assert getattr(found, name).dtype == getattr(bag, name).dtype
@@ -123,15 +124,20 @@ def test_a_folder_of_bags_is_read_once(tmp_path: Path) -> None:
 def test_bags_made_in_different_ways_are_refused(tmp_path: Path) -> None:
     bag = bag_of("20x", 0)
     write_bag(tmp_path / "a.h5", bag)
-    write_bag(tmp_path / "b.h5", replace(bag, settings=SETTINGS.replace("b.tiff", "other.tiff")))
+    write_bag(tmp_path / "b.h5", replace(bag, identity=replace(MADE, inputs={"slide": "4567"})))
     assert len(BagFolder(tmp_path, ["a", "b"])[1]) == len(bag.features)
-    write_bag(tmp_path / "b.h5", replace(bag, settings=SETTINGS.replace("m-1", "m-2")))
-    with pytest.raises(
-        UserError, match=r"b\.h5: made with \[{'model': 'm-2'}\], but a\.h5 with \[{'model': 'm-1'}\]; make"
-    ):
-        BagFolder(tmp_path, ["a", "b"])
-    fused = [replace(bag, settings=f"[{SETTINGS}, {SETTINGS.replace('m-1', model)}]") for model in ("m-1", "m-2")]
-    for name, made in zip("ab", fused, strict=True):
-        write_bag(tmp_path / f"{name}.h5", made)
-    with pytest.raises(UserError, match="make all of them with one command"):
-        BagFolder(tmp_path, ["a", "b"])
+    for other in (replace(MADE, weights={"model": "m-2"}), replace(MADE, settings={"t": 5}), replace(MADE, version=0)):
+        write_bag(tmp_path / "b.h5", replace(bag, identity=other))
+        (different,) = other.differences(MADE)
+        with pytest.raises(UserError, match=r"b\.h5: made in another way \(.*, in a\.h5 .*\); make all") as told:
+            BagFolder(tmp_path, ["a", "b"])
+        assert different.replace("kept", "in a.h5") in str(told.value)
+
+
+def test_a_bag_whose_origin_was_edited_or_is_of_an_earlier_format_is_refused(tmp_path: Path) -> None:
+    for key, value in (("identity", replace(MADE, weights={"model": "m-2"}).text), ("format", "zoomldm-bag-1")):
+        write_bag(tmp_path / "b.h5", bag_of("20x", 0))
+        with h5py.File(tmp_path / "b.h5", "r+") as file:
+            file.attrs[key] = value
+        with pytest.raises(UserError, match="make it again with extract_features"):
+            read_bag(tmp_path / "b.h5")
