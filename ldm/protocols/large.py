@@ -163,15 +163,22 @@ class Images:
         return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} | {"CPU s": self.seconds}
 
 
+def gallery(
+    bench: Bench, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
+) -> Gallery:
+    """Where the images of a method are kept."""
+    weights = {**method.weights, "encoder": embed.id}
+    inputs = {str(number): content(path) for number, path in enumerate(given)}
+    identity = bench.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
+    return Gallery(bench.samples, f"large {name}", identity)
+
+
 def painted(
     bench: Bench, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> Images:
     """The places of the real images `given`, painted where that was not done before."""
-    weights = {**method.weights, "encoder": embed.id}
-    inputs = {str(number): content(path) for number, path in enumerate(given)}
-    identity = bench.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
-    gallery = Gallery(bench.samples, f"large {name}", identity)
-    held = [gallery.path(i).with_name(f"{i:05d}.coarse.png") for i in range(len(given))]
+    kept = gallery(bench, name, method, given, scales, embed)
+    held = [kept.path(i).with_name(f"{i:05d}.coarse.png") for i in range(len(given))]
 
     def make(numbers: range) -> Iterator[Pixels]:
         for i in numbers:
@@ -184,9 +191,9 @@ def painted(
             yield image
 
     with tqdm(total=len(given), desc=name, unit="image", leave=False, disable=not bench.processes.first) as bar:
-        gallery.fill(len(given), make, processes=bench.processes, progress=bar.update)
+        kept.fill(len(given), make, processes=bench.processes, progress=bar.update)
     coarse = [picture_loader(path) for path in held] if all(path.is_file() for path in held) else None
-    return Images(gallery.loaders(len(given)), coarse, [picture_loader(path) for path in given], gallery.seconds)
+    return Images(kept.loaders(len(given)), coarse, [picture_loader(path) for path in given], kept.seconds)
 
 
 class Reference:

@@ -26,6 +26,20 @@ from ldm.protocols.sources import Gallery, Source, regions, slide_id
 REAL, GIVEN, DRAWN = "real, other slides", "given embeddings", "CDM"
 
 
+def gallery(
+    bench: Bench, method: str, scale: str, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
+) -> Gallery:
+    """Where the images of `sample` are kept."""
+    inputs = {} if slides is None else {slide_id(slide): content(slide.path) for slide in slides}
+    weights = bench.model.cdm.weights if slides is None and bench.model.cdm else {}
+    order = list(inputs)  # that of the images
+    return Gallery(
+        bench.samples,
+        f"{method} {scale}",
+        bench.identity(weights, inputs, {**sampling, "scale": scale, "slides": order}),
+    )
+
+
 def sample(
     bench: Bench, method: str, scale: str, count: int, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
 ) -> list[Loader]:
@@ -36,11 +50,7 @@ def sample(
     """
     given = None if slides is None else regions(slides, scale, count)
     count = count if given is None else len(given)
-    inputs = {} if slides is None else {slide_id(slide): content(slide.path) for slide in slides}
-    weights = bench.model.cdm.weights if slides is None and bench.model.cdm else {}
-    # the order of the slides is that of the images
-    identity = bench.identity(weights, inputs, {**sampling, "scale": scale, "slides": list(inputs)})
-    gallery = Gallery(bench.samples, f"{method} {scale}", identity)
+    kept = gallery(bench, method, scale, slides, sampling)
 
     def make(numbers: range) -> Pixels:
         grids = None if given is None else [given[i].embedding() for i in numbers]
@@ -50,8 +60,8 @@ def sample(
     with tqdm(
         total=count, desc=f"{method}, {scale}", unit="image", leave=False, disable=not bench.processes.first
     ) as bar:
-        gallery.fill(count, make, batch=bench.batch, processes=bench.processes, progress=bar.update)
-    return gallery.loaders(count)
+        kept.fill(count, make, batch=bench.batch, processes=bench.processes, progress=bar.update)
+    return kept.loaders(count)
 
 
 class Measured(NamedTuple):

@@ -230,12 +230,12 @@ def run(
     columns = [[read(path, factor) for path in truths[:SHOWN]]]
     records = []
     for name, method in methods.items():
-        gallery = painted(bench, name, method, truths, scales, embed)
-        images = gallery.loaders(len(truths))
+        made = painted(bench, name, method, truths, scales, embed)
+        images = made.loaders(len(truths))
         for path, image in zip(truths, images, strict=True):
             truth = read(path, factor)
             found = scores(image(), truth, shrunk(truth, factor), bench.spaces, tile_px, features, lpips)
-            records.append({"method": name, "image": path.name, **found, "CPU s": gallery.seconds})
+            records.append({"method": name, "image": path.name, **found, "CPU s": made.seconds})
         columns.append([load() for load in images[:SHOWN]])
     before = [shrunk(truth, factor) for truth in columns[0]]
     rows = [list(row) for row in zip(before, *columns[1:], columns[0], strict=True)]
@@ -244,14 +244,21 @@ def run(
     return Report(records, f"{len(truths)} images, mean ± standard deviation.\n\n{table(records)}{lacking}", sheet)
 
 
+def gallery(
+    bench: Bench, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
+) -> Gallery:
+    """Where the images of a method are kept."""
+    weights = {**method.weights, **({"encoder": embed.id} if method.embeds else {})}
+    inputs = {str(number): content(path) for number, path in enumerate(truths)}
+    identity = bench.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
+    return Gallery(bench.samples, f"superres {name}", identity)
+
+
 def painted(
     bench: Bench, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> Gallery:
     """The images of a method, made where they are missing."""
-    weights = {**method.weights, **({"encoder": embed.id} if method.embeds else {})}
-    inputs = {str(number): content(path) for number, path in enumerate(truths)}
-    identity = bench.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
-    gallery = Gallery(bench.samples, f"superres {name}", identity)
+    kept = gallery(bench, name, method, truths, scales, embed)
     factor = magnification(bench.model, scales)
 
     def make(numbers: range) -> Iterator[Pixels]:
@@ -261,8 +268,8 @@ def painted(
             yield method(bench.model, Low(bench.seed + i, shrunk(truth, factor), tokens, scales, bench.batch))
 
     with tqdm(total=len(truths), desc=name, unit="image", leave=False, disable=not bench.processes.first) as bar:
-        gallery.fill(len(truths), make, processes=bench.processes, progress=bar.update)
-    return gallery
+        kept.fill(len(truths), make, processes=bench.processes, progress=bar.update)
+    return kept
 
 
 def read(path: Path, factor: int) -> Pixels:
