@@ -60,6 +60,7 @@ def reconfigure(run: Path, key: str, value: object) -> None:
     assert OmegaConf.select(config, key, default=None) != value
     OmegaConf.update(config, key, value)
     OmegaConf.save(config, run / "config.yaml")
+    (run / "config.yaml.sha256").unlink()  # so that it is used as it is
 
 
 def redraw(slide: Path) -> None:
