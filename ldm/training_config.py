@@ -127,6 +127,7 @@ class Training(Section):
 class AutoencoderTraining(Training):
     loss: Loss
     smooth: NonNegative
+    noise: NonNegative
     revive_every: Natural
     frozen: list[PARTS]
     normalise_latents: bool

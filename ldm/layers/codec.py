@@ -1,11 +1,12 @@
 """Parts of the autoencoder, under the names of the published VQ-f4 (Esser et al. 2021; Rombach et al. 2022).
 
-Letters: b images, c channels, h w the size of the feature map.
+Shapes: b images, c channels, h w the size of the feature map.
 """
 
 from collections.abc import Callable
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -84,3 +85,27 @@ class Level(nn.Module):
         for block in self.block:
             x = block(x)
         return self.upsample(self.downsample(x))
+
+
+class Head(nn.Module):
+    """Convolutions at full resolution behind a pixel shuffle, which on its own leaves a pattern of `patch` pixels.
+
+    Adds to an image x (b, 3, f h, f w) what two 3x3 convolutions make of it and of its features h (b, channels, h, w)
+    at f = patch times its resolution. A new one adds nothing.
+    """
+
+    REACH = 2
+    """pixels"""
+
+    def __init__(self, channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.features = nn.Conv2d(channels, width * patch**2, 1)
+        self.mix = nn.Conv2d(3 + width, width, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        f = F.pixel_shuffle(self.features(h), self.patch)  # (b, width, f h, f w)
+        return x + self.conv_out(F.silu(self.mix(torch.cat([x, F.silu(f)], dim=1))))

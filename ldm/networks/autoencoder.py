@@ -4,7 +4,9 @@ The published one is VQ-f4, the first stage of latent diffusion (Rombach et al. 
 kept unquantised, z = quant_conv(encoder(x)), and go through the codebook when they are decoded.
 
 The demo's variant works on patches of 2x2 pixels, normalises every pixel on its own and has no attention: it sees no
-statistics of the whole image, so encoding a crop is cropping an encoding, away from borders.
+statistics of the whole image, so encoding a crop is cropping an encoding, away from borders. It has no codebook:
+decoding is continuous in the latent, so a rounding difference stays one, where a codebook may pick another code. And it
+ends in a few convolutions at full resolution: a pixel shuffle alone leaves stripes of a period of `patch` pixels.
 """
 
 import hashlib
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.layers.blocks import Upsample
-from ldm.layers.codec import AttentionBlock, Downsample, Level, Middle, Norm, ResnetBlock
+from ldm.layers.codec import AttentionBlock, Downsample, Head, Level, Middle, Norm, ResnetBlock
 from ldm.layers.norms import PixelNorm, group_norm
 from ldm.schema import Count, Counts
 
@@ -51,13 +53,24 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(b, channels, h, w) -> (b, out_channels, f h, f w); the encoder's mirror with one more block a level."""
+    """(b, channels, h, w) -> image (b, 3, f h, f w); the encoder's mirror with one more block a level."""
 
     def __init__(
-        self, channels: int, widths: list[int], blocks: int, out_channels: int, norm: Norm, attention: bool
+        self,
+        channels: int,
+        widths: list[int],
+        blocks: int,
+        norm: Norm,
+        attention: bool,
+        patch: int = 1,
+        head: int | None = None,
     ) -> None:
-        """`widths`: channels of each level, finest first."""
+        """`widths`: channels of each level, finest first. `patch`: pixels a side unfolded from channels at the end.
+
+        `head`: channels of the convolutions at full resolution that follow; None leaves them out.
+        """
         super().__init__()
+        self.patch = patch
         self.conv_in = nn.Conv2d(channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], norm, attention)
         before = [*widths[1:], widths[-1]]
@@ -65,13 +78,21 @@ class Decoder(nn.Module):
         for level, width in zip(self.up[1:], widths[1:], strict=True):
             level.upsample = Upsample(width)
         self.norm_out = norm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], 3 * patch**2, 3, padding=1)
+        self.head = None if head is None else Head(widths[0], head, patch)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        h = F.silu(self.norm_out(h))
+        x = F.pixel_shuffle(self.conv_out(h), self.patch)
+        return x if self.head is None else self.head(x, h)
+
+    @property
+    def last_layer(self) -> nn.Conv2d:
+        """What writes the pixels."""
+        return self.conv_out if self.head is None else self.head.conv_out
 
     @property
     def local(self) -> bool:
@@ -81,7 +102,7 @@ class Decoder(nn.Module):
     @property
     def reach(self) -> int:
         """How many latents away a pixel sees through convolutions: one for each of 3x3, halved by every doubling."""
-        cells = 1  # conv_out
+        cells = 1 + (0 if self.head is None else math.ceil(Head.REACH / self.patch))  # conv_out, and what follows it
         for level in self.up:  # from the pixels back to the latents
             if isinstance(level.upsample, Upsample):
                 cells = math.ceil((cells + 1) / 2)
@@ -103,6 +124,14 @@ class Quantizer(VectorQuantizer2):
         return torch.cat(z_q), torch.stack(losses).mean(), torch.cat([indices for _, _, indices in info])
 
 
+class Unquantised(nn.Module):
+    """In the place of a codebook: every latent is its own code."""
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, None]:
+        """z (b, c, h, w) -> (z, codebook loss 0, no indices)."""
+        return z, z.new_zeros(()), None
+
+
 class Autoencoder(nn.Module):
     """VQ autoencoder; the defaults are the published VQ-f4 (55,322,782 parameters)."""
 
@@ -113,15 +142,19 @@ class Autoencoder(nn.Module):
         multipliers: Counts = (1, 2, 4),
         blocks: Count = 2,
         latent_channels: Count = 3,
-        codes: Count = 8192,
+        codes: Count | None = 8192,
         code_dim: Count = 3,
         patch: Count = 1,
         norm: str = "group",
         attention: bool = True,
+        head: Count | None = None,
     ) -> None:
-        """`patch`: pixels a side folded into channels before the encoder; the whole shrinks by patch * 2^(levels - 1).
+        """`codes`: of the codebook; None: there is none, and decoding with or without quantisation is the same.
+
+        `patch`: pixels a side folded into channels before the encoder; the whole shrinks by patch * 2^(levels - 1).
 
         `norm`: "group" (published) or "pixel" (no statistics over space). `attention`: in the middle blocks.
+        `head`: channels of the decoder's convolutions at full resolution, behind the unfolding of patches; None: none.
         Raises UserError for an unknown norm.
         """
         super().__init__()
@@ -130,10 +163,11 @@ class Autoencoder(nn.Module):
         self.patch = patch
         self.downsample = patch * 2 ** (len(multipliers) - 1)
         widths = [width * multiplier for multiplier in multipliers]
-        pixel_channels = 3 * patch**2
-        self.encoder = Encoder(pixel_channels, [width, *widths], blocks, latent_channels, NORMS[norm], attention)
-        self.decoder = Decoder(latent_channels, widths, blocks, pixel_channels, NORMS[norm], attention)
-        self.quantize = Quantizer(codes, code_dim, beta=COMMITMENT, sane_index_shape=True)
+        self.encoder = Encoder(3 * patch**2, [width, *widths], blocks, latent_channels, NORMS[norm], attention)
+        self.decoder = Decoder(latent_channels, widths, blocks, NORMS[norm], attention, patch, head)
+        self.quantize: Quantizer | Unquantised = Unquantised()
+        if codes is not None:
+            self.quantize = Quantizer(codes, code_dim, beta=COMMITMENT, sane_index_shape=True)
         self.quant_conv = nn.Conv2d(latent_channels, code_dim, 1)
         self.post_quant_conv = nn.Conv2d(code_dim, latent_channels, 1)
 
@@ -152,10 +186,10 @@ class Autoencoder(nn.Module):
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         """Latent (b, code_dim, h, w), moved to its nearest codes unless told otherwise, -> image, not clamped."""
         z = self.quantize(z)[0] if quantize else z
-        return F.pixel_shuffle(self.decoder(self.post_quant_conv(z)), self.patch)
+        return self.decoder(self.post_quant_conv(z))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Image -> (reconstruction (b, 3, H, W), codebook loss, code indices (b, h, w))."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Image -> (reconstruction (b, 3, H, W), codebook loss, code indices (b, h, w), None without a codebook)."""
         z_q, loss, indices = self.quantize(self.encode(x))
         return self.decode(z_q, quantize=False), loss, indices
 
@@ -181,7 +215,8 @@ class Autoencoder(nn.Module):
         weight_in, bias_in = self.quant_conv.parameters()
         weight_in.div_(std[:, None, None, None])
         bias_in.sub_(mean).div_(std)
-        self.quantize.embedding.weight.sub_(mean).div_(std)
+        if isinstance(self.quantize, Quantizer):
+            self.quantize.embedding.weight.sub_(mean).div_(std)
         weight_out, bias_out = self.post_quant_conv.parameters()
         bias_out.add_(weight_out[:, :, 0, 0] @ mean)
         weight_out.mul_(std[:, None, None])

@@ -28,12 +28,13 @@ class AutoencoderRun(Run):
         self.same("model.autoencoder: pixels per latent", self.autoencoder.downsample, 4, "every cohort")
         self.autoencoder.to(memory_format=torch.channels_last)
         if config.init:
-            self.autoencoder.load_state_dict(load_autoencoder(config.init)[0].state_dict())
+            start_from(self.autoencoder, load_autoencoder(config.init)[0])
         self.system = AutoencoderTraining(
             autoencoder=self.autoencoder,
             loss=self._loss(),
             clip=config.training.clip,
             smooth=config.training.smooth,
+            noise=config.training.noise,
             revive_every=config.training.revive_every,
             frozen=config.training.frozen,
             **self.training_arguments(),
@@ -42,7 +43,7 @@ class AutoencoderRun(Run):
 
     def _loss(self) -> nn.Module:
         try:
-            return build(self.config.training.loss, "training.loss", kind=nn.Module)
+            return build(self.config.training.loss, "training.loss", kind=nn.Module).to(memory_format=torch.channels_last)
         except OSError as error:
             raise UserError(
                 f"training.loss: its VGG and LPIPS weights could not be downloaded ({' '.join(str(error).split())}); "
@@ -73,3 +74,24 @@ class AutoencoderRun(Run):
             rows += [list(to_uint8(x)), list(to_uint8(self.system.autoencoder(x)[0]))]
             labels += [scale.name, "decoded"]
         contact_sheet(rows, labels, [""] * max(map(len, rows)), path)
+
+
+def start_from(autoencoder: Autoencoder, source: Autoencoder) -> None:
+    """Copy `source` into `autoencoder`, which may have a head that `source` lacks, or lack its codes.
+
+    A new head changes nothing at first. UserError where another weight is missing, or of another shape.
+    """
+    optional = ("decoder.head.", "quantize.")
+    own, given = autoencoder.state_dict(), source.state_dict()
+    wrong = [
+        name
+        for name in own | given
+        if not (name in own and name in given and own[name].shape == given[name].shape)
+        and not (name.startswith(optional) and (name in own) != (name in given))
+    ]
+    if wrong:
+        raise UserError(
+            f"init: {len(wrong)} weights are missing or of another shape, {wrong[0]} first; "
+            "give an autoencoder of the same width, multipliers, blocks, patch, norm and attention"
+        )
+    autoencoder.load_state_dict(own | {name: weight for name, weight in given.items() if name in own})

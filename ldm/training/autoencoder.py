@@ -1,6 +1,7 @@
 """The VQ-f4 autoencoder: reconstruction + codebook loss, and an adversary when the loss has one (Esser et al. 2021).
 
-The loss is called as taming's `VQLPIPSWithDiscriminator` is: index 0 for the autoencoder, 1 for the discriminator.
+The loss is called as taming's `VQLPIPSWithDiscriminator` is: index 0 for the autoencoder, 1 for the discriminator; step
+-1 asks for a loss without its adversary.
 Shapes: x (b, 3, h, w) in [-1, 1]; z (b, 3, h/4, w/4).
 """
 
@@ -14,8 +15,12 @@ from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
 from taming.modules.losses.vqperceptual import hinge_d_loss
 from torch import Tensor, nn
 
+from ldm.errors import UserError
+from ldm.networks.autoencoder import Quantizer
 from ldm.schema import Count, Natural, NonNegative
+from ldm.training.discriminator import DetailDiscriminator
 from ldm.training.system import OptimizerFactory, System
+from ldm.training.texture import band_energy_difference, stripes
 
 
 class ReconstructionLoss(nn.Module):
@@ -71,6 +76,69 @@ class AdversarialLoss(ReconstructionLoss):
         return loss, values
 
 
+class TextureLoss(nn.Module):
+    """Reconstruction with texture as strong as the original's where a latent cannot carry the texture itself.
+
+    L1 and L2 of the pixels fix what can be reproduced. The amounts of texture (`band_energy_difference`) fix how much
+    of the rest is drawn, and a discriminator what it looks like. It says which of two images is the original, at every
+    place (relativistic pairs: Jolicoeur-Martineau 2018), and its features of both are compared (Salimans et al. 2016).
+    `stripes` forbids a pattern that no latent asks for. Weights are constants.
+    """
+
+    def __init__(
+        self,
+        *,
+        codebook_weight: NonNegative = 1.0,
+        square_weight: NonNegative = 2.0,
+        band_weight: NonNegative = 0.08,
+        stripe_weight: NonNegative = 2.0,
+        adversary_weight: NonNegative = 0.1,
+        feature_weight: NonNegative = 0.04,
+        adversary_start: Natural = 0,
+        width: Count = 32,
+    ) -> None:
+        """`width`: of the discriminator, which judges from step `adversary_start` on."""
+        super().__init__()
+        self.codebook_weight, self.square_weight = codebook_weight, square_weight
+        self.band_weight, self.stripe_weight = band_weight, stripe_weight
+        self.adversary_weight, self.feature_weight = adversary_weight, feature_weight
+        self.adversary_start = adversary_start
+        self.discriminator = DetailDiscriminator(width)
+
+    def forward(
+        self, codebook_loss: Tensor, x: Tensor, x_hat: Tensor, index: int, step: int, last_layer: Tensor, split: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss of the autoencoder (index 0) or of the discriminator (index 1), {name: value})."""
+        if index == 1:
+            real, drawn = self.discriminator(x, x)[0], self.discriminator(x_hat.detach(), x)[0]
+            loss = F.softplus(drawn - real).mean()
+            return loss, {f"{split}/disc_loss": loss.detach()}
+        error = x_hat - x
+        parts = {
+            "pixels": error.abs().mean() + self.square_weight * error.square().mean(),
+            "codebook": self.codebook_weight * codebook_loss.mean(),
+            "bands": self.band_weight * band_energy_difference(x, x_hat),
+            "stripes": self.stripe_weight * stripes(error),
+        }
+        if step >= self.adversary_start and x_hat.requires_grad:
+            parts |= self._adversary(x, x_hat)
+        loss = torch.stack(list(parts.values())).sum()
+        values = {"total_loss": loss, **parts}
+        return loss, {f"{split}/{name}": value.detach() for name, value in values.items()}
+
+    def _adversary(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
+        self.discriminator.requires_grad_(False)
+        with torch.no_grad():
+            real, expected = self.discriminator(x, x)
+        drawn, found = self.discriminator(x_hat, x)
+        self.discriminator.requires_grad_(True)
+        terms = [(a - b).abs().mean() / b.abs().mean() for a, b in zip(found, expected, strict=True)]
+        return {
+            "adversary": self.adversary_weight * F.softplus(real - drawn).mean(),
+            "features": self.feature_weight * torch.stack(terms).sum(),
+        }
+
+
 class AutoencoderTraining(System):
     """Trains `autoencoder` with `loss`; optimisers are stepped by hand because there may be two."""
 
@@ -89,25 +157,31 @@ class AutoencoderTraining(System):
         decay_from: int | None = None,
         clip: float | None = None,
         smooth: float = 0.0,
+        noise: float = 0.0,
         revive_every: int = 0,
         frozen: Sequence[str] = (),
     ) -> None:
         """`frozen`: parts of the autoencoder to leave as they are; a decoder trained alone keeps all latents valid.
 
         `smooth` weighs the same loss at half size through 2x2-averaged latents, which makes latents smooth and so
-        easier to denoise; every `revive_every` steps, codes not used since move onto latents of the batch (0: never).
+        easier to denoise. `noise` is added to latents before they are decoded, in their standard deviations: decoding
+        then bears the small errors of sampled latents. Every `revive_every` steps, codes not used since move onto
+        latents of the batch (0: never).
         """
         super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
         self.autoencoder, self.loss = autoencoder, loss
-        self.clip, self.smooth, self.revive_every = clip, smooth, revive_every
+        self.clip, self.smooth, self.noise, self.revive_every = clip, smooth, noise, revive_every
         for part in frozen:
             autoencoder.get_submodule(part).requires_grad_(False)
+        if revive_every and len(self.codes) == 0:
+            raise UserError(f"training.revive_every: {revive_every}, but the autoencoder has no codes; make it 0")
         self.register_buffer("used", torch.zeros(len(self.codes), dtype=torch.bool))
 
     @property
     def codes(self) -> Tensor:
-        """(codes, code_dim) the codebook."""
-        return self.autoencoder.quantize.embedding.weight
+        """(codes, code_dim) the codebook; without one, no codes."""
+        quantize = self.autoencoder.quantize
+        return quantize.embedding.weight if isinstance(quantize, Quantizer) else torch.zeros(0, 3)
 
     @property
     def adversary(self) -> nn.Module | None:
@@ -123,7 +197,7 @@ class AutoencoderTraining(System):
         optimizers, schedules = _listed(self.optimizers()), _listed(self.lr_schedulers())
         z = self.autoencoder.encode(x)
         z_q, codebook_loss, indices = self.autoencoder.quantize(z)
-        x_hat = self.autoencoder.decode(z_q, quantize=False)
+        x_hat = self.autoencoder.decode(self._disturbed(z_q), quantize=False)
         loss, values = self.loss(codebook_loss, x, x_hat, 0, self.trained, self.last_layer, split="train")
         if self.smooth:
             half, _ = self.loss(
@@ -131,7 +205,7 @@ class AutoencoderTraining(System):
                 halved(x),
                 self.autoencoder.decode(halved(z), quantize=False),
                 0,
-                0,
+                -1,
                 self.last_layer,
                 "half",
             )
@@ -145,6 +219,12 @@ class AutoencoderTraining(System):
             self._revive(z, indices)
         self.log("loss", values["train/total_loss"].mean(), prog_bar=True, batch_size=len(x))
         self.log("psnr", psnr(x, x_hat).mean(), prog_bar=True, batch_size=len(x))
+        self.log_dict({name: value.mean() for name, value in values.items()}, batch_size=len(x))
+
+    def _disturbed(self, z: Tensor) -> Tensor:
+        if not self.noise:
+            return z
+        return z + self.noise * z.detach().std((0, 2, 3), keepdim=True) * torch.randn_like(z)
 
     @property
     def trained(self) -> int:
@@ -153,7 +233,7 @@ class AutoencoderTraining(System):
 
     @property
     def last_layer(self) -> Tensor:
-        return self.autoencoder.decoder.conv_out.weight
+        return self.autoencoder.decoder.last_layer.weight
 
     def _step(self, optimizer: Any, schedule: Any, loss: Tensor) -> None:
         optimizer.zero_grad()

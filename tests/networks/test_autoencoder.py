@@ -7,6 +7,7 @@ import torch
 
 from ldm.errors import UserError
 from ldm.networks.autoencoder import Autoencoder
+from ldm.runs.autoencoder import start_from
 from tests.golden.fill import fill_
 from tests.golden.parity import error, golden, noise, published_names
 from tests.networks.gradients import without_gradient
@@ -16,6 +17,7 @@ SMALL: dict[str, Any] = {"width": 32, "blocks": 1, "codes": 256}
 DEMO: dict[str, Any] = {
     "width": 32, "multipliers": (1, 2), "blocks": 1, "codes": 64, "patch": 2, "norm": "pixel", "attention": False
 }  # fmt: skip
+HEADED: dict[str, Any] = {**DEMO, "codes": None, "head": 8}
 
 
 def filled(**options: Any) -> Autoencoder:
@@ -76,12 +78,12 @@ def test_full_size_runs_from_image_to_image(full: Autoencoder) -> None:
     assert x_hat.isfinite().all()
 
 
-@pytest.mark.parametrize("options", [{**SMALL, "width": 64}, DEMO])
+@pytest.mark.parametrize("options", [{**SMALL, "width": 64}, DEMO, HEADED])
 def test_every_parameter_gets_a_gradient(options: dict[str, Any]) -> None:
     network = filled(**options)
     x_hat, loss, indices = network(noise(1, 2, 3, 32, 32))
     assert x_hat.shape == (2, 3, 32, 32)
-    assert indices.shape == (2, 8, 8)
+    assert indices.shape == (2, 8, 8) if options["codes"] else indices is None
     assert without_gradient(network, x_hat, loss) == []
 
 
@@ -111,16 +113,46 @@ def test_demo_encodes_a_crop_like_the_whole_away_from_borders() -> None:
     assert error(found, expected) > 1e-3
 
 
+@pytest.mark.parametrize("options", [DEMO, HEADED])
 @torch.no_grad()
-def test_demo_decodes_a_crop_like_the_whole_away_from_borders() -> None:
-    network, z, reach = filled(**DEMO), noise(1, 1, 3, 40, 44), 4 * 12
+def test_demo_decodes_a_crop_like_the_whole_away_from_borders(options: dict[str, Any]) -> None:
+    network, z = filled(**options), noise(1, 1, 3, 40, 44)
+    reach = 4 * network.decoder.reach
     whole, crop = network.decode(z), network.decode(z[..., 4:36, 8:40])
     found, expected = crop, whole[..., 16:144, 32:160]
     assert error(found[..., reach:-reach, reach:-reach], expected[..., reach:-reach, reach:-reach]) < 1e-5
     assert error(found, expected) > 1e-3
 
 
-@pytest.mark.parametrize("options", [SMALL, DEMO])
+@torch.no_grad()
+def test_a_new_head_adds_nothing_and_a_trained_one_does() -> None:
+    z, without = noise(1, 1, 3, 8, 8), filled(**DEMO)
+    new, trained = Autoencoder(**HEADED).eval(), filled(**HEADED)
+    start_from(new, without)
+    expected = without.decode(z, quantize=False)
+    assert torch.equal(new.decode(z), expected)
+    assert error(trained.decode(z), expected) > 1e-3
+
+
+@torch.no_grad()
+def test_without_codes_a_rounding_difference_stays_one() -> None:
+    z, small = noise(1, 1, 3, 16, 16), 1e-5 * noise(2, 1, 3, 16, 16)
+    continuous, coded = filled(**HEADED), filled(**{**DEMO, "codes": 4096})
+    assert torch.equal(continuous.decode(z), continuous.decode(z, quantize=False))
+    assert error(continuous.decode(z + small), continuous.decode(z)) < 1e-4
+    z = coded.quantize.embedding.weight[:256].T.reshape(1, 3, 16, 16)  # halfway between each code and the next one
+    z = (z + coded.quantize(z + 0.05)[0]) / 2
+    assert error(coded.decode(z + small), coded.decode(z)) > 1e-3
+
+
+def test_an_autoencoder_starts_from_another_of_its_shape_alone() -> None:
+    with pytest.raises(UserError, match=r"init: .* weights are missing or of another shape, encoder\.conv_in"):
+        start_from(Autoencoder(**{**HEADED, "width": 16}), Autoencoder(**DEMO))
+    with pytest.raises(UserError, match=r"encoder\.mid"):
+        start_from(Autoencoder(**{**HEADED, "attention": True}), Autoencoder(**DEMO))
+
+
+@pytest.mark.parametrize("options", [SMALL, DEMO, HEADED])
 @torch.no_grad()
 def test_normalised_latents_change_the_latents_and_not_the_images(options: dict[str, Any]) -> None:
     network, x = filled(**options), noise(1, 2, 3, 32, 32)

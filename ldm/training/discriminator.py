@@ -1,0 +1,59 @@
+"""A discriminator of image detail for the autoencoder's adversarial loss.
+
+Convolutions under spectral normalisation (Miyato et al. 2018), with a low-pass filter before every halving (Zhang
+2019): a discriminator that subsamples without one sees the phase of the finest patterns, and rewards stripes. It also
+gets the coarse image, so that it judges whether the detail fits the place.
+
+Shapes: b images (b, 3, h, w) in [-1, 1].
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+COARSE = 4
+"""pixels a side of the means that say what a place looks like"""
+GAIN = 10.0
+"""of the logits: small details are told apart by little under spectral normalisation"""
+
+
+class Halve(nn.Module):
+    """Half the size through a binomial low-pass filter of 4 pixels a side."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        self.register_buffer("kernel", torch.outer(weights, weights)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        return F.conv2d(x, self.kernel.to(x).expand(channels, 1, 4, 4), stride=2, padding=1, groups=channels)
+
+
+class DetailDiscriminator(nn.Module):
+    """Image and the coarse image that it should agree with -> logits (b, 1, h/4, w/4) and the features of every layer."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        widths = [6, width, 2 * width, 3 * width, 3 * width]
+        self.layers = nn.ModuleList(
+            spectral_norm(nn.Conv2d(a, b, 3, padding=1)) for a, b in pairwise(widths)
+        )
+        self.halve = Halve()
+        self.out = spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False))
+
+    def forward(self, image: Tensor, original: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """`original`: the image whose means over COARSE pixels a side `image` should share."""
+        coarse = F.interpolate(F.avg_pool2d(original, COARSE), scale_factor=float(COARSE), mode="bilinear")
+        h, features = torch.cat([image, coarse], dim=1), []
+        for number, layer in enumerate(self.layers):
+            h = F.leaky_relu(layer(h), 0.2)
+            features.append(h)
+            if number < 2:
+                h = self.halve(h)
+        return GAIN * self.out(h), features

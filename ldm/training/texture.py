@@ -1,0 +1,84 @@
+"""Texture of images compared without their phases: how much there is, how fine, in which direction, and where.
+
+An autoencoder cannot reproduce texture finer than its latents can carry. A loss on pixels then makes it smooth; these
+differences ask for the right amount instead, and leave open where each line lies.
+
+Shapes: b images (b, 3, h, w) in [-1, 1], k bands; windows of SIDE pixels.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor
+
+SIDE = 8
+"""pixels a side of a window: bands are 1/8 cycle per pixel wide"""
+STRIDE = 4
+LEVELS = 2
+"""the images as they are, then halved"""
+STEP = 1 / 127.5
+"""of 8-bit pixels in [-1, 1]: texture fainter than one of them does not count"""
+LINES = (16, 64)
+"""pixels a side of the windows in which stripes are looked for"""
+
+
+@lru_cache
+def _waves() -> Tensor:
+    """(2 k, 1, SIDE, SIDE) real and imaginary parts of the waves of a windowed Fourier transform, without means.
+
+    Of two opposite frequencies one is kept, so that k = 33: a band knows the direction of its lines.
+    """
+    place = torch.arange(SIDE, dtype=torch.float64)
+    hann = torch.sin(torch.pi * (place + 0.5) / SIDE).square()
+    window = torch.outer(hann, hann) / torch.outer(hann, hann).norm()
+    half = SIDE // 2
+    waves = []
+    for v in range(half + 1):
+        for u in range(1 - half if 0 < v < half else int(v == 0), half + 1):
+            angle = 2 * torch.pi * (v * place[:, None] + u * place) / SIDE
+            for wave in (angle.cos() * window, angle.sin() * window):
+                waves.append(wave - window * wave.sum() / window.sum())
+    return torch.stack(waves)[:, None].float()
+
+
+def band_energy(x: Tensor) -> Tensor:
+    """Local energy (b, 3, k, h', w') of every band and colour, averaged over 2x2 windows that overlap by a half."""
+    parts = F.conv2d(rearrange(x, "b c h w -> (b c) 1 h w"), _waves().to(x), stride=STRIDE)  # (b c, 2 k, h', w')
+    energy = reduce(parts.square(), "n (k part) h w -> n k h w", "sum", part=2)
+    energy = F.avg_pool2d(energy, min(2, *energy.shape[-2:]), stride=1)
+    return rearrange(energy, "(b c) k h w -> b c k h w", b=len(x))
+
+
+def band_energy_difference(x: Tensor, y: Tensor) -> Tensor:
+    """How far the texture of y is from that of x: 0 for equal images, about 1 where y has none.
+
+    For every band, the mean difference of local amplitudes over x's mean amplitude in the batch, plus half the |log| of
+    the ratio of the energies of the whole images, without which the uncertain amplitudes of small windows come out too
+    small. Averaged over colours, bands and levels.
+    """
+    terms = []
+    for _ in range(LEVELS):
+        energy_x, energy_y = band_energy(x), band_energy(y)  # (b, c, k, h', w')
+        local_x, local_y = (energy_x + STEP**2).sqrt(), (energy_y + STEP**2).sqrt()
+        size = reduce(local_x, "b c k h w -> 1 c k 1 1", "mean")
+        terms.append(((local_y - local_x).abs() / size).mean())
+        whole_x, whole_y = (reduce(energy, "b c k h w -> b c k", "mean") + STEP**2 for energy in (energy_x, energy_y))
+        terms.append((whole_y / whole_x).log().abs().mean() / 2)
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+        if min(x.shape[-2:]) < SIDE:
+            break
+    return 2 * torch.stack(terms).mean()
+
+
+def stripes(error: Tensor) -> Tensor:
+    """Mean amplitude of patterns with a period of two pixels in `error`: columns, rows and chequers.
+
+    A pattern counts with its mean over windows, so that fine texture, which changes its sign, hardly does.
+    """
+    h, w = error.shape[-2:]
+    down, across = ((1 - 2 * (torch.arange(n, device=error.device) % 2)).to(error) for n in (h, w))
+    patterns = torch.cat([error * across, error * down[:, None], error * across * down[:, None]], dim=1)
+    sides = [min(side, h, w) for side in LINES]
+    return torch.stack([F.avg_pool2d(patterns, side).abs().mean() for side in sides]).mean()

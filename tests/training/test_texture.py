@@ -1,0 +1,96 @@
+"""The texture terms of the autoencoder's loss, and its discriminator."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm.networks.autoencoder import Autoencoder
+from ldm.training.autoencoder import TextureLoss
+from ldm.training.discriminator import DetailDiscriminator, Halve
+from ldm.training.texture import band_energy_difference, stripes
+from tests.golden.parity import noise
+from tests.networks.gradients import without_gradient
+
+
+def texture(seed: int, size: int = 64) -> Tensor:
+    """Two images (2, 3, size, size) of coloured noise within [-1, 1], stronger on one side."""
+    fine = F.avg_pool2d(noise(seed, 2, 3, size + 2, size + 2), 3, stride=1)
+    return (fine * torch.linspace(0.1, 1.0, size)).clamp(-1, 1)
+
+
+def striped(size: int = 64, amplitude: float = 0.01) -> Tensor:
+    return amplitude * (1 - 2 * (torch.arange(size) % 2)).expand(1, 3, size, size)
+
+
+def test_equal_images_have_equal_texture() -> None:
+    x = texture(1)
+    assert band_energy_difference(x, x).item() == 0
+
+
+def test_the_right_amount_of_texture_is_nearer_than_none_whatever_its_phases() -> None:
+    x, other = texture(1), texture(2)
+    smooth = F.interpolate(F.avg_pool2d(x, 8), scale_factor=8.0, mode="bilinear")
+    assert (x - other).square().mean() > 1.5 * (x - smooth).square().mean()
+    assert band_energy_difference(x, other) < 0.5 * band_energy_difference(x, smooth)
+    assert band_energy_difference(x, other) < 0.8 * band_energy_difference(x, 0.6 * other)
+    assert band_energy_difference(x, other) < 0.8 * band_energy_difference(x, other.flip(-1)), (
+        "strong on the other side"
+    )
+
+
+def test_the_direction_of_lines_counts() -> None:
+    place = torch.arange(64.0)
+    rising, falling = (torch.sin(0.9 * (place[:, None] + sign * place)).expand(1, 3, 64, 64) for sign in (1, -1))
+    shifted = torch.sin(0.9 * (place[:, None] + place) + 1.5).expand(1, 3, 64, 64)
+    assert band_energy_difference(rising, shifted) < 0.2 * band_energy_difference(rising, falling)
+
+
+def test_stripes_of_two_pixels_count_and_texture_as_strong_hardly_does() -> None:
+    across = striped()
+    for pattern in (across, across.mT, across * across.mT / 0.01):
+        assert 0.9 * 0.01 < 3 * stripes(pattern).item() < 1.1 * 0.01
+    assert stripes(0.01 * noise(1, 1, 3, 64, 64)) < 0.1 * stripes(across)
+    assert stripes(torch.full((1, 3, 64, 64), 0.01)).item() < 1e-8
+    slow = across.repeat_interleave(2, -1)[..., :64]  # a period of four pixels
+    assert stripes(slow).item() < 1e-8
+
+
+def test_the_discriminator_halves_without_aliasing() -> None:
+    halved = Halve()(striped(32, amplitude=1.0))
+    assert halved[..., 1:-1, 1:-1].abs().max() < 1e-6
+    assert torch.allclose(Halve()(torch.ones(1, 2, 16, 16))[..., 1:-1, 1:-1], torch.ones(1))
+
+
+def test_the_discriminator_sees_the_image_and_the_coarse_original() -> None:
+    judge, x = DetailDiscriminator(8), texture(1, 32)
+    logits, features = judge(x, x)
+    assert logits.shape == (2, 1, 8, 8)
+    assert len(features) == len(judge.layers)
+    assert without_gradient(judge, logits) == []
+    judge.eval()
+    assert not torch.allclose(judge(x, x)[0], judge(x, x.flip(-1))[0])
+    assert not torch.allclose(judge(x, x)[0], judge(x.flip(-1), x)[0])
+
+
+def test_the_loss_reaches_every_parameter_of_autoencoder_and_discriminator() -> None:
+    network = Autoencoder(
+        width=16, multipliers=(1, 2), blocks=1, codes=None, patch=2, norm="pixel", attention=False, head=4
+    )
+    torch.nn.init.normal_(network.decoder.head.conv_out.weight)
+    loss, x = TextureLoss(width=8), texture(1, 32)
+    x_hat, codebook_loss, _ = network(x)
+    total, values = loss(codebook_loss, x, x_hat, 0, 0, network.decoder.last_layer.weight, "train")
+    assert {"train/pixels", "train/bands", "train/stripes", "train/adversary", "train/features"} < set(values)
+    assert without_gradient(network, total) == []
+    assert all(parameter.grad is None for parameter in loss.parameters()), "the autoencoder's part trains no judge"
+    judged, _ = loss(codebook_loss, x, x_hat, 1, 0, network.decoder.last_layer.weight, "train")
+    assert without_gradient(loss, judged) == []
+
+
+def test_each_term_is_least_for_the_original() -> None:
+    loss, x = TextureLoss(adversary_start=10, width=8), texture(1)
+    none = torch.zeros(())
+    for changed in (x + striped(), 0.7 * x, F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0), x + 0.1):
+        _, values = loss(none, x, changed, 0, 0, none, "t")
+        assert values["t/pixels"] > 0
+        assert values["t/total_loss"] > loss(none, x, x, 0, 0, none, "t")[0] == 0
