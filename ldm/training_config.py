@@ -49,6 +49,7 @@ class Loss(Target):
     target: Literal[
         "ldm.training.autoencoder.ReconstructionLoss",
         "ldm.training.autoencoder.AdversarialLoss",
+        "ldm.training.autoencoder.TextureLoss",
         "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator",
     ]
 

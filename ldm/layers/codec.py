@@ -103,8 +103,8 @@ class Head(nn.Module):
         self.features = nn.Conv2d(channels, width * patch**2, 1)
         self.mix = nn.Conv2d(3 + width, width, 3, padding=1)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         f = F.pixel_shuffle(self.features(h), self.patch)  # (b, width, f h, f w)

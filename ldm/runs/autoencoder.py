@@ -43,7 +43,9 @@ class AutoencoderRun(Run):
 
     def _loss(self) -> nn.Module:
         try:
-            return build(self.config.training.loss, "training.loss", kind=nn.Module).to(memory_format=torch.channels_last)
+            return build(self.config.training.loss, "training.loss", kind=nn.Module).to(
+                memory_format=torch.channels_last
+            )
         except OSError as error:
             raise UserError(
                 f"training.loss: its VGG and LPIPS weights could not be downloaded ({' '.join(str(error).split())}); "

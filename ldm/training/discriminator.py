@@ -36,14 +36,12 @@ class Halve(nn.Module):
 
 
 class DetailDiscriminator(nn.Module):
-    """Image and the coarse image that it should agree with -> logits (b, 1, h/4, w/4) and the features of every layer."""
+    """Image and its original, seen coarsely -> logits (b, 1, h/4, w/4) and the features of every layer."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         widths = [6, width, 2 * width, 3 * width, 3 * width]
-        self.layers = nn.ModuleList(
-            spectral_norm(nn.Conv2d(a, b, 3, padding=1)) for a, b in pairwise(widths)
-        )
+        self.layers = nn.ModuleList(spectral_norm(nn.Conv2d(a, b, 3, padding=1)) for a, b in pairwise(widths))
         self.halve = Halve()
         self.out = spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False))
 
