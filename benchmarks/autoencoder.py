@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.encoders import TileEncoder, load_encoder
 from data_prep.prepare import main as prepare
-from ldm.data.dataset import Cohort, image_batch, open_cohort
+from ldm.data.cohort import open_cohort
+from ldm.data.dataset import Cohort, image_batch
 from ldm.errors import UserError, cli
 from ldm.evaluation.frechet import frechet_distance, statistics_of
 from ldm.evaluation.large_image import gradient_energy, radial_power_spectrum, spectral_distance
