@@ -21,6 +21,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from data_prep.config import load_prepare_config
 from data_prep.report import waiting
+from ldm.arguments import Parser
 from ldm.checkpoint import load_weights, save_weights
 from ldm.config import load_config
 from ldm.data import splits
@@ -28,7 +29,8 @@ from ldm.data.cohort import open_cohort
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import Cohort
 from ldm.errors import UserError, cli
-from ldm.files import full_disk_told, remove_leftovers
+from ldm.files import check_destination, full_disk_told, remove_leftovers
+from ldm.machines import check_machines, told_by_lightning
 from ldm.precision import allow_tf32, announce, choose_training, device_of
 from ldm.run_config import SETTINGS, load_run_config, model_settings, save_config
 from ldm.runs import Run, open_data, open_run
@@ -61,11 +63,14 @@ def main(argv: list[str] | None = None) -> int:
             choose_precision(config)
             report(run)
         return 0
+    training = config.training
+    check_machines(training.accelerator, training.devices, training.nodes)
+    folder = args.resume or run_folder(config, args.base[0])
+    check_destination(folder, folder=True)
     run = open_run(config)
     choose_precision(config)
     prepare_when_absent(config)
     split_when_absent(config)
-    folder = args.resume or run_folder(config, args.base[0])
     checkpoint = newest_checkpoint(folder / "checkpoints") if args.resume else None
     return train(run, folder, checkpoint)
 
@@ -85,7 +90,7 @@ def choose_precision(config: DictConfig) -> None:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train the VQ-f4 autoencoder, the ZoomLDM or the CDM.",
         epilog="example: python main.py --base configs/demo/zoomldm.yaml training.max_steps=200",
     )
@@ -225,31 +230,32 @@ def trainer_of(
 ) -> pl.Trainer:
     settings = run.config.training
     images = run.images_per_step()
-    return pl.Trainer(
-        max_steps=settings.max_steps * run.optimizer_steps,
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=settings.clip if run.system.automatic_optimization else None,
-        precision=settings.precision,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        strategy=settings.strategy,
-        val_check_interval=settings.validate_every * settings.accumulate,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        logger=[CSVLogger(folder, "metrics", start), TensorBoardLogger(folder, "", "tensorboard")],
-        log_every_n_steps=10,
-        callbacks=[
-            *averaging,
-            Progress(max(1, settings.validate_every // 10), images // run.optimizer_steps),
-            Pictures(folder / "samples", lambda path: run.draw(path, data)),
-            saver,
-        ],
-        plugins=[WholeCheckpoints()],
-        use_distributed_sampler=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    with told_by_lightning():
+        return pl.Trainer(
+            max_steps=settings.max_steps * run.optimizer_steps,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip if run.system.automatic_optimization else None,
+            precision=settings.precision,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy=settings.strategy,
+            val_check_interval=settings.validate_every * settings.accumulate,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            logger=[CSVLogger(folder, "metrics", start), TensorBoardLogger(folder, "", "tensorboard")],
+            log_every_n_steps=10,
+            callbacks=[
+                *averaging,
+                Progress(max(1, settings.validate_every // 10), images // run.optimizer_steps),
+                Pictures(folder / "samples", lambda path: run.draw(path, data)),
+                saver,
+            ],
+            plugins=[WholeCheckpoints()],
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
 
 
 if __name__ == "__main__":

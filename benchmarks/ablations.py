@@ -8,7 +8,6 @@ of held-out regions (the CDM's row: under contexts that it draws) and compares w
 scores are kept, so an interrupted command is continued by typing it again. A table goes to --out, a picture beside it.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.ablation_studies import CDM, SCALES, SHARED, SINGLE, STUDIES, Study, report, scores
 from data_prep.encoders import load_encoder
+from ldm.arguments import Parser, output_file, output_folder
 from ldm.batch import Stream
 from ldm.config import load_config
 from ldm.data.dataset import image_batch, latent_batch
@@ -145,10 +145,10 @@ def draw(runs: Path, studies: Sequence[Study], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     known = {study.name: study for study in STUDIES}
-    parser = argparse.ArgumentParser(description="Train and compare the ablations; writes a table and a picture.")
+    parser = Parser(description="Train and compare the ablations; writes a table and a picture.")
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"some of {', '.join(known)} (all); shared is one")
-    parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="where runs go (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/ablations.md"), help="(%(default)s)")
+    parser.add_argument("--runs", type=output_folder, default="runs/ablations", help="where runs go (%(default)s)")
+    parser.add_argument("--out", type=output_file, default="docs/results/ablations.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     unknown = [name for name in args.studies if name not in known]
     if unknown:

@@ -11,7 +11,6 @@ A table goes to --out, pictures beside it.
 Shapes: n images of a scale, h = H/4 and w = W/4 the latents'.
 """
 
-import argparse
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.encoders import TileEncoder, load_encoder
 from data_prep.prepare import main as prepare
+from ldm.arguments import Parser, output_file, output_folder
 from ldm.data.cohort import open_cohort
 from ldm.data.dataset import Cohort, image_batch
 from ldm.errors import UserError, cli
@@ -149,7 +149,7 @@ def decoded(autoencoder: Autoencoder, x: Tensor) -> tuple[Tensor, Pixels]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Compare autoencoders on held-out demo slides; writes a table and pictures.",
         epilog="example: python benchmarks/autoencoder.py --autoencoders demo runs/vq",
     )
@@ -157,9 +157,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--autoencoders", nargs="+", default=["demo"], metavar="SOURCE", help="demo, or run folders (%(default)s)"
     )
     parser.add_argument(
-        "--data", type=Path, default=Path("data/demo/held_out"), help="where the slides go (%(default)s)"
+        "--data", type=output_folder, default="data/demo/held_out", help="where the slides go (%(default)s)"
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/autoencoder.md"), help="(%(default)s)")
+    parser.add_argument("--out", type=output_file, default="benchmarks/autoencoder.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     models = {Path(source).name: load_autoencoder(source)[0] for source in args.autoencoders}
     cohort, encoder = held_out(args.data), load_encoder("demo")

@@ -7,7 +7,6 @@ pixels are drawn again. Every row is made at every size unless its operations ex
 number of tiles alone, so such a row still has its operations. A table goes to --out, pictures beside it.
 """
 
-import argparse
 import platform
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from data_prep.demo_world import generate
 from data_prep.slide import Plane, open_slide
-from ldm.arguments import positive_int
+from ldm.arguments import Parser, output_file, output_folder, positive_int
 from ldm.conditions import TokenMap
 from ldm.errors import cli
 from ldm.evaluation.large_image import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
@@ -116,14 +115,14 @@ HEADER = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Compare ways of joint sampling; writes a table and pictures.")
+    parser = Parser(description="Compare ways of joint sampling; writes a table and pictures.")
     parser.add_argument("--sizes", type=positive_int, nargs="+", default=[1024], help="pixels a side (%(default)s)")
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], help="default: all")
     add_precision(parser.add_argument)
     parser.add_argument(
-        "--data", type=Path, default=Path("data/demo/held_out"), help="where the slide goes (%(default)s)"
+        "--data", type=output_folder, default="data/demo/held_out", help="where the slide goes (%(default)s)"
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/joint.md"), help="(%(default)s)")
+    parser.add_argument("--out", type=output_file, default="benchmarks/joint.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     model = ZoomLDM.load("demo", precision=args.precision)
     announce(model.precision, model.device)

@@ -6,7 +6,6 @@ A sparse slide of 40,000 px a side, with five islands of demo tissue and nothing
 prepared at all eight scales of 256 px. Bytes and speeds of reading are those of the blocks with tissue.
 """
 
-import argparse
 import os
 import platform
 import statistics
@@ -33,7 +32,7 @@ from data_prep.networks import LocalNetworks
 from data_prep.plan import Plan, plan_slide, read_block
 from data_prep.pyramid import field_patches
 from data_prep.readers import OpenSlideReader, Pixels
-from ldm.arguments import positive_int
+from ldm.arguments import Parser, output_file, output_folder, positive_int
 from ldm.data.h5 import SlideFile
 from ldm.errors import cli
 from ldm.files import whole
@@ -198,10 +197,10 @@ def commands(folder: Path) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measure preparation; writes a table.")
-    parser.add_argument("--folder", type=Path, default=Path("data/demo/preparation"), help="of the slide (%(default)s)")
+    parser = Parser(description="Measure preparation; writes a table.")
+    parser.add_argument("--folder", type=output_folder, default="data/demo/preparation", help="(%(default)s)")
     parser.add_argument("--times", type=positive_int, default=3, help="measurements, whose median counts (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/preparation.md"), help="(%(default)s)")
+    parser.add_argument("--out", type=output_file, default="benchmarks/preparation.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     lines = parts(args.folder, args.times) + commands(args.folder)
     with whole(args.out) as partial_file:

@@ -6,7 +6,6 @@ Each row is a scenario of tests/robustness at its full count; rows that are not 
 found.
 """
 
-import argparse
 import os
 import platform
 import tempfile
@@ -15,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from ldm.arguments import Parser, output_file
 from ldm.errors import cli
 from ldm.files import whole
 
@@ -69,9 +69,9 @@ def rows(table: Path) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Count what must never happen.")
+    parser = Parser(description="Count what must never happen.")
     parser.add_argument("figures", nargs="*", choices=[*FIGURES, []], metavar="R1", help="(default: all)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/robustness.md"), help="(%(default)s)")
+    parser.add_argument("--out", type=output_file, default="benchmarks/robustness.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     for name in args.figures or FIGURES:
         line = row(name)

@@ -6,7 +6,6 @@ Samples patches alone, then twice at once, in turn, and compares the medians of 
 share is a factor of about 2; threads that spin while they wait made it 10 and more.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.robustness import hardware
-from ldm.arguments import positive_int
+from ldm.arguments import Parser, output_file, positive_int
 from ldm.errors import UserError, cli
 from ldm.files import whole
 
@@ -57,9 +56,9 @@ def seconds(count: int, policy: str | None) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="What two commands side by side cost each other.")
+    parser = Parser(description="What two commands side by side cost each other.")
     parser.add_argument("--repeats", type=positive_int, default=3, help="medians of so many (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/threads.md"), help="(%(default)s)")
+    parser.add_argument("--out", type=output_file, default="benchmarks/threads.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     lines = ["| idle threads | one command, s | two at once, s | ratio |", "|---|---|---|---|"]
     for name, policy in (("sleep (default)", None), ("spin (OMP_WAIT_POLICY=ACTIVE)", "ACTIVE")):

@@ -7,16 +7,14 @@ under are inferred from it; (c) the embeddings that the Summarizer turns into th
 context. The coarse canvas is the same for all; a table goes to --out, a picture beside it.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ldm.arguments import seed_int
+from ldm.arguments import Parser, output_file, seed_int
 from ldm.conditions import Conditions, TokenMap, drawn_tokens
 from ldm.errors import cli
 from ldm.evaluation.large_image import gradient_energy, seam_strength
@@ -92,10 +90,10 @@ def sampled(model: ZoomLDM, way: Conditions, coarse: State, size: int, seed: int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Conditions for tiles under a context of the CDM.")
+    parser = Parser(description="Conditions for tiles under a context of the CDM.")
     parser.add_argument("--seed", type=seed_int, default=3, help="(%(default)s)")
     add_precision(parser.add_argument)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/without_reference.md"), help="(%(default)s)")
+    parser.add_argument("--out", type=output_file, default="benchmarks/without_reference.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     model = ZoomLDM.load("demo", precision=args.precision)
     announce(model.precision, model.device)

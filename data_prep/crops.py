@@ -3,7 +3,6 @@
 python data_prep/crops.py SLIDE.svs FOLDER ... --kind histology --size 1024 --count 4 --out crops
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from data_prep.find import SUFFIXES
 from data_prep.slide import Plane, open_slide
 from data_prep.tissue import PER_TILE, read_foreground, tile_shares
-from ldm.arguments import positive_int, seed_int
+from ldm.arguments import Parser, output_folder, positive_int, seed_int
 from ldm.errors import UserError, cli
 from ldm.io import save_png
 from ldm.scales import ladder
@@ -63,13 +62,13 @@ def apart(shares: NDArray[np.floating], side: int, count: int, seed: int) -> lis
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Cut large pictures out of the tissue of slides.")
+    parser = Parser(description="Cut large pictures out of the tissue of slides.")
     parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE|FOLDER")
     parser.add_argument("--kind", choices=("histology", "satellite"), default="histology", help="(%(default)s)")
     parser.add_argument("--size", type=positive_int, default=1024, help="pixels a side (%(default)s)")
     parser.add_argument("--count", type=positive_int, default=4, help="pictures a slide (%(default)s)")
     parser.add_argument("--seed", type=seed_int, default=0, help="(%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("data/crops"), help="folder (%(default)s)")
+    parser.add_argument("--out", type=output_folder, default="data/crops", help="folder (%(default)s)")
     args = parser.parse_args(argv)
     slides = [path for given in args.slides for path in (sorted(given.iterdir()) if given.is_dir() else [given])]
     slides = [path for path in slides if path.suffix.lower() in SUFFIXES]

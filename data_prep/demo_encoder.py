@@ -6,7 +6,6 @@ over space are standardised by statistics measured once on demo slides. It ships
     python data_prep/demo_encoder.py --fit SLIDES --out ldm/weights/demo/encoder.safetensors
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from data_prep.slide import Plane, open_slide
 from data_prep.tissue import PER_TILE, read_foreground, tile_shares
-from ldm.arguments import seed_int
+from ldm.arguments import Parser, output_file, seed_int
 from ldm.checkpoint import load_strict, load_weights, save_weights
 from ldm.errors import UserError, cli
 from ldm.files import sha256
@@ -104,9 +103,9 @@ def _tissue_tiles(path: Path) -> Iterator[Tensor]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Make the demo encoder's weights.")
+    parser = Parser(description="Make the demo encoder's weights.")
     parser.add_argument("--fit", type=Path, required=True, help="folder of demo slides to measure")
-    parser.add_argument("--out", type=Path, default=DEMO_WEIGHTS, help="safetensors file to write")
+    parser.add_argument("--out", type=output_file, default=str(DEMO_WEIGHTS), help="safetensors file to write")
     parser.add_argument("--seed", type=seed_int, default=5, help="of the random backbone")
     arguments = parser.parse_args(argv)
     digest = fit_demo(arguments.fit, arguments.out, arguments.seed)

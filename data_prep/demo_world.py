@@ -8,7 +8,6 @@ follicles: the same, every other slide with lymphoid follicles and the rest with
 satellite: red, green, blue and near infrared at 1 m per pixel, a GeoTIFF in UTM zone 14N (data_prep/demo_satellite.py).
 """
 
-import argparse
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from data_prep.demo_histology import histology_slide
 from data_prep.demo_satellite import satellite_scene
 from data_prep.demo_textures import BLOCK, Array
-from ldm.arguments import positive_int, seed_int
+from ldm.arguments import Parser, output_folder, positive_int, seed_int
 from ldm.errors import UserError, cli
 from ldm.files import whole
 from ldm.io import contact_sheet
@@ -168,8 +167,8 @@ def richest(picture: Array) -> tuple[int, int]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Draw demo slides; see them in OUT/overview.png.")
-    parser.add_argument("--out", type=Path, default=Path("data/demo/slides"), help="folder (default: %(default)s)")
+    parser = Parser(description="Draw demo slides; see them in OUT/overview.png.")
+    parser.add_argument("--out", type=output_folder, default="data/demo/slides", help="folder (default: %(default)s)")
     parser.add_argument("--count", type=positive_int, default=4, help="number of slides (default: %(default)s)")
     parser.add_argument("--seed", type=seed_int, default=0, help="seed of the first slide (default: %(default)s)")
     parser.add_argument("--kind", choices=KINDS, default="histology", help="(default: %(default)s)")

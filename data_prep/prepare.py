@@ -41,8 +41,10 @@ from data_prep.page import write_report
 from data_prep.processes import STOPS, raise_stopped, serve
 from data_prep.report import Records, SlideReport, table
 from data_prep.settings import cohort_settings
+from ldm.arguments import Parser
 from ldm.errors import cli
-from ldm.files import remove_leftovers
+from ldm.files import check_destination, remove_leftovers
+from ldm.machines import check_machines, told_by_lightning
 
 RESUMABLE, INTERRUPTED = 75, 130
 FLAGS = {
@@ -97,7 +99,9 @@ def launch(config: PrepareConfig) -> Fabric:
     many: dict[str, Any] = {"strategy": DDPStrategy(process_group_backend="gloo", timeout=timedelta(hours=1))}
     alone = config.devices == config.nodes == 1
     machines: dict[str, Any] = {"devices": config.devices, "num_nodes": config.nodes}
-    fabric = Fabric(accelerator=config.accelerator, **machines, **(one if alone else many))
+    check_machines(config.accelerator, config.devices, config.nodes)
+    with told_by_lightning():
+        fabric = Fabric(accelerator=config.accelerator, **machines, **(one if alone else many))
     fabric.launch()
     return fabric
 
@@ -174,7 +178,7 @@ def _latest(task: Task, done: dict[str, SlideReport], records: Records) -> Slide
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="YAML, for example configs/demo/data.yaml")
     for flag, meaning in FLAGS.items():
         parser.add_argument(f"--{flag}", metavar=flag[0].upper(), help=meaning)
@@ -182,6 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     flags = [f"{flag}={getattr(arguments, flag)}" for flag in FLAGS if getattr(arguments, flag) is not None]
     config = load_prepare_config([arguments.config], [*arguments.overrides, *flags])
+    check_destination(config.out, folder=True)
+    if config.generate:
+        check_destination(config.slides, folder=True)
     fabric = launch(config)
     first = fabric.global_rank == 0  # the others' status and words are not asked for
     try:

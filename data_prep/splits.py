@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_prep.metadata import match_rows, read_table
-from ldm.arguments import fraction, seed_int
+from ldm.arguments import Parser, fraction, output_file, seed_int
 from ldm.data.cohort import open_cohort
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import NAME, PARTS, Shares, Split, extend, patient_of, read_split, write_split
@@ -65,14 +65,14 @@ def origins(patients: Mapping[str, str], tabled: Mapping[str, str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", type=Path, required=True, help="folder of prepared slides")
     parser.add_argument("--by", choices=["patient", "slide"], default="patient", help="what is kept together")
     parser.add_argument("--table", help="CSV with columns slide and patient")
     parser.add_argument("--validation", type=fraction, help="share of patients, 0.05 by default")
     parser.add_argument("--test", type=fraction, help="share of patients, 0.05 by default")
     parser.add_argument("--seed", type=seed_int, help="another one deals patients out otherwise; 0 by default")
-    parser.add_argument("--out", type=Path, help=f"the file, <cohort>/{NAME} by default")
+    parser.add_argument("--out", type=output_file, help=f"the file, <cohort>/{NAME} by default")
     args = parser.parse_args(argv)
     path: Path = args.out or args.cohort / NAME
     slides = open_cohort(args.cohort)

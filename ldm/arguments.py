@@ -1,16 +1,34 @@
-"""Numbers on command lines: argparse types that refuse what has no meaning, before any work.
+"""Command lines: a parser and types that refuse what has no meaning in one line, before any work.
 
+    parser = Parser(description=...)
     add("--steps", type=positive_int)
     add("--guidance", type=non_negative)
+    add("--out", type=output_folder, default="samples")
 
-argparse names the option and ends with status 2. Nothing is rounded, and neither nan nor an infinity passes.
+The message names the option; the status is 2. Nothing is rounded, and neither nan nor an infinity passes. Defaults of
+destinations are text, so that they are checked too.
 """
 
 import argparse
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from ldm.errors import UserError, one_line
+from ldm.files import check_destination
 
 LARGEST_SEED = 2**32 - 1
+LARGEST = 10**9
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, without the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{one_line(f'error: {message}')}; {self.prog} --help lists what it takes\n")
 
 
 def integer(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -21,7 +39,7 @@ def integer(least: int, most: int | None = None) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number; {expected}") from error
+            raise argparse.ArgumentTypeError(f"{text[:80]!r} is no whole number; {expected}") from error
         if value < least or (most is not None and value > most):
             raise argparse.ArgumentTypeError(f"{value}; {expected}")
         return value
@@ -37,7 +55,7 @@ def real(least: float, most: float = math.inf) -> Callable[[str], float]:
         try:
             value = float(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number; {expected}") from error
+            raise argparse.ArgumentTypeError(f"{text[:80]!r} is no number; {expected}") from error
         if not math.isfinite(value) or not least <= value <= most:
             raise argparse.ArgumentTypeError(f"{value}; {expected}")
         return value
@@ -45,7 +63,41 @@ def real(least: float, most: float = math.inf) -> Callable[[str], float]:
     return read
 
 
-positive_int, non_negative_int = integer(1), integer(0)
+def whole_numbers(text: str, separator: str) -> list[int] | None:
+    """The numbers in "1024x512" or "10,5"; None where anything but plain digits stands between the separators."""
+    numbers = text.split(separator)
+    plain = all(re.fullmatch(r"[0-9]{1,18}", number) for number in numbers)
+    return [int(number) for number in numbers] if plain else None
+
+
+def output_folder(text: str) -> Path:
+    """The type of a folder to write to, new or not."""
+    return _destination(text, True)
+
+
+def output_file(text: str) -> Path:
+    """The type of a file to write."""
+    return _destination(text, False)
+
+
+def _destination(text: str, folder: bool) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("no path found, expected one")
+    try:
+        check_destination(text, folder)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)
+
+
+def device(text: str) -> str:
+    """The type of a device of torch, or auto."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} found, expected auto, cpu, cuda, cuda:N or mps")
+    return text
+
+
+positive_int, non_negative_int = integer(1, LARGEST), integer(0, LARGEST)
 non_negative, fraction = real(0), real(0, 1)
 seed_int = integer(0, LARGEST_SEED)
 """of a generator; the largest that torch, NumPy and Lightning all take"""

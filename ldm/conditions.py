@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ldm.arguments import whole_numbers
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.inferred import Inference
@@ -122,10 +123,10 @@ def image_tokens(image: Pixels, embed: Callable[[Tensor], Tensor], tile_px: int)
 
 def place_of(text: str) -> tuple[int, int]:
     """The base tile "ROW,COL". UserError for anything else."""
-    numbers = text.split(",")
-    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
-        raise UserError(f"--place: {text}; expected the row and column of a base tile, for example 12,16")
-    return int(numbers[0]), int(numbers[1])
+    numbers = whole_numbers(text, ",")
+    if numbers is None or len(numbers) != 2:
+        raise UserError(f"--place: {text[:80]}; expected the row and column of a base tile, for example 12,16")
+    return numbers[0], numbers[1]
 
 
 def tokens_at(slide: SlideFile, place: tuple[int, int], rows: int, cols: int) -> Tensor:

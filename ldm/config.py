@@ -79,7 +79,7 @@ def _override(merged: dict[str, Any], item: str) -> dict[str, Any]:
         node = node[step]
     try:
         return _plain(OmegaConf.from_dotlist([item]))
-    except SYNTAX as error:
+    except (*SYNTAX, ValueError) as error:
         raise UserError(f"override: {item} is not valid YAML: {_line(error)}") from error
 
 

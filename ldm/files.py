@@ -5,6 +5,7 @@ import io
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,10 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ldm.errors import FULL_DISK, UserError
+from ldm.errors import FILES, FULL_DISK, UserError
 
 FORGOTTEN_S = 86_400.0
 """a temporary file of another machine is a leftover once nobody has written to it for this long"""
+
+
+NAME_BYTES, PATH_BYTES = 200, 3800
+"""of what is asked for; below the usual 255 and 4096, as temporary files have longer names"""
 
 
 class DiskFull(UserError):
@@ -41,6 +46,32 @@ def whole(path: str | Path, needed: Callable[[], int] | None = None) -> Iterator
             _sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def check_destination(path: str | Path, folder: bool) -> None:
+    """UserError where nothing could be written: to a `folder` at `path`, or as the file `path`. Makes nothing.
+
+    A full disk is not looked for: what it lacks is known when there is something to write.
+    """
+    path = Path(path)
+    kind = "folder" if folder else "file"
+    try:
+        for part in [path.absolute(), *path.absolute().parents]:
+            if os.path.lexists(part):
+                break
+        if part == path.absolute() and part.exists() and part.is_dir() != folder:
+            raise UserError(f"{path}: is a {'file' if folder else 'folder'}, expected a {kind}; choose another path")
+        room = part if part.is_dir() else part.parent
+        if part != path.absolute() and not part.is_dir():
+            raise UserError(f"{path}: {part} is no folder; choose another path")
+        names = [name for name in path.absolute().parts if len(os.fsencode(name)) > NAME_BYTES]
+        if names or len(os.fsencode(path.absolute())) > PATH_BYTES:
+            raise UserError(f"{str(path)[:80]}...: the name is too long; choose a shorter one")
+        with tempfile.TemporaryFile(dir=room):
+            pass
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise UserError(f"{str(path)[:80]}: {FILES.get(error.errno or 0, error.strerror)}") from error
 
 
 class Sink(io.FileIO):

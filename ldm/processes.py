@@ -11,6 +11,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from ldm.machines import check_machines, told_by_lightning
+
 Made = TypeVar("Made")
 
 
@@ -41,9 +43,11 @@ ALONE = Processes()
 
 
 def launch(devices: int, nodes: int, accelerator: str) -> tuple[Fabric, Processes]:
-    """Start the processes of a command; each of them returns from here."""
+    """Start the processes of a command; each of them returns from here. UserError for machines that are not there."""
+    check_machines(accelerator, devices, nodes)
     strategy = "ddp" if devices * nodes > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes)
+    with told_by_lightning():
+        fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes)
     fabric.launch()
     if fabric.world_size == 1:
         return fabric, ALONE

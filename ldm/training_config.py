@@ -128,7 +128,7 @@ class Training(Section):
 class AutoencoderTraining(Training):
     loss: Loss
     smooth: NonNegative
-    noise: NonNegative
+    noise: NonNegative = 0.0
     revive_every: Natural
     frozen: list[PARTS]
     normalise_latents: bool

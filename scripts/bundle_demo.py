@@ -6,12 +6,12 @@ A run's system says which of the bundled folders it replaces. An autoencoder who
 ZoomLDM's takes its place there too: a decoder can be trained on alone.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ldm.arguments import Parser
 from ldm.checkpoint import PARTS, load_metadata, load_weights, save_weights
 from ldm.errors import cli
 from ldm.run_config import SETTINGS, model_settings, save_config
@@ -41,7 +41,7 @@ def refresh_decoder(autoencoder: dict[str, Tensor]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Put finished runs into the package as the demo model.",
         epilog="example: python scripts/bundle_demo.py runs/demo-vq",
     )

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 try:
+    from ldm.arguments import Parser
     from ldm.doctor.environment import accelerators, openslide, packages, python, room
     from ldm.doctor.finding import Finding, checked
     from ldm.errors import UserError, cli
@@ -98,7 +99,7 @@ def training_run(base: list[str]) -> Iterator[Finding]:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", type=Path, metavar="FOLDER", help="prepared slides; all of them are read")
     parser.add_argument("--model", metavar="demo | RUN | WEIGHTS", help="a model, as the other scripts take it")
     parser.add_argument("--base", nargs="+", metavar="YAML", help="config files of main.py; then key=value overrides")

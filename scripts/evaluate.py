@@ -21,7 +21,7 @@ from torch import Tensor
 from data_prep.demo_encoder import DemoEncoder
 from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
 from data_prep.spaces import space
-from ldm.arguments import non_negative, positive_int, seed_int
+from ldm.arguments import ACCELERATORS, Parser, non_negative, output_folder, positive_int, seed_int
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import patient_of
 from ldm.errors import UserError, cli
@@ -54,7 +54,7 @@ COUNTS = {"patches": 128, "large": 4, "superres": 8, "memorization": 64}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure a model.", epilog="example: python scripts/evaluate.py patches --scale 5x --count 512"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -84,8 +84,8 @@ def _common(add: Add) -> None:
     add_precision(add)
     add("--devices", type=positive_int, default=1, help="GPUs or processes that share the images (%(default)s)")
     add("--nodes", type=positive_int, default=1, help="(%(default)s)")
-    add("--accelerator", default="auto", help="cpu, cuda ... (%(default)s)")
-    add("--out", type=Path, default=Path("results"), help="folder of tables, pictures and images (%(default)s)")
+    add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")
+    add("--out", type=output_folder, default="results", help="folder of tables, pictures and images (%(default)s)")
 
 
 def _slides(add: Add) -> None:
@@ -102,7 +102,12 @@ def _sampling(add: Add) -> None:
 
 def _patches(add: Add) -> None:
     add("--generated", nargs="+", metavar="NAME=FOLDER", help="measure these images instead of sampling")
-    add("--statistics", type=Path, metavar="FOLDER", help="write those of the real images: to share, to use as --real")
+    add(
+        "--statistics",
+        type=output_folder,
+        metavar="FOLDER",
+        help="write those of the real images: to share, to use as --real",
+    )
 
 
 def _memorization(add: Add) -> None:

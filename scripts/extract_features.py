@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ldm.arguments import non_negative_int, positive_int, seed_int
+from ldm.arguments import ACCELERATORS, Parser, non_negative_int, output_folder, positive_int, seed_int
 from ldm.data.cohort import open_cohort
 from ldm.errors import UserError, cli
 from ldm.features import SOURCES, Extractor, Probe
@@ -23,7 +23,7 @@ from ldm.slides import matching_slide
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Extract tile features of a prepared cohort, a bag (.h5) a slide.",
         epilog="example: python scripts/extract_features.py data/mine --scales 20x,5x --model runs/NAME --devices 8",
     )
@@ -40,8 +40,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=positive_int, default=Extractor.batch_size, help="tiles at a time (%(default)s)")
     add("--devices", type=positive_int, default=1, help="GPUs or processes that share the slides (%(default)s)")
     add("--nodes", type=positive_int, default=1, help="(%(default)s)")
-    add("--accelerator", default="auto", help="cpu, cuda ... (%(default)s)")
-    add("--out", type=Path, default=Path("features"), help="folder; bags go to OUT/SOURCE-SCALES/ (%(default)s)")
+    add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")
+    add("--out", type=output_folder, default="features", help="folder; bags go to OUT/SOURCE-SCALES/ (%(default)s)")
     return parser.parse_args(argv)
 
 

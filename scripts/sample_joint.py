@@ -22,7 +22,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_prep.encoders import load_encoder
-from ldm.arguments import non_negative, non_negative_int, positive_int, seed_int
+from ldm.arguments import (
+    ACCELERATORS,
+    Parser,
+    non_negative,
+    non_negative_int,
+    output_folder,
+    positive_int,
+    seed_int,
+    whole_numbers,
+)
 from ldm.cache import Identity, content
 from ldm.conditions import (
     Conditions,
@@ -54,7 +63,7 @@ SHOWN_PX = 512
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Sample one large image at several scales at once.",
         epilog="example: python scripts/sample_joint.py --scales 20x,5x --size 2048x1024 --from cdm --seed 3",
     )
@@ -81,18 +90,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_precision(parser.add_argument)
     add("--devices", type=positive_int, default=1, help="GPUs or processes that share the tiles (%(default)s)")
     add("--nodes", type=positive_int, default=1, help="(%(default)s)")
-    add("--accelerator", default="auto", help="cpu, cuda ... (%(default)s)")
+    add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")
     add("--seed", type=seed_int, default=0, help="(%(default)s)")
-    add("--out", type=Path, default=Path("samples/joint"), help="folder (%(default)s)")
+    add("--out", type=output_folder, default="samples/joint", help="folder (%(default)s)")
     return parser.parse_args(argv)
 
 
 def size_of(text: str) -> tuple[int, int]:
     """(height, width) of "PX" or "WxH"."""
-    numbers = text.lower().split("x")
-    if len(numbers) > 2 or not all(number.isdigit() and int(number) > 0 for number in numbers):
-        raise UserError(f"--size: {text}; expected pixels as 1024 or, width first, 2048x1024")
-    return int(numbers[-1]), int(numbers[0])
+    numbers = whole_numbers(text.lower(), "x")
+    if numbers is None or len(numbers) > 2 or min(numbers) < 1:
+        raise UserError(f"--size: {text[:80]}; expected pixels as 1024 or, width first, 2048x1024")
+    return numbers[-1], numbers[0]
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

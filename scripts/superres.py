@@ -20,7 +20,7 @@ from tqdm import tqdm
 from data_prep.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from data_prep.demo_world import generate
 from data_prep.slide import Plane, open_slide
-from ldm.arguments import non_negative, positive_int, seed_int
+from ldm.arguments import Parser, device, non_negative, output_folder, positive_int, seed_int
 from ldm.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
 from ldm.errors import UserError, cli
 from ldm.evaluation.superres import Lpips, encoder_distance, psnr, ssim
@@ -41,13 +41,13 @@ DEMO_SIDE_PX = 512
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Enlarge images with a multi-scale model.",
         epilog="example: python scripts/superres.py photos/ --scales 20x,5x --condition inferred --out photos4x",
     )
     add = parser.add_argument
     add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="at the coarsest of --scales; default: the demo")
-    add("--out", type=Path, default=Path("samples/superres"), help="folder (%(default)s)")
+    add("--out", type=output_folder, default="samples/superres", help="folder (%(default)s)")
     add("--model", default="demo", help="demo (the default), a run folder or a published weights file")
     add("--scales", help="finest and coarser ones; their ratio is the enlargement (20x,5x; satellite: 1x,3x)")
     add("--method", choices=("zoomldm", "bicubic"), default="zoomldm", help="(%(default)s)")
@@ -60,7 +60,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--guidance", type=non_negative, default=CONSISTENT.guidance, help="1 is none (%(default)s)")
     add("--tile-batch", type=positive_int, default=16, help="tiles at a time (%(default)s)")
     add_precision(parser.add_argument)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    add("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     add("--seed", type=seed_int, default=0, help="(%(default)s)")
     return parser.parse_args(argv)
 

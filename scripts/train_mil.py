@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from data_prep.config import load_prepare_config
 from data_prep.prepare import main as prepare
-from ldm.arguments import non_negative_int, seed_int
+from ldm.arguments import Parser, non_negative_int, output_folder, seed_int, whole_numbers
 from ldm.data.bags import BagFolder, read_bag
 from ldm.data.cohort import open_cohort
 from ldm.data.h5 import SlideFile
@@ -48,7 +48,7 @@ SHOWN_PX = 320
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Learn slide labels from bags of tile features; without arguments, on demo slides.",
         epilog="example: python scripts/train_mil.py --features features/denoiser-20x+5x --labels labels.csv",
     )
@@ -65,16 +65,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="times that labels are shuffled to compare (%(default)s)",
     )
     add("--seed", type=seed_int, default=0, help="(%(default)s)")
-    add("--out", type=Path, default=Path("samples/mil"), help="folder of table and pictures (%(default)s)")
+    add("--out", type=output_folder, default="samples/mil", help="folder of table and pictures (%(default)s)")
     return parser.parse_args(argv)
 
 
 def splits_of(text: str) -> list[int]:
     """Numbers of folds, separated by commas. UserError for anything else, and for fewer than three folds."""
-    numbers = text.split(",")
-    if not all(number.isdigit() and int(number) >= 3 for number in numbers):
-        raise UserError(f"--folds: {text}; expected numbers of 3 or more, for example 10,5")
-    return [int(number) for number in numbers]
+    numbers = whole_numbers(text, ",")
+    if numbers is None or min(numbers) < 3:
+        raise UserError(f"--folds: {text[:80]}; expected numbers of 3 or more, for example 10,5")
+    return numbers
 
 
 def demo(args: argparse.Namespace) -> None:

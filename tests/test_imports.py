@@ -5,7 +5,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 GROUND = {
-    f"ldm.{name}" for name in ("arguments", "cache", "csv_table", "errors", "files", "precision", "processes", "schema")
+    f"ldm.{name}"
+    for name in (
+        *("arguments", "cache", "csv_table", "errors", "files", "machines", "precision", "processes", "schema"),
+        "run_config",
+    )
 }
 ALLOWED: dict[str, set[str]] = {
     "ldm.scales": set(),
@@ -15,9 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "ldm.io": set(),
     "ldm.tiff": {"ldm.io"},
     "ldm.rasters": {"ldm.io"},
-    "ldm.tiff_pages": {"ldm.io"},
-    "ldm.picture_files": {"ldm.io", "ldm.rasters", "ldm.tiff_pages"},
-    "ldm.pictures": {"ldm.io", "ldm.tiff", "ldm.rasters", "ldm.picture_files"},
+    "ldm.pictures": {"ldm.io", "ldm.tiff", "ldm.rasters"},
     "ldm.diffusion": {"ldm.diffusion"},
     "ldm.layers": {"ldm.layers"},
     "ldm.networks": {"ldm.networks", "ldm.layers", "ldm.scales"},
@@ -63,8 +65,6 @@ OUTSIDE = {
         "ldm.io",
         "ldm.tiff",
         "ldm.rasters",
-        "ldm.tiff_pages",
-        "ldm.picture_files",
         "ldm.checkpoint",
         "ldm.evaluation",
     }

@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import main
+from ldm.cache import Identity
 from ldm.checkpoint import load_weights, save_weights
 from ldm.data.bags import Bag, read_bag, recipe, write_bag
 from ldm.errors import UserError
@@ -91,12 +92,16 @@ def test_the_bundled_configs_have_their_checksum(system: str) -> None:
 
 def test_settings_of_a_bag_cannot_change_unseen(tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
-    write_bag(
-        path,
-        Bag("s", ("20x",), np.ones((2, 3), np.float32), np.ones((2, 2), int), np.ones((2, 2), np.int32), 8, '{"t": 1}'),
-    )
-    assert recipe(path) == [{"t": 1}]
-    for key, value in {"settings": '{"t": 2}', "slide_id": "r", "scales": ["10x"], "digest": "0"}.items():
+    identity = Identity("features", settings={"t": 1})
+    pixels = np.ones((2, 2), np.int32)
+    write_bag(path, Bag("s", ("20x",), np.ones((2, 3), np.float32), pixels.astype(np.int64), pixels, 8, identity))
+    assert recipe(path)
+    for key, value in {
+        "identity": Identity("features", settings={"t": 2}).text,
+        "slide_id": "r",
+        "scales": ["10x"],
+        "digest": "0",
+    }.items():
         changed = shutil.copy(path, tmp_path / "changed.h5")
         with h5py.File(changed, "r+") as file:
             file.attrs[key] = value

@@ -2,6 +2,7 @@
 
 import argparse
 
+from ldm.arguments import device
 from ldm.precision import add_precision
 
 MODEL = "demo (the default), a run folder or a published weights file"
@@ -15,4 +16,6 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """--device and --precision of a command that uses one device."""
     add_precision(parser.add_argument)
-    parser.add_argument("--device", default="auto", help="auto: cuda where there is a card, else cpu (%(default)s)")
+    parser.add_argument(
+        "--device", type=device, default="auto", help="auto: cuda where there is a card, else cpu (%(default)s)"
+    )

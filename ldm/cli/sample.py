@@ -5,15 +5,14 @@ Without arguments, the bundled demo model samples under the conditions of the bu
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from ldm.arguments import non_negative, positive_int, seed_int
+from ldm.arguments import Parser, non_negative, output_folder, positive_int, seed_int
 from ldm.cli.options import add_device, add_model
 from ldm.sampling.presets import SAMPLER_NAMES
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Sample patches at every scale of a model.",
         epilog="example: python scripts/sample_patches.py --scale 5x --count 8 --seed 3",
     )
@@ -28,7 +27,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--sampler", choices=SAMPLER_NAMES, default=SAMPLER_NAMES[0], help="(%(default)s)")
     add("--seed", type=seed_int, default=0, help="patch i depends on seed + i alone (%(default)s)")
     add_device(parser)
-    add("--out", type=Path, default=Path("samples/patches"), help="folder of the pictures (%(default)s)")
+    add("--out", type=output_folder, default="samples/patches", help="folder of the pictures (%(default)s)")
     return parser.parse_args(argv)
 
 

@@ -34,7 +34,7 @@ class AutoencoderRun(Run):
             loss=self._loss(),
             clip=config.training.clip,
             smooth=config.training.smooth,
-            noise=config.training.noise,
+            noise=config.training.get("noise", 0.0),
             revive_every=config.training.revive_every,
             frozen=config.training.frozen,
             **self.training_arguments(),

@@ -1,0 +1,134 @@
+"""A user's mistake is one line and status 2, before any work; a fault of ours keeps its traceback."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import main
+from data_prep import prepare, splits
+from ldm.arguments import whole_numbers
+from ldm.errors import UserError, cli
+from ldm.files import check_destination
+from ldm.machines import check_machines
+from scripts import evaluate, extract_features, sample_joint, sample_patches, superres, train_mil
+
+ROOT = Path(__file__).parents[1]
+DEMO, DATA = str(ROOT / "configs/demo/zoomldm.yaml"), str(ROOT / "configs/demo/data.yaml")
+COMMANDS: dict[str, tuple[Callable[[list[str]], object], list[str], str]] = {
+    "main": (main.main, ["--base", DEMO], "run="),
+    "prepare": (prepare.main, ["--config", DATA], "out="),
+    "slides": (prepare.main, ["--config", DATA], "slides="),
+    "splits": (splits.main, ["--cohort", "."], "--out="),
+    "sample_patches": (sample_patches.main, [], "--out="),
+    "sample_joint": (sample_joint.main, [], "--out="),
+    "superres": (superres.main, [], "--out="),
+    "extract_features": (extract_features.main, ["cohort"], "--out="),
+    "evaluate": (evaluate.main, ["patches"], "--out="),
+    "statistics": (evaluate.main, ["patches"], "--statistics="),
+    "train_mil": (train_mil.main, [], "--out="),
+}
+
+
+def ended(command: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+    with pytest.raises(SystemExit) as end:
+        cli(command)
+    return end.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("place", ["below/x", "n" * 250, "a" * 4000, "/proc/nothing", "\udcff" * 250])
+def test_where_nothing_can_be_written_is_told_before_any_work(
+    name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
+    (tmp_path / "below").write_text("a file")
+    command, arguments, option = COMMANDS[name]
+    status, told = ended(lambda: command([*arguments, option + place]), capsys)
+    assert status == 2
+    assert told.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["below"]
+
+
+def test_a_destination_is_of_its_kind_and_nothing_is_left_there(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    check_destination(file, folder=False)
+    check_destination(tmp_path / "new/deeper", folder=True)
+    for path, folder, expected in ((file, True, "is a file"), (tmp_path, False, "is a folder")):
+        with pytest.raises(UserError, match=expected):
+            check_destination(path, folder)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError):
+        check_destination(tmp_path / "loop" / "x", folder=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EROFS])
+def test_what_the_system_refuses_is_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise OSError(number, os.strerror(number), "some/file")
+
+    status, told = ended(fails, capsys)
+    assert status == 2
+    assert told.startswith("error: some/file: ")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("ours"), OSError(errno.EACCES, "of no file"), ValueError("x"), KeyError("y")]
+)
+def test_a_fault_of_ours_keeps_its_traceback(error: Exception) -> None:
+    def fails() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        cli(fails)
+
+
+def test_argparse_tells_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--count", "²"], ["--foo"], ["--sampler", "x"], ["--count"], ["a\nb"], ["--device", "meta"]):
+        status, told = ended(lambda arguments=arguments: sample_patches.main(arguments), capsys)  # type: ignore[misc]
+        assert (status, told.count("\n")) == (2, 1), told
+        assert told.startswith("error: ")
+
+
+def test_only_plain_digits_are_numbers() -> None:
+    assert whole_numbers("10,5", ",") == [10, 5]
+    for text in ("²,1", "1,", "", "-1", "1.5", "٣", "1" * 5000):
+        assert whole_numbers(text, ",") is None
+    for command, text in ((sample_joint.size_of, "²"), (train_mil.splits_of, "³"), (sample_joint.size_of, "0")):
+        with pytest.raises(UserError, match="expected"):
+            command(text)
+
+
+@pytest.mark.parametrize(
+    ("machines", "expected"),
+    [
+        (("cuda", 1, 1), "sees no GPU"),
+        (("cpu", 10_000, 1), "at most"),
+        (("cpu", 1, 2), "no scheduler"),
+        (("mps", 1, 1), "mps"),
+    ],
+)
+def test_machines_that_are_not_there_are_refused(
+    machines: tuple[str, int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    for name in ("MASTER_ADDR", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=expected):
+        check_machines(*machines)
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    check_machines("cpu", 1, 2)
+
+
+def test_lightning_s_own_refusals_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ldm.processes import launch
+
+    with pytest.raises(UserError, match="Lightning refuses them here"):
+        launch(1, 1, "foo")
