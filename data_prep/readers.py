@@ -1,39 +1,31 @@
-"""File formats as levels of RGBA pixels: OpenSlide for whole slides, Pillow for plain pictures.
+"""File formats as levels of RGBA pixels: OpenSlide for whole slides, ldm/picture_files.py for plain pictures.
 
 What cannot be decoded to the colours that were meant is refused in one line: file, cause, remedy.
 """
 
 import math
 import struct
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from ldm.errors import UserError
-from ldm.rasters import INTO_TILES, check_size
+from ldm.picture_files import decode_file
+from ldm.rasters import check_size
+from ldm.tiff_pages import COLOURS, PREMULTIPLIED, SPLIT, STRAIGHT, all_pages, check_page, full_pages, sampled_tiles
+
+if TYPE_CHECKING:
+    import tifffile
 
 Pixels = NDArray[np.uint8]
-OPEN_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    TypeError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-)
-"""what a damaged or foreign file raises when it is opened"""
 SAME_SHAPE = 0.01
 """relative difference between the shapes of two levels of one slide"""
-MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
-"""Pillow's pixel formats of eight bits or fewer"""
+SIXTEEN_BITS, FILLED = 65535, 0.25
+"""largest value of 16 bits, and the share of it that a bright-field scan reaches"""
 TIFF_BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 
 
@@ -99,7 +91,9 @@ class OpenSlideReader:
     def _true_levels(self, path: Path, vendor: str) -> list[int]:
         """Levels that show level 0: of its shape, and no mask."""
         sizes = self._slide.level_dimensions
-        masks = _check_pages(path) if vendor == "generic-tiff" else set()
+        masks: set[tuple[int, int]] = set()
+        if vendor == "generic-tiff":
+            masks, self.notes = _check_pages(path)
         if sizes[0] in masks:
             raise UserError(f"{path}: has a mask as large as itself among its levels; take that page out")
         return [k for k, size in enumerate(sizes) if k == 0 or (_same_shape(sizes[0], size) and size not in masks)]
@@ -124,24 +118,14 @@ def _openslide_errors() -> Iterator[None]:
 
 
 class ImageReader:
-    """A plain picture, held in memory the right way up; its own resolution tags are not trusted."""
+    """A plain picture, held in memory; its own resolution tags are not trusted."""
 
     background = (255, 255, 255)
     mpp: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                image = Image.open(path)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise UserError(f"{path}: is too large to be read whole ({error}); {INTO_TILES}") from error
-        with image:
-            if image.mode not in MODES:
-                remedy = "save it with 8 bits a channel, for example vips cast"
-                raise UserError(f"{path}: pixels are {image.mode}, expected 8-bit colour; {remedy}")
-            self._pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))
+        self._pixels = decode_file(path).pixels
         height, width = self._pixels.shape[:2]
         self.size_l0 = width, height
         self.sizes, self.extent = [self.size_l0], Box(0, 0, width, height)
@@ -151,7 +135,7 @@ class ImageReader:
 
 
 def open_reader(path: Path) -> Reader:
-    """A histology slide. UserError, or one of OPEN_ERRORS, for what is none."""
+    """A histology slide. UserError, or one of READ_ERRORS, for what is none."""
     cause = diagnose(path)
     if cause:
         raise UserError(f"{path}: {cause}")
@@ -179,17 +163,45 @@ def diagnose(path: Path) -> str:
     return ""
 
 
-def _check_pages(path: Path) -> set[tuple[int, int]]:
-    """Sizes of a plain TIFF's masks. UserError for pixels that OpenSlide would show turned or in other colours."""
+def _check_pages(path: Path) -> tuple[set[tuple[int, int]], tuple[str, ...]]:
+    """Sizes of a plain TIFF's masks, and notes.
+
+    UserError for pixels that OpenSlide would show turned or in other colours, and for more than one picture.
+    """
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
-        first = tiff.pages.first
+        first, others = full_pages(tiff)
         turned = first.tags.valueof("Orientation", 1)
         if turned != 1:
             raise UserError(f"{path}: is stored turned (orientation {turned}), expected 1; turn it with vips autorot")
-        pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
-        return {(page.imagewidth, page.imagelength) for page in pages if page.subfiletype & tifffile.FILETYPE.MASK}
+        check_page(path, first, bits=(8, 16))
+        size = first.imagewidth, first.imagelength
+        alike = [page for page in others if (page.imagewidth, page.imagelength) == size]
+        if alike:
+            raise UserError(f"{path}: has {1 + len(alike)} pages of {size[0]}x{size[1]} px, expected one; {SPLIT}")
+        _check_samples(path, first)
+        pages = all_pages(tiff)
+        masks = {(page.imagewidth, page.imagelength) for page in pages if page.subfiletype & tifffile.FILETYPE.MASK}
+        sizes = ", ".join(f"{page.imagewidth}x{page.imagelength}" for page in others)
+        return masks, (f"pages that are no levels of the first were left out: {sizes} px",) if others else ()
+
+
+def _check_samples(path: Path, page: "tifffile.TiffPage") -> None:
+    """UserError for values that OpenSlide would take for others: dark 16-bit ones, a fourth band that is no alpha."""
+    extra = page.samplesperpixel - COLOURS[page.photometric]
+    if extra and not (extra == 1 and page.extrasamples[0] in (PREMULTIPLIED, STRAIGHT)):
+        raise UserError(
+            f"{path}: has {page.samplesperpixel} channels, expected 3; take the first three: "
+            "vips extract_band IN OUT 0 --n 3"
+        )
+    if page.bitspersample == 16:
+        largest = max((int(tile.max()) for tile in sampled_tiles(page)), default=SIXTEEN_BITS)
+        if largest < FILLED * SIXTEEN_BITS:
+            raise UserError(
+                f"{path}: its 16-bit values reach {largest} of {SIXTEEN_BITS}, so it would be dark; scale it to 8 bits"
+                f", for example vips linear IN OUT {255 / max(1, largest):.4g} 0 --uchar"
+            )
 
 
 def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.readers import OPEN_ERRORS, Pixels, Reader, open_reader
+from data_prep.readers import Pixels, Reader, open_reader
 from ldm.errors import UserError
+from ldm.io import on_background
+from ldm.picture_files import READ_ERRORS
 
 MPP_RANGE = (0.05, 5.0)
 """um or m per pixel that a file may claim; a 72-dpi tag claims 352.8"""
@@ -66,7 +68,7 @@ def open_slide(path: str | Path, kind: str, mpp: float | None = None, table_mpp:
         reader = _reader(path, kind)
     except UserError:
         raise
-    except OPEN_ERRORS as error:
+    except READ_ERRORS as error:
         raise UserError(f"{path}: cannot be read as a {kind} slide ({error}); copy it again, or convert it") from error
     return Slide(path, kind, reader, *_resolution(path, kind, reader.mpp, mpp, table_mpp))
 
@@ -163,7 +165,7 @@ class Plane:
         Raises UnreadableError.
         """
         pixels, box = self._window(x, y, width, height)
-        return self._resample(_composite(pixels, self.slide.reader.background), (width, height), box)
+        return self._resample(on_background(pixels, self.slide.reader.background), (width, height), box)
 
     def coverage(self, x: int, y: int, width: int, height: int) -> Pixels:
         """(height, width): 255 where the slide was scanned, 0 where not, and outside. Raises UnreadableError."""
@@ -265,15 +267,3 @@ def _whole(x_level: float, y_level: float, source: Source) -> bool:
     return all(
         math.isclose(edge, round(edge), abs_tol=1e-6) for edge in (x_level, y_level, source.step_x, source.step_y)
     )
-
-
-def _composite(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
-    """RGBA (h, w, 4) over the background colour -> (h, w, 3)."""
-    colour, alpha = np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]
-    if alpha.min() == 255:
-        return colour
-    colour[alpha == 0] = background
-    mixed = (alpha > 0) & (alpha < 255)
-    share = alpha[mixed, None] / 255
-    colour[mixed] = np.rint(colour[mixed] * share + np.array(background) * (1 - share))
-    return colour

@@ -24,6 +24,18 @@ def check_image(image: NDArray[Any], what: str) -> None:
         raise UserError(f"{what}: image is {image.dtype} {image.shape}; expected uint8 (h, w, 3)")
 
 
+def on_background(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
+    """RGBA (h, w, 4), not premultiplied, over a colour -> (h, w, 3)."""
+    colour, alpha = np.array(pixels[..., :3]), pixels[..., 3]
+    if alpha.min(initial=255) == 255:
+        return colour
+    colour[alpha == 0] = background
+    mixed = (alpha > 0) & (alpha < 255)
+    share = alpha[mixed, None] / 255
+    colour[mixed] = np.rint(colour[mixed] * share + np.array(background) * (1 - share))
+    return colour
+
+
 def save_png(path: str | Path, image: Pixels) -> None:
     """Write `image` (h, w, 3) as PNG. Raises UserError for anything but uint8 RGB."""
     check_image(image, str(path))

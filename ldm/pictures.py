@@ -1,4 +1,4 @@
-"""People's pictures: read whatever Pillow reads, write what came of one in the format that it came in.
+"""People's pictures: read one, plain or georeferenced; write what came of it in the format that it came in.
 
 Letters: h, w pixels. Pictures are uint8 (h, w, 3).
 """
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ldm.errors import UserError
 from ldm.files import whole
-from ldm.io import Pixels
+from ldm.io import Pixels, on_background
+from ldm.picture_files import PICTURE_SUFFIXES, READ_ERRORS, check_pixels, read_file, unreadable
+from ldm.rasters import Place, Raster, is_raster
 from ldm.tiff import PyramidWriter
 
 FORMATS: dict[str, dict[str, Any]] = {
@@ -23,6 +25,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     ".tiff": {"compression": "tiff_deflate"},
 }
 """how they are written; everything else becomes PNG"""
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 WHOLE_PX = 4096
 """a longer side makes a pyramid"""
 
@@ -34,30 +37,52 @@ class Picture(NamedTuple):
     profile: bytes | None = None
 
 
+class Located(NamedTuple):
+    """A picture, where it lies on Earth, if it says so, and what was read otherwise than it says, a line each."""
+
+    picture: Picture
+    place: Place | None = None
+    notes: tuple[str, ...] = ()
+
+
 def read_picture(path: Path) -> Picture:
-    """Any 8-bit image, upright, transparent parts on white. UserError for one that cannot be read, or has more bits."""
+    """The picture of `read_located`."""
+    return read_located(path).picture
+
+
+def read_located(path: Path) -> Located:
+    """An image of 8 bits a channel, upright, transparent parts on white; of a scene, black where it has no data.
+
+    UserError for one that cannot be read, or would not come out right (ldm/picture_files.py, ldm/rasters.py).
+    """
     try:
-        with Image.open(path) as file:
-            if file.mode[0] in "IF":
-                raise UserError(f"{path}: pixels are of mode {file.mode}; expected 8 bits a channel: convert it")
-            profile = file.info.get("icc_profile") if file.mode.startswith("RGB") else None
-            image = ImageOps.exif_transpose(file).convert("RGBA")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error}); take it out or convert it") from error
-    white = Image.new("RGBA", image.size, "white")
-    return Picture(np.array(Image.alpha_composite(white, image).convert("RGB")), profile)
+        if is_raster(path):
+            return _read_scene(path)
+    except UserError:
+        raise
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
+    pixels, profile = read_file(path)
+    return Located(Picture(on_background(pixels, WHITE), profile))
+
+
+def _read_scene(path: Path) -> Located:
+    with Raster(path) as raster:
+        level = raster.levels[0]
+        check_pixels(path, level.width, level.height)
+        pixels = raster.read(0, 0, 0, level.width, level.height)
+        return Located(Picture(on_background(pixels, BLACK)), raster.place, raster.notes)
 
 
 def listed(given: Sequence[Path]) -> list[Path]:
     """Images, and those in folders by name. UserError for a folder without any, or two that differ in ending alone."""
-    readable = Image.registered_extensions()
     paths: list[Path] = []
     for path in given:
         inside = [path]
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in readable)
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
         if not inside:
-            raise UserError(f"{path}: holds no image; expected PNG, JPEG, TIFF or another format that Pillow reads")
+            raise UserError(f"{path}: holds no image; expected PNG, JPEG, TIFF, JPEG 2000, WebP, BMP ...")
         paths += inside
     stems = [path.stem for path in paths]
     twice = [path for path in paths if stems.count(path.stem) > 1]

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 DRIVERS = {"GTiff", "COG", "JP2OpenJPEG", "PNG", "JPEG", "HFA", "NITF"}
 """formats that hold their own pixels; a VRT would read whatever it names"""
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+GEO_TAGS = (33550, 33922, 34264, 34735, 42113, 50844)
+"""ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GDAL_NODATA, RPCCoefficient"""
+GEO_JP2 = (bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"gml.data")
+"""the UUID of GeoJP2's box, and the label of GMLJP2's"""
 COLOURS = ("red", "green", "blue")
 SIDE_MAX = 2**19
 """px; a scanner's whole field at 0.1 um per pixel is smaller"""
@@ -58,6 +63,56 @@ def check_size(path: Path, size: tuple[int, int], tile: int) -> None:
         raise UserError(f"{path}: its tiles have {tile} px, expected at most {TILE_MAX}; {INTO_TILES}")
 
 
+class Place(NamedTuple):
+    """Where an image lies: `transform` takes (column, row) of a pixel's corner to coordinates of `crs`."""
+
+    crs: str
+    """WKT; empty when only the transform is known"""
+    transform: tuple[float, float, float, float, float, float]
+    """a, b, c, d, e, f: x = a column + b row + c, y = d column + e row + f"""
+
+    def scaled(self, pixels: float) -> "Place":
+        """Of an image of the same corner whose pixels are as wide as `pixels` of this one."""
+        a, b, c, d, e, f = self.transform
+        return self._replace(transform=(a * pixels, b * pixels, c, d * pixels, e * pixels, f))
+
+    def moved(self, column: float, row: float) -> "Place":
+        """Of an image that begins at (column, row) of this one."""
+        a, b, c, d, e, f = self.transform
+        return self._replace(transform=(a, b, a * column + b * row + c, d, e, d * column + e * row + f))
+
+
+def place_of(dataset: "rasterio.DatasetReader") -> Place | None:
+    """Where a dataset lies; None when it does not say."""
+    if dataset.crs is None and dataset.transform.is_identity:
+        return None
+    a, b, c, d, e, f = dataset.transform[:6]
+    return Place("" if dataset.crs is None else dataset.crs.to_wkt(), (a, b, c, d, e, f))
+
+
+def is_raster(path: Path) -> bool:
+    """Whether a file says where it lies on Earth, or which values are no data: in its tags or in a file beside it."""
+    beside = path.with_name(f"{path.name}.aux.xml")
+    if any(path.with_suffix(suffix).is_file() for suffix in _world_suffixes(path)):
+        return True
+    if beside.is_file() and any(word in beside.read_bytes() for word in (b"<SRS", b"<GeoTransform", b"<GCPList")):
+        return True
+    with path.open("rb") as file:
+        head = file.read(2**16)
+    if head[:4] not in TIFF_STARTS:
+        return head[4:8] == b"jP  " and any(mark in head for mark in GEO_JP2)
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        return any(tag in tiff.pages.first.tags for tag in GEO_TAGS)
+
+
+def _world_suffixes(path: Path) -> set[str]:
+    """Endings of a world file: of a.tif .tfw, .tifw and .wld."""
+    letters = path.suffix[1:].lower()
+    return {f".{letters[0]}{letters[-1]}w", f".{letters}w", ".wld"} if len(letters) > 1 else {".wld"}
+
+
 class Raster:
     """An open raster: `levels` are rasterio datasets, the full resolution and then its overviews."""
 
@@ -66,6 +121,7 @@ class Raster:
     """numbers of the red, green and blue band"""
     notes: tuple[str, ...]
     """what was read otherwise than the file says, a line each"""
+    place: Place | None
 
     def __init__(self, path: Path) -> None:
         """UserError for another format, more than eight bits, or bands without colours. OSError for a damaged one."""
@@ -79,6 +135,12 @@ class Raster:
                 raise UserError(f"{path}: is {source.driver}, expected GeoTIFF; convert it with gdal_translate")
             check_size(path, (source.width, source.height), math.prod(source.block_shapes[0]))
             self.bands = _colour_bands(source, path)
+            self.place = place_of(source)
+            if self.place is None and (source.gcps[0] or source.rpcs):
+                raise UserError(f"{path}: says where it lies by control points alone; lay it out with gdalwarp IN OUT")
+            if source.subdatasets:
+                remedy = "take one out with gdal_translate GTIFF_DIR:1:IN OUT"
+                raise UserError(f"{path}: holds {len(source.subdatasets)} images, expected one; {remedy}")
             note = _no_mask(source, self.bands)
             self.notes = (note,) if note else ()
             self.levels = []
@@ -127,6 +189,10 @@ def _colour_bands(source: "rasterio.DatasetReader", path: Path) -> list[int]:
     missing = [name for name in COLOURS if name not in names]
     if missing:
         remedy = "name them in order, for NAIP: rio edit-info --colorinterp red,green,blue,undefined FILE"
+        if "palette" in names:
+            remedy = "write its colours out: gdal_translate -expand rgb IN OUT"
+        elif len(names) == 1:
+            remedy = "make it three: gdal_translate -b 1 -b 1 -b 1 -colorinterp red,green,blue IN OUT"
         raise UserError(f"{path}: bands are {', '.join(names)}, without {', '.join(missing)}; {remedy}")
     return [names.index(name) + 1 for name in COLOURS]
 
