@@ -9,6 +9,7 @@ Weights come from "demo" (in the package), a run folder or a published file: see
 Letters: n images, b images in a batch, d embedding width, w context width, H pixels and h = H / 4 latents a side.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -33,6 +34,7 @@ from ldm.layers.statistics import share_statistics
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
 from ldm.networks.unet import UNet
+from ldm.networks.weights_id import weights_id
 from ldm.precision import DTYPES, allow_tf32, choose
 from ldm.sampling.decoding import decode_bands
 from ldm.sampling.samplers import DEFAULT_SAMPLER, SAMPLERS, seeded_noise
@@ -74,15 +76,6 @@ class ZoomLDM:
     config_id: str = ""
     """names what their config says of the networks"""
 
-    def __post_init__(self) -> None:
-        """UserError when the CDM was made for another model."""
-        width = self.summarizer.mag_embedding.embedding_dim
-        if self.cdm and (self.cdm.width, self.cdm.scales) != (width, len(self.ladder)):
-            raise UserError(
-                f"cdm: made for {self.cdm.scales} scales and contexts {self.cdm.width} wide, but the model has "
-                f"{len(self.ladder)} and {width}; give the CDM that was trained on this model"
-            )
-
     @classmethod
     def load(
         cls,
@@ -116,12 +109,35 @@ class ZoomLDM:
             ladder=ladder(config.ladder.kind, config.ladder.get("scales")),
             tile_px=config.tile_px,
             encoder=config.encoder,
-            cdm=None if cdm is None else ConditioningModel.load(cdm),
             precision=precision,
             id=found.id,
             config_id=found.config_id,
         )
+        if cdm is not None:
+            model.cdm = ConditioningModel.load(cdm)
+            model.check_cdm(model.cdm, found.published)
         return model.to(device)
+
+    def check_cdm(self, cdm: ConditioningModel, published: bool = False) -> None:
+        """UserError when the CDM was made for another model; published ones do not say, and are believed, in a line."""
+        width = self.summarizer.mag_embedding.embedding_dim
+        if (cdm.width, cdm.scales) != (width, len(self.ladder)):
+            raise UserError(
+                f"cdm: made for {cdm.scales} scales and contexts {cdm.width} wide, but the model has "
+                f"{len(self.ladder)} and {width}; give the CDM that was trained on this model"
+            )
+        own = weights_id(self.summarizer)
+        if cdm.contexts_id is None and published:
+            print(
+                f"cdm: {cdm.id} does not say which model it is for; its scales and width are those of {self.id}",
+                file=sys.stderr,
+            )
+        elif cdm.contexts_id != own:
+            learnt = cdm.contexts_id or "its config does not say which"
+            raise UserError(
+                f"cdm: {cdm.id} learnt the contexts of another Summarizer ({learnt}) than that of {self.id} ({own}); "
+                "give the CDM that was trained on this model"
+            )
 
     def to(self, device: str | torch.device) -> "ZoomLDM":
         """Move every network; returns the model. UserError for a device that is unknown or not there."""

@@ -201,6 +201,8 @@ class ZoomLDMConfig(Config):
 
 class CdmConfig(Config):
     zoomldm: Text
+    contexts_id: Text | None = None
+    """names the Summarizer that it learns the contexts of"""
     data: LatentData
     model: CdmModel
 

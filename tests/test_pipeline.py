@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.checkpoint import save_weights
+from ldm.cdm import ConditioningModel
+from ldm.checkpoint import load_metadata, load_weights, save_weights
 from ldm.cli import sample as sample_patches
 from ldm.conditions import Unconditional
 from ldm.diffusion.schedule import at, target
@@ -243,6 +244,38 @@ def test_a_cdm_of_another_model_is_refused(tmp_path: Path, runs: Path) -> None:
     other = toy.run_folder(tmp_path / "other", "zoomldm", ladder={"kind": "histology", "scales": 2})
     with pytest.raises(UserError, match="made for 3 scales"):
         ZoomLDM.load(other, cdm=runs / "cdm")
+
+
+def test_a_cdm_learnt_from_another_summarizer_is_refused(tmp_path: Path, runs: Path) -> None:
+    """Of equal width: its rows permuted, which loads. Another U-Net or decoder, in half precision, does not matter."""
+    other = Path(shutil.copytree(runs / "zoomldm", tmp_path / "other"))
+    tensors = load_weights(other / "weights.safetensors")
+    metadata = load_metadata(other / "weights.safetensors")
+    same = {name: value if name.startswith("cond_stage") else 2 * value for name, value in tensors.items()}
+    save_weights(other / "weights.safetensors", {name: value.half() for name, value in same.items()}, metadata)
+    assert ZoomLDM.load(other, cdm=runs / "cdm").cdm is not None
+    name = "cond_stage_model.mag_embedding.weight"
+    save_weights(other / "weights.safetensors", tensors | {name: tensors[name].flip(0)}, metadata)
+    message = (
+        r"cdm: cdm-\w{12} learnt the contexts of another Summarizer \(\w{12}\) than that of other-\w{12} \(\w{12}\)"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        ZoomLDM.load(other, cdm=runs / "cdm")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="learnt the contexts of another Summarizer"):
+        ZoomLDM.load(runs / "zoomldm", cdm=toy.run_folder(tmp_path / "c", "cdm", contexts_id="0" * 12))
+
+
+def test_a_cdm_that_names_no_model_is_for_published_weights_alone(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ZoomLDM.load(runs / "zoomldm")
+    cdm = replace(ConditioningModel.load(runs / "cdm"), contexts_id=None)
+    model.check_cdm(cdm, published=True)
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "does not say which model it is for" in told
+    with pytest.raises(UserError, match="its config does not say which"):
+        model.check_cdm(cdm)
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,11 @@ def pixels(name: str) -> np.ndarray:
 
 
 def reweight(run: Path) -> None:
-    """Other weights in the folder of a run."""
+    """Other weights in the folder of a run; a model keeps its Summarizer, so that its CDM stays its own."""
     path = run / "weights.safetensors"
-    save_weights(path, {name: 1.01 * tensor for name, tensor in load_weights(path).items()})
+    tensors = load_weights(path)
+    same = {name: tensor for name, tensor in tensors.items() if name.startswith("cond_stage_model.")}
+    save_weights(path, {name: 1.01 * tensor for name, tensor in tensors.items()} | same)
 
 
 def reconfigure(run: Path, key: str, value: object) -> None:

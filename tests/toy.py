@@ -15,6 +15,7 @@ from torchvision.models import alexnet
 from ldm.checkpoint import join, save_weights
 from ldm.config import build
 from ldm.data.slide_writer import SlideWriter
+from ldm.networks.weights_id import weights_id
 from ldm.run_config import save_config
 from tests.golden.fill import fill_
 
@@ -82,6 +83,8 @@ def run_folder(folder: Path, system: str, **changes: Any) -> Path:
         config["model"]["schedule"] = {"target": f"ldm.diffusion.schedule.{SCHEDULES[system]}"}
     if system == "zoomldm":
         config["model"]["prediction"] = "v"
+    if system == "cdm":
+        config["contexts_id"] = weights_id(*networks("summarizer").values())
     folder.mkdir(parents=True)
     save_config(folder, OmegaConf.create(config | changes))
     save_weights(folder / "weights.safetensors", built["cdm"] if system == "cdm" else join(built))

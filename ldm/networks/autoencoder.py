@@ -9,7 +9,6 @@ decoding is continuous in the latent, so a rounding difference stays one, where 
 ends in a few convolutions at full resolution: a pixel shuffle alone leaves stripes of a period of `patch` pixels.
 """
 
-import hashlib
 import math
 from functools import partial
 from itertools import pairwise
@@ -23,6 +22,7 @@ from ldm.errors import UserError
 from ldm.layers.blocks import Upsample
 from ldm.layers.codec import AttentionBlock, Downsample, Head, Level, Middle, Norm, ResnetBlock
 from ldm.layers.norms import PixelNorm, group_norm
+from ldm.networks.weights_id import weights_id
 from ldm.schema import Count, Counts
 
 NORMS: dict[str, Norm] = {"group": partial(group_norm, eps=1e-6), "pixel": PixelNorm}
@@ -198,12 +198,7 @@ class Autoencoder(nn.Module):
 
         Neither the decoder nor the codes count.
         """
-        digest = hashlib.sha256()
-        for part in (self.encoder, self.quant_conv):
-            for name, weight in part.state_dict().items():
-                digest.update(f"{name} {tuple(weight.shape)}".encode())
-                digest.update(weight.cpu().half().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        return weights_id(self.encoder, self.quant_conv)
 
     @torch.no_grad()
     def normalise_latents(self, mean: Tensor, std: Tensor) -> None:

@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from ldm.cdm import ConditioningModel
 from ldm.config import build
 from ldm.data.datamodule import CohortData
+from ldm.errors import UserError
 from ldm.networks.dit import DiT
 from ldm.networks.summarizer import PLACES
+from ldm.networks.weights_id import weights_id
 from ldm.pipeline import ZoomLDM
 from ldm.runs.base import Run
 from ldm.runs.zoomldm import draw_samples, finished_model
 from ldm.training.conditioning import Conditioning
 from ldm.training.memory import saved_elements
+from ldm.training_config import put
 
 
 class ConditioningRun(Run):
@@ -41,6 +44,13 @@ class ConditioningRun(Run):
         width = self.source.summarizer.mag_embedding.embedding_dim
         self.same("model.cdm.context_dim", self.cdm.x_embedder.in_features, width, f"zoomldm {self.config.zoomldm}")
         self.system.summarizer = self.source.summarizer
+        contexts_id = weights_id(self.source.summarizer)
+        if self.config.get("contexts_id") not in (None, contexts_id):
+            raise UserError(
+                f"zoomldm: the Summarizer of {self.config.zoomldm} is {contexts_id}, but the run began with that of "
+                f"{self.config.contexts_id}; name the model that it began with, or begin another run"
+            )
+        put(self.config, contexts_id=contexts_id)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"cdm": self.cdm}

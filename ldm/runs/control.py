@@ -13,6 +13,7 @@ from ldm.config import build
 from ldm.control import ControlModel
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import pair_batch
+from ldm.errors import UserError
 from ldm.io import contact_sheet
 from ldm.networks.control import Control, Controlled
 from ldm.pipeline import ZoomLDM, to_uint8
@@ -44,6 +45,12 @@ class ControlRun(Run):
         model = finished_model(config.zoomldm, self.ladder, precision)
         trunk = self.control.trunk_of(model.unet.state_dict())
         load_strict(self.control.trunk, trunk, f"model.control.unet for {config.zoomldm}")
+        began = self.config.get("steers") or model.id
+        if began.rpartition("-")[2] != model.id.rpartition("-")[2]:
+            raise UserError(
+                f"zoomldm: {config.zoomldm} is {model.id}, but the run began with {began}; name that model "
+                "again, or begin another run"
+            )
         put(self.config, steers=model.id)
         self.steered = ControlModel(self.control, model, data.training.scales[0].name, config.model.factor)
         self.system = ControlTraining(
