@@ -159,16 +159,18 @@ def prepare_when_absent(config: DictConfig) -> None:
     missing = waiting(cohort)
     if prepared(config.data.cohort) and not missing:
         return
-    own = preparation is not None and Path(load_prepare_config([preparation]).out) == cohort
+    own = preparation is not None and Path(load_prepare_config([preparation]).out).resolve() == cohort.resolve()
     if missing and not own:
         raise UserError(
             f"data.cohort: {cohort} is half prepared, {len(missing)} slides wait ({missing[0]} first); "
             "type the command of data_prep/prepare.py that began it again, it goes on"
         )
-    if preparation is None:
+    if preparation is None or not own:  # demo slides are for the demo's own cohort
+        what = "" if cohort.is_dir() else " (it is a file)" if cohort.exists() else " (it does not exist)"
         raise UserError(
-            f"data.cohort: {cohort} holds no prepared slide; run python data_prep/prepare.py --config "
+            f"data.cohort: {cohort} holds no prepared slide{what}; run python data_prep/prepare.py --config "
             f"configs/data_{config.ladder.kind}.yaml slides=FOLDER out={cohort}"
+            + (f", or leave data.cohort out: {preparation} makes the config's own" if preparation else "")
         )
     from data_prep.prepare import main as prepare
 

@@ -1,5 +1,6 @@
 """What a preparation run is asked for: the keys of configs/demo/data.yaml, checked."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from ldm.schema import STRICT, Count, Positive, Seed, Share, Text, check
 
 TILE_MULTIPLE = 16
 TISSUE_SHARE = 0.1
+TEXT_KEYS = {"slides", "out", "pattern", "coordinates", "table", "encoder.weights", "encoder.embeddings", "autoencoder"}
+"""whose values are paths: on a command line they stand as they are typed"""
 
 
 @dataclass(frozen=True)
@@ -134,4 +137,13 @@ class PrepareConfig:
 
 def load_prepare_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> PrepareConfig:
     """Read YAML `files` and key=value `overrides`. UserError for a key that is unknown, missing or out of range."""
-    return check(PrepareConfig, OmegaConf.to_container(load_config(files, overrides)), "config")
+    values = load_config(files, [_as_text(item) for item in overrides])
+    return check(PrepareConfig, OmegaConf.to_container(values), "config")
+
+
+def _as_text(override: str) -> str:
+    """A name or pattern as it was typed, which YAML would take for something else (`*` is an alias, `#` a comment)."""
+    key, equals, value = override.partition("=")
+    if key not in TEXT_KEYS or value in ("", "null", "~") or value[0] in "\"'":
+        return override
+    return f"{key}{equals}{json.dumps(value, ensure_ascii=False)}"

@@ -8,6 +8,7 @@ follicles: the same, every other slide with lymphoid follicles and the rest with
 satellite: red, green, blue and near infrared at 1 m per pixel, a GeoTIFF in UTM zone 14N (data_prep/demo_satellite.py).
 """
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,11 +42,24 @@ SHOWN = 256
 """side of the pictures in the overview, in pixels"""
 
 
+MARKER = ".demo-slides"
+"""in a folder that slides were drawn into: others are somebody's own"""
+DRAWN = re.compile(rf"(?:{'|'.join(KINDS)})_[0-9]+\.tiff|labels\.csv|overview\.png|\..*")
+
+
+def may_draw(folder: Path) -> bool:
+    """Whether slides may be drawn into `folder`: it is absent or empty, or all in it was drawn before."""
+    if not folder.exists():
+        return True
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
+    return folder.is_dir() and (MARKER in names or all(DRAWN.fullmatch(name) for name in names))
+
+
 def generate(out: str | Path, count: int, seed: int, kind: str, size_px: int) -> list[Path]:
     """Write slides seed, seed + 1, ... as out/<kind>_<seed>.tiff and return their paths; whole ones are kept.
 
     Raises UserError for an unknown kind, a count or seed out of range, a size that is not a multiple of 256 from 1024
-    on, or an existing file of another size.
+    on, an existing file of another size, and a folder that holds anything but slides that were drawn.
     """
     if kind not in KINDS:
         raise UserError(f"kind: {kind} is unknown; it is one of {', '.join(KINDS)}")
@@ -53,6 +67,10 @@ def generate(out: str | Path, count: int, seed: int, kind: str, size_px: int) ->
         raise UserError(f"count {count}, seed {seed}: expected a count of at least 1 and a seed of at least 0")
     if size_px < SMALLEST_PX or size_px % BLOCK:
         raise UserError(f"size: {size_px} px; expected a multiple of {BLOCK} from {SMALLEST_PX} on, for example 4096")
+    if not may_draw(Path(out)):
+        raise UserError(f"{out}: holds files of your own; choose an empty folder for slides that are drawn")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    (Path(out) / MARKER).touch()
     paths = [Path(out) / f"{kind}_{number}.tiff" for number in range(seed, seed + count)]
     if kind == "follicles":
         write_labels(Path(out), set(paths))

@@ -1,19 +1,18 @@
 """Which files of a folder are slides, what each is called, and what the table says of it.
 
-An id is the path inside the folder, without suffix, in a safe alphabet: it names files below the output folder and
-nothing else. What only looks like a slide, and two slides of one id, are listed too, each with its refusal: nothing is
-left out in silence but hidden files and the parts of a slide of several files: the first file of a DICOM series stands
-for all of it, and a Hamamatsu index for the pictures that it names.
+An id is the path inside the folder, without suffix, in a safe alphabet (ldm/data/ids.py). What only looks like a slide,
+and files of one id, are listed too, with their refusal: nothing is left out in silence but hidden files and the parts
+of a slide of several files: the first file of a DICOM series stands for all of it, and a Hamamatsu index for the
+pictures that it names.
 """
 
-import hashlib
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.config import PrepareConfig
 from data_prep.metadata import match_rows, read_table
+from ldm.data.ids import safe_id
 from ldm.errors import UserError
 
 SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
@@ -22,9 +21,6 @@ HAMAMATSU_INDEX = {".vms", ".vmu"}
 INDEX_BYTES = 2**16
 SERIES_UID = b"\x20\x00\x0e\x00UI"
 """the tag (0020,000E) as it stands in a file"""
-UNSAFE = re.compile(r"[^A-Za-z0-9._/-]|(?:(?<=/)|^)\.")
-LONGEST = 180
-"""characters of one part of an id, the rest is a digest: temporary names add to it, and file systems stop at 255"""
 
 
 class Task(NamedTuple):
@@ -42,15 +38,22 @@ class Task(NamedTuple):
 def find_slides(config: PrepareConfig) -> list[Task]:
     """The slides of a cohort, in order. UserError when there is none, or the table does not fit them."""
     folder = Path(config.slides)
-    tasks: dict[str, Task] = {}
+    alike: dict[str, list[Path]] = {}  # file systems may not tell case apart
     for path in _without_parts(slide_files(folder, config.pattern)):
-        slide_id = safe_id(path.relative_to(folder))
-        refusal = _refusal(path)
-        if slide_id in tasks:
-            refusal = f"{shown(tasks[slide_id].path)} and {shown(path)} would both be {slide_id}; rename one"
-        tasks[slide_id] = Task(path, slide_id, Path(config.out) / f"{slide_id}.h5", refusal=refusal)
+        alike.setdefault(_id(path, folder).casefold(), []).append(path)
+    tasks: dict[str, Task] = {}
+    for paths in alike.values():
+        slide_id = _id(paths[0], folder)
+        names = [shown(path) for path in paths]
+        both = f"{', '.join(names[:-1])} and {names[-1]} would {'both' if len(names) == 2 else 'all'} be {slide_id}"
+        refusal = f"{both}; rename {'one' if len(names) == 2 else 'all but one'}" if len(names) > 1 else ""
+        target = Path(config.out) / f"{slide_id}.h5"
+        tasks[slide_id] = Task(paths[0], slide_id, target, refusal=refusal or _refusal(paths[0]))
     if not tasks:
-        raise UserError(f"slides: {folder} holds no slide that matches {config.pattern}; check slides and pattern")
+        what = "" if folder.is_dir() else ", it is a file" if folder.exists() else ", it does not exist"
+        raise UserError(
+            f"slides: {folder} holds no slide that matches {config.pattern}{what}; check slides and pattern"
+        )
     if config.coordinates or config.encoder.embeddings:
         _refuse_shared_names(tasks)
     if config.table is None:
@@ -58,6 +61,10 @@ def find_slides(config: PrepareConfig) -> list[Task]:
     files = {slide_id: task.path.relative_to(folder).as_posix() for slide_id, task in tasks.items()}
     rows = match_rows(config.table, read_table(config.table), files)
     return [task._replace(mpp=rows[task.slide_id].mpp) if task.slide_id in rows else task for task in tasks.values()]
+
+
+def _id(path: Path, folder: Path) -> str:
+    return safe_id(path.relative_to(folder).with_suffix("").as_posix())
 
 
 def _refuse_shared_names(tasks: dict[str, Task]) -> None:
@@ -108,16 +115,6 @@ def _series(path: Path) -> bytes:
         head = file.read(INDEX_BYTES)
     before, _, after = head.partition(SERIES_UID)
     return after[2 : 2 + int.from_bytes(after[:2], "little")] if before[128:132] == b"DICM" else b""
-
-
-def safe_id(relative: Path) -> str:
-    """The path without suffix; letters, digits, `.`, `_`, `-`, and `/` between parts that do not start with a dot."""
-    parts = UNSAFE.sub("_", relative.with_suffix("").as_posix()).split("/")
-    return "/".join(part if len(part) <= LONGEST else _cut(part) for part in parts)
-
-
-def _cut(part: str) -> str:
-    return f"{part[:LONGEST]}-{hashlib.sha256(part.encode()).hexdigest()[:12]}"
 
 
 def shown(path: str | Path) -> str:

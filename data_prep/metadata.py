@@ -8,6 +8,7 @@ own is right; `patient` and every other column are for splits and labels. A row 
 slide: its mpp wins over the file's.
 """
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -51,7 +52,7 @@ def match_rows(path: str | Path, rows: Sequence[Row], slides: Mapping[str, str],
     for slide_id, file in slides.items():
         source = PurePosixPath(file)
         for name in (slide_id, file, str(source.with_suffix("")), source.name, source.stem):
-            known.setdefault(name, set()).add(slide_id)
+            known.setdefault(unicodedata.normalize("NFC", name), set()).add(slide_id)
     matched: dict[str, Row] = {}
     for row in rows:
         where, found = f"{path}: line {row.line}", sorted(known.get(row.slide, ()))

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from data_prep.attempt import attempt
 from data_prep.claims import Claims, Work
 from data_prep.config import PrepareConfig, load_prepare_config
-from data_prep.demo_world import generate
+from data_prep.demo_world import generate, may_draw
 from data_prep.embedding import Stopped
 from data_prep.find import Task, find_slides, shown, slide_files
 from data_prep.networks import LocalNetworks
@@ -161,9 +161,12 @@ def _reports(
 
 
 def _draw_demo_slides(config: PrepareConfig) -> None:
-    """Draw the demo slides that the config asks for, unless the folder holds anything else."""
+    """Draw the demo slides that the config asks for, into a folder of their own: one with other files is prepared."""
     demo, folder = config.generate, Path(config.slides)
     if demo is None:
+        return
+    if not may_draw(folder):
+        print(f"{folder}: holds files of your own, so no demo slide is drawn (generate=null)", file=sys.stderr)
         return
     names = {f"{demo.kind}_{demo.seed + number}.tiff" for number in range(demo.count)}
     if {path.name for path in slide_files(folder, config.pattern)} < names:

@@ -8,9 +8,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from data_prep.config import Encoder, PrepareConfig, Rungs, load_prepare_config
-from data_prep.find import find_slides, safe_id, shown
+from data_prep.find import find_slides, shown
 from data_prep.metadata import match_rows, read_table
 from data_prep.slide import open_slide
+from ldm.data.ids import is_safe_id, safe_id
 from ldm.errors import UserError
 from tests.data_prep.slides import tissue_image, write_slide
 
@@ -136,15 +137,66 @@ def test_a_slide_of_several_files_is_one(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["..\\..\\x.svs", "a/...svs", "a b/ü.svs", "$(rm).svs", "a\n.svs", "x" * 250 + ".svs", os.fsdecode(b"M\xfc.svs")],
+    [
+        "..\\..\\x.svs",
+        "図" * 90 + ".svs",
+        "a/\u202e.svs",
+        "a/...svs",
+        "a b/ü.svs",
+        "$(rm).svs",
+        "a\n.svs",
+        "x" * 250 + ".svs",
+        os.fsdecode(b"M\xfc.svs"),
+    ],
 )
 def test_an_id_is_a_place_below_the_output_folder_and_can_be_printed(tmp_path, name):
-    slide_id = safe_id(Path(name))
+    slide_id = safe_id(Path(name).with_suffix("").as_posix())
     assert tmp_path in (tmp_path / f"{slide_id}.h5").resolve().parents
     assert all(0 < len(part) < 200 and not part.startswith(".") for part in slide_id.split("/"))
-    assert slide_id.isascii()
+    assert is_safe_id(slide_id)
+    assert all(len(part.encode()) < 200 for part in slide_id.split("/"))
     assert "\n" not in shown(Path(name))
     shown(Path(name)).encode()
+
+
+def test_names_in_any_script_keep_their_letters(tmp_path):
+    names = ["切片.svs", "切図.svs", "Müller 1.svs", "स्लाइड.svs", "ตัวอย่าง.svs", "слайд_№1.svs"]
+    decomposed = "a\u0308.svs"
+    for name in [*names, decomposed]:
+        (tmp_path / "slides" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "slides" / name).touch()
+    found = {task.slide_id for task in find_slides(cohort(tmp_path, table=str(table(tmp_path, "slide\n\u00e4.svs\n"))))}
+    assert found == {"切片", "切図", "Müller_1", "स्लाइड", "ตัวอย่าง", "слайд__1", "\u00e4"}
+    assert all(is_safe_id(slide_id) for slide_id in found)
+
+
+def test_all_files_of_one_id_are_named_and_none_is_prepared(tmp_path):
+    for name in ("a 1.svs", "a_1.tiff", "A_1.png", "b.svs"):
+        (tmp_path / "slides" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "slides" / name).touch()
+    first, second = find_slides(cohort(tmp_path))
+    assert all(name in first.refusal for name in ("a 1.svs", "a_1.tiff", "A_1.png"))
+    assert first.refusal.endswith("would all be A_1; rename all but one")
+    assert (second.slide_id, second.refusal) == ("b", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "key", "expected"),
+    [
+        ("pattern=**/*", "pattern", "**/*"),
+        ("pattern=*.svs", "pattern", "*.svs"),
+        ("pattern='**/*'", "pattern", "**/*"),
+        ('pattern="**/*.tiff"', "pattern", "**/*.tiff"),
+        ("slides=2023", "slides", "2023"),
+        ("slides=/data/a: b #1", "slides", "/data/a: b #1"),
+        ("slides=C:\\slides", "slides", "C:\\slides"),
+        ("table=null", "table", None),
+        ("autoencoder=null", "autoencoder", None),
+    ],
+)
+def test_names_and_patterns_stand_as_they_are_typed(typed, key, expected):
+    file = Path(__file__).parents[2] / "configs" / "data_mine.yaml"
+    assert getattr(load_prepare_config([file], [typed]), key) == expected
 
 
 def test_shares_of_tissue_by_scale():
@@ -163,7 +215,7 @@ def test_shares_of_tissue_by_scale():
             PrepareConfig(**{**vars(config), "tissue_share": shares})
 
 
-@pytest.mark.parametrize("name", ["demo/data", "data_histology", "data_satellite"])
+@pytest.mark.parametrize("name", ["demo/data", "data_mine", "data_histology", "data_satellite"])
 def test_every_key_stands_in_the_configs_so_that_a_command_can_change_it(name):
     file = Path(__file__).parents[2] / "configs" / f"{name}.yaml"
     keys = {field.name for field in fields(PrepareConfig)}

@@ -12,6 +12,7 @@ from einops import rearrange, reduce
 from data_prep import networks
 from data_prep import prepare_slide as pass_over
 from data_prep.config import Encoder, PrepareConfig, Rungs, load_prepare_config
+from data_prep.demo_world import generate
 from data_prep.encoders import load_encoder
 from data_prep.one_setting import NAME, check_folder, claim_folder
 from data_prep.prepare import main, prepare
@@ -234,6 +235,23 @@ def test_demo_slides_are_drawn_when_they_are_absent(tmp_path, capsys):
         "report.json",
         "settings.json",
     ]
+
+
+def test_no_demo_slide_is_drawn_among_somebody_s_files(cohort, tmp_path, capsys):
+    before = sorted(Path(cohort.slides).rglob("*"))
+    command = ["--config", str(DEMO), f"slides={cohort.slides}", f"out={cohort.out}", "tile_px=32", "autoencoder=null"]
+    assert main(command) == 0
+    assert sorted(Path(cohort.slides).rglob("*")) == before
+    assert "holds files of your own, so no demo slide is drawn" in capsys.readouterr().err
+    (tmp_path / "svs").mkdir()
+    (tmp_path / "svs" / "mine.svs").touch()
+    with pytest.raises(UserError, match=r"svs holds no slide that matches \*\.tiff"):
+        main([*command, f"slides={tmp_path / 'svs'}"])
+    with pytest.raises(UserError, match=r"mine\.svs holds no slide that matches .*, it is a file"):
+        main([*command, f"slides={tmp_path / 'svs' / 'mine.svs'}"])
+    with pytest.raises(UserError, match="svs: holds files of your own; choose an empty folder"):
+        generate(tmp_path / "svs", 1, 5, "histology", 1024)
+    assert [path.name for path in (tmp_path / "svs").iterdir()] == ["mine.svs"]
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,17 @@ def test_a_half_prepared_cohort_is_finished_first_or_refused(
     assert asked[0][:3] == ["--config", str(preparation), f"out={folder}"]
 
 
+def test_a_wrong_cohort_is_told_and_nothing_is_drawn(tmp_path: Path, overrides: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for name, what in (("empty", ""), ("file", r" \(it is a file\)"), ("mistyped", r" \(it does not exist\)")):
+        folder = tmp_path / name
+        with pytest.raises(UserError, match=rf"data\.cohort: {folder} holds no prepared slide{what}; run python"):
+            run(tmp_path / "run", [*overrides, f"data.cohort={folder}"], 1)
+    assert not (tmp_path / "mistyped").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
 def test_an_existing_run_is_not_overwritten(tmp_path: Path, overrides: list[str]) -> None:
     run(tmp_path / "run", overrides, 1)
     with pytest.raises(UserError, match="exists; continue it with --resume"):
