@@ -41,6 +41,79 @@ def test_a_file_may_extend_another(tmp_path: Path) -> None:
     assert load_config([write(tmp_path, "child.yaml", "extends: base.yaml\na: {y: 3}\n")]) == {"a": {"x": 1, "y": 3}}
 
 
+def test_a_config_refers_to_its_own_values(tmp_path: Path) -> None:
+    text = "a: 3\nb: {c: name, d: '${a}'}\ne: x-${b.c}-${a}\nf: ['${b.d}']\n"
+    assert load_config([write(tmp_path, "a.yaml", text)]) == {
+        "a": 3,
+        "b": {"c": "name", "d": 3},
+        "e": "x-name-3",
+        "f": [3],
+    }
+
+
+ELSEWHERE = {
+    "a resolver": "a: ${oc.env:SECRET}",
+    "a resolver in pieces": "a: $\nc: ${a}{oc.env:SECRET}",
+    "a resolver in more pieces": "a: '{oc.env:SECRET}'\nb: $\nc: ${b}${a}",
+    "pieces that meet late": "a: $\nb: '${a}{oc.env:SECRET}'\nc: ${b}",
+    "a resolver inside a reference": "a: oc.env\nb: ${${a}:SECRET}",
+    "a key that is a resolver": "a: ${oc.select:b}\nb: 1",
+    "an escape": "a: \\${oc.env:SECRET}",
+    "a relative reference": "a: {b: 1, c: '${.b}'}",
+    "a mapping": "a: {b: 1}\nc: ${a}",
+    "a list": "a: [1]\nc: ${a}",
+    "itself": "a: ${b}\nb: ${a}",
+    "nothing": "a: ${b}",
+    "a missing value": "a: ???",
+    "text without end": "\n".join(["a0: xxxxxxxxxx", *(f"a{n + 1}: " + f"${{a{n}}}" * 10 for n in range(30))]),
+    "an infinity": "a: .inf",
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("way", ["file", "override"])
+def test_a_config_refers_to_nothing_else(name: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "read")
+    lines = ELSEWHERE[name].split("\n")
+    if way == "override" and name in ("a relative reference", "a mapping"):
+        return  # they take a file to write
+    if way == "file":
+        config, overrides = write(tmp_path, "a.yaml", ELSEWHERE[name]), []
+    else:
+        pairs = [line.partition(": ") for line in lines]
+        config = write(tmp_path, "a.yaml", "".join(f"{key}: 0\n" for key, _, _ in pairs))
+        overrides = [f"{key}={value}" for key, _, value in pairs]
+    with pytest.raises(UserError) as error:
+        load_config([config], overrides)
+    assert "read" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "extends", ["/etc/passwd", "../base.yaml", "link.yaml", "base.txt", "sub/../../base.yaml", "x"]
+)
+def test_extends_stays_in_the_folder_of_configs(extends: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("base.yaml", "base.txt"):
+        write(tmp_path, name, "a: read\n")
+    (folder / "link.yaml").symlink_to(tmp_path / "base.yaml")
+    (folder / "sub").mkdir()
+    with pytest.raises(UserError, match="extends is") as error:
+        load_config([write(folder, "child.yaml", f"extends: {extends}\n")])
+    assert "\n" not in str(error.value)
+    (tmp_path / "configs/deep").mkdir(parents=True)
+    write(tmp_path / "configs", "base.yaml", "a: 1\n")
+    assert load_config([write(tmp_path / "configs/deep", "child.yaml", "extends: ../base.yaml\n")]) == {"a": 1}
+
+
+def test_a_file_of_gigabytes_is_no_config(tmp_path: Path) -> None:
+    with (tmp_path / "slide.yaml").open("wb") as file:
+        file.truncate(10**10)
+    with pytest.raises(UserError, match="10,000,000,000 bytes"):
+        load_config([tmp_path / "slide.yaml"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

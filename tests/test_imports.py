@@ -1,114 +1,149 @@
-"""Imports point down: the order of the rooms in the README's map, checked."""
+"""Imports point down: every module stands in one room, the rooms in one order, and no room knows those above it."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
-GROUND = {
-    f"ldm.{name}"
-    for name in (
-        *("arguments", "cache", "csv_table", "errors", "files", "machines", "precision", "processes", "schema"),
-        "run_config",
-    )
-}
-ALLOWED: dict[str, set[str]] = {
+ORDER = [
+    *("ldm.errors", "ldm.files", "ldm.arguments", "ldm.csv_table", "ldm.cache", "ldm.machines", "ldm.precision"),
+    *("ldm.processes", "ldm.schema"),
+    *("ldm.scales", "ldm.config", "ldm.run_config", "ldm.training_config", "ldm.batch", "ldm.tokens"),
+    *("ldm.io", "ldm.tiff", "ldm.tiff_pages", "ldm.rasters", "ldm.picture_files", "ldm.pictures"),
+    *("ldm.diffusion", "ldm.layers", "ldm.networks", "ldm.checkpoint", "ldm.data", "ldm.sampling", "ldm.resume"),
+    *("ldm.evaluation", "ldm.training", "ldm.sources", "ldm.cdm", "ldm.pipeline", "ldm.inferred", "ldm.slides"),
+    *("ldm.conditions", "ldm.joint", "ldm.control", "ldm.superres", "ldm.features", "ldm.runs", "ldm.protocols"),
+    *("ldm.doctor", "data_prep", "ldm.commands", "ldm.cli", "main", "scripts", "benchmarks"),
+]
+"""from the ground up: a room knows itself and those before it"""
+GROUND = set(ORDER[: ORDER.index("ldm.scales")])
+ONLY: dict[str, set[str]] = {
     "ldm.scales": set(),
     "ldm.config": set(),
     "ldm.batch": set(),
     "ldm.tokens": set(),
     "ldm.io": set(),
     "ldm.tiff": {"ldm.io"},
-    "ldm.rasters": {"ldm.io"},
     "ldm.tiff_pages": {"ldm.io"},
+    "ldm.rasters": {"ldm.io"},
     "ldm.picture_files": {"ldm.io", "ldm.rasters", "ldm.tiff_pages"},
-    "ldm.pictures": {"ldm.io", "ldm.tiff", "ldm.rasters", "ldm.picture_files"},
-    "ldm.diffusion": {"ldm.diffusion"},
-    "ldm.layers": {"ldm.layers"},
-    "ldm.networks": {"ldm.networks", "ldm.layers", "ldm.scales"},
-    "ldm.data": {"ldm.data", "ldm.scales", "ldm.batch", "ldm.tokens"},
-    "ldm.sampling": {"ldm.sampling", "ldm.diffusion", "ldm.scales", "ldm.tokens"},
-    "ldm.evaluation": {"ldm.evaluation", "ldm.diffusion", "ldm.scales", "ldm.checkpoint"},
-    "ldm.training": {"ldm.training", "ldm.diffusion", "ldm.batch", "ldm.sampling"},
+    "ldm.diffusion": set(),
+    "ldm.layers": set(),
+    "ldm.networks": {"ldm.layers", "ldm.scales"},
     "ldm.checkpoint": {"ldm.config"},
-    "ldm.training_config": {"ldm.config"},
-    "ldm.sources": {"ldm.checkpoint", "ldm.config"},
-}
-"""what each room may import besides the ground floor; those UPSTAIRS stand above all of these"""
-UPSTAIRS = {
-    "ldm.cdm",
-    "ldm.pipeline",
-    "ldm.inferred",
-    "ldm.conditions",
-    "ldm.joint",
-    "ldm.control",
-    "ldm.resume",
-    "ldm.pictures",
-    "ldm.superres",
-    "ldm.features",
-    "ldm.slides",
-    "ldm.runs",
-    "ldm.doctor",
-    "ldm.protocols",
-    "ldm.cli",
-    "ldm.commands",
-}
-OUTSIDE = {
+    "ldm.data": {"ldm.scales", "ldm.batch", "ldm.tokens"},
+    "ldm.sampling": {"ldm.diffusion", "ldm.scales", "ldm.tokens"},
+    "ldm.evaluation": {"ldm.diffusion", "ldm.scales", "ldm.checkpoint"},
+    "ldm.training": {"ldm.diffusion", "ldm.batch", "ldm.sampling", "ldm.networks"},
     "data_prep": {
-        "data_prep",
-        "ldm.data.cohort",
-        "ldm.data.h5",
-        "ldm.data.ids",
-        "ldm.data.dataset",
-        "ldm.data.slide_writer",
-        "ldm.data.splits",
-        "ldm.scales",
-        "ldm.config",
-        "ldm.pipeline",
-        "ldm.io",
-        "ldm.tiff",
-        "ldm.rasters",
-        "ldm.tiff_pages",
-        "ldm.picture_files",
-        "ldm.checkpoint",
-        "ldm.evaluation",
-    }
+        *("ldm.data.cohort", "ldm.data.h5", "ldm.data.ids", "ldm.data.dataset", "ldm.data.slide_writer"),
+        *("ldm.data.splits", "ldm.scales", "ldm.config", "ldm.pipeline", "ldm.io", "ldm.tiff", "ldm.tiff_pages"),
+        *("ldm.rasters", "ldm.picture_files", "ldm.checkpoint", "ldm.evaluation"),
+    },
 }
+"""rooms that know less than what stands before them: these, and the ground floor"""
+PACKAGES = ("ldm", "data_prep", "scripts", "benchmarks")
 
 
-def room(module: str, rooms: set[str]) -> str | None:
-    return next((name for name in rooms if module == name or module.startswith(f"{name}.")), None)
+def sources(root: Path = ROOT) -> dict[str, str]:
+    """The text of every module, by name."""
+    files = [root / "main.py", *(path for package in PACKAGES for path in sorted((root / package).rglob("*.py")))]
+    return {_name(path.relative_to(root)): path.read_text() for path in files}
 
 
-def imports(path: Path) -> set[str]:
-    """The modules of ours that a file imports, at any depth of nesting."""
+def _name(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(module: str, text: str, known: set[str]) -> set[str]:
+    """The modules of ours that a module imports, wherever in it and in whatever way."""
+    package = module if any(name.startswith(f"{module}.") for name in known) else module.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-        elif isinstance(node, ast.Import):
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    return {name for name in found if name.split(".")[0] in ("ldm", "data_prep", "scripts", "main")}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            inside = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else base for name in inside}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in known:
+            found |= {node.value} if _imported_by_name(text) else set()
+    return {name for name in found if name.split(".")[0] in (*PACKAGES, "main")}
 
 
-def modules(package: str) -> dict[str, Path]:
-    files = (ROOT / package).rglob("*.py")
-    return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in files}
+def _imported_by_name(text: str) -> bool:
+    return "import_module(" in text or "__import__(" in text
+
+
+def room(module: str) -> str | None:
+    return next((name for name in ORDER if module == name or module.startswith(f"{name}.")), None)
+
+
+def wrong(module: str, text: str, known: set[str]) -> list[str]:
+    """The imports of a module that point up, or sideways into what its room may not know."""
+    own = room(module)
+    assert own is not None or module in ("ldm", "ldm.weights"), f"{module} stands in no room: give it one in ORDER"
+    found = []
+    for used in imports(module, text, known):
+        other = room(used)
+        if own is None or other is None:
+            found += [used] if used != "ldm" else []
+        elif other != own:
+            below = ORDER.index(other) < ORDER.index(own)
+            allowed = any(f"{used}.".startswith(f"{name}.") for name in ONLY.get(own, set(ORDER)) | GROUND)
+            found += [] if below and allowed else [used]
+    return [f"{module} -> {used}" for used in sorted(found)]
 
 
 def test_every_import_points_down() -> None:
-    wrong = []
-    for module, path in modules("ldm").items():
-        if module in GROUND | {"ldm", "ldm.weights"} or room(module, UPSTAIRS):
+    texts = sources()
+    assert [line for module, text in texts.items() for line in wrong(module, text, set(texts))] == []
+
+
+def test_every_room_is_there_and_stands_once() -> None:
+    rooms = [room(module) for module in sources()]
+    assert set(ORDER) == {name for name in rooms if name}
+    assert len(ORDER) == len(set(ORDER))
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    texts = sources()
+    TopologicalSorter({name: imports(name, text, set(texts)) - {name} for name, text in texts.items()}).prepare()
+
+
+FORMS = (
+    "import {used}",
+    "import {used} as x",
+    "from {parent} import {leaf}",
+    "from {used} import x",
+    "def f():\n    from {used} import x",
+    "if True:\n    import {used}",
+    "try:\n    import {used}\nexcept ImportError:\n    pass",
+    "from importlib import import_module\nx = import_module('{used}')",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_upward_import_planted_in_any_module_is_found(form: str) -> None:
+    texts = sources()
+    first = {name: min(module for module in texts if room(module) == name) for name in ORDER}
+    for module, text in texts.items():
+        own = room(module)
+        if own is None or own == ORDER[-1]:
             continue
-        name = room(module, set(ALLOWED))
-        assert name is not None, f"{module} stands in no room"
-        wrong += [f"{module} -> {used}" for used in imports(path) if not room(used, ALLOWED[name] | GROUND)]
-    for package, allowed in OUTSIDE.items():
-        for module, path in modules(package).items():
-            wrong += [f"{module} -> {used}" for used in imports(path) if not room(used, allowed | GROUND)]
-    assert wrong == []
+        used = first[ORDER[ORDER.index(own) + 1]]
+        parent, _, leaf = used.rpartition(".")
+        if not parent and form.startswith("from {parent}"):
+            continue
+        planted = form.format(used=used, parent=parent, leaf=leaf)
+        assert f"{module} -> {used}" in wrong(module, f"{text}\n{planted}\n", set(texts)), (module, planted)
 
 
-def test_nobody_imports_the_commands() -> None:
-    users = {**modules("ldm"), **modules("data_prep")}.values()
-    assert [path for path in users if any(room(used, {"main", "scripts"}) for used in imports(path))] == []
+def test_a_relative_import_is_seen() -> None:
+    known = set(sources())
+    assert imports("ldm.sampling.steps", "from ..runs import base", known) == {"ldm.runs.base"}
+    assert imports("ldm.sampling", "from . import steps", known) == {"ldm.sampling.steps"}
+    assert imports("ldm.sampling.steps", "from .. import runs", known) == {"ldm.runs"}
