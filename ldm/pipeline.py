@@ -231,9 +231,15 @@ class ZoomLDM:
         with self._autocast():
             return self.autoencoder.decode(z, quantize).to(z.dtype)
 
+    def decode_sampled(self, z: Tensor) -> Tensor:
+        """`decode` of latents that carry a sampler's rounding: quantised continuously, so that none of it shows."""
+        return self.decode(self.autoencoder.codes(z), quantize=False)
+
     @torch.no_grad()
     def decode_canvas(self, z: Tensor, batch_size: int = 8) -> Iterator[Tensor]:
-        """A canvas z (3, h, w) of any size -> its image in bands (3, rows, W), top to bottom, not clamped; quantised.
+        """A canvas z (3, h, w) of any size -> its image in bands (3, rows, W), top to bottom, not clamped.
+
+        Quantised continuously: see `ldm.networks.autoencoder.Quantizer.continuous`.
 
         Memory is flat: `batch_size` tiles are decoded at a time. See `ldm.sampling.decoding` for when this equals
         decoding the canvas at once.
@@ -242,7 +248,7 @@ class ZoomLDM:
         codes = torch.empty_like(z, device=self.device)  # (3, h, w)
         rows = max(1, side**2 // z.shape[-1])  # as many latents as a tile has, at a time
         for place, strip in zip(codes.split(rows, dim=1), z.to(self.device).split(rows, dim=1), strict=True):
-            place[:] = self.autoencoder.quantize(strip[None])[0][0]
+            place[:] = self.autoencoder.codes(strip[None])[0]
         share = None if decoder.local else partial(share_statistics, decoder)
         decode = partial(self.decode, quantize=False)
         return decode_bands(decode, codes, side, decoder.reach, batch=batch_size, share=share)
@@ -306,7 +312,7 @@ class ZoomLDM:
             context = self.context(embeddings, scale)
             context = context[torch.arange(count, device=context.device) % len(context)]  # (n, 65, w)
         z = self.sample_latents(context, batch_size=batch_size, seed=seed, **sampling)
-        return np.concatenate([to_uint8(self.decode(part)) for part in z.split(batch_size)])
+        return np.concatenate([to_uint8(self.decode_sampled(part)) for part in z.split(batch_size)])
 
 
 def from_uint8(images: NDArray[np.uint8]) -> Tensor:

@@ -112,7 +112,7 @@ def conditions_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> Condit
     if condition == "none":
         return Unconditional(model)
     if condition == "inferred":
-        return inferred(model, y, args.scales, seed=args.seed, batch_size=args.tile_batch, progress=True)
+        return inferred(model, y, args.scales, seed=args.seed, progress=True)
     if args.slide is None:
         raise UserError("--condition: given, but no slide; give --from SLIDE.h5 and --place ROW,COL")
     slide = matching_slide(args.slide, model)

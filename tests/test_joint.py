@@ -87,8 +87,9 @@ def last(joint: Joint) -> Tensor:
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_the_batch_size_changes_no_pixel(joint: Callable[..., Joint], batch_size: int) -> None:
+    """An eighth of a level: random networks magnify rounding to 1e-4 of a latent."""
     expected = sampled(joint(batch_size=16))
-    torch.testing.assert_close(sampled(joint(batch_size=batch_size)), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(sampled(joint(batch_size=batch_size)), expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (50, 70), (20, 100), (97, 1), (128, 36)])
@@ -307,3 +308,36 @@ def test_under_even_embeddings_windows_that_overlap_leave_no_seams_where_tiles_d
     )
     seams = [seam_strength(to_uint8(sampled(one)[None])[0], demo.tile_px) for one in (quilt, whole)]
     assert abs(seams[1] - 1) < 0.3 * (seams[0] - 1), seams
+
+
+@pytest.mark.slow
+def test_the_tile_batch_of_the_bundled_model_changes_no_pixel_by_more_than_a_level(demo: ZoomLDM) -> None:
+    tokens = SlideFile(BUNDLED / "slide.h5").tokens(0, 12, 16, 2, 2)
+    images = []
+    for batch_size in (1, 4):
+        joint = Joint(
+            model=demo,
+            scales=["20x", "5x"],
+            height=256,
+            width=256,
+            conditions=TokenMap(demo, tokens),
+            settings=replace(PRESETS["default"], steps=2),
+            batch_size=batch_size,
+        )
+        images.append(to_uint8(sampled(joint)[None]).astype(int))
+    difference = np.abs(images[0] - images[1])
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
+
+
+@torch.no_grad()
+def test_rounding_that_moves_a_latent_to_another_code_does_not_show(demo: ZoomLDM) -> None:
+    codes = demo.autoencoder.quantize.embedding.weight
+    some = codes[:: len(codes) // 64][:64]
+    distances = torch.cdist(some, codes)
+    nearest = codes[distances.topk(2, largest=False).indices[:, 1]]
+    border = ((some + nearest) / 2).T.reshape(1, 3, 8, 8)
+    moved = border + 3e-6 * (nearest - some).sign().T.reshape(border.shape)
+    published, smooth = ((d(border) - d(moved)).abs().max() * 127.5 for d in (demo.decode, demo.decode_sampled))
+    assert smooth < 1
+    assert published > 3

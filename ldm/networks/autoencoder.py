@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from taming.modules.vqvae.quantize import VectorQuantizer2
 from torch import Tensor, nn
 
@@ -27,6 +28,10 @@ from ldm.schema import Count, Counts
 
 NORMS: dict[str, Norm] = {"group": partial(group_norm, eps=1e-6), "pixel": PixelNorm}
 COMMITMENT = 0.25
+BORDER = 1e-3
+"""share of the distance between two codes over which `Quantizer.continuous` goes from one to the other"""
+NEAR = 4
+"""codes that it looks at"""
 
 
 class Encoder(nn.Module):
@@ -123,6 +128,33 @@ class Quantizer(VectorQuantizer2):
         z_q, losses, info = zip(*each, strict=True)
         return torch.cat(z_q), torch.stack(losses).mean(), torch.cat([indices for _, _, indices in info])
 
+    @torch.no_grad()
+    def continuous(self, z: Tensor) -> Tensor:
+        """z (b, c, h, w) -> its nearest codes (b, c, h, w), and mixes of codes for the few latents between two.
+
+        A latent on the border between two codes falls to either, as rounding has it, and its pixels change by up to a
+        dozen levels. Here it goes from one to the other over BORDER of their distance, by
+
+            weights  exp(-(d_i^2 - d_1^2) / (BORDER |c_i - c_1|^2)),   d_i the distance to code c_i, c_1 the nearest
+
+        so that a change of z by rounding is one of rounding in the image. About one latent in a hundred is a mix.
+        """
+        codes = self.embedding.weight
+        each = [self._mixed(rearrange(sample, "c h w -> (h w) c").to(codes.dtype), codes) for sample in z]
+        return rearrange(torch.stack(each), "b (h w) c -> b c h w", h=z.shape[2]).to(z.dtype)
+
+    @staticmethod
+    def _mixed(z: Tensor, codes: Tensor) -> Tensor:
+        """z (n, c), codes (k, c) -> (n, c)."""
+        with torch.autocast(z.device.type, enabled=False):
+            far = codes.square().sum(1) - 2 * z @ codes.T  # (n, k), short of |z|^2
+            near = codes[far.topk(min(NEAR, len(codes)), largest=False).indices]  # (n, NEAR, c)
+        squares = (near - z[:, None]).square().sum(2)  # by differences: what is left of them is exact enough
+        least, first = squares.min(1, keepdim=True)
+        apart = (near - near.gather(1, first[..., None].expand(-1, -1, near.shape[2]))).square().sum(2)
+        weights = torch.exp(-(squares - least) / (BORDER * apart).clamp(min=torch.finfo(z.dtype).tiny))  # (n, NEAR)
+        return (weights[..., None] * near).sum(1) / weights.sum(1, keepdim=True)
+
 
 class Unquantised(nn.Module):
     """In the place of a codebook: every latent is its own code."""
@@ -130,6 +162,10 @@ class Unquantised(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, None]:
         """z (b, c, h, w) -> (z, codebook loss 0, no indices)."""
         return z, z.new_zeros(()), None
+
+    def continuous(self, z: Tensor) -> Tensor:
+        """z as it is."""
+        return z
 
 
 class Autoencoder(nn.Module):
@@ -192,6 +228,10 @@ class Autoencoder(nn.Module):
         """Image -> (reconstruction (b, 3, H, W), codebook loss, code indices (b, h, w), None without a codebook)."""
         z_q, loss, indices = self.quantize(self.encode(x))
         return self.decode(z_q, quantize=False), loss, indices
+
+    def codes(self, z: Tensor) -> Tensor:
+        """`Quantizer.continuous` of z (b, code_dim, h, w), for decode(..., quantize=False)."""
+        return self.quantize.continuous(z)
 
     def latents_id(self) -> str:
         """12 hex digits that name what `encode` computes: of its weights in half precision, as a bundle keeps them.

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.networks.autoencoder import Autoencoder
@@ -49,6 +51,31 @@ def test_codes_agree_with_the_published_ones(size: str, full: Autoencoder) -> No
     assert torch.equal(indices[clear].int(), published[f"{size}_indices"][clear])
     assert error(z_q, published[f"{size}_latent_quantised"]) < 1e-6
     assert error(loss, published[f"{size}_codebook_loss"]) < 1e-5
+
+
+@torch.no_grad()
+def test_codes_between_which_latents_lie_are_mixed_and_elsewhere_they_are_the_nearest() -> None:
+    quantize = filled(**SMALL).quantize
+    codes = quantize.embedding.weight
+    distances = torch.cdist(codes, codes).fill_diagonal_(torch.inf)
+    first, second = codes, codes[distances.argmin(1)]
+    middle, across = (first + second) / 2, F.normalize(second - first)
+
+    def both(z: Tensor) -> tuple[Tensor, Tensor]:
+        """Of latents (n, 3): mixed and nearest codes (n, 3)."""
+        canvas = z.T[None, :, None]  # (1, 3, 1, n)
+        return quantize.continuous(canvas)[0, :, 0].T, quantize(canvas)[0][0, :, 0].T
+
+    sides = [both(middle + shift * across) for shift in (-1e-7, 1e-7)]
+    jump = (second - first).norm(dim=1)
+    (mixed_before, nearest_before), (mixed_after, nearest_after) = sides
+    bordering = (nearest_before - nearest_after).norm(dim=1) > 0.5 * jump  # no third code is nearer
+    assert bordering.float().mean() > 0.25
+    assert ((mixed_before - mixed_after).norm(dim=1)[bordering] < 0.01 * jump[bordering]).all()
+    mixed, nearest = both(middle + 0.01 * jump[:, None] * across)
+    alone = (nearest - second).norm(dim=1) < 1e-6
+    assert alone.float().mean() > 0.25
+    torch.testing.assert_close(mixed[alone], nearest[alone], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
