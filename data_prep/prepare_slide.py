@@ -75,7 +75,7 @@ def write_pyramid(writer: SlideWriter, field: Field, grid: NDArray[np.float32], 
 
 def _attrs(plan: Plan, config: PrepareConfig, identity: Identity) -> dict[str, Any]:
     width_l0, height_l0 = plan.slide.size_l0
-    source = plan.plane.source
+    source, place = plan.plane.source, plan.slide.reader.place
     return {
         "source": shown(plan.slide.path.name),
         "width_l0": width_l0,
@@ -84,6 +84,8 @@ def _attrs(plan: Plan, config: PrepareConfig, identity: Identity) -> dict[str, A
         "mpp_l0": plan.slide.mpp,
         "mpp_from": plan.slide.mpp_from,
         "mpp_tag": " x ".join(f"{value:g}" for value in plan.slide.reader.mpp or ()),
+        "crs": place.crs if place else "",
+        "transform": " ".join(map(repr, place.transform)) if place else "",
         "notes": "\n".join(plan.slide.reader.notes),
         "level": source.level,
         "level_mpp": source.mpp,

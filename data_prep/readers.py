@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ldm.errors import UserError
 from ldm.picture_files import decode_file
-from ldm.rasters import check_size
+from ldm.rasters import Place, check_size
 from ldm.tiff_pages import COLOURS, PREMULTIPLIED, SPLIT, STRAIGHT, all_pages, check_page, full_pages, sampled_tiles
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Reader(Protocol):
     background: tuple[int, int, int]
     notes: tuple[str, ...]
     """what was read otherwise than the file says, a line each"""
+    place: Place | None
+    """where level 0 lies on Earth"""
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
         """(height, width, 4), inside that part; alpha 0 where nothing was scanned. Raises OSError."""
@@ -61,6 +63,7 @@ class OpenSlideReader:
     """Everything that OpenSlide opens, without the pages of a plain TIFF that are no levels of the slide."""
 
     notes: tuple[str, ...] = ()
+    place: Place | None = None
 
     def __init__(self, path: Path) -> None:
         import openslide
@@ -123,6 +126,7 @@ class ImageReader:
     background = (255, 255, 255)
     mpp: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    place: Place | None = None
 
     def __init__(self, path: Path) -> None:
         self._pixels = decode_file(path).pixels

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from data_prep.readers import Box, Pixels
 from ldm.errors import UserError
-from ldm.rasters import Raster, gdal_errors, read_rgba
+from ldm.rasters import Raster, gdal_errors, place_of, read_rgba
 
 if TYPE_CHECKING:
     import rasterio
@@ -37,6 +37,7 @@ class SceneReader:
         self.size_l0, self.extent = self.sizes[0], Box(0, 0, *self.sizes[0])
         self.mpp: tuple[float, float] | None = None
         scene = self._levels[0]
+        self.place = place_of(scene)
         if scene.crs is not None:
             metres = scene.crs.linear_units_factor[1]
             self.mpp = scene.res[0] * metres, scene.res[1] * metres

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ldm.cog import CogWriter
 from ldm.errors import UserError
 from ldm.files import whole
 from ldm.io import Pixels, on_background
@@ -91,9 +92,11 @@ def listed(given: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def destination(folder: Path, name: str, height: int, width: int) -> Path:
-    """Where a picture that came as `name` goes."""
+def destination(folder: Path, name: str, height: int, width: int, place: Place | None = None) -> Path:
+    """Where a picture that came as `name` goes; one with a place becomes a GeoTIFF."""
     path = folder / name
+    if place is not None:
+        return path if path.suffix.lower() in (".tif", ".tiff") else path.with_suffix(".tif")
     if max(height, width) > WHOLE_PX:
         return path.with_suffix(".tiff")
     return path if path.suffix.lower() in FORMATS else path.with_suffix(".png")
@@ -114,3 +117,14 @@ def write_large(path: Path, bands: Iterable[Pixels], height: int, width: int, mp
     with PyramidWriter(path, height, width, mpp) as writer:
         for band in bands:
             writer.write(band)
+
+
+def write_scene(path: Path, bands: Iterable[Pixels], height: int, width: int, place: Place) -> Pixels:
+    """Write a picture that lies at `place` as a Cloud-Optimised GeoTIFF, and return it, empty where it is large."""
+    kept = [np.empty((0, width, 3), np.uint8)]
+    with CogWriter(path, height, width, place) as writer:
+        for band in bands:
+            writer.write(band)
+            if max(height, width) <= WHOLE_PX:
+                kept.append(band)
+    return np.concatenate(kept)

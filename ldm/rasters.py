@@ -7,6 +7,7 @@ everywhere; a band tagged alpha that is something else is not used as one, and `
 Letters: h, w pixels. Pixels are uint8 (h, w, 4): red, green, blue, and 255 where there is data.
 """
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ SIDE_MAX = 2**19
 TILE_MAX = 2**26
 """px of one tile of a file: each is decoded whole"""
 INTO_TILES = "save it in tiles, for example vips tiffsave IN OUT --tile --pyramid"
+logging.getLogger("rasterio").addHandler(logging.NullHandler())  # what GDAL logs, it also raises
 BETWEEN_MAX = 0.05
 """largest share of a mask's pixels that are neither 0 nor 255: its soft edges"""
 LOOK_PX, LOOK_PLACES = 256, 16

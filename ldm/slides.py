@@ -15,6 +15,7 @@ from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.io import Pixels
 from ldm.pipeline import ZoomLDM, to_uint8
+from ldm.rasters import Place
 
 
 def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:
@@ -26,6 +27,25 @@ def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:
         if found != value and not (key == "encoder" and found.startswith(f"{value}-")):
             raise UserError(f"{path}: {key} is {found}, but the model's is {value}; prepare the slide for this model")
     return slide
+
+
+def tile_place(slide: SlideFile, tile: tuple[int, int]) -> Place | None:
+    """Where base tile (row, col) begins on Earth, in base pixels; None where the slide's source did not say.
+
+    UserError for a slide whose transform is no six numbers.
+    """
+    attrs = slide.attrs
+    if not attrs.get("transform"):
+        return None
+    try:
+        a, b, c, d, e, f = map(float, attrs["transform"].split())
+    except ValueError as error:
+        found = attrs["transform"][:80]
+        raise UserError(f"{slide.path}: transform is {found}, expected six numbers; prepare it again") from error
+    corner_l0 = attrs.get("origin_x_l0", 0.0), attrs.get("origin_y_l0", 0.0)
+    base_l0 = attrs.get("read_mpp", attrs["base_mpp"]) / attrs["mpp_l0"]  # level-0 pixels of a base pixel
+    base = Place(attrs.get("crs", ""), (a, b, c, d, e, f)).moved(*corner_l0).scaled(base_l0)
+    return base.moved(tile[1] * attrs["tile_px"], tile[0] * attrs["tile_px"])
 
 
 def encoded_alike(slide: SlideFile, model: ZoomLDM) -> bool:

@@ -6,6 +6,7 @@ typed again, goes on from the last saved step.
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -33,6 +34,7 @@ from ldm.arguments import (
     whole_numbers,
 )
 from ldm.cache import Identity, content
+from ldm.cog import CogWriter
 from ldm.conditions import (
     Conditions,
     TokenMap,
@@ -48,13 +50,14 @@ from ldm.evaluation.large_image import gradient_energy, seam_strength
 from ldm.files import whole
 from ldm.io import contact_sheet, fitted, save_png
 from ldm.joint import Joint
-from ldm.pictures import read_picture
+from ldm.pictures import read_located
 from ldm.pipeline import ZoomLDM, to_uint8
 from ldm.precision import add_precision, announce
 from ldm.processes import launch
+from ldm.rasters import Place
 from ldm.resume import StateFile
 from ldm.sampling.presets import PRESETS, SEAMS, Settings
-from ldm.slides import matching_slide
+from ldm.slides import matching_slide, tile_place
 from ldm.sources import BUNDLED
 from ldm.tiff import PyramidWriter
 
@@ -124,6 +127,8 @@ class Origin:
     weights: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    place: Place | None = None
+    """where the first base tile begins on Earth, in base pixels"""
     slow: bool = False
     """whether making them takes long enough to keep them"""
 
@@ -151,10 +156,13 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], s
         place = place_of(args.place) if args.place else richest_place(slide, rungs[-1].name, rows, cols)
         args.place = f"{place[0]},{place[1]}"
         tokens = tokens_at(slide, place, rows, cols)
-        return Origin("slide", lambda: tokens, inputs={"slide": content(origin)}, settings={"place": args.place})
-    pixels, embed = read_picture(Path(origin)).pixels, load_encoder(model.encoder)
-    tokens = image_tokens(pixels, embed, model.tile_px)
-    return Origin("picture", lambda: tokens, {"encoder": embed.id}, {"picture": content(origin)})
+        inputs, settings = {"slide": content(origin)}, {"place": args.place}
+        return Origin("slide", lambda: tokens, inputs=inputs, settings=settings, place=tile_place(slide, place))
+    (picture, ground, notes), embed = read_located(Path(origin)), load_encoder(model.encoder)
+    for note in notes:
+        print(f"{origin}: {note}", file=sys.stderr)
+    tokens = image_tokens(picture.pixels, embed, model.tile_px)
+    return Origin("picture", lambda: tokens, {"encoder": embed.id}, {"picture": content(origin)}, place=ground)
 
 
 def sample(joint: Joint, file: StateFile, fabric: Fabric) -> dict[str, list[float | None]]:
@@ -205,13 +213,20 @@ class Shrunk:
         return np.concatenate(self.rows)
 
 
-def write(joint: Joint, out: Path) -> dict[str, Any]:
+def writer_of(joint: Joint, path: Path, place: Place | None) -> PyramidWriter | CogWriter:
+    """A pyramid that says its um per pixel; a Cloud-Optimised GeoTIFF where it lies somewhere on Earth."""
+    if place is None:
+        return PyramidWriter(path, joint.height, joint.width, joint.model.ladder.um(joint.scales[0]))
+    per_base = joint.model.ladder[joint.scales[0]].downsample
+    return CogWriter(path, joint.height, joint.width, place.scaled(per_base))
+
+
+def write(joint: Joint, out: Path, place: Place | None) -> dict[str, Any]:
     """The image as a pyramid, as PNG where it is not too large, and a picture of both canvases; returns its figures."""
-    mpp = joint.model.ladder.um(joint.scales[0])
     coarse = joint.scales[min(1, len(joint.scales) - 1)]
     shrunk = Shrunk(joint.width, joint.factor(coarse))
     bands = []
-    with PyramidWriter(out / "image.tiff", joint.height, joint.width, mpp) as writer:
+    with writer_of(joint, out / "image.tiff", place) as writer:
         for band in tqdm(joint.bands(), desc="decoding", unit="band"):
             pixels = to_uint8(band[None])[0]
             writer.write(pixels)
@@ -293,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not first:
         return
     sampling_seconds = time.monotonic() - started
-    figures = write(joint, args.out)
+    figures = write(joint, args.out, origin.place)
     figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}
     with whole(args.out / "image.json") as unfinished:
         record = {"origin": args.origin, "place": args.place, **asdict(file.identity), **figures, "errors": errors}

@@ -26,12 +26,23 @@ from ldm.errors import UserError, cli
 from ldm.evaluation.superres import Lpips, encoder_distance, psnr, ssim
 from ldm.files import whole
 from ldm.io import Pixels, contact_sheet
-from ldm.pictures import WHOLE_PX, Picture, destination, listed, read_picture, write_large, write_picture
+from ldm.pictures import (
+    WHOLE_PX,
+    Picture,
+    destination,
+    listed,
+    read_located,
+    read_picture,
+    write_large,
+    write_picture,
+    write_scene,
+)
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
 from ldm.precision import add_precision, announce
+from ldm.rasters import Place
 from ldm.sampling.constraints import Shrink
 from ldm.sampling.presets import CONSISTENT
-from ldm.slides import matching_slide
+from ldm.slides import matching_slide, tile_place
 from ldm.sources import BUNDLED
 from ldm.superres import Residual, SuperResolution, bicubic, inferred, magnification
 
@@ -72,10 +83,15 @@ class Job:
     name: str
     picture: Picture
     truth: Pixels | None = None
+    place: Place | None = None
+    """where it lies on Earth"""
 
 
 def load(path: Path, truth: Path | None) -> Job:
-    return Job(path.name, read_picture(path), None if truth is None else read_picture(truth).pixels)
+    picture, place, notes = read_located(path)
+    for note in notes:
+        print(f"{path}: {note}", file=sys.stderr)
+    return Job(path.name, picture, None if truth is None else read_picture(truth).pixels, place)
 
 
 def truths(args: argparse.Namespace, paths: Sequence[Path]) -> dict[Path, Path]:
@@ -121,6 +137,14 @@ def conditions_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> Condit
     return TokenMap(model, tokens_at(slide, place_of(args.place or "0,0"), rows, cols))
 
 
+def slide_place(args: argparse.Namespace, model: ZoomLDM) -> Place | None:
+    """Where an image that is a part of the slide of --from lies on Earth; None where neither says so."""
+    if args.slide is None:
+        return None
+    ground = tile_place(matching_slide(args.slide, model), place_of(args.place or "0,0"))
+    return None if ground is None else ground.scaled(max(model.ladder[name].downsample for name in args.scales))
+
+
 def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> SuperResolution:
     """The model's answer, ready to be decoded."""
     rounds = 0 if args.no_consistency else CONSISTENT.rounds
@@ -149,11 +173,15 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
     if job.truth is not None and (job.truth.shape[:2] != (height, width) or large):
         found = f"{job.truth.shape[1]}x{job.truth.shape[0]} px"
         raise UserError(f"{job.name}: its truth is {found}; expected {width}x{height} and no side above {WHOLE_PX}")
-    path = destination(args.out, job.name, height, width)
+    place = job.place or slide_place(args, model)
+    place = None if place is None else place.scaled(1 / factor)
+    path = destination(args.out, job.name, height, width, place)
     figures: dict[str, Any] = {"image": str(path), "width": width, "height": height}
     sampling = None if args.method == "bicubic" else sampled(args, model, job)
     bands = iter([bicubic(y, factor)]) if sampling is None else sampling.bands()
-    if large:
+    if place is not None:
+        image = write_scene(path, bands, height, width, place)
+    elif large:
         write_large(path, bands, height, width, min(model.ladder.um(name) for name in args.scales))
     else:
         image = write_picture(path, bands, profile)

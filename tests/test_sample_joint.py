@@ -10,12 +10,17 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+import rasterio
+import torch
+from affine import Affine
 from PIL import Image
+from rasterio.crs import CRS
 
 from ldm.errors import UserError
 from ldm.joint import Joint
 from ldm.sampling.multiscale import State
 from scripts import sample_joint
+from tests import toy
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,6 +45,36 @@ def test_the_image_its_picture_and_its_figures_are_written(world: Path, tmp_path
     assert figures["constraint_error"] > 0
     assert len(figures["errors"]["20x"]) == 2
     assert figures["place"] == "1,0"
+
+
+def test_an_image_of_a_georeferenced_slide_or_scene_lies_where_its_tiles_do(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    utm, ground = CRS.from_epsg(32614), Affine(0.5, 0, 1000, 0, -0.5, 9000)
+    slide = toy.slide(tmp_path / "slide.h5", crs=utm.to_wkt(), transform=" ".join(map(repr, ground[:6])))
+    with rasterio.open(
+        tmp_path / "scene.tif", "w", "GTiff", 64, 64, 3, crs=utm, transform=ground, dtype="uint8"
+    ) as file:
+        file.write(np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8))
+
+    class Encoder:
+        id = "toy"
+
+        def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+            return tiles.float().mean((1, 2)).repeat(1, 2) / 255
+
+    monkeypatch.setattr(sample_joint, "load_encoder", lambda name: Encoder())
+    cases = {
+        "slide": ("20x,5x", ["--place", "2,1"], str(slide), Affine(0.5, 0, 1016, 0, -0.5, 8968)),
+        "coarse": ("10x,5x", ["--place", "2,1"], str(slide), Affine(1, 0, 1016, 0, -1, 8968)),
+        "scene": ("20x,5x", [], str(tmp_path / "scene.tif"), ground),
+    }
+    for name, (scales, more, origin, expected) in cases.items():
+        sample_joint.main(arguments(world, tmp_path / name, "--scales", scales, *more, origin=origin))
+        with rasterio.open(tmp_path / name / "image.tiff") as file:
+            assert (file.width, file.height, file.crs) == (100, 76, utm)
+            assert file.transform.almost_equals(expected, 1e-9)
+            np.testing.assert_array_equal(np.moveaxis(file.read(), 0, -1), pixels(tmp_path / name))
 
 
 @pytest.mark.parametrize("scales", ["20x", "20x,5x"])

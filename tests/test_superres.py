@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
+from affine import Affine
 from PIL import Image
+from rasterio.crs import CRS
 
 from ldm.conditions import Unconditional
 from ldm.errors import UserError
@@ -130,6 +133,39 @@ def test_large_images_become_pyramids(world: Path, tmp_path: Path) -> None:
     Image.fromarray(picture(8, 1100)).save(tmp_path / "long.png")
     assert superres.main(arguments(world, tmp_path / "out", str(tmp_path / "long.png"), "--method", "bicubic")) == 0
     assert Image.open(tmp_path / "out" / "long.tiff").size == (4400, 32)
+
+
+@pytest.mark.parametrize("method", ["bicubic", "zoomldm"])
+def test_a_scene_with_infrared_keeps_its_place_on_earth(
+    method: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, turned = tmp_path / "scene.tif", Affine(0.6, 0.2, 400_000, 0.2, -0.6, 4_000_000)
+    y = picture(8, 10)
+    infrared = np.linspace(0, 90, 80).astype(np.uint8).reshape(8, 10)
+    layout = {"driver": "GTiff", "count": 4, "height": 8, "width": 10, "dtype": "uint8", "crs": "EPSG:32614"}
+    with rasterio.open(path, "w", transform=turned, **layout) as file:
+        file.write(np.concatenate([np.moveaxis(y, -1, 0), infrared[None]]))
+    more = [str(path), "--condition", "none", "--method", method]
+    assert superres.main(arguments(world, tmp_path / "out", *more)) == 0
+    assert "scene.tif: band 4 is tagged alpha" in capsys.readouterr().err
+    with rasterio.open(tmp_path / "out" / "scene.tif") as file:
+        assert (file.width, file.height, file.count, file.crs) == (40, 32, 3, CRS.from_epsg(32614))
+        for corner in ((0, 0), (10, 0), (3, 8)):
+            assert file.transform * (4 * corner[0], 4 * corner[1]) == pytest.approx(turned * corner, abs=1e-6)
+        image = np.moveaxis(file.read(), 0, -1)
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    means = image.reshape(8, 4, 10, 4, 3).mean((1, 3))
+    assert np.abs(means - y).mean() < 4
+
+
+def test_a_picture_of_a_georeferenced_slide_lies_where_its_tile_does(world: Path, tmp_path: Path) -> None:
+    Image.fromarray(picture(8, 8)).save(tmp_path / "part.png")
+    shape = {"crs": CRS.from_epsg(32614).to_wkt(), "transform": "0.5 0.0 1000.0 0.0 -0.5 9000.0"}
+    toy.slide(tmp_path / "slide.h5", **shape)
+    more = ["--from", str(tmp_path / "slide.h5"), "--place", "2,1", "--method", "bicubic", str(tmp_path / "part.png")]
+    assert superres.main(arguments(world, tmp_path / "out", *more)) == 0
+    with rasterio.open(tmp_path / "out" / "part.tif") as file:
+        assert file.transform.almost_equals(Affine(0.5, 0, 1000 + 32 * 0.5, 0, -0.5, 9000 - 64 * 0.5))
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ OPTIONAL = {
     "origin_x_l0": float,
     "origin_y_l0": float,
     "extent_l0": str,
+    "crs": str,
+    "transform": str,
+    "notes": str,
     "seed": int,
 }
 POSITIVE = {"tile_px", "base_mpp", "mpp_l0", "level_mpp", "resampling", "read_mpp", "width_l0", "height_l0"}
