@@ -1,5 +1,6 @@
 """YAML to objects: what merges, what is refused and in which words; every config of the project builds."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from torch import nn
 import main
 from ldm.config import build, load_config
 from ldm.errors import UserError
+from ldm.runs import open_run
+from ldm.training.memory import saved_bytes
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "data" not in path.name)
@@ -190,6 +193,23 @@ def test_a_config_with_a_wrong_key_is_refused_before_any_work(tmp_path: Path) ->
         )
     with pytest.raises(UserError, match=r"config: lacks run, seed, .* it takes system, run"):
         main.main(["--base", str(write(tmp_path, "short.yaml", "system: vq\nmodel: {}\n")), "--dry-run"])
+
+
+@pytest.mark.parametrize("name", ["zoomldm_brca", "cdm_brca", "controlnet_sr"])
+def test_a_run_fits_the_hardware_that_its_config_names(name: str) -> None:
+    path = ROOT / "configs" / f"{name}.yaml"
+    (gigabytes,) = re.findall(r"of (\d+) GB", path.read_text().partition("\n")[0])
+    with torch.device("meta"):
+        run = open_run(load_config([path], ["training.precision=bf16-mixed"]))
+        assert sum(run.memory()) < 0.9 * int(gigabytes) * 10**9
+
+
+def test_what_a_step_keeps_is_counted_once_and_without_the_weights() -> None:
+    network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16))
+    x = torch.zeros(3, 8, device="meta")
+    kept = 3 * 8 + 3 * 16  # the input; the ReLU's result, for its own backward pass and for the next layer's
+    assert saved_bytes(network, lambda net: net(x), torch.float32) == 4 * kept
+    assert saved_bytes(network, lambda net: net(x.bfloat16()), torch.bfloat16) == 2 * kept
 
 
 def test_the_paper_s_model_has_its_size(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from ldm.networks.autoencoder import Autoencoder
 from ldm.pipeline import load_autoencoder, to_uint8
 from ldm.runs.base import COLUMNS, Run
 from ldm.training.autoencoder import AutoencoderTraining
-from ldm.training.memory import saved_elements
+from ldm.training.memory import saved_bytes
 
 
 class AutoencoderRun(Run):
@@ -57,10 +57,10 @@ class AutoencoderRun(Run):
     def networks(self) -> dict[str, nn.Module]:
         return {"autoencoder": self.autoencoder}
 
-    def activations(self) -> int:
+    def activations(self, dtype: torch.dtype = torch.float32) -> int:
         crop = self.config.data.crop_px
-        x = torch.zeros(1, 3, crop, crop, device="meta")
-        return saved_elements(self.autoencoder, lambda net: net.decode(net.encode(x), quantize=False))
+        x = torch.zeros(1, 3, crop, crop, device="meta", dtype=dtype)
+        return saved_bytes(self.autoencoder, lambda net: net.decode(net.encode(x), quantize=False), dtype)
 
     def weights(self, data: CohortData) -> dict[str, Tensor]:
         if self.config.training.normalise_latents:

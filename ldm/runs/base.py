@@ -13,7 +13,7 @@ from ldm.data.datamodule import CohortData
 from ldm.errors import UserError
 from ldm.networks.unet import UNet
 from ldm.scales import ladder
-from ldm.training.memory import STATE_BYTES, parameter_count
+from ldm.training.memory import BUCKET_BYTES, CAST_BYTES, STATE_BYTES, parameter_count
 from ldm.training.system import System
 from ldm.training_config import check_config
 
@@ -100,8 +100,8 @@ class Run:
         """What is trained, by name."""
         raise NotImplementedError
 
-    def activations(self) -> int:
-        """Elements kept for the backward pass of one image."""
+    def activations(self, dtype: torch.dtype = torch.float32) -> int:
+        """Bytes kept for the backward pass of one image, computed in `dtype`; about."""
         raise NotImplementedError
 
     def check_fit(self) -> None:
@@ -116,9 +116,13 @@ class Run:
 
     def memory(self) -> tuple[int, int]:
         """Bytes of one process: of weights, gradients, moments and average; about, of a batch's activations."""
-        state = parameter_count(self.networks().values()) * STATE_BYTES
-        element = 4 if str(self.config.training.precision).startswith("32") else 2
-        return state, self.activations() * self.config.data.batch_size * element
+        training = self.config.training
+        half = not str(training.precision).startswith("32")
+        shared = training.nodes > 1 or training.devices != 1
+        each = STATE_BYTES + CAST_BYTES * half + BUCKET_BYTES * shared
+        state = parameter_count(self.networks().values()) * each
+        dtype = torch.bfloat16 if half else torch.float32
+        return state, self.activations(dtype) * self.config.data.batch_size
 
     def images_per_step(self) -> int:
         """Images of one training step over all processes; where `devices` is "auto", of one process."""

@@ -17,7 +17,7 @@ from ldm.pipeline import ZoomLDM
 from ldm.runs.base import Run
 from ldm.runs.zoomldm import draw_samples, finished_model
 from ldm.training.conditioning import Conditioning
-from ldm.training.memory import saved_elements
+from ldm.training.memory import saved_bytes
 from ldm.training_config import put
 
 
@@ -55,10 +55,10 @@ class ConditioningRun(Run):
     def networks(self) -> dict[str, nn.Module]:
         return {"cdm": self.cdm}
 
-    def activations(self) -> int:
-        x = torch.zeros(1, 65, self.config.model.cdm.get("context_dim", 512), device="meta")
+    def activations(self, dtype: torch.dtype = torch.float32) -> int:
+        x = torch.zeros(1, 65, self.config.model.cdm.get("context_dim", 512), device="meta", dtype=dtype)
         t = torch.zeros(1, dtype=torch.long, device="meta")
-        return saved_elements(self.cdm, lambda net: net(x, t, t))
+        return saved_bytes(self.cdm, lambda net: net(x, t, t), dtype)
 
     def weights(self, data: CohortData) -> dict[str, Tensor]:
         return self.cdm.state_dict()

@@ -20,7 +20,7 @@ from ldm.pipeline import ZoomLDM, to_uint8
 from ldm.runs.base import COLUMNS, Run
 from ldm.runs.zoomldm import PICTURE_STEPS, autoencoder_of, finished_model
 from ldm.training.control import ControlTraining
-from ldm.training.memory import saved_elements
+from ldm.training.memory import saved_bytes
 from ldm.training_config import put
 
 PRECISIONS = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
@@ -68,14 +68,14 @@ class ControlRun(Run):
     def networks(self) -> dict[str, nn.Module]:
         return {"control": self.control}
 
-    def activations(self) -> int:
+    def activations(self, dtype: torch.dtype = torch.float32) -> int:
         side, control = self.config.tile_px // 4, self.config.model.control
         with torch.device("meta"):
             unet = build(control.unet, "model.control.unet").requires_grad_(False)
-            network = Controlled(unet, build(control, "model.control"), torch.zeros(1, 3, side, side))
-            z_t, t = torch.zeros(1, 3, side, side), torch.zeros(1, dtype=torch.long)
-            context = torch.zeros(1, 65, control.unet.get("context_dim", 512))
-        return saved_elements(network, lambda net: net(z_t, t, context))
+            network = Controlled(unet, build(control, "model.control"), torch.zeros(1, 3, side, side, dtype=dtype))
+            z_t, t = torch.zeros(1, 3, side, side, dtype=dtype), torch.zeros(1, dtype=torch.long)
+            context = torch.zeros(1, 65, control.unet.get("context_dim", 512), dtype=dtype)
+        return saved_bytes(network, lambda net: net(z_t, t, context), dtype)
 
     def weights(self, data: CohortData) -> dict[str, Tensor]:
         return self.control.state_dict()

@@ -21,7 +21,7 @@ from ldm.runs.base import COLUMNS, Run
 from ldm.scales import Ladder
 from ldm.sources import open_source
 from ldm.training.latent_diffusion import LatentDiffusion
-from ldm.training.memory import saved_elements
+from ldm.training.memory import saved_bytes
 from ldm.training_config import put
 
 PICTURE_STEPS = 10
@@ -106,13 +106,14 @@ class ZoomLDMRun(Run):
     def networks(self) -> dict[str, nn.Module]:
         return {"denoiser": self.system.denoiser, "summarizer": self.system.summarizer}
 
-    def activations(self) -> int:
+    def activations(self, dtype: torch.dtype = torch.float32) -> int:
         side, model = self.config.tile_px // 4, self.config.model
-        context = torch.zeros(1, 65, model.denoiser.get("context_dim", 512), device="meta")
-        z_t, t = torch.zeros(1, 3, side, side, device="meta"), torch.zeros(1, dtype=torch.long, device="meta")
-        grid = torch.zeros(1, model.summarizer.get("embedding_dim", 1024), 8, 8, device="meta")
-        return saved_elements(self.system.denoiser, lambda net: net(z_t, t, context)) + saved_elements(
-            self.system.summarizer, lambda net: net(grid, t)
+        sizes = model.denoiser.get("context_dim", 512), model.summarizer.get("embedding_dim", 1024)
+        with torch.device("meta"):
+            context, grid = torch.zeros(1, 65, sizes[0], dtype=dtype), torch.zeros(1, sizes[1], 8, 8, dtype=dtype)
+            z_t, t = torch.zeros(1, 3, side, side, dtype=dtype), torch.zeros(1, dtype=torch.long)
+        return saved_bytes(self.system.denoiser, lambda net: net(z_t, t, context), dtype) + saved_bytes(
+            self.system.summarizer, lambda net: net(grid, t), dtype
         )
 
     def weights(self, data: CohortData) -> dict[str, Tensor]:
