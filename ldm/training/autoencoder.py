@@ -82,7 +82,7 @@ class TextureLoss(nn.Module):
     L1 and L2 of the pixels fix what can be reproduced. The amounts of texture (`band_energy_difference`) fix how much
     of the rest is drawn, and a discriminator what it looks like. It says which of two images is the original, at every
     place (relativistic pairs: Jolicoeur-Martineau 2018), and its features of both are compared (Salimans et al. 2016).
-    `stripes` forbids a pattern that no latent asks for. Weights are constants.
+    `stripes` forbids a pattern that no latent asks for.
     """
 
     def __init__(
@@ -90,14 +90,17 @@ class TextureLoss(nn.Module):
         *,
         codebook_weight: NonNegative = 1.0,
         square_weight: NonNegative = 2.0,
-        band_weight: NonNegative = 0.08,
+        band_weight: NonNegative = 0.06,
         stripe_weight: NonNegative = 2.0,
-        adversary_weight: NonNegative = 0.1,
-        feature_weight: NonNegative = 0.04,
+        adversary_weight: NonNegative = 0.5,
+        feature_weight: NonNegative = 0.02,
         adversary_start: Natural = 0,
         width: Count = 32,
     ) -> None:
-        """`width`: of the discriminator, which judges from step `adversary_start` on."""
+        """`width`: of the discriminator, which judges from step `adversary_start` on.
+
+        `adversary_weight` is that of its gradient, in sizes of the gradient of the pixel terms; the others are of terms.
+        """
         super().__init__()
         self.codebook_weight, self.square_weight = codebook_weight, square_weight
         self.band_weight, self.stripe_weight = band_weight, stripe_weight
@@ -121,20 +124,22 @@ class TextureLoss(nn.Module):
             "stripes": self.stripe_weight * stripes(error),
         }
         if step >= self.adversary_start and x_hat.requires_grad:
-            parts |= self._adversary(x, x_hat)
+            parts |= self._adversary(x, x_hat, parts["pixels"])
         loss = torch.stack(list(parts.values())).sum()
         values = {"total_loss": loss, **parts}
         return loss, {f"{split}/{name}": value.detach() for name, value in values.items()}
 
-    def _adversary(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
+    def _adversary(self, x: Tensor, x_hat: Tensor, pixels: Tensor) -> dict[str, Tensor]:
         self.discriminator.requires_grad_(False)
         with torch.no_grad():
             real, expected = self.discriminator(x, x)
         drawn, found = self.discriminator(x_hat, x)
         self.discriminator.requires_grad_(True)
         terms = [(a - b).abs().mean() / b.abs().mean() for a, b in zip(found, expected, strict=True)]
+        told_apart = F.softplus(real - drawn).mean()
+        sizes = [torch.autograd.grad(term, x_hat, retain_graph=True)[0].norm() for term in (pixels, told_apart)]
         return {
-            "adversary": self.adversary_weight * F.softplus(real - drawn).mean(),
+            "adversary": self.adversary_weight * (sizes[0] / sizes[1]).clamp(max=1) * told_apart,
             "features": self.feature_weight * torch.stack(terms).sum(),
         }
 

@@ -16,8 +16,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 COARSE = 4
 """pixels a side of the means that say what a place looks like"""
-GAIN = 10.0
-"""of the logits: small details are told apart by little under spectral normalisation"""
+DETAIL, LAYER, LOGIT = 4.0, 1.6, 10.0
+"""factors of what is left without the coarse image, of every layer's output and of the logits: spectral normalisation
+bounds how far the logits of two images can differ, and without them faint detail counts for too little to learn from"""
 
 
 class Halve(nn.Module):
@@ -48,10 +49,10 @@ class DetailDiscriminator(nn.Module):
     def forward(self, image: Tensor, original: Tensor) -> tuple[Tensor, list[Tensor]]:
         """`original`: the image whose means over COARSE pixels a side `image` should share."""
         coarse = F.interpolate(F.avg_pool2d(original, COARSE), scale_factor=float(COARSE), mode="bilinear")
-        h, features = torch.cat([image, coarse], dim=1), []
+        h, features = torch.cat([DETAIL * (image - coarse), coarse], dim=1), []
         for number, layer in enumerate(self.layers):
-            h = F.leaky_relu(layer(h), 0.2)
+            h = LAYER * F.leaky_relu(layer(h), 0.2)
             features.append(h)
             if number < 2:
                 h = self.halve(h)
-        return GAIN * self.out(h), features
+        return LOGIT * self.out(h), features
