@@ -89,30 +89,30 @@ class TextureLoss(nn.Module):
         self,
         *,
         codebook_weight: NonNegative = 1.0,
-        square_weight: NonNegative = 2.0,
+        square_weight: NonNegative = 4.0,
         band_weight: NonNegative = 0.06,
         stripe_weight: NonNegative = 2.0,
-        adversary_weight: NonNegative = 0.5,
-        feature_weight: NonNegative = 0.02,
+        adversary_weight: NonNegative = 0.0,
+        feature_weight: NonNegative = 0.0,
         adversary_start: Natural = 0,
         width: Count = 32,
     ) -> None:
-        """`width`: of the discriminator, which judges from step `adversary_start` on.
+        """`width`: of the discriminator, which judges from step `adversary_start` on; none where its weights are 0.
 
-        `adversary_weight` is that of its gradient, in sizes of the gradient of the pixel terms; the others are of terms.
+        `adversary_weight` is that of its gradient, in sizes of the pixel terms' gradient; the others weigh terms.
         """
         super().__init__()
         self.codebook_weight, self.square_weight = codebook_weight, square_weight
         self.band_weight, self.stripe_weight = band_weight, stripe_weight
         self.adversary_weight, self.feature_weight = adversary_weight, feature_weight
         self.adversary_start = adversary_start
-        self.discriminator = DetailDiscriminator(width)
+        self.discriminator = DetailDiscriminator(width) if adversary_weight or feature_weight else None
 
     def forward(
         self, codebook_loss: Tensor, x: Tensor, x_hat: Tensor, index: int, step: int, last_layer: Tensor, split: str
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss of the autoencoder (index 0) or of the discriminator (index 1), {name: value})."""
-        if index == 1:
+        if index == 1 and self.discriminator is not None:
             real, drawn = self.discriminator(x, x)[0], self.discriminator(x_hat.detach(), x)[0]
             loss = F.softplus(drawn - real).mean()
             return loss, {f"{split}/disc_loss": loss.detach()}
@@ -123,18 +123,20 @@ class TextureLoss(nn.Module):
             "bands": self.band_weight * band_energy_difference(x, x_hat),
             "stripes": self.stripe_weight * stripes(error),
         }
-        if step >= self.adversary_start and x_hat.requires_grad:
-            parts |= self._adversary(x, x_hat, parts["pixels"])
+        if self.discriminator is not None and step >= self.adversary_start and x_hat.requires_grad:
+            parts |= self._adversary(self.discriminator, x, x_hat, parts["pixels"])
         loss = torch.stack(list(parts.values())).sum()
         values = {"total_loss": loss, **parts}
         return loss, {f"{split}/{name}": value.detach() for name, value in values.items()}
 
-    def _adversary(self, x: Tensor, x_hat: Tensor, pixels: Tensor) -> dict[str, Tensor]:
-        self.discriminator.requires_grad_(False)
+    def _adversary(
+        self, discriminator: DetailDiscriminator, x: Tensor, x_hat: Tensor, pixels: Tensor
+    ) -> dict[str, Tensor]:
+        discriminator.requires_grad_(False)
         with torch.no_grad():
-            real, expected = self.discriminator(x, x)
-        drawn, found = self.discriminator(x_hat, x)
-        self.discriminator.requires_grad_(True)
+            real, expected = discriminator(x, x)
+        drawn, found = discriminator(x_hat, x)
+        discriminator.requires_grad_(True)
         terms = [(a - b).abs().mean() / b.abs().mean() for a, b in zip(found, expected, strict=True)]
         told_apart = F.softplus(real - drawn).mean()
         sizes = [torch.autograd.grad(term, x_hat, retain_graph=True)[0].norm() for term in (pixels, told_apart)]

@@ -36,6 +36,10 @@ class Halve(nn.Module):
         return F.conv2d(x, self.kernel.to(x).expand(channels, 1, 4, 4), stride=2, padding=1, groups=channels)
 
 
+def _coarse(x: Tensor) -> Tensor:
+    return F.interpolate(F.avg_pool2d(x, COARSE), scale_factor=float(COARSE), mode="bilinear")
+
+
 class DetailDiscriminator(nn.Module):
     """Image and its original, seen coarsely -> logits (b, 1, h/4, w/4) and the features of every layer."""
 
@@ -48,8 +52,8 @@ class DetailDiscriminator(nn.Module):
 
     def forward(self, image: Tensor, original: Tensor) -> tuple[Tensor, list[Tensor]]:
         """`original`: the image whose means over COARSE pixels a side `image` should share."""
-        coarse = F.interpolate(F.avg_pool2d(original, COARSE), scale_factor=float(COARSE), mode="bilinear")
-        h, features = torch.cat([DETAIL * (image - coarse), coarse], dim=1), []
+        detail = DETAIL * (image - _coarse(image))
+        h, features = torch.cat([detail, _coarse(original)], dim=1), []
         for number, layer in enumerate(self.layers):
             h = LAYER * F.leaky_relu(layer(h), 0.2)
             features.append(h)

@@ -77,7 +77,7 @@ def test_the_loss_reaches_every_parameter_of_autoencoder_and_discriminator() -> 
         width=16, multipliers=(1, 2), blocks=1, codes=None, patch=2, norm="pixel", attention=False, head=4
     )
     torch.nn.init.normal_(network.decoder.head.conv_out.weight)
-    loss, x = TextureLoss(width=8), texture(1, 32)
+    loss, x = TextureLoss(adversary_weight=0.2, feature_weight=0.1, width=8), texture(1, 32)
     x_hat, codebook_loss, _ = network(x)
     total, values = loss(codebook_loss, x, x_hat, 0, 0, network.decoder.last_layer.weight, "train")
     assert {"train/pixels", "train/bands", "train/stripes", "train/adversary", "train/features"} < set(values)
@@ -88,7 +88,7 @@ def test_the_loss_reaches_every_parameter_of_autoencoder_and_discriminator() -> 
 
 
 def test_each_term_is_least_for_the_original() -> None:
-    loss, x = TextureLoss(adversary_start=10, width=8), texture(1)
+    loss, x = TextureLoss(), texture(1)
     none = torch.zeros(())
     for changed in (x + striped(), 0.7 * x, F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0), x + 0.1):
         _, values = loss(none, x, changed, 0, 0, none, "t")
