@@ -16,10 +16,7 @@ SOURCES += [ROOT / "main.py"]
 OURS = {"ldm", "data_prep", "scripts", "benchmarks", "main", "tests"}
 OPTIONAL = {"conch"}
 """its authors' package; told in one line where it is missing"""
-PRIVATE = {
-    "torchmetrics.functional.image.lpips._LPIPS",
-    *("torch._C", "torch._C._functorch", "torch._C._functorch.maybe_current_level"),  # benchmarks/joint.py
-}
+PRIVATE = {"torchmetrics.functional.image.lpips._LPIPS"}
 """names without a public counterpart that takes local weights; tests/evaluation/test_superres.py uses them"""
 
 
