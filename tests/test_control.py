@@ -14,6 +14,7 @@ from torch import Tensor
 import main
 from data_prep import spaces
 from ldm.checkpoint import load_weights
+from ldm.cli import evaluate
 from ldm.conditions import TokenMap, Unconditional
 from ldm.config import load_config
 from ldm.control import SETTINGS, ControlModel
@@ -25,7 +26,6 @@ from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
 from ldm.runs import open_data
 from ldm.training.callbacks import newest_checkpoint
-from scripts import evaluate
 from tests import toy
 from tests.golden.fill import fill_
 from tests.golden.parity import noise

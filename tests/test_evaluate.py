@@ -16,12 +16,12 @@ from PIL import Image
 from data_prep import spaces
 from ldm.cache import Identity
 from ldm.checkpoint import load_weights, save_weights
+from ldm.cli import evaluate
 from ldm.errors import UserError
 from ldm.evaluation.frechet import Statistics
 from ldm.files import sha256
 from ldm.protocols import superres
 from ldm.protocols.sources import Gallery, halves
-from scripts import evaluate
 from tests import toy
 
 Run = Callable[..., dict]

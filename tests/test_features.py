@@ -10,12 +10,12 @@ from einops import reduce
 from torch import Tensor
 
 import ldm.features
+from ldm.cli import features as extract_features
 from ldm.data.bags import read_bag
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.features import Extractor, Probe, denoiser_features, encoder_features
 from ldm.pipeline import ZoomLDM
-from scripts import extract_features
 from tests import toy
 
 

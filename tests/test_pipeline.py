@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ldm.cdm import ConditioningModel
 from ldm.checkpoint import load_metadata, load_weights, save_weights
+from ldm.cli import evaluate
 from ldm.cli import sample as sample_patches
 from ldm.conditions import Unconditional
 from ldm.diffusion.schedule import at, target
@@ -23,7 +24,6 @@ from ldm.joint import Joint
 from ldm.pipeline import FOR_LATENT, ZoomLDM, _noise, load_autoencoder, to_uint8
 from ldm.sampling.presets import PRESETS, Rule
 from ldm.sources import open_source
-from scripts import evaluate
 from tests import toy
 
 

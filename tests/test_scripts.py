@@ -69,7 +69,6 @@ def test_latents_of_another_autoencoder_are_not_decoded_but_their_slide_is_a_con
     [
         ({"encoder": "uni-0123"}, "encoder is uni-0123, but .* is toy"),
         ({"tile_px": 64}, "tile_px is 64, but .* is 32"),
-        ({"kind": "satellite", "scales": ["1x", "2x"]}, "kind is satellite, but .* is histology"),
     ],
 )
 def test_a_slide_of_another_kind_is_refused(
@@ -78,6 +77,13 @@ def test_a_slide_of_another_kind_is_refused(
     other = toy.slide(tmp_path / "other.h5", **changes)
     with pytest.raises(UserError, match=message):
         sample_patches.main(arguments(world, tmp_path, "--from", str(other)))
+
+
+def test_a_slide_of_another_ladder_is_refused(world: Path, tmp_path: Path) -> None:
+    run = toy.run_folder(tmp_path / "satellite", "zoomldm", ladder={"kind": "satellite", "scales": 3})
+    given = ["--model", str(run), "--from", str(world / "slide.h5"), "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="kind is histology, but .* is satellite"):
+        sample_patches.main(given)
 
 
 def test_mistakes_end_in_one_line_and_status_2(
@@ -93,7 +99,7 @@ def test_mistakes_end_in_one_line_and_status_2(
 
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["scripts/doctor.py", "scripts/sample_patches.py"]
+COMMANDS = [f"scripts/{name}.py" for name in ("doctor", "evaluate", "extract_features", "sample_patches", "train_mil")]
 HEAVY = {"torch", "torchvision", "timm", "taming", "rasterio", "openslide", "pytorch_lightning", "scipy"}
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm.cli import mil as train_mil
 from ldm.data.bags import Bag, write_bag
 from ldm.errors import UserError
-from scripts import train_mil
 from tests import toy
 
 SLIDES = 60
@@ -38,7 +38,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_planted_answer_is_found_shuffled_labels_are_not_and_attention_is_shown(
     toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_mil, "SHOWN", 2)
+    monkeypatch.setattr("ldm.commands.mil.SHOWN", 2)
     given = ["--features", str(toys / "planted"), "--labels", str(toys / "labels.csv"), "--out", str(tmp_path)]
     train_mil.main([*given, "--cohort", str(toys / "cohort"), "--folds", "5,4", "--shuffles", "2"])
     told = capsys.readouterr().out

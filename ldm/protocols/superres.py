@@ -38,6 +38,7 @@ from ldm.io import Pixels
 from ldm.pictures import read_picture
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
 from ldm.protocols.bench import SHOWN, Bench, Embedder, Method, Report, Sheet
+from ldm.protocols.names import CONTROLLED, SUPERRES
 from ldm.protocols.sources import Gallery
 from ldm.sampling.constraints import Shrink
 from ldm.sampling.presets import Settings
@@ -142,10 +143,6 @@ METHODS: dict[str, Enlarge] = {
     "given": Constrained("given"),
 }
 """without a model; ours under no embeddings, inferred ones, and those of the truth"""
-CONTROLLED = {"controlnet": False, "controlnet-given": True}
-"""a ControlNet's, and whether it is given the embeddings of the truth"""
-ORDER = ("bicubic", *CONTROLLED, "none", "inferred", "given")
-"""of the table's rows"""
 
 
 def control_for(source: str | None, model: ZoomLDM, scales: Sequence[str]) -> ControlModel | None:
@@ -169,7 +166,7 @@ def methods(names: Sequence[str] | None, control: ControlModel | None) -> dict[s
     for name in names or ():
         if name not in known:
             raise UserError(f"--methods: {name} needs a ControlNet and there is none; give --control RUN")
-    return {name: known[name] for name in names or ORDER if name in known}
+    return {name: known[name] for name in names or SUPERRES if name in known}
 
 
 DIGITS = {"PSNR": 2, "gradient energy": 2, "encoder distance": 4, "LR residual": 4, "CPU s": 1}

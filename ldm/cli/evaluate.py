@@ -1,0 +1,109 @@
+"""Measure a model: patches of every scale, large images, super-resolution, memorisation.
+
+Without arguments each command measures the bundled demo model, on slides of the demo world that it never saw, in the
+space of the demo encoder: minutes on a laptop. An interrupted command, typed again, goes on.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldm.arguments import ACCELERATORS, Parser, non_negative, output_folder, positive_int, seed_int
+from ldm.cli.options import MODEL
+from ldm.precision import add_precision
+from ldm.protocols.names import LARGE, SUPERRES
+from ldm.sampling.presets import SAMPLER_NAMES
+
+COUNTS = {"patches": 128, "large": 4, "superres": 8, "memorization": 64}
+"""images of each method"""
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        description="Measure a model.", epilog="example: python scripts/evaluate.py patches --scale 5x --count 512"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, about, options in (
+        ("patches", "Frechet distance and KID of patches at every scale", (_slides, _sampling, _patches)),
+        ("large", "large images: whole, in crops, constraint, seams, texture", (_pictures, _large)),
+        ("superres", "super-resolution against the truth", (_pictures, _superres)),
+        ("memorization", "whether samples are copies of training images", (_slides, _sampling, _memorization)),
+    ):
+        command = commands.add_parser(name, help=about, description=f"Measure {about}.")
+        for add in (_common, *options):
+            add(command.add_argument)
+        command.set_defaults(count=COUNTS[name])
+    return parser.parse_args(argv)
+
+
+Add = Callable[..., Any]
+
+
+def _common(add: Add) -> None:
+    add("--model", default="demo", help=MODEL)
+    add("--space", nargs="+", metavar="NAME", help="where to compare: demo, inception, clip, uni, any timm model ...")
+    add("--weights", nargs="+", default=[], metavar="NAME=PATH", help="local files of those (superres: and of lpips)")
+    add("--count", type=positive_int, help="images of each method (%(default)s)")
+    add("--seed", type=seed_int, default=0, help="image i depends on seed + i (%(default)s)")
+    add("--batch", type=positive_int, default=16, help="images at a time (%(default)s)")
+    add_precision(add)
+    add("--devices", type=positive_int, default=1, help="GPUs or processes that share the images (%(default)s)")
+    add("--nodes", type=positive_int, default=1, help="(%(default)s)")
+    add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")
+    add("--out", type=output_folder, default="results", help="folder of tables, pictures and images (%(default)s)")
+
+
+def _slides(add: Add) -> None:
+    add("--cdm", help="the model's CDM, named likewise; the demo model brings its own")
+    add("--real", type=Path, metavar="COHORT|FOLDER", help="prepared slides, held out (patches: or images, statistics)")
+    add("--scale", nargs="+", metavar="NAME", help="scales to measure; default: all")
+
+
+def _sampling(add: Add) -> None:
+    add("--guidance", type=non_negative, default=2.0, help="1 is none (%(default)s)")
+    add("--sampler", choices=SAMPLER_NAMES, default=SAMPLER_NAMES[0], help="(%(default)s)")
+    add("--steps", type=positive_int, help="default: 20 of dpmpp, 100 of ddim")
+
+
+def _patches(add: Add) -> None:
+    add("--generated", nargs="+", metavar="NAME=FOLDER", help="measure these images instead of sampling")
+    add(
+        "--statistics",
+        type=output_folder,
+        metavar="FOLDER",
+        help="write those of the real images: to share, to use as --real",
+    )
+
+
+def _memorization(add: Add) -> None:
+    add("--train", type=Path, metavar="COHORT", help="prepared slides that the model was trained on")
+
+
+def _pictures(add: Add) -> None:
+    add("--scales", default="20x,5x", help="finest and coarser ones (%(default)s; satellite: 1x,3x)")
+    add("--real", type=Path, metavar="FOLDER", help="real images at the finest scale (data_prep/crops.py makes them)")
+
+
+def _large(add: Add) -> None:
+    add("--size", type=positive_int, default=512, help="of the demo's real images, in pixels (%(default)s)")
+    usual = ["independent", "interpolated", "ours"]
+    add("--methods", nargs="*", default=usual, choices=LARGE, help="(%(default)s)")
+    add("--generated", nargs="+", metavar="NAME=FOLDER", help="images made elsewhere: a row each")
+    add("--crop-space", nargs="+", metavar="NAME", help="where crops of a patch's size are compared")
+
+
+def _superres(add: Add) -> None:
+    add("--size", type=positive_int, default=256, help="of the demo's real images, in pixels (%(default)s)")
+    add("--methods", nargs="+", choices=SUPERRES, help="(all that there are)")
+    add("--control", metavar="RUN", help="a run of configs/controlnet_sr.yaml; the demo model brings its own")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    args.typed = shlex.join(["python", "scripts/evaluate.py", *(sys.argv[1:] if argv is None else argv)])
+    from ldm.commands.evaluate import run
+
+    run(args)

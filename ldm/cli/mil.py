@@ -1,0 +1,51 @@
+"""Slide labels from bags of tile features: gated-attention MIL, cross-validated by patient (paper, Table 4).
+
+Without arguments: demo slides are drawn and prepared, the bundled model's features extracted, and the presence of
+lymphoid follicles is learnt from them: each scale alone, scales fused, the encoder's embeddings alone, shuffled labels.
+An interrupted command, typed again, goes on with the features it has.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.arguments import Parser, non_negative_int, output_folder, seed_int, whole_numbers
+from ldm.errors import UserError
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        description="Learn slide labels from bags of tile features; without arguments, on demo slides.",
+        epilog="example: python scripts/train_mil.py --features features/denoiser-20x+5x --labels labels.csv",
+    )
+    add = parser.add_argument
+    add("--features", type=Path, nargs="+", metavar="FOLDER", help="folders of bags (.h5), a row of the table each")
+    add("--labels", metavar="CSV", help="columns slide, label (two kinds) and, if you like, patient")
+    add("--cohort", type=Path, metavar="FOLDER", help="prepared slides, for pictures of the attention")
+    add("--model", default="demo", help="of the demo slides' features (%(default)s)")
+    add("--folds", default="10,5", help="cross-validations, a column each (%(default)s)")
+    add(
+        "--shuffles",
+        type=non_negative_int,
+        default=5,
+        help="times that labels are shuffled to compare (%(default)s)",
+    )
+    add("--seed", type=seed_int, default=0, help="(%(default)s)")
+    add("--out", type=output_folder, default="samples/mil", help="folder of table and pictures (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def splits_of(text: str) -> list[int]:
+    """Numbers of folds, separated by commas. UserError for anything else, and for fewer than three folds."""
+    numbers = whole_numbers(text, ",")
+    if numbers is None or min(numbers) < 3:
+        raise UserError(f"--folds: {text[:80]}; expected numbers of 3 or more, for example 10,5")
+    return numbers
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    args.splits = splits_of(args.folds)
+    from ldm.commands.mil import run
+
+    run(args)

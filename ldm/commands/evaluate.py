@@ -1,0 +1,214 @@
+"""Measure a model: patches of every scale, large images, super-resolution, memorisation.
+
+Without arguments each command measures the bundled demo model, on slides of the demo world that it never saw, in the
+space of the demo encoder: minutes on a laptop. An interrupted command, typed again, goes on.
+"""
+
+import argparse
+import platform
+import time
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from data_prep.demo_encoder import DemoEncoder
+from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
+from data_prep.spaces import space
+from ldm.data.h5 import SlideFile
+from ldm.data.splits import patient_of
+from ldm.errors import UserError
+from ldm.evaluation.extractors import Extractor
+from ldm.evaluation.memorization import check_apart
+from ldm.evaluation.superres import Lpips
+from ldm.evaluation.tables import write_results
+from ldm.io import contact_sheet
+from ldm.pictures import listed
+from ldm.pipeline import ZoomLDM
+from ldm.precision import announce, choose
+from ldm.processes import Processes, launch
+from ldm.protocols import large, memorization, patches, superres
+from ldm.protocols.bench import Bench, Report
+from ldm.protocols.sources import (
+    Source,
+    cohort,
+    halves,
+    slide_id,
+    slide_of,
+    slides_of_run,
+    spread_over,
+    statistics_name,
+)
+from ldm.slides import matching_slide
+
+
+def extractors(args: argparse.Namespace, names: Sequence[str] | None, usual: str, device: str) -> list[Extractor]:
+    """Those that are named; else the demo encoder for the demo model, or what is `usual`."""
+    names = names or ["demo" if args.model == "demo" else usual]
+    return [space(name, named(args.weights, "--weights"), device) for name in names]
+
+
+def named(pairs: Sequence[str] | None, option: str) -> dict[str, str]:
+    """NAME=PATH, ... UserError for anything else."""
+    split = {pair: pair.partition("=") for pair in pairs or []}
+    for pair, (name, _, path) in split.items():
+        if not name or not path:
+            raise UserError(f"{option}: {pair}; expected NAME=PATH")
+    return {name: path for name, _, path in split.values()}
+
+
+def load(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
+    cdm = getattr(args, "cdm", None)
+    return ZoomLDM.load(args.model, cdm=cdm, device=fabric.device, precision=args.precision)
+
+
+class Embedder:
+    """The model's own tile encoder, loaded when it is first needed."""
+
+    def __init__(self, args: argparse.Namespace, model: ZoomLDM, device: str) -> None:
+        self._load = cache(lambda: space(model.encoder, named(args.weights, "--weights"), device))
+
+    @property
+    def id(self) -> str:
+        return self._load().id
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        return self._load()(tiles)
+
+
+def demo_only(args: argparse.Namespace, option: str) -> None:
+    """UserError unless the demo's own data will do."""
+    if args.model != "demo":
+        raise UserError(f"{option}: none given; only the demo model brings its own data")
+
+
+def own_slides(args: argparse.Namespace, trained_on: bool) -> tuple[Path, list[SlideFile]]:
+    """Slides that the model was trained on, or that it never saw, and their folder: the demo's, or the run's cohort.
+
+    UserError for a model that is neither.
+    """
+    if args.model == "demo":
+        folder = training_cohort() if trained_on else held_out_cohort()
+        return folder, cohort(folder)
+    return slides_of_run(Path(args.model), trained_on)
+
+
+def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
+    generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
+    model = None if generated else load(args, fabric)
+    spaces = extractors(args, args.space, "inception", str(fabric.device))
+    slides = None
+    if args.real is None:
+        args.real, slides = processes.once(lambda: own_slides(args, trained_on=False))
+    real = Source(args.real, args.scale or (model.ladder.names if model else []), slides)
+    if not real.scales:
+        raise UserError("--scale: none given; name the scales of the images")
+    given: Sequence[SlideFile] = []
+    if model and real.slides:
+        for slide in real.slides:
+            matching_slide(slide.path, model)
+        real.slides, given = halves(real.slides, slide_id)
+    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
+    sampling = None if model is None else {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
+    sources = {name: Source(path, real.scales) for name, path in generated.items()}
+    report = patches.run(bench, real, given, args.count, sampling, sources)
+    if args.statistics:
+        for scale in real.scales:
+            for space in spaces:
+                found = real.described(scale, space, processes, args.batch).statistics
+                if fabric.global_rank == 0:
+                    found.save(args.statistics / statistics_name(scale, space))
+    if not all(source.lossless for source in (real, *sources.values())):
+        report.text += "\nSome images went through JPEG, which moves these distances.\n"
+    return report
+
+
+def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
+    model = load(args, fabric)
+    device = str(fabric.device)
+    spaces, crop_spaces = (
+        extractors(args, names, usual, device)
+        for names, usual in ((args.space, "clip"), (args.crop_space, "inception"))
+    )
+    if args.real is None:
+        demo_only(args, "--real")
+        paths = processes.once(lambda: held_out_pictures(args.size, 8 * args.count))
+    else:
+        paths = listed([args.real])
+    reference, given = halves(paths, slide_of)
+    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
+    methods = {name: large.METHODS[name] for name in args.methods}
+    generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
+    real = reference, spread_over(given, args.count)
+    return large.run(
+        bench, real, args.scales.split(","), methods, generated, crop_spaces, Embedder(args, model, device)
+    )
+
+
+def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
+    model = load(args, fabric)
+    spaces = extractors(args, args.space, model.encoder, str(fabric.device))
+    if args.real is None:
+        demo_only(args, "--real")
+        paths = processes.once(lambda: held_out_pictures(args.size, args.count))
+    else:
+        paths = spread_over(listed([args.real]), args.count)
+    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
+    scales = args.scales.split(",")
+    methods = superres.methods(args.methods, superres.control_for(args.control, model, scales))
+    demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
+    features = None if demo is None else demo.maps
+    lpips = Lpips.found(named(args.weights, "--weights").get("lpips"))
+    embed = Embedder(args, model, str(fabric.device))
+    return superres.run(bench, paths, scales, methods, embed, features, lpips)
+
+
+def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
+    model = load(args, fabric)
+    spaces = extractors(args, args.space, model.encoder, str(fabric.device))
+    sides = []
+    for folder, trained_on in ((args.train, True), (args.real, False)):
+        if folder is None:
+            sides.append(processes.once(partial(own_slides, args, trained_on))[1])
+        else:
+            sides.append(cohort(folder, trained_on))
+    training, held_out = sides
+    check_apart(
+        *({slide_id(slide): patient_of(slide_id(slide)) for slide in slides} for slides in (training, held_out))
+    )
+    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
+    sampling = {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
+    scales = args.scale or model.ladder.names
+    return memorization.run(bench, training, held_out, halves(held_out, slide_id)[1], scales, args.count, sampling)
+
+
+RUNS = {"patches": run_patches, "large": run_large, "superres": run_superres, "memorization": run_memorization}
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.count < 2:
+        raise UserError(f"--count: {args.count}; expected at least 2 images, to have a spread")
+    started = time.monotonic(), time.process_time()
+    fabric, processes = launch(args.devices, args.nodes, args.accelerator)
+    args.precision = choose(args.precision, fabric.device)
+    if fabric.is_global_zero:
+        announce(args.precision, fabric.device)
+    try:
+        report = RUNS[args.command](args, fabric, processes)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"--batch: memory is short at {args.batch}; choose fewer: the images are the same") from error
+    if fabric.global_rank > 0:
+        return
+    wall, cpu = time.monotonic() - started[0], time.process_time() - started[1]
+    hardware = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {fabric.device.type}"
+    head = f"`{args.typed}`: {hardware}, {args.precision}; {wall:.0f} s, {cpu:.0f} CPU s\n\n"
+    settings = {key: str(value) for key, value in vars(args).items()}
+    table = write_results(args.out / args.command, args.command, settings, report.records, head + report.text)
+    print(head + report.text)
+    sheet = report.sheet
+    if sheet.rows:
+        contact_sheet(sheet.rows, sheet.row_labels, sheet.columns, table.with_suffix(".png"))
+    print(table, *([table.with_suffix(".png")] if sheet.rows else []), sep="\n")

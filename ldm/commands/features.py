@@ -1,0 +1,53 @@
+"""Features of every tile of a cohort from the denoiser: .h5 bags that CLAM, TRIDENT and torchmil read.
+
+Several scales are fused: a row for each tile of the finest one, with the features of the coarser regions around it
+beside its own. An interrupted command, typed again, goes on.
+"""
+
+import argparse
+
+import torch
+from tqdm import tqdm
+
+from ldm.data.cohort import open_cohort
+from ldm.errors import UserError
+from ldm.features import Extractor, Probe
+from ldm.files import DiskFull
+from ldm.pipeline import ZoomLDM
+from ldm.precision import announce
+from ldm.processes import launch
+from ldm.slides import matching_slide
+
+
+def run(args: argparse.Namespace) -> int:
+    """Status 0, or 1 when some slide failed."""
+    fabric, processes = launch(args.devices, args.nodes, args.accelerator)
+    model = ZoomLDM.load(args.model, device=fabric.device, precision=args.precision)
+    if fabric.is_global_zero:
+        announce(model.precision, model.device)
+    names = args.scales.split(",") if args.scales else model.ladder.names[:1]
+    rungs = sorted({model.ladder[name].index for name in names})
+    extract = Extractor(
+        model,
+        [model.ladder.names[rung] for rung in rungs],
+        args.out,
+        args.source,
+        Probe(args.block, args.t, args.clean, args.seed),
+        args.batch_size,
+        quiet=fabric.global_rank > 0,
+    )
+    files = open_cohort(args.cohort)
+    failed = 0
+    for number in tqdm(processes.mine(len(files)), desc=extract.folder.name, unit="slide", disable=extract.quiet):
+        try:
+            extract(matching_slide(files[number].path, model))
+        except DiskFull:
+            raise
+        except UserError as error:
+            failed += 1
+            tqdm.write(f"failed: {error}")
+    failed = int(processes.total(torch.tensor(failed)))
+    if fabric.global_rank == 0:
+        done = f"bags of {len(files) - failed} of {len(files)} slides are in {extract.folder}"
+        print(done + (f"; {failed} failed" if failed else ""))
+    return 1 if failed else 0

@@ -1,0 +1,182 @@
+"""Slide labels from bags of tile features: gated-attention MIL, cross-validated by patient (paper, Table 4).
+
+Without arguments: demo slides are drawn and prepared, the bundled model's features extracted, and the presence of
+lymphoid follicles is learnt from them: each scale alone, scales fused, the encoder's embeddings alone, shuffled labels.
+An interrupted command, typed again, goes on with the features it has.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data_prep.config import load_prepare_config
+from data_prep.prepare import main as prepare
+from ldm.data.bags import BagFolder, read_bag
+from ldm.data.cohort import open_cohort
+from ldm.data.h5 import SlideFile
+from ldm.data.labels import Labels, read_labels
+from ldm.data.splits import folds
+from ldm.data.thumbnail import thumbnail
+from ldm.errors import UserError
+from ldm.evaluation.attention_map import attention_map
+from ldm.evaluation.mil import CrossValidation, cross_validate, half_interval
+from ldm.features import Extractor
+from ldm.files import whole
+from ldm.io import Pixels, contact_sheet, fitted
+from ldm.pipeline import ZoomLDM
+from ldm.slides import matching_slide, pictures
+
+DEMO = Path("configs/demo/data_mil.yaml")
+
+
+DEMO_FEATURES = Path("data/demo/mil-features")
+
+
+DEMO_BAGS = [
+    ("encoder", ["20x"]),
+    *(("denoiser", [scale]) for scale in ("20x", "10x", "5x", "2.5x", "1.25x")),
+    ("denoiser", ["20x", "5x"]),
+    ("denoiser", ["20x", "10x", "5x", "2.5x", "1.25x"]),
+]
+
+
+SHOWN = 3
+"""slides of each label in the picture"""
+
+
+SHOWN_PX = 320
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Draw and prepare the demo cohort, extract its features, and fill in the arguments that name them."""
+    config = load_prepare_config([DEMO])
+    if status := prepare(["--config", str(DEMO)]):
+        raise SystemExit(status)  # it has said why
+    model = ZoomLDM.load(args.model)
+    slides = [matching_slide(file.path, model) for file in open_cohort(config.out)]
+    args.features, args.labels, args.cohort = [], str(Path(config.slides) / "labels.csv"), Path(config.out)
+    for source, scales in DEMO_BAGS:
+        extract = Extractor(model, scales, DEMO_FEATURES, source)
+        for slide in tqdm(slides, desc=extract.folder.name, unit="slide"):
+            extract(slide)
+        args.features.append(extract.folder)
+
+
+def labelled(path: str, features: Sequence[Path]) -> Labels:
+    """The slides of `path` that have a bag in every folder. UserError when they are too few."""
+    bags = [
+        {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.h5")} for folder in features
+    ]
+    labels = read_labels(path)
+    if labels.unlabelled:
+        print(f"{path}: {labels}")
+    kept = labels.only(set.intersection(*bags))
+    if len(kept.slides) < len(labels.slides):
+        print(f"{len(labels.slides) - len(kept.slides)} of {len(labels.slides)} labelled slides have no bag: left out")
+    return kept
+
+
+class Row(NamedTuple):
+    """A row of the table: one folder of bags, the cross-validations of a column each."""
+
+    name: str
+    columns: list[list[CrossValidation]]
+
+    @property
+    def aucs(self) -> list[list[float]]:
+        """Of every fold, a list a column."""
+        return [[auc for run in runs for auc in run.aucs] for runs in self.columns]
+
+    def cells(self) -> list[str]:
+        return [f"{np.mean(aucs):.3f} ± {np.std(aucs, ddof=1):.3f}" for aucs in self.aucs]
+
+
+def compare(labels: Labels, args: argparse.Namespace, splits: Sequence[int]) -> list[Row]:
+    """Cross-validate every folder of bags and, last, the last folder under shuffled labels."""
+    bags_of = {folder.name: BagFolder(folder, labels.slides) for folder in args.features}
+    rows = []
+    for name, bags in bags_of.items():
+        rows.append(Row(name, [[validated(bags, labels, k, args.seed)] for k in splits]))
+        print(" | ".join([name, *rows[-1].cells()]), flush=True)
+    if args.shuffles:
+        drawn = range(args.seed, args.seed + args.shuffles)
+        columns = [[validated(bags, labels.shuffled(seed), k, seed) for seed in drawn] for k in splits]
+        rows.append(Row(f"{name}, shuffled labels", columns))
+        print(" | ".join([rows[-1].name, *rows[-1].cells()]), flush=True)
+    return rows
+
+
+def validated(bags: BagFolder, labels: Labels, k: int, seed: int) -> CrossValidation:
+    fold = folds(labels.patients, [labels.names[value] for value in labels.values], k, seed)
+    return cross_validate(bags, labels.values, fold, seed)
+
+
+def table(rows: Sequence[Row], labels: Labels, splits: Sequence[int], shuffles: int) -> str:
+    """Markdown in the layout of the paper's Table 4."""
+    lines = [
+        f"AUC of {labels.names[1]} against {labels.names[0]}, mean ± standard deviation over the folds; "
+        f"{labels.values.sum()} and {(1 - labels.values).sum()} slides of {len(set(labels.patients))} patients.\n",
+        f"| features | {' | '.join(f'{k}-fold' for k in splits)} |",
+        "|---" * (1 + len(splits)) + "|",
+        *(f"| {row.name} | {' | '.join(row.cells())} |" for row in rows),
+    ]
+    if shuffles:
+        means = [[run.mean for run in runs] for runs in rows[-1].columns]
+        told = [f"{np.mean(of):.3f} ± {half_interval(of):.3f} ({k}-fold)" for k, of in zip(splits, means, strict=True)]
+        lines.append(f"\nMean under {shuffles} shuffles of the labels and its 95 % interval: {', '.join(told)}.")
+    return "\n".join(lines) + "\n"
+
+
+Glances = dict[int, tuple[Pixels, float]]
+"""by number of the slide: its thumbnail, and full-resolution pixels per pixel"""
+
+
+def glances(labels: Labels, args: argparse.Namespace) -> Glances:
+    """The slides to show, SHOWN of each label. UserError for one that is not there or that the model cannot decode."""
+    model = ZoomLDM.load(args.model)
+    shown = [i for value in (1, 0) for i in np.flatnonzero(labels.values == value)[:SHOWN].tolist()]
+    slides = {i: SlideFile(args.cohort / f"{labels.slides[i]}.h5") for i in shown}
+    return {i: thumbnail(slide, partial(pictures, model=model)) for i, slide in slides.items()}
+
+
+def draw_attention(labels: Labels, run: CrossValidation, shown: Glances, args: argparse.Namespace) -> Path:
+    """A picture a slide, for those that are shown, and one of all of them: the slide, and who looks where."""
+    rows, names = [], []
+    for i, (picture, px_l0) in shown.items():
+        bag, prediction = read_bag(args.features[-1] / f"{labels.slides[i]}.h5"), run.predictions[i]
+        attention = attention_map(picture, prediction.attention.numpy(), bag.coords / px_l0, bag.side_l0 / px_l0)
+        both = Image.fromarray(np.concatenate([picture, attention], axis=1))
+        with whole(args.out / "attention" / f"{labels.slides[i]}.jpg") as unfinished:
+            both.save(unfinished, format="JPEG", quality=85)
+        rows.append([fitted(picture, SHOWN_PX), fitted(attention, SHOWN_PX)])
+        names.append(f"{labels.names[labels.values[i]]}: {1 / (1 + np.exp(-prediction.logit)):.2f}")
+    sheet = args.out / "attention.png"
+    contact_sheet(rows, names, ["slide", "attention"], sheet)
+    return sheet
+
+
+def run(args: argparse.Namespace) -> None:
+    splits: list[int] = args.splits
+    if args.features is None:
+        demo(args)
+    elif not args.labels:
+        raise UserError("--labels: missing; give a CSV with columns slide, label")
+    labels = labelled(args.labels, args.features)
+    shown = glances(labels, args) if args.cohort else {}
+    rows = compare(labels, args, splits)
+    text = table(rows, labels, splits, args.shuffles)
+    with whole(args.out / "table.md") as unfinished:
+        unfinished.write_text(text)
+    results = {row.name: dict(zip(map(str, splits), row.aucs, strict=True)) for row in rows}
+    with whole(args.out / "results.json") as unfinished:
+        unfinished.write_text(json.dumps({"seed": args.seed, "slides": labels.slides, "auc": results}, indent=1) + "\n")
+    print(text, args.out / "table.md", sep="\n")
+    if shown:
+        print(draw_attention(labels, rows[len(args.features) - 1].columns[0][0], shown, args))
