@@ -82,7 +82,7 @@ def test_a_slide_of_another_kind_is_refused(
 def test_a_slide_of_another_ladder_is_refused(world: Path, tmp_path: Path) -> None:
     run = toy.run_folder(tmp_path / "satellite", "zoomldm", ladder={"kind": "satellite", "scales": 3})
     given = ["--model", str(run), "--from", str(world / "slide.h5"), "--out", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="kind is histology, but .* is satellite"):
+    with pytest.raises(UserError, match=r"kind is histology, but .* is satellite"):
         sample_patches.main(given)
 
 
