@@ -4,14 +4,22 @@
     python main.py --resume runs/NAME [key=value ...]
 
 Writes a run folder: config.yaml (resolved), checkpoints/, logs, samples/ and, at the end, weights.safetensors (EMA).
-Exit status: 0 done; 2 a mistake in the input; 75 stopped by a signal after saving, to be resumed.
+--resume goes on from its newest checkpoint or, where none was saved yet, from the first step: once config.yaml is
+there it always works, and --base, which begins runs, refuses.
+
+SIGTERM, SIGUSR1 and Ctrl-C save at the end of the step; Ctrl-C again stops at once. Exit status: 0 done; 1 the loss or
+the weights stopped being finite, no weights were written; 2 a mistake in the input; 75 stopped by a scheduler's signal,
+130 by Ctrl-C, to be resumed.
 """
 
 import argparse
 import logging
 import os
+import signal
+import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -30,6 +38,8 @@ from ldm.data.datamodule import CohortData
 from ldm.data.dataset import Cohort
 from ldm.errors import UserError, cli
 from ldm.files import check_destination, full_disk_told, remove_leftovers
+from ldm.finite import not_finite
+from ldm.lock import owned
 from ldm.machines import check_machines, told_by_lightning
 from ldm.precision import allow_tf32, announce, choose_training, device_of
 from ldm.run_config import SETTINGS, load_run_config, model_settings, save_config
@@ -38,20 +48,26 @@ from ldm.training.callbacks import (
     Averaging,
     Best,
     Checkpoints,
+    DivergedError,
     Pictures,
     Progress,
-    Stopped,
+    Watch,
     WholeCheckpoints,
+    checkpoints,
     newest_checkpoint,
+    step_of,
 )
 from ldm.training.memory import parameter_count
+from ldm.training.stopping import Stopped, StopSignals
 from ldm.training_config import check_config
 
-RESUMABLE = 75
+DIVERGED = 1
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    if args.resume and not (args.resume / "config.yaml").is_file():
+        raise UserError(f"--resume: {args.resume} holds no config.yaml: no run began there; begin one with --base")
     config = load_run_config(args.resume, args.overrides) if args.resume else load_config(args.base, args.overrides)
     check_config(config)
     quiet()
@@ -67,12 +83,35 @@ def main(argv: list[str] | None = None) -> int:
     check_machines(training.accelerator, training.devices, training.nodes)
     folder = args.resume or run_folder(config, args.base[0])
     check_destination(folder, folder=True)
+    with StopSignals() as signals:
+        try:
+            with owned(folder, "wait for it, end it, or choose another folder") if is_first() else nullcontext():
+                return begin(config, folder, args.resume is not None, signals)
+        except Stopped as stop:
+            if not is_first():
+                return 0  # its status is not asked for
+            began = (folder / "config.yaml").exists()
+            remedy = f"continue with: python main.py --resume {folder}" if began else "the same command begins again"
+            print(f"stopped; {remedy}")
+            return stop.status
+
+
+def is_first() -> bool:
+    """Whether this is the first of all processes of a run, as far as those who start them say."""
+    return all(os.environ.get(key, "0") == "0" for key in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def begin(config: DictConfig, folder: Path, resumed: bool, signals: StopSignals) -> int:
+    """Build the run, prepare its data, train; returns the exit status."""
     run = open_run(config)
     choose_precision(config)
     prepare_when_absent(config)
     split_when_absent(config)
-    checkpoint = newest_checkpoint(folder / "checkpoints") if args.resume else None
-    return train(run, folder, checkpoint)
+    checkpoint = newest_checkpoint(folder / "checkpoints") if resumed else None
+    if checkpoint and step_of(checkpoint) > config.training.max_steps * run.optimizer_steps:
+        last = step_of(checkpoint) // run.optimizer_steps
+        raise UserError(f"training.max_steps: {config.training.max_steps}, but {folder} has trained {last} steps")
+    return train(run, folder, checkpoint, signals)
 
 
 def quiet() -> None:
@@ -117,7 +156,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def run_folder(config: DictConfig, base: str) -> Path:
     """A new folder for this run, the same for all processes that Lightning starts from this one."""
     name = config.run or os.environ.get("ZOOMLDM_RUN") or f"runs/{Path(base).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    first = "ZOOMLDM_RUN" not in os.environ and int(os.environ.get("NODE_RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+    first = "ZOOMLDM_RUN" not in os.environ and is_first()
     os.environ["ZOOMLDM_RUN"] = name
     if first and (Path(name) / "config.yaml").exists():
         raise UserError(
@@ -195,41 +234,66 @@ def split_when_absent(config: DictConfig) -> None:
     print(f"{path}: {split}", flush=True)
 
 
-def train(run: Run, folder: Path, checkpoint: Path | None) -> int:
+def train(run: Run, folder: Path, checkpoint: Path | None, signals: StopSignals) -> int:
     """Fit `run`, write its weights; returns the exit status."""
     config, settings = run.config, run.config.training
+    signals.hear(signal.SIGINT)
     data = open_data(config)
     run.attach(data)
-    saver = Checkpoints(folder / "checkpoints", settings.checkpoint_every)
+    saver = Checkpoints(folder / "checkpoints", settings.checkpoint_every, signals)
     kept = folder / "checkpoints" / "best.safetensors"
-    best = Best(lambda: save_weights(kept, run.weights(data)))
-    averaging = [*([best] if settings.get("keep") == "best" else []), Averaging(settings.ema)]
+    best = Best(lambda step: save_weights(kept, run.weights(data), {"step": str(step)}))
+    averaging = Averaging(settings.ema)
+    averaged: list[pl.Callback] = [Pictures(folder / "samples", lambda path: run.draw(path, data)), averaging]
+    if settings.get("keep") == "best":
+        averaged.insert(0, best)
     start = checkpoint.stem if checkpoint else "step=00000000"  # the logger would replace the rows of an earlier start
-    trainer = trainer_of(run, folder, data, averaging, saver, start)
+    trainer = trainer_of(run, folder, averaged, saver, start)
     if trainer.is_global_zero:
         remove_leftovers(folder)
         save_config(folder, run.config)
     try:
         with full_disk_told(folder):
             trainer.fit(run.system, data, ckpt_path=checkpoint, weights_only=True)
-    except Stopped:
-        if trainer.is_global_zero:
-            print(f"stopped at step {trainer.global_step}; continue with: python main.py --resume {folder}")
-        return RESUMABLE
-    if trainer.is_global_zero:
-        weights = load_weights(kept) if best.step else run.weights(data)
-        step = best.step or trainer.global_step
-        metadata = {"system": config.system, "step": str(step), SETTINGS: model_settings(config)}
-        save_weights(folder / "weights.safetensors", weights, metadata)
-        print(f"weights: {folder / 'weights.safetensors'}")
-        if pictures := sorted((folder / "samples").glob("*.png")):
-            print(f"picture: {pictures[-1]}")
+            if saver.saved is None:  # all steps had been taken: what Lightning does after the last one is still to do
+                if settings.max_steps % settings.validate_every == 0:
+                    trainer.validate(run.system, data, verbose=False)
+                averaging.put_average(run.system)
+        return finish(run, folder, trainer, data, kept if best.step else None, best.step)
+    except DivergedError as error:
+        if not trainer.is_global_zero:
+            return 0  # its status is not asked for
+        print(f"error: {diverged(error, folder)}", file=sys.stderr)
+        return DIVERGED
+
+
+def finish(run: Run, folder: Path, trainer: pl.Trainer, data: CohortData, kept: Path | None, step: int) -> int:
+    """Write the weights: the averaged ones or, where the best were `kept` at `step`, those."""
+    if not trainer.is_global_zero:
+        return 0
+    weights = load_weights(kept) if kept else run.weights(data)
+    if wrong := not_finite(weights):
+        raise DivergedError(f"not finite at the end: {wrong}")
+    step = step or trainer.global_step
+    metadata = {"system": run.config.system, "step": str(step), SETTINGS: model_settings(run.config)}
+    save_weights(folder / "weights.safetensors", weights, metadata)
+    print(f"weights: {folder / 'weights.safetensors'}")
+    if pictures := sorted((folder / "samples").glob("*.png")):
+        print(f"picture: {pictures[-1]}")
     return 0
 
 
-def trainer_of(
-    run: Run, folder: Path, data: CohortData, averaging: list[pl.Callback], saver: Checkpoints, start: str
-) -> pl.Trainer:
+def diverged(error: DivergedError, folder: Path) -> str:
+    """One line: what is not finite, what is left, what helps."""
+    left = next(iter(checkpoints(folder / "checkpoints")), None)
+    kept = f"the last checkpoint before it is {left}" if left else "nothing had been saved before"
+    return (
+        f"training: {error}; no weights were written, {kept}; go on with python main.py --resume {folder} "
+        "training.clip=1 or, if it diverges again, begin anew with a lower training.optimizer.lr"
+    )
+
+
+def trainer_of(run: Run, folder: Path, averaged: list[pl.Callback], saver: Checkpoints, start: str) -> pl.Trainer:
     settings = run.config.training
     images = run.images_per_step()
     with told_by_lightning():
@@ -248,9 +312,9 @@ def trainer_of(
             logger=[CSVLogger(folder, "metrics", start), TensorBoardLogger(folder, "", "tensorboard")],
             log_every_n_steps=10,
             callbacks=[
-                *averaging,
+                Watch(),
+                *averaged,
                 Progress(max(1, settings.validate_every // 10), images // run.optimizer_steps),
-                Pictures(folder / "samples", lambda path: run.draw(path, data)),
                 saver,
             ],
             plugins=[WholeCheckpoints()],

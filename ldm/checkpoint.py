@@ -7,6 +7,7 @@ CompVis VQ-f4 and ImageNet LDM-4 that they start from.
 A part is one network; in a file its names carry a prefix.
 """
 
+import json
 import pickle
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.files import intact, sidecar, whole, write_sidecar
+from ldm.finite import not_finite
 
 PARTS = {"denoiser": "model.diffusion_model.", "summarizer": "cond_stage_model.", "autoencoder": "first_stage_model."}
+ABOUT = "zoomldm"
 EMA = "model_ema."
 EMA_COUNTERS = {"model_ema.decay", "model_ema.num_updates"}
 BARE_AUTOENCODER = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
@@ -65,13 +68,17 @@ INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 def save_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """Write `tensors` as safetensors to `path`, which holds the old file or the whole new one; returns its sha256.
 
-    The digest also goes to `<path>.sha256`. Raises UserError when the disk refuses; the old file then stays.
+    Of equal tensors and `metadata`, which stand as JSON under one key, it makes equal bytes: safetensors itself writes
+    several keys in any order. The digest also goes to `<path>.sha256`. Raises UserError when the disk refuses, or for
+    values that are not finite; the old file then stays.
     """
+    if wrong := not_finite(tensors):
+        raise UserError(f"weights: {path} was not written: {wrong} not finite; take those of an earlier step")
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     needed = sum(tensor.nbytes for tensor in content.values())
     try:
         with whole(path, lambda: needed) as partial:
-            save_file(content, partial, dict(metadata or {}))
+            save_file(content, partial, {ABOUT: json.dumps(metadata or {}, sort_keys=True)})
             sidecar(path).unlink(missing_ok=True)  # of the old file: killed before the next line, the new one has none
         return write_sidecar(path)
     except (OSError, SafetensorError) as error:
@@ -79,17 +86,24 @@ def save_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file, on the CPU.
+    """The tensors of a safetensors or torch file, on the CPU, every value finite.
 
     A torch file is a flat dict of tensors, or holds one under "ema" (the published CDM), "state_dict" (Lightning) or
     "teacher" (DINO).
-    No code of the file runs. Raises UserError when it is missing, damaged, unsafe or something else.
+    No code of the file runs. Raises UserError when it is missing, damaged, unsafe, not finite or something else.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights: {path} does not exist; give a .safetensors file or a checkpoint of torch")
     if sidecar(path).is_file() and not intact(path):
         raise UserError(f"weights: {path} is damaged: its sha256 is not that of {sidecar(path).name}; copy it again")
+    tensors = _read(path)
+    if wrong := not_finite(tensors):
+        raise UserError(f"weights: {path}: {wrong} not finite; take weights of an earlier step, or copy the file again")
+    return tensors
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -110,8 +124,9 @@ def load_metadata(path: str | Path) -> dict[str, str]:
     """What stands beside the tensors of a safetensors file. UserError when it is damaged."""
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+            found = file.metadata() or {}
+        return json.loads(found[ABOUT]) if ABOUT in found else found
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"weights: {path} is not whole safetensors ({_line(error)}); copy it again") from error
 
 
@@ -174,7 +189,7 @@ def _averaged(denoiser: Mapping[str, Tensor], averages: Mapping[str, Tensor]) ->
     missing = [copy for copy in names.values() if copy not in averages]
     extra = sorted(averages.keys() - set(names.values()) - EMA_COUNTERS)
     if missing or extra:
-        raise UserError(f"weights: EMA copies do not match the denoiser: {_differences(missing, extra, [])}")
+        raise UserError(f"weights: EMA copies do not match the denoiser: {_differences(missing, extra)}")
     return {name: averages[copy] for name, copy in names.items()}
 
 
@@ -184,7 +199,7 @@ def join(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load `state` into `module`. Raises UserError that names every missing, unexpected and wrongly shaped tensor."""
+    """Load `state` into `module`. Raises UserError that names every missing, unexpected and unlike tensor."""
     check_strict(module, state, what)
     module.load_state_dict(dict(state), strict=True)
 
@@ -194,18 +209,34 @@ def check_strict(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
     own = module.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
+    both = [(name, value, own[name]) for name, value in state.items() if name in own]
     shapes = [
-        f"{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}"
-        for name, value in state.items()
-        if name in own and value.shape != own[name].shape
+        f"{name} is {tuple(value.shape)}, expected {tuple(expected.shape)}"
+        for name, value, expected in both
+        if value.shape != expected.shape
     ]
-    if missing or unexpected or shapes:
-        raise UserError(f"{what}: weights and config differ: {_differences(missing, unexpected, shapes)}")
+    kinds = [
+        f"{name} is {_dtype(value)}, expected {_dtype(expected)}"
+        for name, value, expected in both
+        if _kind(value) != _kind(expected)  # float16 loads into float32, integers are codes of something else
+    ]
+    if missing or unexpected or shapes or kinds:
+        raise UserError(f"{what}: weights and config differ: {_differences(missing, unexpected, shapes, kinds)}")
 
 
-def _differences(missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> str:
-    kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
-    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
+def _kind(x: Tensor) -> tuple[bool, bool, bool]:
+    return x.is_floating_point(), x.is_complex(), x.dtype == torch.bool
+
+
+def _dtype(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _differences(
+    missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str] = (), kinds: Sequence[str] = ()
+) -> str:
+    found = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes, "wrong kind": kinds}
+    return "; ".join(f"{difference}: {', '.join(names)}" for difference, names in found.items() if names)
 
 
 def _line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm import checkpoint
@@ -41,6 +42,8 @@ def test_saved_weights_come_back_with_their_digest(tmp_path: Path) -> None:
     digest = save_weights(path, TENSORS, {"system": "test"})
     assert same(load_weights(path), TENSORS)
     assert path.with_name("weights.safetensors.sha256").read_text() == f"{digest}  weights.safetensors\n"
+    several = {name: name for name in "abcdef"}
+    assert len({save_weights(path, TENSORS, several) for _ in range(10)}) == 1  # safetensors gives no order to these
     assert save_weights(path, TENSORS, {"system": "test"}) == digest
     assert sorted(file.name for file in path.parent.iterdir()) == ["weights.safetensors", "weights.safetensors.sha256"]
 
@@ -199,6 +202,36 @@ def test_the_imagenet_unet_starts_the_denoiser() -> None:
 def test_unknown_tensors_are_named() -> None:
     with pytest.raises(UserError, match=r"optimizer.step, scaler belong to no part; names start with model\.diff"):
         split({"optimizer.step": torch.zeros(1), "scaler": torch.zeros(1), "betas": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.complex64])
+def test_only_floats_become_weights(dtype: torch.dtype) -> None:
+    """Quantised weights have the right names and shapes, and mean something else."""
+    network = nn.BatchNorm2d(2)
+    state = dict(network.state_dict())
+    for fits in (torch.float64, torch.float16):
+        load_strict(network, state | {"weight": torch.ones(2, dtype=fits)}, "toy")
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(UserError, match=f"differ: wrong kind: weight is {kind}, expected float32$"):
+        load_strict(network, state | {"weight": torch.ones(2, dtype=dtype)}, "toy")
+    with pytest.raises(UserError, match="wrong kind: num_batches_tracked is float32, expected int64"):
+        load_strict(network, state | {"num_batches_tracked": torch.ones(())}, "toy")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("file", ["weights.safetensors", "weights.ckpt"])
+def test_one_value_that_is_not_finite_is_refused_wherever_it_came_from(value: float, file: str, tmp_path: Path) -> None:
+    broken = TENSORS | {"c": torch.tensor([1.0, value]).half()}
+    path = tmp_path / file
+    if path.suffix == ".ckpt":
+        torch.save({"state_dict": broken}, path)
+    else:
+        save_file(broken, path)
+    with pytest.raises(UserError, match=f"{file}: c not finite; take weights of an earlier step"):
+        load_weights(path)
+    with pytest.raises(UserError, match="new was not written: c not finite"):
+        save_weights(tmp_path / "new", broken)
+    assert not (tmp_path / "new").exists()
 
 
 def test_loading_names_every_difference_and_changes_nothing() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import requests
 import torch
+from safetensors.torch import save_file
 
 import main
-from ldm.checkpoint import load_weights, save_weights
+from ldm.checkpoint import load_weights
 from ldm.data.splits import NAME, Line, Shares, Split, write_split
 from ldm.doctor import environment, published
 from ldm.doctor.finding import Finding, checked
@@ -191,7 +192,7 @@ def test_weights_that_are_not_finite_or_not_described(run: Path, capsys: pytest.
     assert "no weights.safetensors.sha256 beside it" in found(capsys, "--model", str(run))[1]
     first = next(iter(tensors))
     tensors[first][..., 0] = torch.nan
-    save_weights(weights, tensors)
+    save_file(tensors, weights)
     status, printed = found(capsys, "--model", str(run))
     assert status == 1
     assert f"{first} not finite" in printed

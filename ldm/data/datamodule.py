@@ -1,6 +1,7 @@
 """Batches for the Trainer: training from batch k onwards, and a fixed validation set."""
 
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ from ldm.data.splits import NAME
 from ldm.errors import UserError
 
 KINDS = ("latents", "images", "pairs")
+
+
+def ignore_signals(worker: int) -> None:
+    """For a worker: signals reach whole process groups, but the training process alone decides when to stop."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class CountFrom(Sampler[int]):
@@ -116,7 +123,12 @@ class CohortData(pl.LightningDataModule):
 
     def _loader(self, batches: Dataset, sampler: Sampler | None) -> DataLoader:
         return DataLoader(
-            batches, batch_size=None, sampler=sampler, num_workers=self.workers, persistent_workers=self.workers > 0
+            batches,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            worker_init_fn=ignore_signals,
         )
 
     def state_dict(self) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""What happens around training: averaging, whole checkpoints, progress, pictures."""
+"""What happens around training: averaging, a watch on the loss, whole checkpoints, progress, pictures."""
 
+import math
 import os
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,13 +18,15 @@ from tqdm import tqdm
 
 from ldm.errors import UserError
 from ldm.files import Sink, intact, sidecar, whole, write_sidecar
+from ldm.finite import NotFiniteError, all_finite
+from ldm.training.stopping import Stopped, StopSignals
 
 KEPT = 2
 """checkpoints that stay in a run"""
 
 
-class Stopped(Exception):
-    """A scheduler asked for a stop; the run is saved at the step it had reached."""
+class DivergedError(Exception):
+    """Training cannot go on: the loss, or what a step made of the weights, is not finite."""
 
 
 class Averaging(WeightAveraging):
@@ -46,6 +48,25 @@ class Averaging(WeightAveraging):
         if self._average_model is not None:
             self._average_model.n_averaged += 1  # the initial weights are the average's first term
 
+    def put_average(self, system: pl.LightningModule) -> None:
+        """Put the average in place of the trained weights, as the end of training does."""
+        self._copy_average_to_current(system)
+
+
+class Watch(Callback):
+    """Ends a run whose loss is not finite, before anything of it is averaged, saved or drawn. Stands first."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._judge(trainer, "loss")
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._judge(trainer, "val/loss")
+
+    def _judge(self, trainer: pl.Trainer, name: str) -> None:
+        loss = float(trainer.callback_metrics.get(name, 0.0))
+        if trainer.strategy.reduce_boolean_decision(not math.isfinite(loss), all=False):
+            raise DivergedError(f"{name} is {loss} at step {trainer.global_step}")
+
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoints that a kill or a full disk cannot cut; their sha256 stands beside them."""
@@ -57,11 +78,14 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
         try:
-            return super().load_checkpoint(path, *arguments, **options)
+            content = super().load_checkpoint(path, *arguments, **options)
         except UnpicklingError as error:
             raise UserError(
                 f"resume: {path} holds objects that could run code, so it was not read; delete it"
             ) from error
+        if not all_finite(_tensors(content)):
+            raise UserError(f"resume: {path} holds values that are not finite; delete it: the one before is then used")
+        return content
 
     def remove_checkpoint(self, path: Any) -> None:
         super().remove_checkpoint(path)
@@ -69,49 +93,55 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def _bytes(content: Any) -> int:
-    """Of all tensors in nested dicts and lists."""
+    return sum(tensor.nbytes for tensor in _tensors(content))
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """All tensors in nested dicts and lists."""
     if isinstance(content, Tensor):
-        return content.nbytes
+        yield content
     parts = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
-    return sum(_bytes(part) for part in parts)
+    for part in parts:
+        yield from _tensors(part)
 
 
 class Checkpoints(Checkpoint):
-    """Saves every `every` steps, at the last one, and when a scheduler asks for a stop (SIGTERM, SIGUSR1).
+    """Saves every `every` steps, at the last one, and when a signal asks for a stop.
 
     The newest two stay. After a signal's save, Stopped ends the run at once: a grace period is no time to validate.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
-        self.asked = False
-        self.saved = -1
-        self._before: dict[int, Any] = {}
+    def __init__(self, folder: Path, every: int, signals: StopSignals) -> None:
+        self.folder, self.every, self.signals = folder, every, signals
+        self.saved: int | None = None
+        """the last step that is on disk; None: training has not begun"""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.saved = trainer.global_step
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._before[number] = signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: Any) -> None:
-        self.asked = True
+        self.signals.defer()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         if step == self.saved:  # inside an accumulation
             return
-        asked = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
+        asked = trainer.strategy.reduce_boolean_decision(self.signals.number is not None, all=False)
         if asked or step % self.every == 0 or step >= trainer.max_steps:
-            trainer.save_checkpoint(self.folder / f"step={step:08d}.ckpt")
-            self.saved = step
-            for old in checkpoints(self.folder)[KEPT:]:
-                trainer.strategy.remove_checkpoint(old)
+            self._save(trainer, pl_module)
         if asked:
-            raise Stopped
+            raise Stopped(self.signals.number)
+
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        step = trainer.global_step
+        state = [pl_module.state_dict(), *(dict(optimizer.state) for optimizer in trainer.optimizers)]
+        if trainer.strategy.reduce_boolean_decision(not all_finite(_tensors(state)), all=False):
+            raise DivergedError(f"a weight or moment is not finite after step {step}")
+        trainer.save_checkpoint(self.folder / f"step={step:08d}.ckpt")
+        self.saved = step
+        for old in checkpoints(self.folder)[KEPT:]:
+            trainer.strategy.remove_checkpoint(old)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self.signals.deferred = False
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -119,22 +149,37 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step=*.ckpt"), reverse=True)
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    """The newest whole checkpoint of a folder; a damaged one is named and passed over. UserError when none is whole."""
+def step_of(checkpoint: Path) -> int:
+    """Optimiser steps that a checkpoint has behind it."""
+    return int(checkpoint.stem.removeprefix("step="))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a folder, None where no save was finished; what is passed over is named.
+
+    UserError when checkpoints were finished but all are damaged: nothing may start over their steps in silence.
+    """
+    damaged = []
     for path in checkpoints(folder):
         if intact(path):
             return path
-        tqdm.write(f"warning: {path} is damaged (its sha256 differs or is missing); the one before it is used")
-    raise UserError(f"resume: {folder} holds no whole checkpoint; start a new run with --base")
+        damaged += [path] if sidecar(path).is_file() else []
+        reason = "damaged, its sha256 differs" if damaged else "unfinished, it has no sha256"
+        tqdm.write(f"warning: {path} is {reason}; what was saved before it is used")
+    if damaged:
+        raise UserError(
+            f"resume: no checkpoint in {folder} is whole; copy one back or, to begin again at step 0, delete them"
+        )
+    return None
 
 
 class Best(Callback):
-    """Calls `save` after each validation whose loss is the lowest so far, with the averaged weights in place.
+    """Calls `save(step)` after each validation whose loss is the lowest so far, with the averaged weights in place.
 
     Stands before Averaging among the callbacks, which takes those weights away again. Travels in the checkpoint.
     """
 
-    def __init__(self, save: Callable[[], Any]) -> None:
+    def __init__(self, save: Callable[[int], Any]) -> None:
         self.save, self.loss, self.step = save, float("inf"), 0
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -142,7 +187,7 @@ class Best(Callback):
         if loss < self.loss:
             self.loss, self.step = loss, trainer.global_step
             if trainer.is_global_zero:
-                self.save()
+                self.save(self.step)
 
     def state_dict(self) -> dict[str, float]:
         return {"loss": self.loss, "step": self.step}
@@ -188,11 +233,18 @@ class Progress(Callback):
 
 
 class Pictures(Callback):
-    """After every validation, with the averaged weights in place, `draw(path)` writes <folder>/<step>.png."""
+    """After every validation, with the averaged weights in place, `draw(path)` writes <folder>/<step>.png.
+
+    Stands before Averaging, as Best does.
+    """
 
     def __init__(self, folder: Path, draw: Callable[[Path], None]) -> None:
         self.folder, self.draw = folder, draw
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
-            self.draw(self.folder / f"step={trainer.global_step:08d}.png")
+            path = self.folder / f"step={trainer.global_step:08d}.png"
+            try:
+                self.draw(path)
+            except NotFiniteError as error:  # training itself may be well
+                tqdm.write(f"warning: {path} was not drawn: {error}")

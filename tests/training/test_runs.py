@@ -178,7 +178,7 @@ def test_a_scheduler_s_signal_saves_and_asks_for_a_requeue(tmp_path: Path, overr
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     out, errors = process.communicate(timeout=120)
-    assert process.returncode == main.RESUMABLE, errors
+    assert process.returncode == RESUMABLE, errors
     assert "--resume" in out
     assert newest_checkpoint(tmp_path / "run" / "checkpoints").is_file()
 

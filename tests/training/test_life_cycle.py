@@ -1,0 +1,261 @@
+"""A run from its first moment to its weights file: stopped anywhere it goes on, and ends as if it had not been."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import main
+from ldm.checkpoint import ABOUT, load_weights, save_weights
+from ldm.errors import UserError
+from ldm.files import sha256, write_sidecar
+from ldm.training.callbacks import Checkpoints, Watch, newest_checkpoint
+from ldm.training.stopping import INTERRUPTED, RESUMABLE, Stopped
+from tests import toy
+from tests.training import cohort
+
+ROOT = Path(__file__).parents[2]
+STEPS = 6
+LENGTHS = [f"training.max_steps={STEPS}", "training.validate_every=3", "training.checkpoint_every=4"]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_run_name(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield
+    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
+    os.environ.pop("ZOOMLDM_RUN", None)
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return cohort.make(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, for the systems that stand on one."""
+    return toy.run_folder(tmp_path_factory.mktemp("zoomldm") / "run", "zoomldm")
+
+
+def start(config: str, folder: Path, overrides: list[str], *more: str) -> int:
+    status = main.main(["--base", str(ROOT / f"configs/demo/{config}.yaml"), f"run={folder}", *overrides, *more])
+    os.environ.pop("ZOOMLDM_RUN", None)
+    return status
+
+
+def arguments_of(system: str, overrides: list[str], steered: Path) -> tuple[str, list[str]]:
+    """The demo config of a system and what makes it small."""
+    shared = [item for item in overrides if not item.startswith("model.")]
+    if system == "best":
+        return "zoomldm", [*overrides, "training.keep=best", "training.ema=0.1", "training.warmup=0"]
+    if system == "cdm":
+        return "cdm", [
+            *shared,
+            f"zoomldm={steered}",
+            "model.cdm={context_dim: 32, width: 32, layers: 1, heads: 2, scales: 3}",
+        ]
+    if system == "control":
+        unet = ", ".join(f"{key}: {value}" for key, value in toy.NETWORKS["denoiser"].items() if key != "target")
+        return "controlnet_sr", [
+            *shared,
+            f"zoomldm={steered}",
+            f"model.control.unet={{{unet}, heads: 1, shortcuts: false}}",
+        ]
+    if system == "vq":
+        own = [item for item in shared if not item.startswith("autoencoder")]
+        return "vq", [*own, "model.autoencoder={width: 16, codes: 64}", "data.crop_px=16"]
+    return "zoomldm", overrides
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ends a run right after it has saved a step: nothing that Lightning or main.py does later happens."""
+
+    def arrange(step: int) -> None:
+        save = Checkpoints._save
+
+        def save_and_stop(self: Checkpoints, trainer: Any, module: Any) -> None:
+            save(self, trainer, module)
+            if trainer.global_step >= step:
+                raise Stopped(signal.SIGTERM)
+
+        monkeypatch.setattr(Checkpoints, "_save", save_and_stop)
+
+    return arrange
+
+
+@pytest.mark.parametrize("system", ["zoomldm", "best", "vq", "cdm", "control"])
+def test_a_run_with_no_step_left_writes_the_same_weights(
+    system: str, tmp_path: Path, overrides: list[str], steered: Path, monkeypatch: pytest.MonkeyPatch, stop_after: Any
+) -> None:
+    """Stopped between its last checkpoint and all that follows, and after it had finished."""
+    config, small = arguments_of(system, overrides, steered)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert start(config, whole, [*small, *LENGTHS]) == 0
+    expected = sha256(whole / "weights.safetensors")
+    with monkeypatch.context():
+        stop_after(STEPS)
+        assert start(config, stopped, [*small, *LENGTHS]) == RESUMABLE
+    monkeypatch.undo()
+    assert not (stopped / "weights.safetensors").exists()
+    for folder in (stopped, whole, whole):
+        assert main.main(["--resume", str(folder)]) == 0
+        assert sha256(folder / "weights.safetensors") == expected
+    if system == "best":  # or the last validation, which the stopped run had not reached, would not matter
+        assert newest_best(whole) == STEPS
+    raw = torch.load(newest(whole), weights_only=True)["current_model_state"]
+    trained = load_weights(whole / "weights.safetensors")
+    assert any(not any(torch.equal(value, other) for other in trained.values()) for value in raw.values())
+
+
+def newest(folder: Path) -> Path:
+    found = newest_checkpoint(folder / "checkpoints")
+    assert found is not None
+    return found
+
+
+def newest_best(folder: Path) -> int:
+    with safe_open(folder / "weights.safetensors", "pt") as file:
+        return int(json.loads(file.metadata()[ABOUT])["step"])
+
+
+def test_a_run_stopped_before_its_first_checkpoint_goes_on(
+    tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start("zoomldm", tmp_path / "whole", [*overrides, *LENGTHS]) == 0
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(Watch, "on_train_batch_end", lambda *_: (_ for _ in ()).throw(Stopped(signal.SIGUSR1)))
+        assert start("zoomldm", run, [*overrides, *LENGTHS]) == RESUMABLE
+    assert f"stopped; continue with: python main.py --resume {run}" in capsys.readouterr().out
+    assert (run / "config.yaml").is_file()
+    assert newest_checkpoint(run / "checkpoints") is None
+    with pytest.raises(UserError, match=f"run: .* exists; continue it with --resume {run}"):
+        start("zoomldm", run, [*overrides, *LENGTHS])
+    assert main.main(["--resume", str(run)]) == 0
+    assert sha256(run / "weights.safetensors") == sha256(tmp_path / "whole" / "weights.safetensors")
+
+
+def test_what_there_is_to_resume(tmp_path: Path, overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"holds no config.yaml: no run began there"):
+        main.main(["--resume", str(tmp_path)])
+    run = tmp_path / "run"
+    assert start("zoomldm", run, [*overrides, *LENGTHS]) == 0
+    with pytest.raises(UserError, match=r"training.max_steps: 5, but .* has trained 6 steps"):
+        main.main(["--resume", str(run), "training.max_steps=5"])
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole; copy one back or, to begin again at step 0"):
+        main.main(["--resume", str(run)])
+    for path in (run / "checkpoints").glob("*.sha256"):  # a kill between the two names of the first checkpoint
+        path.unlink()
+    assert newest_checkpoint(run / "checkpoints") is None
+    assert "unfinished, it has no sha256" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("times", "saved"), [(1, 2), (2, None)])
+def test_ctrl_c_saves_the_step_and_a_second_one_stops_at_once(
+    times: int, saved: int | None, tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch.on_train_batch_end
+
+    def press(self: Watch, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == 2:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        watch(self, trainer, *rest)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(Watch, "on_train_batch_end", press)
+        assert start("zoomldm", tmp_path / "run", [*overrides, *LENGTHS]) == INTERRUPTED
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    found = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert found == (None if saved is None else tmp_path / f"run/checkpoints/step={saved:08d}.ckpt")
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_writes_nothing(
+    tmp_path: Path, overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, steep = tmp_path / "run", "training.optimizer={target: torch.optim.SGD, lr: 1.0e+30}"
+    lengths = [*LENGTHS, "training.checkpoint_every=1", "training.warmup=0", "training.clip=null", steep]
+    assert start("zoomldm", run, [*overrides, *lengths]) == main.DIVERGED
+    told = re.search(
+        r"error: training: loss is \S+ at step (\d+); no weights were written, .*--resume", capsys.readouterr().err
+    )
+    assert told
+    assert 0 < int(told[1]) <= STEPS
+    assert not (run / "weights.safetensors").exists()
+    assert all(found.isfinite().all() for found in saved_weights(run))
+
+
+def saved_weights(run: Path) -> Iterator[torch.Tensor]:
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        yield from torch.load(path, weights_only=True)["current_model_state"].values()
+
+
+def test_the_autoencoder_s_loss_is_watched_too(
+    tmp_path: Path, overrides: list[str], steered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, small = arguments_of("vq", overrides, steered)
+    steep = ["training.optimizer={target: torch.optim.SGD, lr: 1.0e+30}", "training.warmup=0", "training.clip=null"]
+    assert start(config, tmp_path / "run", [*small, *LENGTHS, *steep]) == main.DIVERGED
+    assert "no weights were written, nothing had been saved before" in capsys.readouterr().err
+
+
+def test_a_checkpoint_with_nan_is_not_gone_on_from(tmp_path: Path, overrides: list[str]) -> None:
+    run = tmp_path / "run"
+    assert start("zoomldm", run, [*overrides, *LENGTHS]) == 0
+    path = newest(run)
+    content = torch.load(path, weights_only=True)
+    next(iter(content["current_model_state"].values())).fill_(torch.nan)
+    torch.save(content, path)
+    write_sidecar(path)
+    with pytest.raises(UserError, match=r"step=00000006.ckpt holds values that are not finite; delete it"):
+        main.main(["--resume", str(run), "training.max_steps=8"])
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from ldm.lock import owned
+with owned(Path(sys.argv[1]), "-"):
+    print("owned", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_process_is_refused_before_it_changes_anything(tmp_path: Path, overrides: list[str]) -> None:
+    run = tmp_path / "run"
+    assert start("zoomldm", run, [*overrides, *LENGTHS]) == 0
+    (run / ".config.yaml.partial").write_text("of the first process")
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        with pytest.raises(UserError, match=rf"run: process {holder.pid} of .* works in it; wait for it, end it"):
+            main.main(["--resume", str(run)])
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    finally:
+        holder.kill()
+        holder.wait()
+    assert main.main(["--resume", str(run)]) == 0  # no lock outlives its process
+    assert not (run / "lock").exists()
+
+
+def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="b not finite"):
+        save_weights(tmp_path / "weights.safetensors", {"a": torch.ones(2), "b": torch.tensor([1, torch.inf])})
+    assert not list(tmp_path.iterdir())
