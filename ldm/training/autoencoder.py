@@ -231,7 +231,9 @@ class AutoencoderTraining(System):
     def _disturbed(self, z: Tensor) -> Tensor:
         if not self.noise:
             return z
-        return z + self.noise * z.detach().std((0, 2, 3), keepdim=True) * torch.randn_like(z)
+        generator = torch.Generator(z.device).manual_seed((self.trained << 16) + self.global_rank)  # resumed, the same
+        eps = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+        return z + self.noise * z.detach().std((0, 2, 3), keepdim=True) * eps
 
     @property
     def trained(self) -> int:
