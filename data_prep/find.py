@@ -14,9 +14,14 @@ from data_prep.config import PrepareConfig
 from data_prep.metadata import match_rows, read_table
 from ldm.data.ids import safe_id
 from ldm.errors import UserError
+from ldm.picture_files import PICTURE_SUFFIXES
 
-SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
-SUFFIXES |= {".png", ".jpg", ".jpeg", ".jp2"}
+OPENSLIDE = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi")
+TIFF_LIKE = (".qptiff", ".ptif", ".ptiff", ".zif", ".lsm", ".stk")
+SCENES = (".img", ".ntf", ".nitf")
+SUFFIXES = {*OPENSLIDE, *TIFF_LIKE, *SCENES, *PICTURE_SUFFIXES}
+NAMED = 3
+"""files of one ending that are named where they are left out"""
 HAMAMATSU_INDEX = {".vms", ".vmu"}
 INDEX_BYTES = 2**16
 SERIES_UID = b"\x20\x00\x0e\x00UI"
@@ -51,6 +56,8 @@ def find_slides(config: PrepareConfig) -> list[Task]:
         tasks[slide_id] = Task(paths[0], slide_id, target, refusal=refusal or _refusal(paths[0]))
     if not tasks:
         what = "" if folder.is_dir() else ", it is a file" if folder.exists() else ", it does not exist"
+        left = left_out(config)
+        what += f" ({left})" if left else ""
         raise UserError(
             f"slides: {folder} holds no slide that matches {config.pattern}{what}; check slides and pattern"
         )
@@ -85,6 +92,30 @@ def slide_files(folder: Path, pattern: str) -> list[Path]:
     files = [path for path in paths if not path.is_dir()]
     empty = [path for path in paths if path.is_dir() and not any(path in file.parents for file in files)]
     return sorted(path for path in files + empty if not path.name.startswith("."))
+
+
+def left_out(config: PrepareConfig) -> str:
+    """Which files match the pattern but do not end as slides do, in a line; empty when there is none."""
+    folder, out = Path(config.slides), Path(config.out).resolve()
+    root = folder.resolve()
+    kinds: dict[str, list[str]] = {}
+    for path in sorted(folder.glob(config.pattern)):
+        inside = path.relative_to(folder)
+        parts = out in (root / inside).parents or any(_is_data_folder(folder / parent) for parent in inside.parents)
+        hidden = any(name.startswith(".") for name in inside.parts)
+        if path.suffix.lower() not in SUFFIXES and not hidden and not parts and path.is_file():
+            kinds.setdefault(path.suffix.lower() or "no ending", []).append(shown(inside))
+    some = [f"{len(names)} of {kind} ({_some(names)})" for kind, names in kinds.items()]
+    return f"left out, as slides do not end so: {', '.join(some)}" if some else ""
+
+
+def _is_data_folder(path: Path) -> bool:
+    """Whether a folder holds the parts of a MIRAX slide beside it."""
+    return path.with_name(f"{path.name}.mrxs").is_file()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
 
 
 def _without_parts(paths: list[Path]) -> list[Path]:

@@ -34,7 +34,7 @@ from data_prep.claims import Claims, Work
 from data_prep.config import PrepareConfig, load_prepare_config
 from data_prep.demo_world import generate, may_draw
 from data_prep.embedding import Stopped
-from data_prep.find import Task, find_slides, shown, slide_files
+from data_prep.find import Task, find_slides, left_out, shown, slide_files
 from data_prep.networks import LocalNetworks
 from data_prep.one_setting import claim_folder, refuse_strangers
 from data_prep.page import write_report
@@ -203,6 +203,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not first:
         return 0
     print(table(reports, config))
+    left = left_out(config)
+    if left:
+        print(left)
     failed = [report for report in reports if report.status == "failed"]
     for report in reports:
         if report.message:

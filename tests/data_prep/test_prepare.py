@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange, reduce
+from PIL import Image
 
 from data_prep import networks
 from data_prep import prepare_slide as pass_over
 from data_prep.config import Encoder, PrepareConfig, Rungs, load_prepare_config
 from data_prep.demo_world import generate
 from data_prep.encoders import load_encoder
+from data_prep.find import left_out
 from data_prep.one_setting import NAME, check_folder, claim_folder
 from data_prep.prepare import main, prepare
 from ldm.data.h5 import SlideFile
@@ -270,3 +272,24 @@ def test_no_demo_slide_is_drawn_among_somebody_s_files(cohort, tmp_path, capsys)
 def test_settings_out_of_range_are_refused(override, message):
     with pytest.raises(UserError, match=message):
         load_prepare_config([DEMO], [override])
+
+
+def test_endings_that_are_read_are_found_and_others_are_named(tmp_path, cohort, capsys):
+    folder = tmp_path / "many"
+    for name in ("a.qptiff", "b.btf", "sub/c.tf8", "d.ptif"):
+        write_slide(folder / name, [tissue_image(256, 256)], 0.5)
+    picture = Image.fromarray(tissue_image(256, 256))
+    for name in ("e.webp", "f.bmp"):
+        picture.save(folder / name)
+    (folder / "t.csv").write_text("slide,mpp\ne.webp,0.5\nf.bmp,0.5\n")
+    (folder / "g.xyz").touch()
+    (folder / ".hidden").touch()
+    config = variant(cohort, slides=str(folder), out=str(folder / "out"), table=str(folder / "t.csv"))
+    reports = prepare(config)
+    assert [(report.slide_id, report.status) for report in reports] == [
+        (name, "prepared") for name in ("a", "b", "d", "e", "f", "sub/c")
+    ]
+    assert left_out(config) == "left out, as slides do not end so: 1 of .xyz (g.xyz), 1 of .csv (t.csv)"
+    empty = variant(config, slides=str(folder), pattern="*.xyz", table=None)
+    with pytest.raises(UserError, match=r"no slide that matches \*\.xyz \(left out, .*g\.xyz"):
+        prepare(empty)
