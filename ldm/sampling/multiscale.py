@@ -105,7 +105,7 @@ def denoise_canvas(
                 prediction = windows.predict()
             else:
                 prediction, error = correct(windows, y(some).to(z_t), codec, rule)
-                errors += torch.stack([error.sum(), error.new_tensor(len(error))])
+                errors += torch.stack([error.sum(), error.new_full((), len(error))])
             z_0.add(prediction.z_0, some)
             eps.add(prediction.eps, some)
         if canvas.meet(index):

@@ -208,7 +208,7 @@ class AutoencoderTraining(System):
         loss, values = self.loss(codebook_loss, x, x_hat, 0, self.trained, self.last_layer, split="train")
         if self.smooth:
             half, _ = self.loss(
-                torch.zeros(()),
+                x.new_zeros(()),
                 halved(x),
                 self.autoencoder.decode(halved(z), quantize=False),
                 0,
