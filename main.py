@@ -44,6 +44,7 @@ from ldm.machines import check_machines, told_by_lightning
 from ldm.precision import allow_tf32, announce, choose_training, device_of
 from ldm.run_config import SETTINGS, load_run_config, model_settings, save_config
 from ldm.runs import Run, open_data, open_run
+from ldm.sources import check_there
 from ldm.training.callbacks import (
     Averaging,
     Best,
@@ -103,6 +104,8 @@ def is_first() -> bool:
 
 def begin(config: DictConfig, folder: Path, resumed: bool, signals: StopSignals) -> int:
     """Build the run, prepare its data, train; returns the exit status."""
+    for key in ("autoencoder", "zoomldm", "init"):
+        check_there(config.get(key), key)
     run = open_run(config)
     choose_precision(config)
     prepare_when_absent(config)

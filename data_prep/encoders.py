@@ -9,6 +9,7 @@ The others see the whole tile, resized to their input and normalised as in train
 
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils.logging import set_verbosity_error
 from PIL import Image
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from data_prep.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from ldm.checkpoint import load_strict, load_weights
+from ldm.doctor.published import answered, hub_weights
 from ldm.errors import UserError
 from ldm.files import sha256
 
@@ -184,13 +186,32 @@ def _timm_network(name: str, published: Published, weights: str | Path | None) -
 def _fetched(name: str, hub: str, fetch: Callable[[], Any]) -> Any:
     """What `fetch` downloads. UserError when it cannot: who grants access, how to do without."""
     set_verbosity_error()  # one line of ours says it all
+    page = f"accept the licence at https://huggingface.co/{hub}, run `hf auth login`, or " if hub else ""
+    remedy = f"{page}set encoder.weights to a local file"
+    told = f"encoder.name: {name}: its weights could not be fetched"
+    if not _within_reach(name, hub):
+        raise UserError(f"{told} (they are not on this disk, and the hub does not answer); {remedy}")
     try:
         return fetch()
     except (OSError, RuntimeError, HfHubHTTPError) as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0].split('. ')[0]}"
-        page = f"accept the licence at https://huggingface.co/{hub}, run `hf auth login`, or " if hub else ""
-        remedy = f"{page}set encoder.weights to a local file"
-        raise UserError(f"encoder.name: {name}: its weights could not be fetched ({reason}); {remedy}") from error
+        raise UserError(f"{told} ({reason}); {remedy}") from error
+
+
+def _within_reach(name: str, hub: str) -> bool:
+    """Whether the weights are in the hub's cache, or the hub answers; its own client tries for a minute, in silence."""
+    if not hub and timm.is_model(name):
+        published = timm.get_pretrained_cfg(name)
+        hub = (published and published.hf_hub_id) or ""
+    if not hub or constants.HF_HUB_OFFLINE:
+        return True
+    weights = hub_weights(name, hub, "")
+    if weights.here is not None:
+        return True
+    answers = bool(answered([weights.url]))
+    if answers:
+        print(f"encoder.name: {name}: fetching its weights from {weights.url}", file=sys.stderr)
+    return answers
 
 
 def _local_state(network: Any, weights: str | Path) -> dict[str, Tensor]:

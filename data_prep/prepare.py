@@ -42,9 +42,10 @@ from data_prep.processes import STOPS, raise_stopped, serve
 from data_prep.report import Records, SlideReport, table
 from data_prep.settings import cohort_settings
 from ldm.arguments import Parser
-from ldm.errors import cli
+from ldm.errors import UserError, cli
 from ldm.files import check_destination, remove_leftovers
 from ldm.machines import check_machines, told_by_lightning
+from ldm.sources import check_there
 
 RESUMABLE, INTERRUPTED = 75, 130
 FLAGS = {
@@ -62,6 +63,7 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
 
     UserError for mistakes that concern all slides, before any work; DiskFull when there is no room for one.
     """
+    _check_inputs(config)
     fabric = fabric or launch(config)
     networks = LocalNetworks.load(config, fabric.device)
     out = Path(config.out)
@@ -90,6 +92,16 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
     finally:
         tell()
     return [done[task.slide_id] for task in mine]
+
+
+def _check_inputs(config: PrepareConfig) -> None:
+    """UserError for a file or folder that the config names and that is not there: told before networks are loaded."""
+    check_there(config.autoencoder, "autoencoder")
+    encoder = config.encoder
+    named = {"encoder.weights": encoder.weights, "encoder.embeddings": encoder.embeddings}
+    for key, value in (named | {"coordinates": config.coordinates, "table": config.table}).items():
+        if value is not None and not Path(value).exists():
+            raise UserError(f"{key}: {value} does not exist; correct the path, or set {key}=null")
 
 
 def launch(config: PrepareConfig) -> Fabric:

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import reduce
@@ -132,7 +133,8 @@ class Extractor:
 
     def _identity(self, slide: SlideFile, scales: Sequence[str]) -> Identity:
         """Everything that the bag of some scales depends on."""
-        weights, settings = {"encoder": slide.attrs["encoder"]}, {"source": self.source, "scales": list(scales)}
+        weights = {"encoder": slide.attrs["encoder"]}
+        settings: dict[str, Any] = {"source": self.source, "scales": list(scales), "preparation": slide.settings}
         if self.source == "denoiser":
             weights |= self.model.weights
             settings |= {"precision": self.model.precision, **asdict(self.probe)}
@@ -149,7 +151,9 @@ class Extractor:
         features = torch.cat([self._features(slide, scale, part) for part in rows]).numpy()
         ij = slide.ij(scale)
         coords, side_l0 = place_l0(slide, scale, ij)
-        return Bag(str(slide.attrs["slide_id"]), (scale,), features, coords, ij, side_l0, identity)
+        eligible = slide.eligible(scale)
+        every = -1 if eligible is None else eligible
+        return Bag(str(slide.attrs["slide_id"]), (scale,), features, coords, ij, side_l0, identity, every)
 
     def _features(self, slide: SlideFile, scale: str, rows: Sequence[int]) -> Tensor:
         if self.source == "encoder":

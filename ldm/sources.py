@@ -70,6 +70,17 @@ def open_source(source: str | Path, *systems: str) -> Source:
     return Source("demo" if demo else path.name, weights, config, load_weights(weights))
 
 
+def check_there(source: str | Path | None, key: str) -> None:
+    """UserError when `source`, the value of `key`, names no file and no finished run; cheap, so before all else."""
+    if source is None or str(source) == "demo":
+        return
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"{key}: {path} does not exist; name a weights file, a finished run's folder, or demo")
+    if path.is_dir() and not (path / "weights.safetensors").is_file():
+        raise UserError(f"{key}: {path} has no weights.safetensors, written when a run ends; name a finished run")
+
+
 def _published(tensors: dict[str, Tensor], system: str) -> dict[str, Any]:
     """The config of a published file: default networks; the number of scales is read off the table of scales."""
     tables = ("mag_embedding.weight", "embedding_table.weight")

@@ -58,7 +58,7 @@ def found(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
 def test_a_whole_installation_has_no_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(published, "_ask", lambda urls: {})
+    monkeypatch.setattr(published, "answered", lambda urls: {})
     monkeypatch.setattr(environment, "_driver", lambda: "")
     status, printed = found(capsys)
     assert status == 0

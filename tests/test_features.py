@@ -1,5 +1,6 @@
 """Tile features: activations of the block that was asked for, a function of the tile alone; whole, resumable bags."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import ldm.features
 from ldm.cli import features as extract_features
+from ldm.commands import mil
 from ldm.data.bags import read_bag
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
@@ -170,3 +172,21 @@ def test_the_command_goes_on_past_a_slide_that_cannot_be_used(
     assert "a.h5: has no region at 5x" in told
     assert f"bags of 1 of 2 slides are in {tmp_path / 'bags/encoder-20x+5x'}; 1 failed" in told
     assert read_bag(tmp_path / "bags/encoder-20x+5x/b.h5").features.shape == (64, 2 * toy.EMBEDDING)
+
+
+def test_bags_of_some_of_a_slide_s_tiles_say_so(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.slide(tmp_path / "cohort/a.h5", eligible=json.dumps({"20x": 1000, "10x": 16, "5x": 4}))
+    toy.slide(tmp_path / "cohort/b.h5")
+    given = ["--model", str(world / "zoomldm"), "--out", str(tmp_path / "bags"), "--accelerator", "cpu"]
+    assert extract_features.main([str(tmp_path / "cohort"), *given, "--scales", "20x,5x", "--source", "encoder"]) == 0
+    told = "1 of 2 bags hold 64 of their slides' 1,000 tiles with tissue: for all of them, prepare with regions_per"
+    assert told in capsys.readouterr().out
+    folder = tmp_path / "bags/encoder-20x+5x"
+    assert [read_bag(folder / f"{name}.h5").eligible for name in "ab"] == [1000, -1]
+    (tmp_path / "labels.csv").write_text("slide,label\na,0\nb,1\nc,\n")
+    mil.labelled(str(tmp_path / "labels.csv"), [folder])
+    printed = capsys.readouterr().out
+    assert f"encoder-20x+5x: {told}" in printed
+    assert "1 0 and 1 1; 1 without a label: left out" in printed

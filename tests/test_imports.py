@@ -41,7 +41,14 @@ ONLY: dict[str, set[str]] = {
     "data_prep": {
         *("ldm.data.cohort", "ldm.data.h5", "ldm.data.ids", "ldm.data.dataset", "ldm.data.slide_writer"),
         *("ldm.data.splits", "ldm.scales", "ldm.config", "ldm.pipeline", "ldm.io", "ldm.tiff", "ldm.tiff_pages"),
-        *("ldm.rasters", "ldm.picture_files", "ldm.checkpoint", "ldm.evaluation"),
+        *(
+            "ldm.rasters",
+            "ldm.picture_files",
+            "ldm.checkpoint",
+            "ldm.evaluation",
+            "ldm.sources",
+            "ldm.doctor.published",
+        ),
     },
 }
 """rooms that know less than what stands before them: these, and the ground floor"""

@@ -9,6 +9,7 @@ import argparse
 import torch
 from tqdm import tqdm
 
+from ldm.data.bags import subsets
 from ldm.data.cohort import open_cohort
 from ldm.errors import UserError
 from ldm.features import Extractor, Probe
@@ -50,4 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if fabric.global_rank == 0:
         done = f"bags of {len(files) - failed} of {len(files)} slides are in {extract.folder}"
         print(done + (f"; {failed} failed" if failed else ""))
+        bags = [extract.folder / f"{slide.attrs['slide_id']}.h5" for slide in files]
+        if told := subsets([bag for bag in bags if bag.is_file()]):
+            print(told)
     return 1 if failed else 0

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from data_prep.config import load_prepare_config
 from data_prep.prepare import main as prepare
-from ldm.data.bags import BagFolder, read_bag
+from ldm.data.bags import BagFolder, read_bag, subsets
 from ldm.data.cohort import open_cohort
 from ldm.data.h5 import SlideFile
 from ldm.data.labels import Labels, read_labels
@@ -80,6 +80,9 @@ def labelled(path: str, features: Sequence[Path]) -> Labels:
     kept = labels.only(set.intersection(*bags))
     if len(kept.slides) < len(labels.slides):
         print(f"{len(labels.slides) - len(kept.slides)} of {len(labels.slides)} labelled slides have no bag: left out")
+    for folder in features:
+        if told := subsets([folder / f"{slide}.h5" for slide in kept.slides]):
+            print(f"{folder.name}: {told}")
     return kept
 
 

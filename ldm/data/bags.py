@@ -6,8 +6,9 @@
                                patch_size_level0
     ij          (n, 2) i32     the tile's row and column on the grid of its scale
     attrs       format, slide_id, scales (finest first), identity: everything the features depend on, as JSON, of
-                which the inputs alone differ between slides; digest: sha256 of the other attributes, as HDF5 has no
-                checksum of them
+                which the inputs alone differ between slides; eligible: tiles with tissue that the slide has at the
+                finest scale, of which it may have been prepared for some (regions_per_scale), -1: not known;
+                digest: sha256 of the other attributes, as HDF5 has no checksum of them
 
 A region (i, j) of one scale lies in region (i // 2, j // 2) of the next. Fusing scales keeps a row for each tile of the
 finest one, with the features of the coarser regions around that tile beside its own (paper, Table 4).
@@ -34,7 +35,7 @@ from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.files import Sink, whole
 
-FORMAT = "zoomldm-bag-2"
+FORMAT = "zoomldm-bag-3"
 MISSING = 0.1
 """largest share of a slide's tiles that may lie in no region of a coarser scale"""
 MEMORY = 8 * 2**30
@@ -52,6 +53,8 @@ class Bag:
     side_l0: int
     """of a tile, in pixels at full resolution"""
     identity: Identity = field(default_factory=partial(Identity, "features"))
+    eligible: int = -1
+    """tiles with tissue that the slide has at the finest scale, of which these are some; -1: not known"""
 
 
 def place_l0(slide: SlideFile, scale: str, ij: NDArray[np.integer]) -> tuple[NDArray[np.int64], int]:
@@ -99,7 +102,8 @@ def write_bag(path: str | Path, bag: Bag) -> None:
         raise UserError(f"{path}: features are not finite; the network's weights or the slide's latents are damaged")
     with whole(path) as partial, Sink(partial) as sink, h5py.File(sink, "w", libver=("v110", "v110")) as file:
         file.attrs.update(format=FORMAT, slide_id=bag.slide_id, scales=list(bag.scales), identity=bag.identity.text)
-        file.attrs["digest"] = digest(bag.slide_id, list(bag.scales), bag.identity.text, bag.side_l0)
+        file.attrs["eligible"] = bag.eligible
+        file.attrs["digest"] = digest(bag.slide_id, list(bag.scales), bag.identity.text, bag.side_l0, bag.eligible)
         for name in ("features", "coords", "ij"):
             file.create_dataset(name, data=getattr(bag, name), chunks=True, fletcher32=True, track_times=False)
         file["coords"].attrs.update(
@@ -107,9 +111,9 @@ def write_bag(path: str | Path, bag: Bag) -> None:
         )
 
 
-def digest(slide_id: str, scales: list[str], identity: str, side_l0: int) -> str:
+def digest(slide_id: str, scales: list[str], identity: str, side_l0: int, eligible: int) -> str:
     """Names what a bag says of itself besides its datasets."""
-    return hashlib.sha256(json.dumps([FORMAT, slide_id, scales, identity, side_l0]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([FORMAT, slide_id, scales, identity, side_l0, eligible]).encode()).hexdigest()
 
 
 @contextmanager
@@ -122,7 +126,8 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             if attrs["format"] != FORMAT:
                 raise OSError(f"its format is {attrs['format']}, expected {FORMAT}")
             scales, side_l0 = [str(scale) for scale in attrs["scales"]], int(file["coords"].attrs["patch_size_level0"])
-            if attrs.get("digest") != digest(str(attrs["slide_id"]), scales, str(attrs["identity"]), side_l0):
+            said = str(attrs["slide_id"]), scales, str(attrs["identity"]), side_l0, int(attrs["eligible"])
+            if attrs.get("digest") != digest(*said):
                 raise OSError("its attributes are not those that it was written with")
             yield file
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -140,7 +145,24 @@ def read_bag(path: str | Path) -> Bag:
             ij=file["ij"][:],
             side_l0=int(file["coords"].attrs["patch_size_level0"]),
             identity=Identity.parse(file.attrs["identity"]),
+            eligible=int(file.attrs["eligible"]),
         )
+
+
+def subsets(paths: Sequence[Path]) -> str:
+    """A line where bags hold some of their slides' tiles; empty where none says so. UserError as `read_bag`."""
+    held, eligible, slides = 0, 0, 0
+    for path in paths:
+        with _opened(path) as file:
+            count, every = len(file["features"]), int(file.attrs["eligible"])
+        if count < every:
+            held, eligible, slides = held + count, eligible + every, slides + 1
+    if not slides:
+        return ""
+    return (
+        f"{slides} of {len(paths)} bags hold {held:,} of their slides' {eligible:,} tiles with tissue: "
+        "for all of them, prepare with regions_per_scale=null"
+    )
 
 
 def recipe(path: Path) -> Identity:

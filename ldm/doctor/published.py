@@ -37,7 +37,7 @@ def hub_weights(name: str, repository: str, remedy: str) -> Weights:
 
 def published(wanted: list[Weights]) -> Iterator[Finding]:
     """One line for each of `wanted`; what is not there is a warning, since the demo needs none of it."""
-    answers = _ask([weights.url for weights in wanted if weights.here is None])
+    answers = answered([weights.url for weights in wanted if weights.here is None])
     for weights in wanted:
         if weights.here is not None:
             yield ok(f"{weights.name}: {weights.here}")
@@ -55,7 +55,7 @@ def published(wanted: list[Weights]) -> Iterator[Finding]:
             yield ok(f"{weights.name}: not on this disk; {weights.url} gives it")
 
 
-def _ask(urls: list[str]) -> Mapping[str, int]:
+def answered(urls: list[str]) -> Mapping[str, int]:
     """The HTTP status of each that answers in time. Threads are left behind: looking a name up cannot be stopped."""
     statuses: dict[str, int] = {}
     token = get_token()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from data_prep import encoders
 from data_prep.encoders import PUBLISHED, ConchEncoder, TimmEncoder, known_width, load_encoder
 from ldm.checkpoint import save_weights
+from ldm.doctor import published
 from ldm.errors import UserError
 
 TINY = "test_vit"
@@ -182,6 +183,7 @@ def test_conch_that_cannot_be_fetched_is_one_line_with_the_remedy(conch: None, m
         raise OSError("401 Client Error\nAccess to model is restricted")
 
     monkeypatch.setattr(encoders, "hf_hub_download", refuse)
+    monkeypatch.setattr(encoders, "answered", lambda urls: dict.fromkeys(urls, 401))
     with pytest.raises(UserError, match=r"huggingface\.co/MahmoodLab/conch,.*encoder\.weights") as refusal:
         load_encoder("conch")
     assert "\n" not in str(refusal.value)
@@ -192,3 +194,15 @@ def test_conch_without_its_package_is_told_how_to_get_it(monkeypatch: pytest.Mon
     with pytest.raises(UserError, match=r"authors' package is missing .*; pip install git\+https://") as refusal:
         load_encoder("conch")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["uni", "dinov2", "resnet18"])
+def test_a_hub_that_does_not_answer_is_told_and_its_client_is_not_asked(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(encoders, "answered", lambda urls: {})
+    monkeypatch.setattr(encoders.timm, "create_model", lambda *_, **__: pytest.fail("the client was asked"))
+    message = rf"encoder\.name: {name}: its weights could not be fetched .*the hub does not answer.*encoder\.weights"
+    with pytest.raises(UserError, match=message):
+        load_encoder(name)

@@ -87,7 +87,7 @@ def test_latents_are_the_autoencoders_unquantised(cohort, monkeypatch):
     torch.manual_seed(0)
     tiny = Autoencoder(width=32, multipliers=(1, 2), blocks=1, codes=16, patch=2, norm="pixel", attention=False).eval()
     monkeypatch.setattr(networks, "load_autoencoder", lambda _: (tiny, "tiny-1"))
-    prepare(variant(cohort, autoencoder="tiny"))
+    prepare(variant(cohort, autoencoder=__file__))
     slide = SlideFile(Path(cohort.out) / "a.h5")
     assert (slide.attrs["autoencoder"], slide.attrs["latents_id"]) == ("tiny-1", tiny.latents_id())
     for name in slide.attrs["scales"]:
@@ -237,6 +237,15 @@ def test_demo_slides_are_drawn_when_they_are_absent(tmp_path, capsys):
         "report.json",
         "settings.json",
     ]
+
+
+@pytest.mark.parametrize("key", ["autoencoder", "encoder.weights", "encoder.embeddings", "coordinates", "table"])
+def test_what_the_config_names_and_is_not_there_is_told_before_networks_are_loaded(key, tmp_path, monkeypatch):
+    monkeypatch.setattr(networks.LocalNetworks, "load", lambda *_: pytest.fail("networks were loaded"))
+    absent = tmp_path / "absent"
+    with pytest.raises(UserError, match=rf"{key}: {absent} does not exist"):
+        main(["--config", str(DEMO), f"slides={tmp_path / 'slides'}", f"out={tmp_path / 'out'}", f"{key}={absent}"])
+    assert not (tmp_path / "slides").exists()
 
 
 def test_no_demo_slide_is_drawn_among_somebody_s_files(cohort, tmp_path, capsys):

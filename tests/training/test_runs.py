@@ -124,6 +124,16 @@ def test_a_wrong_cohort_is_told_and_nothing_is_drawn(tmp_path: Path, overrides: 
     assert list((tmp_path / "empty").iterdir()) == []
 
 
+def test_weights_that_are_not_there_are_told_before_anything_is_prepared(tmp_path: Path) -> None:
+    for system, key in (("zoomldm", "autoencoder"), ("zoomldm", "init"), ("cdm", "zoomldm"), ("vq", "init")):
+        base = str(ROOT / f"configs/demo/{system}.yaml")
+        with pytest.raises(UserError, match=rf"{key}: {tmp_path / 'absent'} does not exist"):
+            main.main(["--base", base, f"run={tmp_path / 'run'}", f"{key}={tmp_path / 'absent'}"])
+        with pytest.raises(UserError, match=rf"{key}: {tmp_path} has no weights.safetensors"):
+            main.main(["--base", base, f"run={tmp_path / 'run'}", f"{key}={tmp_path}"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_existing_run_is_not_overwritten(tmp_path: Path, overrides: list[str]) -> None:
     run(tmp_path / "run", overrides, 1)
     with pytest.raises(UserError, match="exists; continue it with --resume"):
