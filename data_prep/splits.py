@@ -11,16 +11,18 @@ import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.metadata import match_rows, read_table
 from ldm.arguments import Parser, fraction, output_file, seed_int
-from ldm.data.cohort import open_cohort
-from ldm.data.h5 import SlideFile
 from ldm.data.splits import NAME, PARTS, Shares, Split, extend, patient_of, read_split, write_split
 from ldm.errors import UserError, cli
 
+if TYPE_CHECKING:
+    from ldm.data.h5 import SlideFile
 
-def patients_of_table(path: str, slides: Sequence[SlideFile]) -> dict[str, str]:
+
+def patients_of_table(path: str, slides: Sequence["SlideFile"]) -> dict[str, str]:
     """Slide ids and patients of the rows that name one of `slides` and have a patient. UserError without the column."""
     rows = read_table(path)
     if rows and "patient" not in rows[0].values:
@@ -43,7 +45,7 @@ def asked_shares(path: Path, before: Shares | None, args: argparse.Namespace) ->
     return shares
 
 
-def table(split: Split, slides: Sequence[SlideFile]) -> str:
+def table(split: Split, slides: Sequence["SlideFile"]) -> str:
     """Patients, slides and regions of each part, as far as the cohort has them."""
     names = slides[0].ladder.names
     lines = [f"{'part':10}  patients  slides  {'  '.join(f'{name:>9}' for name in names)}"]
@@ -74,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=seed_int, help="another one deals patients out otherwise; 0 by default")
     parser.add_argument("--out", type=output_file, help=f"the file, <cohort>/{NAME} by default")
     args = parser.parse_args(argv)
+    from ldm.data.cohort import open_cohort  # PyTorch takes seconds to import
+
     path: Path = args.out or args.cohort / NAME
     slides = open_cohort(args.cohort)
     ids = [str(slide.attrs["slide_id"]) for slide in slides]

@@ -1,55 +1,7 @@
-"""Put finished runs into the package as the demo model: weights in half precision, and the config that made them.
+"""Put finished runs into the package as the demo model: see ldm/cli/bundle.py."""
 
-    python scripts/bundle_demo.py runs/VQ runs/ZOOMLDM runs/CDM runs/CONTROL
-
-A run's system says which of the bundled folders it replaces. An autoencoder whose latents are those of the bundled
-ZoomLDM's takes its place there too: a decoder can be trained on alone.
-"""
-
-from pathlib import Path
-
-import torch
-from torch import Tensor
-
-from ldm.arguments import Parser
-from ldm.checkpoint import PARTS, load_metadata, load_weights, save_weights
+from ldm.cli.bundle import main
 from ldm.errors import cli
-from ldm.run_config import SETTINGS, model_settings, save_config
-from ldm.sources import BUNDLED, open_source
-
-
-def bundle(run: Path) -> Path:
-    """Copy one run; returns the folder it went to. UserError when the run is not finished."""
-    source = open_source(run, "vq", "zoomldm", "cdm", "control")
-    folder = BUNDLED / source.config.system
-    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in source.tensors.items()}
-    save_weights(folder / "weights.safetensors", half, {SETTINGS: model_settings(source.config)})
-    save_config(folder, source.config)
-    if source.config.system == "vq":
-        refresh_decoder(half)
-    return folder
-
-
-def refresh_decoder(autoencoder: dict[str, Tensor]) -> None:
-    """Put `autoencoder` into the bundled ZoomLDM, unless its latents or codes are others."""
-    path = BUNDLED / "zoomldm" / "weights.safetensors"
-    model = load_weights(path)
-    decoding = tuple(f"{PARTS['autoencoder']}{part}." for part in ("decoder", "post_quant_conv"))
-    kept = [name for name in autoencoder if not name.startswith(decoding)]
-    if all(torch.equal(model[name], autoencoder[name]) for name in kept):
-        save_weights(path, model | autoencoder, load_metadata(path))
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = Parser(
-        description="Put finished runs into the package as the demo model.",
-        epilog="example: python scripts/bundle_demo.py runs/demo-vq",
-    )
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders of main.py")
-    for run in parser.parse_args(argv).runs:
-        folder = bundle(run)
-        print(f"{run} -> {folder}: {(folder / 'weights.safetensors').stat().st_size / 2**20:.1f} MiB")
-
 
 if __name__ == "__main__":
     cli(main)

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from ldm.checkpoint import PARTS, load_weights, save_weights
+from ldm.commands import bundle as bundle_demo
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.files import intact
 from ldm.pipeline import ZoomLDM, load_autoencoder, to_uint8
 from ldm.protocols.superres import control_for
 from ldm.sources import BUNDLED
-from scripts import bundle_demo
 from tests import toy
 
 

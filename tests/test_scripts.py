@@ -99,7 +99,10 @@ def test_mistakes_end_in_one_line_and_status_2(
 
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = [f"scripts/{name}.py" for name in ("doctor", "evaluate", "extract_features", "sample_patches", "train_mil")]
+COMMANDS = [
+    f"scripts/{name}.py"
+    for name in ("bundle_demo", "doctor", "evaluate", "extract_features", "sample_patches", "train_mil")
+]
 HEAVY = {"torch", "torchvision", "timm", "taming", "rasterio", "openslide", "pytorch_lightning", "scipy"}
 
 
