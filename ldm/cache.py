@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ldm.files import sha256
 
 VERSION = 1
@@ -77,6 +80,11 @@ def _short(value: object) -> str:
 
 def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def content_of(pixels: NDArray[Any]) -> str:
+    """Of an array, its shape and its type."""
+    return digest_of(f"{pixels.dtype} {pixels.shape} {hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()}")
 
 
 def content(path: str | Path) -> str:

@@ -69,7 +69,9 @@ class Inference:
         side = self.model.ladder[self.scale].grid
         shape = (self.model.summarizer.dim_reduce.in_features, side, side)
         grids = []
-        with tqdm(total=count * steps, unit="step", disable=not self.progress, leave=False) as bar:
+        with tqdm(
+            total=count * steps, desc="inferring conditions", unit="step", disable=not self.progress, leave=False
+        ) as bar:
             for first in range(0, count, self.batch_size):
                 part = slice(first, min(first + self.batch_size, count))
                 start = SPREAD * self._noise(shape, part, FOR_GRID)

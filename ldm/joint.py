@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
 from ldm.processes import ALONE, Processes
 from ldm.sampling.constraints import Shrink, project_bands
-from ldm.sampling.multiscale import Canvas, Codec, State, Target, denoise_canvas
+from ldm.sampling.multiscale import Canvas, Codec, State, Target, Windows, correct, denoise_canvas
 from ldm.sampling.presets import PRESETS, Settings, at_precision
 from ldm.sampling.steps import ddim_steps, released_steps
 from ldm.sampling.windows import canvas_noise, cut
@@ -108,7 +109,12 @@ class Joint:
         """Of all canvases together."""
         sampled = len(self.scales) - (self.fixed is not None)
         repair = REPAIR_FROM // REPAIR_STRIDE if self.settings.seam == "repair" else 0
-        return sampled * len(self._canvas(self.scales[0]).steps) + repair
+        return sampled * self.scale_steps + repair
+
+    @property
+    def scale_steps(self) -> int:
+        """Of one canvas."""
+        return len(self._canvas(self.scales[0]).steps)
 
     @property
     def done(self) -> int:
@@ -150,9 +156,8 @@ class Joint:
             noise = self._noise(scale, FOR_START)
             start = State(0, noise, noise, None)
         canvas = self._canvas(scale)
-        codec = Codec(partial(self.model.decode, quantize=self.settings.quantize), self.model.encode)
         rule = self.settings.rule
-        for state in denoise_canvas(start.z_t, canvas, first=start.step, target=target, codec=codec, rule=rule):
+        for state in denoise_canvas(start.z_t, canvas, first=start.step, target=target, codec=self._codec, rule=rule):
             kept = state if self.settings.lockstep else state._replace(z_0=state.z_t)  # canvases are large
             self.states[scale] = kept
             yield scale, kept
@@ -176,6 +181,22 @@ class Joint:
         for state in denoise_canvas(start.z_t, canvas, first=start.step):
             self.states[REPAIR] = state
             yield REPAIR, state
+
+    def one_window(self, held: bool) -> None:
+        """What a step does with one window of the finest canvas, `held` to a coarser one or not: for its time."""
+        scale = self.scales[0]
+        places = torch.zeros(1, 2, dtype=torch.long)
+        z_t = torch.zeros(1, 3, self.side, self.side, device=self.model.device)
+        windows = Windows(z_t, self.denoiser(scale, places), self._canvas(scale).steps[0])
+        if held:
+            y = z_t.new_zeros(1, 3, *2 * [self.model.tile_px // self._above(scale)])
+            correct(windows, y, self._codec, replace(self.settings.rule, tolerance=-1.0))
+        else:
+            windows.predict()
+
+    @property
+    def _codec(self) -> Codec:
+        return Codec(partial(self.model.decode, quantize=self.settings.quantize), self.model.encode)
 
     def _canvas(self, scale: str) -> Canvas:
         settings, alpha_bar = self.settings, self.model.alpha_bar

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ldm.errors import UserError
 
 PER_CORE = 4
 """most processes for each core of a CPU"""
+CGROUP = Path("/sys/fs/cgroup")
 CLUSTERS = ("MASTER_ADDR", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 """set by schedulers and launchers where several machines share a job"""
 
@@ -47,3 +49,16 @@ def told_by_lightning() -> Iterator[None]:
             f"accelerator, devices, nodes, strategy, precision: Lightning refuses them here "
             f"({' '.join(str(error).split())}); cpu, 1, 1, auto, 32-true always work"
         ) from error
+
+
+def available_memory() -> int:
+    """Bytes that a process here may still take: of the machine, or of the container's limit."""
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():  # counts what caches would give back
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    limit = CGROUP / "memory.max"
+    if limit.is_file() and limit.read_text().strip() != "max":
+        available = min(available, int(limit.read_text()) - int((CGROUP / "memory.current").read_text()))
+    return max(0, available)

@@ -156,6 +156,11 @@ class ZoomLDM:
         return next(self.unet.parameters()).device
 
     @property
+    def embedding_width(self) -> int:
+        """d"""
+        return self.summarizer.dim_reduce.in_features
+
+    @property
     def weights(self) -> dict[str, str]:
         """What names everything that samples depend on, besides conditions, settings and precision."""
         return {"model": self.id, "model config": self.config_id}

@@ -8,20 +8,24 @@ it, another one begins anew and says what differs.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from tqdm import tqdm
 
 from ldm.cache import Identity
 from ldm.checkpoint import load_weights, save_weights
 from ldm.errors import UserError
 from ldm.files import sidecar
+from ldm.joint import Joint
 from ldm.sampling.multiscale import State
 
+Rows = TypeVar("Rows")
 SECONDS = 30.0
 """between two saves"""
 NOT_CONSTRAINED = -1.0
@@ -107,3 +111,42 @@ def identity_of(path: Path) -> Identity | None:
             return Identity.parse((file.metadata() or {})[KEY])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         return None
+
+
+def sample(
+    joint: Joint, file: StateFile, label: str, first: bool = True, alone: bool = True
+) -> dict[str, list[float | None]]:
+    """Run to the end from where `file` stands, saving now and then; the constraint error after every step taken here.
+
+    The `first` process saves and shows a bar, named `label`. UserError when memory is short even for one window at a
+    time, or where several processes share the windows (not `alone`).
+    """
+    joint.states |= file.load(joint.model.device)
+    errors: dict[str, list[float | None]] = {}
+    with tqdm(total=joint.steps, initial=joint.done, desc=label, unit="step", disable=not first) as bar:
+        while joint.done < joint.steps:
+            try:
+                for canvas, state in joint.run():
+                    errors.setdefault(canvas, []).append(state.error)
+                    bar.update(joint.done - bar.n)
+                    bar.set_postfix_str(canvas if state.error is None else f"{canvas} |Ax-y| {state.error:.3f}")
+                    if first and state.whole:
+                        file.save(joint.states)
+            except KeyboardInterrupt:
+                if first and all(state.whole for state in joint.states.values()):
+                    file.save(joint.states, now=True)
+                raise
+            except torch.OutOfMemoryError as error:
+                if joint.batch_size == 1 or not alone:
+                    raise UserError(f"--tile-batch: memory is short at {joint.batch_size}; choose fewer") from error
+                joint.batch_size //= 2
+                bar.write(f"memory is short: going on with --tile-batch {joint.batch_size}")
+    return errors
+
+
+def shown(bands: Iterable[Rows], height: int, label: str, rows_of: Callable[[Rows], int]) -> Iterator[Rows]:
+    """`bands` of an image of `height` rows, with a bar; `rows_of` a band."""
+    with tqdm(total=height, desc=label, unit="row") as bar:
+        for band in bands:
+            yield band
+            bar.update(min(rows_of(band), height - bar.n))

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from einops import reduce
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from data_prep.encoders import load_encoder
 from ldm.arguments import (
@@ -45,6 +43,7 @@ from ldm.conditions import (
     richest_place,
     tokens_at,
 )
+from ldm.cost import cost_of, window_seconds
 from ldm.errors import UserError, cli
 from ldm.evaluation.large_image import gradient_energy, seam_strength
 from ldm.files import whole
@@ -55,7 +54,7 @@ from ldm.pipeline import ZoomLDM, to_uint8
 from ldm.precision import add_precision, announce
 from ldm.processes import launch
 from ldm.rasters import Place
-from ldm.resume import StateFile
+from ldm.resume import StateFile, sample, shown
 from ldm.sampling.presets import PRESETS, SEAMS, Settings
 from ldm.slides import matching_slide, tile_place
 from ldm.sources import BUNDLED
@@ -165,32 +164,6 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], s
     return Origin("picture", lambda: tokens, {"encoder": embed.id}, {"picture": content(origin)}, place=ground)
 
 
-def sample(joint: Joint, file: StateFile, fabric: Fabric) -> dict[str, list[float | None]]:
-    """Run, saving now and then; the constraint error after every step of each canvas."""
-    joint.states |= file.load(fabric.device)
-    errors: dict[str, list[float | None]] = {}
-    first = fabric.global_rank == 0
-    with tqdm(total=joint.steps, initial=joint.done, unit="step", disable=not first) as bar:
-        while joint.done < joint.steps:
-            try:
-                for canvas, state in joint.run():
-                    errors.setdefault(canvas, []).append(state.error)
-                    bar.update(joint.done - bar.n)
-                    bar.set_postfix_str(canvas if state.error is None else f"{canvas} |Ax-y| {state.error:.3f}")
-                    if first and state.whole:
-                        file.save(joint.states)
-            except KeyboardInterrupt:
-                if first and all(state.whole for state in joint.states.values()):
-                    file.save(joint.states, now=True)
-                raise
-            except torch.OutOfMemoryError as error:
-                if joint.batch_size == 1 or fabric.world_size > 1:
-                    raise UserError(f"--tile-batch: memory is short at {joint.batch_size}; choose fewer") from error
-                joint.batch_size //= 2
-                bar.write(f"memory is short: going on with --tile-batch {joint.batch_size}, to the same pixels")
-    return errors
-
-
 class Shrunk:
     """The f x f means of an image (height, width, 3) that comes in bands, rounded; what is left over is dropped."""
 
@@ -227,7 +200,7 @@ def write(joint: Joint, out: Path, place: Place | None) -> dict[str, Any]:
     shrunk = Shrunk(joint.width, joint.factor(coarse))
     bands = []
     with writer_of(joint, out / "image.tiff", place) as writer:
-        for band in tqdm(joint.bands(), desc="decoding", unit="band"):
+        for band in shown(joint.bands(), joint.height, "decoding", lambda band: band.shape[1]):
             pixels = to_uint8(band[None])[0]
             writer.write(pixels)
             shrunk.add(pixels)
@@ -298,13 +271,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch_size=args.tile_batch,
         processes=processes,
     )
+    least = max(2, joint.factor(joint.scales[min(1, len(scales) - 1)]))
+    if min(size) < least:
+        raise UserError(f"--size: {args.size}; expected at least {least} pixels, of which the coarser canvas shows one")
+    cost = cost_of(joint)
+    cost.check(f"--size: {args.size}", args.out, model.device)
     origin = origin_of(args, model, scales, size)
     file = StateFile(args.out, identity_of(args, joint, origin, fabric))
     if first:
         for note in file.notes():
             print(note)
     joint.conditions = origin.conditions(model, file, first)
-    errors = sample(joint, file, fabric)
+    if first:
+        print(cost.told(window_seconds(joint) / fabric.world_size))
+    errors = sample(joint, file, "sampling", first, alone=fabric.world_size == 1)
     if not first:
         return
     sampling_seconds = time.monotonic() - started

@@ -8,20 +8,22 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from data_prep.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from data_prep.demo_world import generate
 from data_prep.slide import Plane, open_slide
 from ldm.arguments import Parser, device, non_negative, output_folder, positive_int, seed_int
+from ldm.cache import Identity, content, content_of
 from ldm.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
+from ldm.cost import cost_of, window_seconds
 from ldm.errors import UserError, cli
 from ldm.evaluation.superres import Lpips, encoder_distance, psnr, ssim
 from ldm.files import whole
@@ -40,11 +42,12 @@ from ldm.pictures import (
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
 from ldm.precision import add_precision, announce
 from ldm.rasters import Place
+from ldm.resume import StateFile, sample, shown
 from ldm.sampling.constraints import Shrink
-from ldm.sampling.presets import CONSISTENT
+from ldm.sampling.presets import CONSISTENT, Settings
 from ldm.slides import matching_slide, tile_place
 from ldm.sources import BUNDLED
-from ldm.superres import Residual, SuperResolution, bicubic, inferred, magnification
+from ldm.superres import INVERSION_STEPS, Residual, SuperResolution, bicubic, inferred, magnification
 
 DEMO_SEED, DEMO_PX, DEMO_TILE_PX, DEMO_PLACE = 100, 4096, 128, (12, 16)
 """the bundled slide and a base tile (row, col) of it"""
@@ -122,19 +125,39 @@ def demo(args: argparse.Namespace) -> Job:
     return Job("demo.png", Picture(to_uint8(Shrink(4)(from_uint8(truth[None])))[0]), truth)
 
 
-def conditions_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> Conditions:
+@dataclass(frozen=True)
+class Source:
+    """Where the conditions of a picture come from, and what they depend on."""
+
+    make: Callable[[], Tensor] | None = None
+    """their tokens (d, rows, cols); None: there are no conditions"""
+    inputs: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    inferred: bool = False
+
+    def conditions(self, model: ZoomLDM, file: StateFile) -> Conditions:
+        if self.make is None:
+            return Unconditional(model)
+        return TokenMap(model, file.kept("conditions", self.make) if self.inferred else self.make())
+
+
+def source_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> Source:
     """As --condition says. UserError where the slide does not hold them."""
     condition = args.condition or ("given" if args.slide else "inferred")
     if condition == "none":
-        return Unconditional(model)
+        return Source(settings={"condition": condition})
     if condition == "inferred":
-        return inferred(model, y, args.scales, seed=args.seed, progress=True)
+        settings = {"condition": condition, "inversion_steps": INVERSION_STEPS}
+        infer = partial(inferred, model, y, args.scales, seed=args.seed, progress=True)
+        return Source(lambda: infer().tokens, settings=settings, inferred=True)
     if args.slide is None:
         raise UserError("--condition: given, but no slide; give --from SLIDE.h5 and --place ROW,COL")
     slide = matching_slide(args.slide, model)
     per_pixel = max(model.ladder[name].downsample for name in args.scales)
     rows, cols = (-(-length * per_pixel // model.tile_px) for length in y.shape[:2])
-    return TokenMap(model, tokens_at(slide, place_of(args.place or "0,0"), rows, cols))
+    place = place_of(args.place or "0,0")
+    tokens = tokens_at(slide, place, rows, cols)
+    return Source(lambda: tokens, {"slide": content(slide.path)}, {"condition": condition, "place": list(place)})
 
 
 def slide_place(args: argparse.Namespace, model: ZoomLDM) -> Place | None:
@@ -145,22 +168,49 @@ def slide_place(args: argparse.Namespace, model: ZoomLDM) -> Place | None:
     return None if ground is None else ground.scaled(max(model.ladder[name].downsample for name in args.scales))
 
 
-def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> SuperResolution:
-    """The model's answer, ready to be decoded."""
+def settings_of(args: argparse.Namespace) -> Settings:
     rounds = 0 if args.no_consistency else CONSISTENT.rounds
+    return replace(CONSISTENT, steps=args.steps, guidance=args.guidance, rounds=rounds)
+
+
+def identity_of(args: argparse.Namespace, model: ZoomLDM, job: Job, source: Source) -> Identity:
+    """Everything that the pixels of a picture's enlargement depend on."""
+    settings = {
+        "scales": args.scales,
+        "seed": args.seed,
+        "precision": model.precision,
+        "device": model.device.type,
+        "tile_batch": args.tile_batch,
+        **source.settings,
+        "sampling": asdict(settings_of(args)),
+    }
+    inputs = {"picture": content_of(job.picture.pixels), **source.inputs}
+    return Identity("super-resolution", model.weights, inputs, settings)
+
+
+def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> tuple[SuperResolution, StateFile]:
+    """The model's answer, ready to be decoded, and its state on disk. UserError where it does not fit in memory."""
     y = job.picture.pixels
     sampling = SuperResolution(
         model,
         y,
         args.scales,
-        conditions_of(args, model, y),
-        settings=replace(CONSISTENT, steps=args.steps, guidance=args.guidance, rounds=rounds),
+        Unconditional(model),
+        settings=settings_of(args),
         seed=args.seed,
         batch_size=args.tile_batch,
     )
-    for _ in tqdm(sampling.run(), total=sampling.joint.steps, unit="step", desc=job.name, leave=False):
-        pass
-    return sampling
+    joint = sampling.joint
+    source = source_of(args, model, y)
+    cost = cost_of(joint, source.inferred)
+    cost.check(job.name, args.out, model.device)
+    file = StateFile(args.out, identity_of(args, model, job, source))
+    for note in file.notes() if args.alone else ():
+        print(note)
+    joint.conditions = source.conditions(model, file)
+    print(f"{job.name}: {cost.told(window_seconds(joint))}")
+    sample(joint, file, job.name)
+    return sampling, file
 
 
 def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any]:
@@ -177,16 +227,18 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
     place = None if place is None else place.scaled(1 / factor)
     path = destination(args.out, job.name, height, width, place)
     figures: dict[str, Any] = {"image": str(path), "width": width, "height": height}
-    sampling = None if args.method == "bicubic" else sampled(args, model, job)
+    sampling, file = (None, None) if args.method == "bicubic" else sampled(args, model, job)
     bands = iter([bicubic(y, factor)]) if sampling is None else sampling.bands()
+    bands = shown(bands, height, f"{job.name}, decoding", len)
     if place is not None:
         image = write_scene(path, bands, height, width, place)
     elif large:
         write_large(path, bands, height, width, min(model.ladder.um(name) for name in args.scales))
     else:
         image = write_picture(path, bands, profile)
-    if sampling is not None:
+    if sampling is not None and file is not None:
         figures |= {"residual_before": sampling.before.rms, "residual": sampling.after.rms}
+        file.remove()
     figures["seconds"] = round(time.monotonic() - started, 1)
     if job.truth is not None:
         images = {"bicubic": bicubic(y, factor), args.method: image}
@@ -250,6 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--from: one place for {len(paths)} images; expected one image")
     truth = truths(args, paths)
     jobs = [partial(load, path, truth.get(path)) for path in paths] or [partial(demo, args)]
+    args.alone = len(jobs) == 1
     done, failed = [], []
     for job in jobs:
         try:
@@ -260,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             failed.append(str(error))
     args.precision = model.precision
-    settings = {key: str(value) for key, value in vars(args).items() if key != "images"}
+    settings = {key: str(value) for key, value in vars(args).items() if key not in ("images", "alone")}
     with whole(args.out / "superres.json") as unfinished:
         unfinished.write_text(json.dumps({"settings": settings, "images": done, "failed": failed}, indent=2) + "\n")
     for line in failed:

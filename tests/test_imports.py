@@ -12,9 +12,10 @@ ORDER = [
     *("ldm.processes", "ldm.schema", "ldm.finite", "ldm.lock"),
     *("ldm.scales", "ldm.config", "ldm.run_config", "ldm.training_config", "ldm.batch", "ldm.tokens"),
     *("ldm.io", "ldm.tiff", "ldm.tiff_pages", "ldm.rasters", "ldm.cog", "ldm.picture_files", "ldm.pictures"),
-    *("ldm.diffusion", "ldm.layers", "ldm.networks", "ldm.checkpoint", "ldm.data", "ldm.sampling", "ldm.resume"),
+    *("ldm.diffusion", "ldm.layers", "ldm.networks", "ldm.checkpoint", "ldm.data", "ldm.sampling"),
     *("ldm.evaluation", "ldm.training", "ldm.sources", "ldm.cdm", "ldm.pipeline", "ldm.inferred", "ldm.slides"),
-    *("ldm.conditions", "ldm.joint", "ldm.control", "ldm.superres", "ldm.features", "ldm.runs", "ldm.protocols"),
+    *("ldm.conditions", "ldm.joint", "ldm.resume", "ldm.cost", "ldm.control", "ldm.superres", "ldm.features"),
+    *("ldm.runs", "ldm.protocols"),
     *("ldm.doctor", "data_prep", "ldm.commands", "ldm.cli", "main", "scripts", "benchmarks"),
 ]
 """from the ground up: a room knows itself and those before it"""

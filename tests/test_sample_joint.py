@@ -118,6 +118,13 @@ def test_an_interrupted_command_typed_again_ends_in_the_same_pixels(
     assert list((tmp_path / "again").glob("unfinished-*")) == []
 
 
+@pytest.mark.parametrize(("scales", "size"), [("20x,5x", "4"), ("20x", "2"), ("20x,10x", "2x64")])
+def test_the_smallest_images_are_sampled(world: Path, tmp_path: Path, scales: str, size: str) -> None:
+    sample_joint.main(arguments(world, tmp_path, "--scales", scales, "--size", size, "--preset", "independent"))
+    width, _, height = size.partition("x")
+    assert pixels(tmp_path).shape == (int(height or width), int(width), 3)
+
+
 def test_another_command_does_not_go_on_from_what_is_not_its_own(
     world: Path, tmp_path: Path, interrupt: Callable[[list[str]], None]
 ) -> None:
@@ -149,11 +156,13 @@ def test_conditions_come_from_the_cdm_or_from_nothing(world: Path, tmp_path: Pat
     [
         (("--size", "10x10x10"), "--size: 10x10x10; expected pixels"),
         (("--size", "-5"), "--size"),
+        (("--size", "1"), "--size: 1; expected at least 4 pixels"),
+        (("--size", "1000000000000"), r"--size: 1000000000000: needs about [\d,.]+ GB of memory, [\d,.]+ .B are free"),
         (("--scales", "20x,40x"), "scale: 40x is not on the histology ladder"),
         (("--scales", "20x,20x"), "expected different scales"),
         (("--place", "9,0"), "slide"),
         (("--place", "a"), "--place: a; expected"),
-        (("--steps", "0"), "steps"),
+        (("--steps", "5000"), "steps"),
     ],
 )
 def test_mistakes_are_told_in_one_line(world: Path, tmp_path: Path, wrong: tuple[str, str], message: str) -> None:

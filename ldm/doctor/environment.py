@@ -1,7 +1,6 @@
 """The machine and what is installed. Nothing here is imported before it is known to be there."""
 
 import importlib.metadata
-import os
 import platform
 import shutil
 import subprocess
@@ -14,9 +13,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ldm.doctor.finding import Finding, fail, ok, one_line, warn
+from ldm.machines import available_memory
 
 GB = 1e9
-CGROUP = Path("/sys/fs/cgroup")
 CUDA_PROBE = 256
 
 
@@ -118,16 +117,3 @@ def room(folder: Path) -> Iterator[Finding]:
     yield ok(f"memory: {available_memory() / GB:.1f} GB available")
     free = shutil.disk_usage(folder).free
     yield (ok if free > GB else warn)(f"disk: {free / GB:.1f} GB free in {folder.resolve()}")
-
-
-def available_memory() -> int:
-    """Bytes that a process here may still take: of the machine, or of the container's limit."""
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():  # counts what caches would give back
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        available = int(lines["MemAvailable"].split()[0]) * 1024
-    limit = CGROUP / "memory.max"
-    if limit.is_file() and limit.read_text().strip() != "max":
-        available = min(available, int(limit.read_text()) - int((CGROUP / "memory.current").read_text()))
-    return max(0, available)

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from ldm.doctor.environment import GB, available_memory
+from ldm.doctor.environment import GB
 from ldm.doctor.finding import Finding, fail, ok, warn
+from ldm.machines import available_memory
 from ldm.runs import Run, open_data, open_run
 from ldm.training.callbacks import KEPT
 from ldm.training.memory import parameter_count

@@ -98,7 +98,7 @@ class Constrained:
         if self.condition == "given":
             return TokenMap(model, low.tokens())
         steps, seed = self.inversion_steps, low.number
-        return inferred(model, low.y, low.scales, steps=steps, seed=seed, batch_size=min(8, low.batch))
+        return inferred(model, low.y, low.scales, steps=steps, seed=seed)
 
     def __call__(self, model: ZoomLDM, low: Low) -> Pixels:
         sampling = SuperResolution(
