@@ -152,7 +152,7 @@ def test_an_interrupted_command_typed_again_ends_in_the_same_bytes(
     interrupt(arguments(world, tmp_path / "again", *given))
     left = {path.suffixes[0] for path in (tmp_path / "again").glob("unfinished-*.safetensors")}
     assert left == {".conditions", ".safetensors"}
-    monkeypatch.setattr(superres, "inferred", None)  # conditions are kept, too
+    monkeypatch.setattr(superres, "inferred", pytest.fail)  # conditions are kept, too
     taken: list[int] = []
     run = Joint.run
     monkeypatch.setattr(Joint, "run", lambda joint: (taken.append(joint.done), run(joint))[1])
