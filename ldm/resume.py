@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 from ldm.cache import Identity
-from ldm.checkpoint import load_weights, save_weights
+from ldm.checkpoint import load_metadata, load_weights, save_weights
 from ldm.errors import UserError
 from ldm.files import sidecar
 from ldm.joint import Joint
@@ -107,9 +106,8 @@ def identity_of(path: Path) -> Identity | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            return Identity.parse((file.metadata() or {})[KEY])
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        return Identity.parse(load_metadata(path)[KEY])
+    except (UserError, OSError, KeyError, ValueError, TypeError):
         return None
 
 
