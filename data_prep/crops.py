@@ -14,6 +14,7 @@ from data_prep.find import SUFFIXES
 from data_prep.slide import Plane, open_slide
 from data_prep.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.arguments import Parser, output_folder, positive_int, seed_int
+from ldm.cog import CogWriter
 from ldm.errors import UserError, cli
 from ldm.io import save_png
 from ldm.scales import ladder
@@ -25,7 +26,8 @@ GRAIN_PX = 128
 
 
 def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, seed: int = 0) -> list[Path]:
-    """`count` pictures (size_px, size_px, 3) of each slide at the base scale, apart, as out/<slide>_<row>_<col>.png.
+    """`count` pictures (size_px, size_px, 3) of each slide at the base scale, apart, as out/<slide>_<row>_<col>.png,
+    of a georeferenced scene .tif.
 
     Where they lie depends on the slide and on `seed` alone; whole files are kept. Row and column are pixels of the base
     scale. UserError for a slide with less tissue than that.
@@ -42,9 +44,16 @@ def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, 
                 f"{path}: {len(places)} places of {size_px} px in its tissue; expected {count}: ask for fewer"
             )
         for row, col in places:
-            paths.append(out / f"{path.stem}_{row * GRAIN_PX}_{col * GRAIN_PX}.png")
-            if not paths[-1].is_file():
-                save_png(paths[-1], plane.read(col * GRAIN_PX, row * GRAIN_PX, size_px, size_px))
+            x, y, ground = col * GRAIN_PX, row * GRAIN_PX, plane.place
+            paths.append(out / f"{path.stem}_{y}_{x}{'.png' if ground is None else '.tif'}")
+            if paths[-1].is_file():
+                continue
+            pixels = plane.read(x, y, size_px, size_px)
+            if ground is None:
+                save_png(paths[-1], pixels)
+            else:
+                with CogWriter(paths[-1], size_px, size_px, ground.moved(x, y)) as writer:
+                    writer.write(pixels)
     return paths
 
 

@@ -99,7 +99,7 @@ class OpenSlideReader:
             masks, self.notes = _check_pages(path)
         if sizes[0] in masks:
             raise UserError(f"{path}: has a mask as large as itself among its levels; take that page out")
-        return [k for k, size in enumerate(sizes) if k == 0 or (_same_shape(sizes[0], size) and size not in masks)]
+        return [k for k, size in enumerate(sizes) if k == 0 or (same_shape(sizes[0], size) and size not in masks)]
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
         number = self._levels[level]
@@ -184,14 +184,14 @@ def _check_pages(path: Path) -> tuple[set[tuple[int, int]], tuple[str, ...]]:
         alike = [page for page in others if (page.imagewidth, page.imagelength) == size]
         if alike:
             raise UserError(f"{path}: has {1 + len(alike)} pages of {size[0]}x{size[1]} px, expected one; {SPLIT}")
-        _check_samples(path, first)
+        check_samples(path, first)
         pages = all_pages(tiff)
         masks = {(page.imagewidth, page.imagelength) for page in pages if page.subfiletype & tifffile.FILETYPE.MASK}
         sizes = ", ".join(f"{page.imagewidth}x{page.imagelength}" for page in others)
         return masks, (f"pages that are no levels of the first were left out: {sizes} px",) if others else ()
 
 
-def _check_samples(path: Path, page: "tifffile.TiffPage") -> None:
+def check_samples(path: Path, page: "tifffile.TiffPage") -> None:
     """UserError for values that OpenSlide would take for others: dark 16-bit ones, a fourth band that is no alpha."""
     extra = page.samplesperpixel - COLOURS[page.photometric]
     if extra and not (extra == 1 and page.extrasamples[0] in (PREMULTIPLIED, STRAIGHT)):
@@ -208,7 +208,7 @@ def _check_samples(path: Path, page: "tifffile.TiffPage") -> None:
             )
 
 
-def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether `other` is `size` shrunk, but for SAME_SHAPE and a pixel that each side may be rounded by."""
     (width, height), (other_width, other_height) = size, other
     rounding = 1 / other_width + 1 / other_height

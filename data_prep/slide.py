@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.ome import open_ome
 from data_prep.readers import Pixels, Reader, open_reader
 from ldm.errors import UserError
 from ldm.io import on_background
 from ldm.picture_files import READ_ERRORS
+from ldm.rasters import Place
 
 MPP_RANGE = (0.05, 5.0)
 """um or m per pixel that a file may claim; a 72-dpi tag claims 352.8"""
@@ -78,7 +80,7 @@ def _reader(path: Path, kind: str) -> Reader:
         from data_prep.scenes import SceneReader
 
         return SceneReader(path)
-    return open_reader(path)
+    return open_ome(path) or open_reader(path)
 
 
 def _resolution(
@@ -177,6 +179,12 @@ class Plane:
         """Left, top, right and bottom of what was scanned, in pixels of the plane."""
         scale, (x, y), extent = self.mpp / self.slide.mpp, self._corner, self.slide.reader.extent
         return -x / scale, -y / scale, (extent.width - x) / scale, (extent.height - y) / scale
+
+    @property
+    def place(self) -> Place | None:
+        """Where it lies on Earth; None when the slide does not say."""
+        own = self.slide.reader.place
+        return None if own is None else own.moved(*self.origin_l0).scaled(self.mpp / self.slide.mpp)
 
     def corner_l0(self, x: int, y: int) -> tuple[int, int]:
         """Where a pixel's corner lies in the file, to a pixel."""

@@ -72,11 +72,8 @@ def one_page(path: Path, tiff: "tifffile.TiffFile") -> "tifffile.TiffPage":
 
 def full_pages(tiff: "tifffile.TiffFile") -> "tuple[tifffile.TiffPage, list[tifffile.TiffPage]]":
     """The first page, and others that are neither a smaller copy nor a mask."""
-    import tifffile
-
     first, *others = all_pages(tiff)
-    reduced = tifffile.FILETYPE.REDUCEDIMAGE | tifffile.FILETYPE.MASK
-    return first, [page for page in others if not (page.subfiletype & reduced or old_reduced(page))]
+    return first, [page for page in others if not (is_reduced(page) or is_mask(page))]
 
 
 def all_pages(tiff: "tifffile.TiffFile") -> "list[tifffile.TiffPage]":
@@ -94,9 +91,13 @@ def all_pages(tiff: "tifffile.TiffFile") -> "list[tifffile.TiffPage]":
         pages.append(page)
 
 
-def old_reduced(page: "tifffile.TiffPage") -> bool:
-    """Whether the older tag SubfileType says that it is a smaller copy."""
-    return page.tags.valueof("SubfileType", 1) == 2
+def is_mask(page: "tifffile.TiffPage") -> bool:
+    return bool(page.subfiletype & 4)
+
+
+def is_reduced(page: "tifffile.TiffPage") -> bool:
+    """Whether the tag NewSubfileType, or the older SubfileType, says that it is a smaller copy."""
+    return bool(page.subfiletype & 1) or page.tags.valueof("SubfileType", 1) == 2
 
 
 def _alpha(page: "tifffile.TiffPage") -> tuple[int, int] | None:

@@ -44,6 +44,7 @@ ONLY: dict[str, set[str]] = {
         *("ldm.data.splits", "ldm.scales", "ldm.config", "ldm.pipeline", "ldm.io", "ldm.tiff", "ldm.tiff_pages"),
         *(
             "ldm.rasters",
+            "ldm.cog",
             "ldm.picture_files",
             "ldm.checkpoint",
             "ldm.evaluation",

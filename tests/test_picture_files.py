@@ -53,7 +53,7 @@ def imagej_stack(path: Path) -> None:
     tifffile.imwrite(path, np.stack([GREY, 255 - GREY]), imagej=True, metadata={"axes": "ZYX"})
 
 
-def named_mode(path: Path) -> None:
+def two_colours(path: Path) -> None:
     """Two 8-bit planes of grey, as a fluorescence microscope writes them."""
     tifffile.imwrite(path, np.stack([GREY, 255 - GREY]), ome=True, photometric="minisblack", metadata={"axes": "CYX"})
 
@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "float.tif": (tiff(COLOUR.astype(np.float32) / 255), "32-bit floating-point"),
     "wide.tif": (tiff(GREY.astype(np.uint32), photometric="minisblack"), "32-bit unsigned"),
     "two_channels.tif": (tiff(np.dstack([GREY, GREY]), photometric="minisblack", planarconfig="contig"), "2 channels"),
-    "fluorescence.ome.tif": (named_mode, "2 pages"),
+    "fluorescence.ome.tif": (two_colours, "2 pages|planes .*C 2"),
     "three_greys.tif": (tiff(COLOUR, photometric="minisblack", planarconfig="contig"), "3 channels"),
     "stack.tif": (imagej_stack, "2 pages"),
     "pages.tif": (frames(), "3 pages"),

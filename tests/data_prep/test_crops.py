@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from data_prep import crops
@@ -12,7 +13,8 @@ from data_prep.held_out import COUNT, SEED, TRAINED, TRAINED_COUNT
 from data_prep.slide import Plane, open_slide
 from ldm.data.splits import read_split
 from ldm.errors import UserError
-from tests.data_prep.slides import tissue_image, write_slide
+from ldm.pictures import read_picture
+from tests.data_prep.slides import tissue_image, write_scene, write_slide
 
 
 @pytest.fixture
@@ -32,6 +34,18 @@ def test_pictures_are_the_pixels_of_the_slide_and_lie_apart(slide: Path, tmp_pat
     assert max(abs(row - other_row), abs(col - other_col)) >= 256
     assert cut([slide], "histology", 256, 2, tmp_path / "out") == paths
     assert {path.parent for path in paths} == {tmp_path / "out"}
+
+
+def test_pictures_of_a_scene_lie_where_they_were_cut(tmp_path: Path) -> None:
+    bands = np.random.default_rng(0).integers(1, 256, (4, 600, 600), dtype=np.uint8)
+    path = write_scene(tmp_path / "scene.tif", bands, metres=0.5)
+    (cutting,) = cut([path], "satellite", 128, 1, tmp_path / "out")
+    row, col = map(int, cutting.stem.split("_")[1:])
+    with rasterio.open(path) as scene, rasterio.open(cutting) as part:
+        assert part.crs == scene.crs
+        assert part.transform * (0, 0) == pytest.approx(scene.transform * (2 * col, 2 * row))
+        assert part.res == (1.0, 1.0)
+    assert read_picture(cutting).pixels.shape == (128, 128, 3)
 
 
 def test_places_are_in_the_tissue_and_do_not_touch() -> None:
