@@ -8,6 +8,7 @@ Two operations are a multiplication and an addition. Those of an evaluation, alo
 counted by running the published networks without data.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,15 +78,22 @@ def counted(model: ZoomLDM) -> Iterator[Work]:
 
 @cache
 def full_size() -> Work:
-    """GFLOP of the published networks on a 256 px patch: of an evaluation, and of one with its forward derivative."""
+    """GFLOP of the published networks on a 256 px patch."""
     with torch.device("meta"):
-        unet, autoencoder = UNet().requires_grad_(False), Autoencoder().requires_grad_(False)
-        z, x, t, context = (
-            torch.zeros(1, 3, 64, 64),
-            torch.zeros(1, 3, 256, 256),
-            torch.zeros(1),
-            torch.zeros(1, 65, 512),
-        )
+        return costs(UNet(), Autoencoder(), tile_px=256, context_dim=512)
+
+
+def costs(unet: UNet, autoencoder: Autoencoder, tile_px: int, context_dim: int) -> Work:
+    """GFLOP of each network on a patch: of an evaluation, and of one with its forward derivative.
+
+    Copies of them are run on the meta device.
+    """
+    unet = copy.deepcopy(unet).requires_grad_(False).to("meta")
+    autoencoder = copy.deepcopy(autoencoder).requires_grad_(False).to("meta")
+    side = tile_px // autoencoder.downsample
+    with torch.device("meta"):
+        z, x = torch.zeros(1, 3, side, side), torch.zeros(1, 3, tile_px, tile_px)
+        t, context = torch.zeros(1), torch.zeros(1, 65, context_dim)
     calls = (
         (lambda z: unet(z, t, context), z),
         (partial(autoencoder.decode, quantize=False), z),
@@ -100,9 +108,14 @@ def gflop(call: Callable[[], Any]) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def pflop(work: Work, costs: Work) -> float:
+    """Operations of the counted evaluations, at the `costs` of these or other networks."""
+    return sum(worth(done, cost) * cost.evaluations for done, cost in zip(work, costs, strict=True)) / 1e6
+
+
 def full_size_pflop(work: Work) -> float:
     """What the published networks would have computed."""
-    return sum(worth(done, cost) * cost.evaluations for done, cost in zip(work, full_size(), strict=True)) / 1e6
+    return pflop(work, full_size())
 
 
 def worth(done: Counts, cost: Counts) -> float:
