@@ -14,9 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import imagecodecs
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from ldm.errors import UserError
@@ -107,6 +105,8 @@ class PyramidWriter:
                     self._assemble(temporary)
 
     def _assemble(self, temporary: Path) -> None:
+        import tifffile
+
         big = sum(sum(level.sizes) for level in self.levels) > CLASSIC_BYTES
         with tifffile.TiffWriter(temporary, bigtiff=big) as tiff:
             for index, level in enumerate(self.levels):
@@ -154,6 +154,8 @@ class _Level:
                 self.waiting = 0
 
     def _encode(self, rows: Pixels) -> None:
+        import imagecodecs
+
         for left in range(0, self.width, self.tile_px):
             tile = rows[:, left : left + self.tile_px]
             missing = [(0, self.tile_px - side) for side in tile.shape[:2]]
