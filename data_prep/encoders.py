@@ -28,10 +28,11 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from data_prep.demo_encoder import DEMO_WEIGHTS, DemoEncoder
-from ldm.checkpoint import load_strict, load_weights
+from ldm.checkpoint import check_kinds, load_strict, load_weights
 from ldm.doctor.published import answered, hub_weights
 from ldm.errors import UserError
 from ldm.files import sha256
+from ldm.finite import not_finite
 
 COLOUR_BINS = 8
 CONCH_HUB = "MahmoodLab/conch"
@@ -180,7 +181,14 @@ def _timm_network(name: str, published: Published, weights: str | Path | None) -
         return network
     if published.file:
         raise UserError(f"encoder.name: {name}: no hub has its weights; set encoder.weights to {published.file}")
-    return _fetched(name, published.hub, lambda: timm.create_model(published.architecture, pretrained=True, **options))
+    fetched = _fetched(
+        name, published.hub, lambda: timm.create_model(published.architecture, pretrained=True, **options)
+    )
+    if wrong := not_finite(fetched.state_dict()):
+        raise UserError(
+            f"encoder.name: {name}: its weights, as fetched: {wrong} not finite; delete and fetch them again"
+        )
+    return fetched
 
 
 def _fetched(name: str, hub: str, fetch: Callable[[], Any]) -> Any:
@@ -253,14 +261,17 @@ class ConchEncoder:
             remedy = "pip install git+https://github.com/Mahmoodlab/CONCH.git"
             raise UserError(f"encoder.name: conch: its authors' package is missing ({error}); {remedy}") from error
         path = weights or _fetched("conch", CONCH_HUB, lambda: hf_hub_download(CONCH_HUB, "pytorch_model.bin"))
-        names = {name.removeprefix("module.") for name in load_weights(path)}  # and no code of the file runs
+        tensors = {name.removeprefix("module."): value for name, value in load_weights(path).items()}  # runs no code
         try:
             network, self.transform = create_model_from_pretrained("conch_ViT-B-16", str(path))
         except (KeyError, RuntimeError, pickle.UnpicklingError) as error:
             raise _not_conch(path) from error
-        needed = {f"visual.{name}" for name in network.visual.state_dict() if "caption" not in name}
-        if not needed <= names:  # what a file lacks the package leaves random; nothing here makes captions
+        own = {f"visual.{name}": value for name, value in network.visual.state_dict().items()}
+        if (
+            not {name for name in own if "caption" not in name} <= tensors.keys()
+        ):  # what a file lacks the package leaves random; nothing here makes captions
             raise _not_conch(path)
+        check_kinds(own, tensors, f"encoder.weights: {path}")
         self.network = network.eval().requires_grad_(False).to(device)
         self.device = device
         self.id = "conch" if weights is None else f"conch-{sha256(weights)[:12]}"

@@ -215,13 +215,25 @@ def check_strict(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
         for name, value, expected in both
         if value.shape != expected.shape
     ]
-    kinds = [
-        f"{name} is {_dtype(value)}, expected {_dtype(expected)}"
-        for name, value, expected in both
-        if _kind(value) != _kind(expected)  # float16 loads into float32, integers are codes of something else
-    ]
+    kinds = _wrong_kinds(own, state)
     if missing or unexpected or shapes or kinds:
         raise UserError(f"{what}: weights and config differ: {_differences(missing, unexpected, shapes, kinds)}")
+
+
+def check_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
+    """For networks that other packages load: UserError for tensors of `state` of another kind than `own` has."""
+    if kinds := _wrong_kinds(own, state):
+        raise UserError(f"{what}: weights are of another kind: {', '.join(kinds)}; take the file in floating point")
+
+
+def _wrong_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """float16 loads into float32; integers where floats are expected are codes of something else."""
+    both = [(name, state[name], own[name]) for name in state if name in own]
+    return [
+        f"{name} is {_dtype(value)}, expected {_dtype(expected)}"
+        for name, value, expected in both
+        if _kind(value) != _kind(expected)
+    ]
 
 
 def _kind(x: Tensor) -> tuple[bool, bool, bool]:

@@ -5,6 +5,7 @@ file is told alike. Anything else is a fault of ours, and keeps its traceback.
 """
 
 import errno
+import re
 import sys
 from collections.abc import Callable
 
@@ -38,7 +39,7 @@ def cli(main: Callable[[], object]) -> None:
     try:
         status = main()
     except UserError as error:
-        print(one_line(f"error: {error}"), file=sys.stderr)
+        print(one_line(f"error: {message(error)}"), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         told = file_error(error)
@@ -46,10 +47,16 @@ def cli(main: Callable[[], object]) -> None:
             raise
         print(one_line(f"error: {told}"), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # it may say how to go on
+        print(one_line(f"interrupted; {stop}") if str(stop) else "interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def message(error: UserError) -> str:
+    """What an error says. Of one in a data loader's process torch tells the traceback, whose last line it is."""
+    text = str(error).strip()
+    return re.sub(r"^[\w.]+: ", "", text.splitlines()[-1]) if text.startswith("Caught ") else text
 
 
 def one_line(text: str) -> str:

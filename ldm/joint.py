@@ -23,6 +23,7 @@ from ldm.conditions import Conditions
 from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.schedule import add_noise
 from ldm.errors import UserError
+from ldm.finite import checked
 from ldm.pipeline import ZoomLDM
 from ldm.processes import ALONE, Processes
 from ldm.sampling.constraints import Shrink, project_bands
@@ -122,7 +123,16 @@ class Joint:
         return sum(state.step for state in self.states.values())
 
     def run(self) -> Iterator[tuple[str, State]]:
-        """Sample, one (canvas, state) after every step; `states` is up to date at each."""
+        """Sample, one (canvas, state) after every step; `states` is up to date at each.
+
+        NotFiniteError as soon as a canvas holds NaN or infinities.
+        """
+        for scale, state in self._steps():
+            if state.whole:
+                checked(state.z_t, f"canvas {scale} after step {state.step}")
+            yield scale, state
+
+    def _steps(self) -> Iterator[tuple[str, State]]:
         chain = list(reversed(self.scales))
         if self.fixed is not None:
             chain = chain[1:]

@@ -30,6 +30,7 @@ from ldm.checkpoint import split
 from ldm.diffusion.guidance import Denoiser, guided
 from ldm.diffusion.schedule import Prediction, at, predict
 from ldm.errors import UserError
+from ldm.finite import checked
 from ldm.layers.statistics import share_statistics
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
@@ -193,7 +194,7 @@ class ZoomLDM:
         noise = _noise(count, (TOKENS, cdm.width), seed, FOR_CONTEXT).to(self.device)  # (n, 65, w)
         with self._autocast():
             drawn = [cdm.sample(x, self._indices(scale, len(x)), steps) for x in noise.split(batch_size)]
-        return torch.cat(drawn)
+        return checked(torch.cat(drawn), f"contexts at {scale}")
 
     @property
     def cdm_needed(self) -> ConditioningModel:
@@ -232,13 +233,17 @@ class ZoomLDM:
             return self.autoencoder.encode(x).to(x.dtype)
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
-        """Latents (b, 3, h, w) -> images (b, 3, H, W), not clamped; quantised by default, as published."""
+        """Latents (b, 3, h, w) -> images (b, 3, H, W), not clamped; quantised by default, as published.
+
+        NotFiniteError for latents, or an image, that hold NaN or infinities: quantised or clamped, they would not show.
+        """
+        checked(z, "latents")
         with self._autocast():
-            return self.autoencoder.decode(z, quantize).to(z.dtype)
+            return checked(self.autoencoder.decode(z, quantize).to(z.dtype), f"image decoded in {self.precision}")
 
     def decode_sampled(self, z: Tensor) -> Tensor:
         """`decode` of latents that carry a sampler's rounding: quantised continuously, so that none of it shows."""
-        return self.decode(self.autoencoder.codes(z), quantize=False)
+        return self.decode(self.autoencoder.codes(checked(z, "latents")), quantize=False)
 
     @torch.no_grad()
     def decode_canvas(self, z: Tensor, batch_size: int = 8) -> Iterator[Tensor]:
@@ -249,6 +254,7 @@ class ZoomLDM:
         Memory is flat: `batch_size` tiles are decoded at a time. See `ldm.sampling.decoding` for when this equals
         decoding the canvas at once.
         """
+        checked(z, "canvas")
         side, decoder = self.tile_px // self.autoencoder.downsample, self.autoencoder.decoder
         codes = torch.empty_like(z, device=self.device)  # (3, h, w)
         rows = max(1, side**2 // z.shape[-1])  # as many latents as a tile has, at a time
@@ -290,7 +296,7 @@ class ZoomLDM:
             for z_T, given in zip(noise.split(batch_size), context.split(batch_size), strict=True):
                 denoise = self.denoiser(given, guidance)
                 latents.append(run(denoise, z_T, self.alpha_bar, timesteps, callback=advance))
-        return torch.cat(latents)
+        return checked(torch.cat(latents), "latents")
 
     @torch.no_grad()
     def sample(
@@ -326,8 +332,11 @@ def from_uint8(images: NDArray[np.uint8]) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> NDArray[np.uint8]:
-    """Images (b, 3, H, W), clamped to [-1, 1] -> (b, H, W, 3), rounded: the inverse of u / 127.5 - 1."""
-    levels = ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    """Images (b, 3, H, W), clamped to [-1, 1] -> (b, H, W, 3), rounded: the inverse of u / 127.5 - 1.
+
+    NotFiniteError for NaN, which would become black, and for infinities.
+    """
+    levels = ((checked(x.detach(), "image").float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return rearrange(levels, "b c h w -> b h w c").cpu().numpy()
 
 

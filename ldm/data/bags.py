@@ -137,6 +137,8 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 def read_bag(path: str | Path) -> Bag:
     """UserError when the file is missing, damaged or of another format."""
     with _opened(Path(path)) as file:
+        if not np.isfinite(file["features"][:]).all():
+            raise OSError("its features are not finite")
         return Bag(
             slide_id=str(file.attrs["slide_id"]),
             scales=tuple(file.attrs["scales"]),

@@ -135,7 +135,7 @@ class SlideFile:
     def latents(self, scale: str, rows: Iterable[int]) -> Tensor:
         """(n, 3, h, w) float32, unquantised. UserError when the slide was prepared without an autoencoder."""
         unique, back = np.unique(np.fromiter(rows, int), return_inverse=True)
-        return torch.from_numpy(self._read(f"scales/{scale}/latents", unique)[back]).float()
+        return torch.from_numpy(self._finite(f"scales/{scale}/latents", unique)[back]).float()
 
     def images(self, scale: str, rows: Iterable[int]) -> list[NDArray[np.uint8]]:
         """(h, w, 3) uint8 of each of `rows`. UserError when the slide was prepared without images."""
@@ -199,8 +199,14 @@ class SlideFile:
                 f"{self.path}: {rows}x{cols} tokens of level {level} asked at row {row}, column {col}; "
                 f"the slide has {height}x{width}: choose a smaller canvas or another place"
             )
-        grid = self._read(name, (slice(row, row + rows), slice(col, col + cols)))  # (rows, cols, d)
+        grid = self._finite(name, (slice(row, row + rows), slice(col, col + cols)))  # (rows, cols, d)
         return torch.from_numpy(grid).permute(2, 0, 1).float()
+
+    def _finite(self, name: str, where: Any) -> NDArray[Any]:
+        values = self._read(name, where)
+        if not np.isfinite(values).all():
+            raise UserError(f"{self.path}: {name} has values that are not finite; prepare this slide again")
+        return values
 
     def _read(self, name: str, where: Any = ...) -> NDArray[Any]:
         return self._guarded(name, lambda dataset: dataset[where])

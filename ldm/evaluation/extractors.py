@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-from ldm.checkpoint import load_weights
+from ldm.checkpoint import check_kinds, load_weights
 from ldm.errors import UserError
 from ldm.evaluation.frechet import Moments, Statistics
 from ldm.files import sha256
@@ -66,7 +66,8 @@ class Inception:
                 f"inception: {path} is missing; download {URL_INCEPTION_V3} there or give --weights inception=PATH"
             )
         safe = io.BytesIO()  # torch-fidelity unpickles what it is given: it is given what was read without running code
-        torch.save(load_weights(path), safe)
+        tensors = load_weights(path)
+        torch.save(tensors, safe)
         safe.seek(0)
         try:
             network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=safe)
@@ -74,6 +75,7 @@ class Inception:
             raise UserError(
                 f"inception: {path} is another network's; expected the file of {URL_INCEPTION_V3}"
             ) from error
+        check_kinds(network.state_dict(), tensors, f"inception: {path}")
         self.network, self.device = network.to(device), device
         self.id = f"inception-{sha256(path)[:12]}"
 

@@ -104,6 +104,8 @@ def fit(bags: Bags, labels: Labels, training: Sequence[int], validation: Sequenc
             network.eval()
             with torch.no_grad():
                 loss = float(_loss(network, bags, labels, validation, scale))
+            if not math.isfinite(loss):
+                raise UserError(f"bags: the loss is {loss} in epoch {epoch}; extract their features again")
             if loss < best:
                 best, best_epoch, weights = loss, epoch, deepcopy(network.state_dict())
             if epoch - best_epoch >= PATIENCE:
