@@ -266,6 +266,74 @@ def test_mistakes_are_told_in_one_line_before_any_work(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["patches", "--real", "BARE", "--scale", "5x"], "prepared without images"),
+        (["patches", "--real", "COHORT", "--steps", "5000"], "steps"),
+        (["patches", "--real", "BROKEN", "--scale", "5x", "--generated", "a=PICTURES"], r"broken\.png"),
+        (["patches", "--real", "PICTURES", "--scale", "5x", "--generated", "a=BROKEN"], r"broken\.png"),
+        (["patches", "--real", "PICTURES", "--scale", "5x"], "conditions: none at 5x"),
+        (["memorization", "--train", "OTHER", "--real", "BARE"], "prepared without images"),
+        (["memorization", "--train", "FOREIGN", "--real", "COHORT"], "encoder is other"),
+        (["memorization", "--train", "OTHER", "--real", "COHORT", "--steps", "5000"], "steps"),
+        (["large", "--crop-space", "demo", "--real", "BROKEN"], r"broken\.png"),
+        (["large", "--crop-space", "demo", "--real", "PICTURES", "--generated", "a=BROKEN"], r"broken\.png"),
+        (["superres", "--real", "BROKEN"], r"broken\.png"),
+        (["superres", "--real", "TINY"], r"tiny\.png: 3x3 px; expected at least 4 a side"),
+        (["superres", "--real", "PICTURES", "--control", "nowhere"], "nowhere"),
+        (
+            ["superres", "--real", "PICTURES", "--model", "UNLIKE"],
+            "encoder: demo-.* gives 256 numbers a tile, the model",
+        ),
+    ],
+)
+def test_nothing_is_sampled_before_all_that_is_given_was_read(
+    options: list[str],
+    message: str,
+    run: Run,
+    pictures: Path,
+    cohort: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for name in "ab":
+        toy.slide(tmp_path / f"bare/{name}.h5", images=False)
+    toy.slide(tmp_path / "other/seen.h5")
+    toy.slide(tmp_path / "foreign/seen.h5", encoder="other-0123")
+    toy.run_folder(tmp_path / "unlike", "zoomldm", encoder="demo")
+    shutil.copytree(pictures, tmp_path / "broken")
+    (tmp_path / "broken/broken.png").write_bytes(next(pictures.iterdir()).read_bytes()[:200])
+    (tmp_path / "tiny").mkdir()
+    Image.new("RGB", (3, 3)).save(tmp_path / "tiny/tiny.png")
+    folders = {"COHORT": cohort, "PICTURES": pictures}
+    folders |= {name.upper(): tmp_path / name for name in ("bare", "other", "foreign", "broken", "tiny", "unlike")}
+    for what in ("ldm.pipeline.ZoomLDM.sample_latents", "ldm.joint.Joint.run", "ldm.inferred.Inference.from_latents"):
+        monkeypatch.setattr(what, lambda *_, **__: pytest.fail("sampled"))
+    for word, folder in folders.items():
+        options = [option.replace(word, str(folder)) for option in options]
+    with pytest.raises(UserError, match=message) as refusal:
+        run(*options, "--space", "demo", "--count", "6")
+    assert "\n" not in str(refusal.value)
+
+
+def test_statistics_beside_other_images_than_theirs_are_not_used(run: Run, pictures: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pictures, tmp_path / "real"))
+    options = ("--real", folder, "--generated", f"a={pictures}", "--space", "demo", "--scale", "5x")
+    (first,) = run("patches", *options, "--statistics", folder)["records"]
+    assert first["frechet"] == pytest.approx(0, abs=1e-3)
+    (kept,) = folder.glob("5x_demo-*.npz")
+    (again,) = run("patches", *options)["records"]
+    assert again["kid"] is None  # from the statistics: no features
+    for path in folder.glob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    (changed,) = run("patches", *options)["records"]
+    assert changed["frechet"] > 1
+    kept.unlink()
+    (expected,) = run("patches", *options)["records"]
+    assert changed == expected
+
+
 def test_halves_share_no_patient() -> None:
     slides = ["TCGA-A1-A0SB-01Z-00-DX1", "TCGA-A1-A0SB-01Z-00-DX2", "TCGA-B2-0001-01Z", "other", "another"]
     first, second = halves(slides, str)
