@@ -8,7 +8,7 @@ from pathlib import Path
 from data_prep.config import load_prepare_config
 from data_prep.crops import cut
 from data_prep.demo_world import generate
-from data_prep.prepare import prepare
+from data_prep.preparation import prepare
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo" / "data.yaml"
 ROOT = Path("data/demo")

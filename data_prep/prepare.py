@@ -12,42 +12,11 @@ Exit status: 0 done; 1 some slides failed; 2 a mistake in the input, or a full d
 """
 
 import argparse
-import logging
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
-from lightning_fabric.strategies import DDPStrategy
-from tqdm import tqdm
-
-from data_prep.attempt import attempt
-from data_prep.claims import Claims, Work
-from data_prep.config import PrepareConfig, load_prepare_config
-from data_prep.demo_world import generate, may_draw
-from data_prep.embedding import Stopped
-from data_prep.find import Task, find_slides, left_out, shown, slide_files
-from data_prep.networks import LocalNetworks
-from data_prep.one_setting import claim_folder, refuse_strangers
-from data_prep.page import write_report
-from data_prep.processes import STOPS, raise_stopped, serve
-from data_prep.report import Records, SlideReport, table
-from data_prep.settings import cohort_settings
 from ldm.arguments import Parser
-from ldm.errors import UserError, cli
-from ldm.files import check_destination, remove_leftovers
-from ldm.machines import check_machines, told_by_lightning
-from ldm.sources import check_there
+from ldm.errors import cli
 
-RESUMABLE, INTERRUPTED = 75, 130
 FLAGS = {
     "workers": "processes that read slides; 0: all in one process",
     "mpp": "um (m) per pixel of slides that do not say theirs",
@@ -56,139 +25,6 @@ FLAGS = {
     "nodes": "machines of this job",
 }
 """of the command line; each is a key of the config"""
-
-
-def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideReport]:
-    """Prepare this process's part of a cohort and write the report of all of it.
-
-    UserError for mistakes that concern all slides, before any work; DiskFull when there is no room for one.
-    """
-    _check_inputs(config)
-    fabric = fabric or launch(config)
-    networks = LocalNetworks.load(config, fabric.device)
-    out = Path(config.out)
-    claim_folder(out, cohort_settings(config, networks.identity))
-    if fabric.global_rank == 0:
-        _draw_demo_slides(config)
-    fabric.barrier()
-    tasks = find_slides(config)
-    if (older := refuse_strangers(out, [task.target for task in tasks])) and fabric.global_rank == 0:
-        print(f"{out}: {older} files are damaged, or say nothing of their settings: made again", file=sys.stderr)
-    remove_leftovers(out)
-    records = Records(config.out, [task.slide_id for task in tasks])
-    index, count = config.part
-    mine = tasks[index::count]
-    done: dict[str, SlideReport] = {}
-
-    def tell() -> None:
-        if fabric.global_rank == 0:
-            write_report(config, [_latest(task, done, records) for task in tasks])
-
-    tell()  # a killed run leaves word of what waits
-    try:
-        with stopping(fabric), Claims() as claims:
-            for report in run(Work(mine, claims), len(mine), config, networks, records):
-                done[report.slide_id] = report
-    finally:
-        tell()
-    return [done[task.slide_id] for task in mine]
-
-
-def _check_inputs(config: PrepareConfig) -> None:
-    """UserError for a file or folder that the config names and that is not there: told before networks are loaded."""
-    check_there(config.autoencoder, "autoencoder")
-    encoder = config.encoder
-    named = {"encoder.weights": encoder.weights, "encoder.embeddings": encoder.embeddings}
-    for key, value in (named | {"coordinates": config.coordinates, "table": config.table}).items():
-        if value is not None and not Path(value).exists():
-            raise UserError(f"{key}: {value} does not exist; correct the path, or set {key}=null")
-
-
-def launch(config: PrepareConfig) -> Fabric:
-    """One process a device. They share the cohort as separate jobs would, and wait for each other only at the start."""
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    one: dict[str, Any] = {"plugins": LightningEnvironment()}
-    many: dict[str, Any] = {"strategy": DDPStrategy(process_group_backend="gloo", timeout=timedelta(hours=1))}
-    alone = config.devices == config.nodes == 1
-    machines: dict[str, Any] = {"devices": config.devices, "num_nodes": config.nodes}
-    check_machines(config.accelerator, config.devices, config.nodes)
-    with told_by_lightning():
-        fabric = Fabric(accelerator=config.accelerator, **machines, **(one if alone else many))
-    fabric.launch()
-    return fabric
-
-
-@contextmanager
-def stopping(fabric: Fabric) -> Iterator[None]:
-    """A scheduler's signals raise Stopped here, and in the processes that Fabric started from this one."""
-    before = {number: signal.signal(number, raise_stopped) for number in STOPS}
-    try:
-        yield
-    except KeyboardInterrupt:
-        for process in getattr(fabric.strategy.launcher, "procs", ()):
-            process.terminate()
-            process.wait()
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def run(
-    work: Work[Task], count: int, config: PrepareConfig, networks: LocalNetworks, records: Records
-) -> Iterator[SlideReport]:
-    """Reports as slides finish, under a bar that knows the time left."""
-    watched = os.isatty(2)
-    form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} slides [{elapsed}<{remaining}{postfix}]"
-    slow = {} if watched else {"mininterval": 30, "maxinterval": 60}
-    start = time.monotonic()
-    shares: dict[str, float] = {}
-    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    with tqdm(total=count, desc="prepare", bar_format=form, disable=not first, **slow) as bar:
-
-        def progress(slide_id: str, share: float) -> None:
-            shares[slide_id] = share
-            bar.set_postfix_str(f"{networks.embedded / (time.monotonic() - start):,.0f} tiles/s", refresh=False)
-            bar.update(sum(shares.values()) - bar.n)
-
-        for report in _reports(work, config, networks, records, progress):
-            progress(report.slide_id, 1.0)
-            yield report
-
-
-def _reports(
-    work: Work[Task],
-    config: PrepareConfig,
-    networks: LocalNetworks,
-    records: Records,
-    progress: Callable[[str, float], None],
-) -> Iterator[SlideReport]:
-    if config.workers:
-        yield from serve(networks, config, work, records, progress)
-        return
-    for task in work:
-        report = records.news(task.slide_id) or attempt(task, config, networks, partial(progress, task.slide_id))
-        work.done(task)
-        yield report
-
-
-def _draw_demo_slides(config: PrepareConfig) -> None:
-    """Draw the demo slides that the config asks for, into a folder of their own: one with other files is prepared."""
-    demo, folder = config.generate, Path(config.slides)
-    if demo is None:
-        return
-    if not may_draw(folder):
-        print(f"{folder}: holds files of your own, so no demo slide is drawn (generate=null)", file=sys.stderr)
-        return
-    names = {f"{demo.kind}_{demo.seed + number}.tiff" for number in range(demo.count)}
-    if {path.name for path in slide_files(folder, config.pattern)} < names:
-        generate(folder, demo.count, demo.seed, demo.kind, demo.size_px)
-
-
-def _latest(task: Task, done: dict[str, SlideReport], records: Records) -> SlideReport:
-    """What is known of a slide: from this run, from any other, or that it waits."""
-    known = done.get(task.slide_id) or records.read(task.slide_id)
-    return known or SlideReport(task.slide_id, shown(task.path), "waiting")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,33 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace the config's")
     arguments = parser.parse_intermixed_args(argv)
     flags = [f"{flag}={getattr(arguments, flag)}" for flag in FLAGS if getattr(arguments, flag) is not None]
-    config = load_prepare_config([arguments.config], [*arguments.overrides, *flags])
-    check_destination(config.out, folder=True)
-    if config.generate:
-        check_destination(config.slides, folder=True)
-    fabric = launch(config)
-    first = fabric.global_rank == 0  # the others' status and words are not asked for
-    try:
-        reports = prepare(config, fabric)
-    except KeyboardInterrupt as stop:
-        if first:
-            print(f"stopped; whole slides are in {config.out}, and the same command goes on", file=sys.stderr)
-        return 0 if not first else RESUMABLE if isinstance(stop, Stopped) else INTERRUPTED
-    if not first:
-        return 0
-    print(table(reports, config))
-    left = left_out(config)
-    if left:
-        print(left)
-    failed = [report for report in reports if report.status == "failed"]
-    for report in reports:
-        if report.message:
-            print(f"{report.status}: {report.message}")
-    print(
-        f"{len(reports) - len(failed)} of {len(reports)} slides are in {config.out}"
-        + "".join(f"; failed: {', '.join(report.slide_id for report in failed)}" if failed else "")
-    )
-    return 1 if failed else 0
+    from data_prep.preparation import command
+
+    return command(arguments.config, [*arguments.overrides, *flags])
 
 
 if __name__ == "__main__":

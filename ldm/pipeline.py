@@ -264,13 +264,6 @@ class ZoomLDM:
         decode = partial(self.decode, quantize=False)
         return decode_bands(decode, codes, side, decoder.reach, batch=batch_size, share=share)
 
-    def timesteps(self, sampler: str, steps: int | None = None) -> list[int]:
-        """Those that a sampler visits. UserError for an unknown one, or more steps than the schedule allows."""
-        if sampler not in SAMPLERS:
-            raise UserError(f"sampler: {sampler} is unknown; it is one of {', '.join(SAMPLERS)}")
-        _, timesteps_of, usual = SAMPLERS[sampler]
-        return timesteps_of(usual if steps is None else steps, self.alpha_bar)
-
     @torch.no_grad()
     def sample_latents(
         self,
@@ -288,8 +281,10 @@ class ZoomLDM:
         `steps`: by default 20 of "dpmpp" or 100 of "ddim". `progress` shows a bar.
         UserError for an unknown sampler ("dpmpp" | "ddim") or a number of steps that the schedule does not allow.
         """
-        timesteps = self.timesteps(sampler, steps)
-        run = SAMPLERS[sampler][0]
+        if sampler not in SAMPLERS:
+            raise UserError(f"sampler: {sampler} is unknown; it is one of {', '.join(SAMPLERS)}")
+        run, timesteps_of, usual = SAMPLERS[sampler]
+        timesteps = timesteps_of(usual if steps is None else steps, self.alpha_bar)
         side = self.tile_px // self.autoencoder.downsample
         noise = _noise(len(context), (3, side, side), seed, FOR_LATENT).to(self.device)  # (n, 3, h, w)
         latents = []

@@ -41,8 +41,6 @@ class Statistics:
     """from 8-bit pixels to what the extractor sees"""
     scale: str
     """of the images; "" where they have none"""
-    content: str = ""
-    """names the images' files; "" where that is not known"""
 
     def save(self, path: str | Path) -> None:
         """Write an .npz; readable without running code."""
@@ -58,10 +56,9 @@ class Statistics:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: cannot be read as statistics ({reason}); make them again") from error
-        found.setdefault("content", np.array(""))
         if str(found.pop("format", "none")) != FORMAT or set(found) != set(cls.__annotations__):
             raise UserError(f"{path}: not {FORMAT}; expected statistics that scripts/evaluate.py wrote")
-        texts = {key: str(found[key]) for key in (*SAME, "content")}
+        texts = {key: str(found[key]) for key in SAME}
         return cls(int(found["n"]), found["mean"], found["covariance"], **texts)
 
 

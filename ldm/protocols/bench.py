@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from ldm.cache import Identity
@@ -58,14 +57,6 @@ class Embedder(Protocol):
 
     def __call__(self, tiles: Tensor, /) -> Tensor:
         """uint8 (b, H, W, 3) -> float32 (b, d)."""
-
-
-def check_embedder(model: ZoomLDM, embed: Embedder) -> None:
-    """UserError unless it gives embeddings as wide as the model reads; loads it."""
-    tile = torch.zeros(1, model.tile_px, model.tile_px, 3, dtype=torch.uint8)
-    width = embed(tile).shape[1]
-    if width != model.embedding_width:
-        raise UserError(f"encoder: {embed.id} gives {width} numbers a tile, the model reads {model.embedding_width}")
 
 
 class Method(Protocol):

@@ -30,7 +30,7 @@ from ldm.io import Pixels, save_png
 from ldm.joint import Joint
 from ldm.pictures import listed, read_picture
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
-from ldm.protocols.bench import SHOWN, Bench, Embedder, Method, Report, Sheet, check_embedder
+from ldm.protocols.bench import SHOWN, Bench, Embedder, Method, Report, Sheet
 from ldm.protocols.patches import measure
 from ldm.protocols.sources import Gallery, picture_loader
 from ldm.sampling.constraints import Shrink
@@ -233,24 +233,20 @@ def run(
     UserError for fewer than two scales.
     """
     magnification(bench.model, scales)
-    if methods:
-        check_embedder(bench.model, embed)
     reference, given = ([picture_loader(path) for path in half] for half in real)
+    sets = {REAL: Images(given, real=given)}
+    for name, method in methods.items():
+        sets[name] = painted(bench, name, method, real[1], scales, embed)
+    for name, folder in generated.items():
+        sets[name] = Images([picture_loader(path) for path in listed([folder])])
     against = Reference(bench, reference, crop_spaces)
-    made = {name: Images([picture_loader(path) for path in listed([folder])]) for name, folder in generated.items()}
-
-    def record(name: str, images: Images) -> dict[str, Any]:
-        return {"method": name, **against.distances(images.images), **images.means(bench.model.tile_px)}
-
-    known = {REAL: Images(given, real=given)} | made  # measured before anything is sampled: no mistake costs that
-    records = {name: record(name, images) for name, images in known.items()}
-    samples = {name: painted(bench, name, method, real[1], scales, embed) for name, method in methods.items()}
-    records |= {name: record(name, images) for name, images in samples.items()}
-    sets = {REAL: known[REAL]} | samples | made
+    records = [
+        {"method": name, **against.distances(images.images), **images.means(bench.model.tile_px)}
+        for name, images in sets.items()
+    ]
     shown = [[load() for load in images.images[:SHOWN]] for images in sets.values()]
     sheet = Sheet(shown, list(sets), [""] * max(len(row) for row in shown))
-    rows = [records[name] for name in sets]
-    return Report(rows, table(rows), sheet)
+    return Report(records, table(records), sheet)
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:

@@ -41,12 +41,13 @@ def run(
     `count` samples, or as many as there are regions, under the embeddings of training slides, of the slides `given` and
     of the CDM. UserError for a scale without regions on either side.
     """
-    check(bench, training, held_out, scales, sampling)
     records: list[dict[str, Any]] = []
     pairs: dict[str, list[tuple[float, Pixels, Pixels]]] = {}
     for scale in tqdm(scales, unit="scale", disable=not bench.processes.first):
         bank = [region.image for region in regions(training, scale)]
         sets = {HELD_OUT: [region.image for region in regions(held_out, scale)]}
+        if not bank or not sets[HELD_OUT]:
+            raise UserError(f"--scale: {scale} has {len(bank)} training and {len(sets[HELD_OUT])} held-out regions")
         for method, slides in ((TRAINED, training), (GIVEN, given)):
             sets[method] = sample(bench, method, scale, count, slides, sampling)
         if bench.model.cdm is not None:
@@ -69,25 +70,6 @@ def run(
                 distance, training_image = near[method].distance[i], bank[near[method].training[i]]()
                 pairs.setdefault(method, []).append((distance, sets[method][i](), training_image))
     return Report(records, "\n".join(tables(records, bench.spaces, scales)), _sheet(pairs))
-
-
-def check(
-    bench: Bench,
-    training: Sequence[SlideFile],
-    held_out: Sequence[SlideFile],
-    scales: Sequence[str],
-    sampling: Mapping[str, Any],
-) -> None:
-    """UserError for what would be missing once samples are there: regions, their images, the sampler's steps."""
-    bench.model.timesteps(sampling["sampler"], sampling["steps"])
-    for scale in scales:
-        sides = [regions(slides, scale) for slides in (training, held_out)]
-        if not all(sides):
-            raise UserError(f"--scale: {scale} has {len(sides[0])} training and {len(sides[1])} held-out regions")
-        for slide in {region.slide.path: region.slide for side in sides for region in side}.values():
-            if not slide.has_images(scale):
-                raise UserError(f"{slide.path}: prepared without images; prepare it again with images=png")
-            slide.images(scale, [0])
 
 
 def _nearest(bench: Bench, images: Sequence[Loader], bank: Sequence[Loader], space: Extractor) -> Nearest:

@@ -29,15 +29,14 @@ REAL, GIVEN, DRAWN = "real, other slides", "given embeddings", "CDM"
 def gallery(
     bench: Bench, method: str, scale: str, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
 ) -> Gallery:
-    """Where the images of `sample` are kept. UserError for a sampler or steps that the model does not have."""
-    steps = len(bench.model.timesteps(sampling["sampler"], sampling["steps"]))
+    """Where the images of `sample` are kept."""
     inputs = {} if slides is None else {slide_id(slide): content(slide.path) for slide in slides}
     weights = bench.model.cdm.weights if slides is None and bench.model.cdm else {}
     order = list(inputs)  # that of the images
     return Gallery(
         bench.samples,
         f"{method} {scale}",
-        bench.identity(weights, inputs, {**sampling, "steps": steps, "scale": scale, "slides": order}),
+        bench.identity(weights, inputs, {**sampling, "scale": scale, "slides": order}),
     )
 
 
@@ -90,54 +89,23 @@ def measure(method: str, images: Described, reference: Described) -> Measured:
     return Measured(method, a.scale, a.extractor, a.preprocessing, a.n, b.n, distance, value, error)
 
 
-def sampled_at(
-    bench: Bench, scale: str, count: int, given: Sequence[SlideFile], sampling: Mapping[str, Any]
+def methods_at(
+    bench: Bench, scale: str, count: int, given: Sequence[SlideFile], sampling: Mapping[str, Any] | None
 ) -> dict[str, list[Loader]]:
-    """Samples by method."""
+    """Images by method: other real ones, and samples unless `sampling` is None. UserError without conditions."""
     methods: dict[str, list[Loader]] = {}
     places = regions(given, scale, count)
+    if places:
+        methods[REAL] = [region.image for region in places]
+    if sampling is None:
+        return methods
+    if not places and bench.model.cdm is None:
+        raise UserError(f"conditions: none at {scale}; give prepared slides with --real, or the model's --cdm")
     if places:
         methods[GIVEN] = sample(bench, GIVEN, scale, count, given, sampling)
     if bench.model.cdm is not None:
         methods[DRAWN] = sample(bench, DRAWN, scale, len(places) or count, None, sampling)
     return methods
-
-
-class Known(NamedTuple):
-    """What is measured before anything is sampled, so that no mistake in what was given costs any sampling."""
-
-    references: list[Described]
-    """of each space"""
-    cells: dict[str, list[Measured]]
-    """of real images of other slides, and of images made elsewhere; one a space"""
-    real: list[Loader]
-    """those of other slides"""
-
-
-def known_at(
-    bench: Bench, real: Source, scale: str, count: int, given: Sequence[SlideFile], generated: Mapping[str, Source]
-) -> Known:
-    """UserError for images that cannot be read or compared."""
-    found = Known([], {}, [region.image for region in regions(given, scale, count)])
-    for space in bench.spaces:
-        reference = real.described(scale, space, bench.processes, bench.batch)
-        sets = {REAL: describe(found.real, space, scale, bench.processes, bench.batch)} if found.real else {}
-        for method, source in generated.items():
-            sets[method] = source.described(scale, space, bench.processes, bench.batch)
-        found.references.append(reference)
-        for method, images in sets.items():
-            found.cells.setdefault(method, []).append(measure(method, images, reference))
-    return found
-
-
-def check_conditions(
-    bench: Bench, scales: Sequence[str], given: Sequence[SlideFile], sampling: Mapping[str, Any]
-) -> None:
-    """UserError for a scale without conditions, or a sampler or steps that the model does not have."""
-    bench.model.timesteps(sampling["sampler"], sampling["steps"])
-    for scale in scales:
-        if not regions(given, scale) and bench.model.cdm is None:
-            raise UserError(f"conditions: none at {scale}; give prepared slides with --real, or the model's --cdm")
 
 
 def run(
@@ -151,22 +119,17 @@ def run(
     """Measure every scale of `real` against it: real patches of the slides `given`, samples under their embeddings and
     under the CDM (none if `sampling` is None), and images made elsewhere; `count` of each, or as many as there are.
     """
-    if sampling is not None:
-        check_conditions(bench, real.scales, given, sampling)
-    known = {scale: known_at(bench, real, scale, count, given, generated) for scale in real.scales}
     cells, sheet = [], Sheet()
     for scale in tqdm(real.scales, unit="scale", disable=not bench.processes.first):
-        references, measured, others = known[scale]
-        samples = {} if sampling is None else sampled_at(bench, scale, count, given, sampling)
-        methods = ({REAL: others} if others else {}) | samples
-        for i, space in enumerate(bench.spaces):
+        methods = methods_at(bench, scale, count, given, sampling)
+        for space in bench.spaces:
+            reference = real.described(scale, space, bench.processes, bench.batch)
             for method, images in methods.items():
-                if method in samples:
-                    found = describe(images, space, scale, bench.processes, bench.batch)
-                    cells.append(measure(method, found, references[i]))
-                else:
-                    cells.append(measured[method][i])
-            cells += [measured[method][i] for method in generated]
+                found = describe(images, space, scale, bench.processes, bench.batch)
+                cells.append(measure(method, found, reference))
+            for method, source in generated.items():
+                found = source.described(scale, space, bench.processes, bench.batch)
+                cells.append(measure(method, found, reference))
         columns = [images[:: max(1, len(images) // SHOWN)][:SHOWN] for images in methods.values()]
         if columns:
             sheet.rows.append([load() for images in zip(*columns, strict=True) for load in images])

@@ -12,7 +12,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -20,7 +19,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
-from ldm.cache import Identity, content
+from ldm.cache import Identity
 from ldm.data.cohort import open_cohort
 from ldm.data.h5 import SlideFile
 from ldm.data.splits import NAME, patient_of, read_split
@@ -169,24 +168,12 @@ class Source:
         return [region.image for region in found]
 
     def described(self, scale: str, extractor: Extractor, processes: Processes = ALONE, batch: int = 32) -> Described:
-        """In the space of `extractor`; from shared statistics where the folder holds them and no other images."""
+        """In the space of `extractor`; from shared statistics where the folder holds them."""
         statistics = sorted(self.path.glob(f"{scale}_*.npz"))
         same = [path for path in statistics if path.name == statistics_name(scale, extractor)]
-        of = self.content(scale)
-        if of is None and statistics:
+        if same or statistics:
             return Described(Statistics.load((same or statistics)[0]))  # of another extractor: refused when compared
-        if same and (kept := Statistics.load(same[0])).content == of:
-            return Described(kept)
-        found = describe(self.loaders(scale), extractor, scale, processes, batch)
-        return replace(found, statistics=replace(found.statistics, content=of or ""))
-
-    def content(self, scale: str) -> str | None:
-        """Names the images of `scale`: their files' contents, in order; None when there are none."""
-        try:
-            files = [slide.path for slide in self.slides] or image_files(self.path, scale, len(self.scales) == 1)
-        except UserError:
-            return None
-        return Identity("images", inputs={str(i): content(path) for i, path in enumerate(files)}).digest
+        return describe(self.loaders(scale), extractor, scale, processes, batch)
 
 
 def statistics_name(scale: str, extractor: Extractor) -> str:

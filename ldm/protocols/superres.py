@@ -37,7 +37,7 @@ from ldm.evaluation.tables import markdown, spread
 from ldm.io import Pixels
 from ldm.pictures import read_picture
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
-from ldm.protocols.bench import SHOWN, Bench, Embedder, Method, Report, Sheet, check_embedder
+from ldm.protocols.bench import SHOWN, Bench, Embedder, Method, Report, Sheet
 from ldm.protocols.names import CONTROLLED, SUPERRES
 from ldm.protocols.sources import Gallery
 from ldm.sampling.constraints import Shrink
@@ -224,15 +224,6 @@ def run(
     `embed` gives the embeddings of the truth's tiles; `features` and `lpips` are those of `scores`.
     """
     tile_px, factor = bench.model.tile_px, magnification(bench.model, scales)
-    if any(method.embeds for method in methods.values()):
-        check_embedder(bench.model, embed)
-    sizes: set[tuple[int, ...]] = set()
-    for path in truths:  # all are read, and every measure is tried, before anything is sampled
-        truth = read(path, factor)
-        if truth.shape not in sizes:
-            y = shrunk(truth, factor)
-            scores(bicubic(y, factor), truth, y, bench.spaces, tile_px, features, lpips)
-            sizes.add(truth.shape)
     columns = [[read(path, factor) for path in truths[:SHOWN]]]
     records = []
     for name, method in methods.items():
@@ -282,8 +273,6 @@ def read(path: Path, factor: int) -> Pixels:
     """A truth (H, W, 3), without the rows and columns that no pixel of y would show whole."""
     image = read_picture(path).pixels
     height, width = (length - length % factor for length in image.shape[:2])
-    if not height or not width:
-        raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} px; expected at least {factor} a side")
     return image[:height, :width]
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from ldm.commands.train import split_when_absent
 from ldm.data.splits import PARTS, Shares, Split, draw, extend, folds, patient_of, read_split, write_split
 from ldm.errors import UserError
-from main import split_when_absent
 from tests import toy
 
 COHORT = {

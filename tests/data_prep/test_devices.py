@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from data_prep.prepare import prepare
+from data_prep.preparation import prepare
 from tests.robustness import cohort
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_prep.config import Encoder, PrepareConfig, Rungs
 from data_prep.encoders import load_encoder
 from data_prep.imported import ImportedEmbeddings, coordinate_shares, covered_shares
-from data_prep.prepare import prepare
+from data_prep.preparation import prepare
 from data_prep.readers import Box
 from data_prep.slide import Plane, Slide
 from ldm.data.h5 import SlideFile

@@ -17,7 +17,8 @@ from data_prep.demo_world import generate
 from data_prep.encoders import load_encoder
 from data_prep.find import left_out
 from data_prep.one_setting import NAME, check_folder, claim_folder
-from data_prep.prepare import main, prepare
+from data_prep.preparation import prepare
+from data_prep.prepare import main
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.files import writer

@@ -11,7 +11,7 @@ import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
 
-from data_prep import attempt, prepare
+from data_prep import attempt, preparation, prepare
 from data_prep.config import PrepareConfig
 from data_prep.page import page
 from data_prep.report import Records, SlideReport, waiting
@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> PrepareConfig:
 
 def test_the_page_shows_each_slide_and_failed_ones_first(config: PrepareConfig) -> None:
     Path(config.slides, "a broken one.svs").write_bytes(b"<html>")
-    prepare.prepare(config)
+    preparation.prepare(config)
     html = Path(config.out, "report", "index.html").read_text()
     assert re.findall(r'<tr class="(\w+)"', html) == ["failed", "prepared", "prepared"]
     links = re.findall(r'(?:src|href)="([^"]+)"', html)
@@ -68,7 +68,7 @@ def test_a_fault_of_the_program_is_logged_and_the_others_go_on(
         return planned(task, *arguments)
 
     monkeypatch.setattr(attempt, "plan_slide", faulty)
-    first, second = prepare.prepare(config)
+    first, second = preparation.prepare(config)
     assert (first.status, second.status) == ("failed", "prepared")
     log = Path(config.out, "report", "0.log")
     assert re.search(r"0\.tiff: KeyError at test_report\.py:\d+ \('no such thing'\); its traceback", first.message)
@@ -79,10 +79,10 @@ def test_a_fault_of_the_program_is_logged_and_the_others_go_on(
 
 def test_shards_and_their_reports_add_up(config: PrepareConfig) -> None:
     write_slide(Path(config.slides) / "2.tiff", [tissue_image(256, 256)], 0.5)
-    assert [r.slide_id for r in prepare.prepare(cohort.variant(config, shard="1/2"))] == ["1"]
+    assert [r.slide_id for r in preparation.prepare(cohort.variant(config, shard="1/2"))] == ["1"]
     found = {r["slide_id"]: r["status"] for r in json.loads(Path(config.out, "report.json").read_text())}
     assert found == {"0": "waiting", "1": "prepared", "2": "waiting"}
-    prepare.prepare(cohort.variant(config, shard="0/2"))
+    preparation.prepare(cohort.variant(config, shard="0/2"))
     found = {r["slide_id"]: r["status"] for r in json.loads(Path(config.out, "report.json").read_text())}
     assert found == dict.fromkeys("012", "prepared")
 
@@ -90,20 +90,20 @@ def test_shards_and_their_reports_add_up(config: PrepareConfig) -> None:
 def test_a_killed_run_has_said_what_waits(config: PrepareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     assert waiting(config.out) == []
     told: list[list[str]] = []
-    attempted = prepare.attempt
+    attempted = preparation.attempt
 
     def watched(task: attempt.Task, *arguments: object) -> SlideReport:
         told.append(waiting(config.out))  # all that a kill would leave
         return attempted(task, *arguments)
 
-    monkeypatch.setattr(prepare, "attempt", watched)
-    prepare.prepare(config)
+    monkeypatch.setattr("data_prep.preparation.attempt", watched)
+    preparation.prepare(config)
     assert told == [["0", "1"], ["0", "1"]]
     assert waiting(config.out) == []
 
 
 def test_what_another_process_reports_meanwhile_is_not_done_again(config: PrepareConfig) -> None:
-    prepare.prepare(config)
+    preparation.prepare(config)
     records = Records(config.out, ["0", "1"])
     assert records.news("0") is None
     told = SlideReport("0", "0.tiff", "failed", message="elsewhere")

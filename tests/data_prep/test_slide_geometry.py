@@ -8,7 +8,7 @@ from PIL import Image
 from data_prep.config import Encoder, PrepareConfig, Rungs
 from data_prep.find import Task
 from data_prep.plan import Plan, plan_slide
-from data_prep.prepare import prepare
+from data_prep.preparation import prepare
 from data_prep.readers import Box, OpenSlideReader
 from data_prep.slide import Plane, Slide, UnreadableError, open_slide, salvage
 from ldm.data.h5 import SlideFile

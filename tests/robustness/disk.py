@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import main
-from data_prep import prepare
+from data_prep import preparation, prepare
 from ldm.checkpoint import load_weights
 from ldm.cli import sample as sample_patches
 from ldm.errors import cli
@@ -96,7 +96,7 @@ def preparing(folder: Path, disk: Path) -> list[str]:
     """A slide's file does not fit."""
     config = cohort.make(folder, 2, 768)
     cohort_of = cohort.variant(config, out=str(folder / "expected"))
-    prepare.prepare(cohort_of)
+    preparation.prepare(cohort_of)
     expected = cohort.contents(cohort_of.out)
     command = ["--config", f"{DEMO}/data.yaml", *cohort.overrides(cohort.variant(config, out=str(disk / "out")))]
     wrong = []

@@ -59,7 +59,9 @@ class Watch:
 def outcomes(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Name and outcome of these attacks, each in a folder of its own."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__, "main", "data_prep.prepare", "ldm.commands.sample"])
+    context.set_forkserver_preload(
+        [__name__, "main", "data_prep.preparation", "ldm.commands.train", "ldm.commands.sample"]
+    )
     for number, name in enumerate(names):
         place = folder / f"{number}"
         place.mkdir()

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from data_prep.config import load_prepare_config
 from data_prep.encoders import load_encoder
-from data_prep.prepare import prepare
+from data_prep.preparation import prepare
 from ldm.config import build, load_config
 from ldm.pipeline import ZoomLDM
 from ldm.run_config import save_config

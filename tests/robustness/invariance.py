@@ -3,7 +3,7 @@
 from itertools import product
 from pathlib import Path
 
-from data_prep.prepare import prepare
+from data_prep.preparation import prepare
 from tests.robustness import cohort
 
 BATCHES, WORKERS = (1, 7, 32), (0, 4)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from data_prep.config import PrepareConfig
-from data_prep.prepare import prepare
+from data_prep.preparation import prepare
 from tests.robustness import cohort
 
 ROOT = Path(__file__).parents[2]

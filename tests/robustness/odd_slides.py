@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.config import load_prepare_config
-from data_prep.prepare import prepare
+from data_prep.preparation import prepare
 from ldm.data.h5 import SlideFile
 from tests.robustness.odd_files import KINDS, PICTURE, TILE, Kind, picture, tiff
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.prepare import INTERRUPTED, RESUMABLE
+from data_prep.preparation import INTERRUPTED, RESUMABLE
 from tests.robustness import cohort, kills
 
 

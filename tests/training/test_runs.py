@@ -15,7 +15,7 @@ import torch
 
 import main
 from data_prep import prepare
-from data_prep.prepare import RESUMABLE
+from data_prep.preparation import RESUMABLE
 from ldm.checkpoint import load_weights, save_weights
 from ldm.data.datamodule import CohortData
 from ldm.errors import UserError
