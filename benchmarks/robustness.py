@@ -38,6 +38,8 @@ FIGURES = {
     "R5": Figure("flips", 300, "one flipped bit in each kind of file that is read", "0 silent"),
     "R6": Figure("hostile", 200, "hostile checkpoints, configs, slides, ids", "0 executed or escaped"),
     "R7": Figure("invariance", 4, "slides prepared with batches of 1/7/32, workers 0/4", "byte-equal"),
+    "R10": Figure("command_lines", 3000, "command lines and overrides drawn from typed grammars", "0 wrong"),
+    "R11": Figure("edits", 600, "an edit of a run's config or weights, or of a bag's settings", "0 silent"),
 }
 HEADER = ["| figure | test | wanted | found | hardware | command |", "|---|---|---|---|---|---|"]
 

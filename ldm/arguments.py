@@ -12,9 +12,10 @@ destinations are text, so that they are checked too.
 import argparse
 import math
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ldm.errors import UserError, one_line
 from ldm.files import check_destination
@@ -26,6 +27,13 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 class Parser(argparse.ArgumentParser):
     """Tells a mistake in one line, without the whole usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else list(args)
+        for item in args:
+            if re.match(r"--?[\w-]+=-*$", item):  # argparse would take "--seed=--" for no value at all
+                self.error(f"argument {item.partition('=')[0]}: {item.partition('=')[2]!r} found, expected a value")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{one_line(f'error: {message}')}; {self.prog} --help lists what it takes\n")

@@ -40,7 +40,7 @@ from ldm.pictures import (
     write_scene,
 )
 from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
-from ldm.precision import add_precision, announce
+from ldm.precision import add_precision, announce, chosen_device
 from ldm.rasters import Place
 from ldm.resume import StateFile, sample, shown
 from ldm.sampling.constraints import Shrink
@@ -294,10 +294,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     clash = [path for path in paths if path.parent.resolve() == args.out.resolve()]
     if clash:
         raise UserError(f"--out: {args.out} is where {clash[0].name} lies; expected another folder")
-    model = ZoomLDM.load(args.model, device=args.device, precision=args.precision)
+    model = ZoomLDM.load(args.model, device=chosen_device(args.device), precision=args.precision)
     announce(model.precision, model.device)
     names = model.ladder.names
-    args.scales = args.scales.split(",") if args.scales else [names[0], names[min(2, len(names) - 1)]]
+    args.scales = args.scales.split(",") if args.scales is not None else [names[0], names[min(2, len(names) - 1)]]
     if args.slide and len(paths) > 1:
         raise UserError(f"--from: one place for {len(paths)} images; expected one image")
     truth = truths(args, paths)

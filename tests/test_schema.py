@@ -151,7 +151,6 @@ PREPARATION = {
     "generate.size_px=1030": "multiple of 256",
     "generate=yes": "mapping",
     "slides=null": "text",
-    "slides=[a]": "text",
     "out=''": "text",
     "ladder.scales=0": "at least 1",
     "encoder=uni": "mapping",

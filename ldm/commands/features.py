@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     model = ZoomLDM.load(args.model, device=fabric.device, precision=args.precision)
     if fabric.is_global_zero:
         announce(model.precision, model.device)
-    names = args.scales.split(",") if args.scales else model.ladder.names[:1]
+    names = args.scales.split(",") if args.scales is not None else model.ladder.names[:1]
     rungs = sorted({model.ladder[name].index for name in names})
     extract = Extractor(
         model,

@@ -1,0 +1,11 @@
+"""R11, a tenth of it; benchmarks/robustness.py has the whole."""
+
+from pathlib import Path
+
+from tests.robustness import edits
+
+
+def test_no_edited_config_weights_or_bag_is_read_in_silence(tmp_path: Path) -> None:
+    found = list(edits.outcomes(tmp_path, 48))
+    assert [(name, ended) for name, ended in found if ended not in edits.GOOD] == []
+    assert sum(ended == "refused" for _, ended in found) > 0.7 * len(found)
