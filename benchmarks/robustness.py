@@ -32,7 +32,10 @@ FIGURES = {
     "R1": Figure("odd_slides", 44, "odd slides mixed with five good ones", "44 of 44 as labelled"),
     "R2": Figure("kills", 50, "preparation killed at a random point, run again", "50 of 50 byte-equal"),
     "R3": Figure(
-        "resume", 20, "killed while saving; killed at a random step and resumed", "all loadable, all bit-equal"
+        "resume",
+        20,
+        "killed while saving; at a random step, before the first checkpoint, after the last, and resumed",
+        "all loadable, all bit-equal",
     ),
     "R4": Figure("disk", 3, "disk full while preparing, training, sampling", "old data intact, resume equal"),
     "R5": Figure("flips", 300, "one flipped bit in each kind of file that is read", "0 silent"),

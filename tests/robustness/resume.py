@@ -1,4 +1,5 @@
-"""R3: a training run is killed while it saves a checkpoint, or at a random step, and goes on.
+"""R3: a training run is killed while it saves a checkpoint, at a random step, before its first checkpoint or after its
+last one, and goes on.
 
 Every process is killed with SIGKILL, so nothing of it can tidy up. The runs are of the demo config at toy size.
 """
@@ -82,13 +83,21 @@ def _saving(run: Path, after: str) -> bool:
     return any(name >= after for name in names)
 
 
-def killed_at_random(folder: Path, overrides: list[str], count: int) -> Iterator[bool]:
+def arguments_of(overrides: list[str]) -> list[str]:
+    lengths = {"max_steps": STEPS, "checkpoint_every": EVERY, "validate_every": STEPS // 2}
+    return [*overrides, *(f"training.{key}={value}" for key, value in lengths.items())]
+
+
+def undisturbed(folder: Path, overrides: list[str]) -> Path:
+    """The run that the killed ones are to equal."""
+    assert finish("--base", str(DEMO), f"run={folder}", *arguments_of(overrides))
+    return folder
+
+
+def killed_at_random(folder: Path, overrides: list[str], whole: Path, count: int) -> Iterator[bool]:
     """Whether each run that was killed ends as the one that was not: losses, weights and what is left on the disk."""
     generator = random.Random(0)
-    lengths = {"max_steps": STEPS, "checkpoint_every": EVERY, "validate_every": STEPS // 2}
-    arguments = [*overrides, *(f"training.{key}={value}" for key, value in lengths.items())]
-    whole = folder / "whole"
-    assert finish("--base", str(DEMO), f"run={whole}", *arguments)
+    arguments = arguments_of(overrides)
     for number in range(count):
         run = folder / f"killed-{number}"
         process = start("--base", str(DEMO), f"run={run}", *arguments)
@@ -98,7 +107,30 @@ def killed_at_random(folder: Path, overrides: list[str], count: int) -> Iterator
         yield not (run / "weights.safetensors").exists() and _same(run, whole)
 
 
-def _same(run: Path, whole: Path) -> bool:
+def killed_before_the_first(folder: Path, overrides: list[str], whole: Path, count: int) -> Iterator[bool]:
+    """The same of runs that are killed once they have begun and before they have saved anything."""
+    generator = random.Random(1)
+    late = [*arguments_of(overrides), f"training.checkpoint_every={STEPS}"]
+    for number in range(count):
+        run = folder / f"before-{number}"
+        process = start("--base", str(DEMO), f"run={run}", *late)
+        kill_when(process, (run / "config.yaml.sha256").exists, generator.random() * 0.5)
+        yield not list((run / "checkpoints").glob("*.ckpt")) and _same(run, whole)
+
+
+def killed_after_the_last(folder: Path, overrides: list[str], whole: Path, count: int) -> Iterator[bool]:
+    """The same of runs that are killed once their last checkpoint is whole: validating, writing weights, or done."""
+    generator = random.Random(2)
+    for number in range(count):
+        run = folder / f"after-{number}"
+        process = start("--base", str(DEMO), f"run={run}", *arguments_of(overrides))
+        last = run / "checkpoints" / f"step={STEPS:08d}.ckpt.sha256"
+        kill_when(process, last.exists, generator.random() * 0.2)
+        yield _same(run, whole, trains=False)
+
+
+def _same(run: Path, whole: Path, trains: bool = True) -> bool:
+    """Whether `run`, resumed, ends as `whole`; `trains`: it has steps left, whose losses it logs."""
     if not finish("--resume", str(run)):
         return False
     checkpoint, expected = (
@@ -106,7 +138,7 @@ def _same(run: Path, whole: Path) -> bool:
     )
     resumed = losses(run)
     return (
-        STEPS - 1 in resumed
+        (STEPS - 1 in resumed or not trains)
         and losses(whole).items() >= resumed.items()
         and all(digest(checkpoint[key]) == digest(expected[key]) for key in ("state_dict", "optimizer_states"))
         and sha256(run / "weights.safetensors") == sha256(whole / "weights.safetensors")
@@ -116,8 +148,12 @@ def _same(run: Path, whole: Path) -> bool:
 
 
 def measure(folder: Path, count: int) -> str:
-    """Twice `count` kills while saving, `count` kills at random steps."""
+    """Twice `count` kills while saving, `count` kills at random steps, as many before the first checkpoint and after
+    the last one.
+    """
     overrides = cohort.make(folder / "cohort")
     saves = sum(tqdm(killed_while_saving(folder, overrides, 2 * count), total=2 * count, desc="saves", unit="kill"))
-    resumed = sum(tqdm(killed_at_random(folder, overrides, count), total=count, desc="resumes", unit="kill"))
-    return f"{saves} of {2 * count} loadable, {resumed} of {count} bit-equal"
+    whole = undisturbed(folder / "whole", overrides)
+    scenarios = (killed_at_random, killed_before_the_first, killed_after_the_last)
+    kills = [killed for scenario in scenarios for killed in scenario(folder, overrides, whole, count)]
+    return f"{saves} of {2 * count} loadable, {sum(kills)} of {len(kills)} bit-equal"

@@ -9,5 +9,5 @@ def losses(folder: Path) -> dict[int, float]:
     found = {}
     for path in sorted(folder.glob("metrics/*/metrics.csv")):
         with open(path) as file:
-            found |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
+            found |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row.get("loss")}
     return found

@@ -93,7 +93,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return arrange
 
 
-@pytest.mark.parametrize("system", ["zoomldm", "best", "vq", "cdm", "control"])
+SLOW = [pytest.param(system, marks=pytest.mark.slow) for system in ("zoomldm", "cdm", "control")]
+
+
+@pytest.mark.parametrize("system", ["best", "vq", *SLOW])
 def test_a_stopped_run_writes_the_same_weights(
     system: str, tmp_path: Path, overrides: list[str], steered: Path, monkeypatch: pytest.MonkeyPatch, stop_after: Any
 ) -> None:
