@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.ablation_studies import CDM, SCALES, SHARED, SINGLE, STUDIES, Study, report, scores
 from data_prep.encoders import load_encoder
 from ldm.arguments import Parser, output_file, output_folder
 from ldm.batch import Stream
+from ldm.cache import Identity, content
 from ldm.config import load_config
 from ldm.data.dataset import image_batch, latent_batch
 from ldm.errors import UserError, cli
@@ -105,7 +106,7 @@ def score(study: Study, run: Path) -> None:
     config = load_run_config(run)
     data, encoder = open_data(config), load_encoder("demo")
     model = ZoomLDM.load(config.zoomldm, cdm=run) if study is CDM else ZoomLDM.load(run)
-    done = scores(run) if (run / "scores.json").is_file() else {}
+    done = kept_scores(run, identity_of(study, config, model, encoder.id))
     for scale in data.validation.scales:
         if scale.name in done:
             continue
@@ -121,6 +122,35 @@ def score(study: Study, run: Path) -> None:
         with whole(run / "scores.json") as partial:
             partial.write_text(json.dumps(done, indent=1))
         print(f"{run}: {scale.name}: {found['frechet']:.1f}", flush=True)
+
+
+def identity_of(study: Study, config: DictConfig, model: ZoomLDM, encoder: str) -> Identity:
+    """Everything that the scores of a run depend on."""
+    weights = {**model.weights, **(model.cdm_needed.weights if study is CDM else {}), "encoder": encoder}
+    slides = sorted(Path(config.data.cohort).rglob("*.h5"))
+    inputs = {str(path.relative_to(config.data.cohort)): content(path) for path in slides}
+    if config.data.get("split"):
+        inputs["split"] = content(config.data.split)
+    settings = {"data": OmegaConf.to_container(config.data), "seed": study.seed, "sampling": SAMPLING}
+    settings |= {"real": REAL, "samples": SAMPLES, "precision": model.precision}
+    return Identity("scores", weights, inputs, settings)
+
+
+def kept_scores(run: Path, identity: Identity) -> dict[str, dict[str, float]]:
+    """What an interrupted command has scored of a run; nothing, and a line that says why, where it was of another."""
+    beside = run / "scores.identity.json"
+    if (run / "scores.json").is_file():
+        try:
+            different = identity.differences(Identity.parse(beside.read_text()))
+        except (OSError, ValueError):
+            different = ["what they depend on was not kept"]
+        if not different:
+            return scores(run)
+        print(f"{run}: scored anew ({'; '.join(different)})", flush=True)
+        (run / "scores.json").unlink()
+    with whole(beside) as partial:
+        partial.write_text(identity.text)
+    return {}
 
 
 def keep(run: Path, name: str, real: Pixels, drawn: Pixels) -> None:

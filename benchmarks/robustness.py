@@ -43,6 +43,7 @@ FIGURES = {
     "R7": Figure("invariance", 4, "slides prepared with batches of 1/7/32, workers 0/4", "byte-equal"),
     "R10": Figure("command_lines", 3000, "command lines and overrides drawn from typed grammars", "0 wrong"),
     "R11": Figure("edits", 600, "an edit of a run's config or weights, or of a bag's settings", "0 silent"),
+    "R13": Figure("stale", 45, "one thing that a kept result depends on is changed", "0 silent"),
 }
 HEADER = ["| figure | test | wanted | found | hardware | command |", "|---|---|---|---|---|---|"]
 

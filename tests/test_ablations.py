@@ -1,6 +1,7 @@
 """Ablations: their configs train, and the table is what the run folders say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 import main
 from benchmarks import ablation_studies as studies
 from benchmarks import ablations
+from ldm.cache import Identity
 from ldm.config import load_config
 from ldm.errors import UserError
 from tests import toy
@@ -136,6 +138,16 @@ def test_demo_ablations_train_and_sample(tmp_path: Path, overrides: list[str], n
         ablations.score(studies.SINGLE["5x"][0], run)
         assert studies.scores(run).keys() == scales
         assert studies.scores(run)["5x"]["frechet"] > 0
+
+
+def test_scores_of_another_identity_are_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    identity = Identity("scores", {"model": "m-1"}, {"a.h5": "0123"}, {"seed": 0})
+    assert ablations.kept_scores(tmp_path, identity) == {}
+    (tmp_path / "scores.json").write_text('{"5x": {"kid": 1.0}}')
+    assert ablations.kept_scores(tmp_path, identity) == {"5x": {"kid": 1.0}}
+    assert ablations.kept_scores(tmp_path, replace(identity, weights={"model": "m-2"})) == {}
+    assert 'scored anew (weights.model: "m-2", kept "m-1")' in capsys.readouterr().out
+    assert not (tmp_path / "scores.json").exists()
 
 
 def test_what_is_missing_is_prepared_then_trained_and_a_stopped_run_goes_on(

@@ -1,0 +1,215 @@
+"""R13: something that a kept result depends on changes under the same path or option, and the command is typed again.
+
+Each trial makes a result (or begins to: a sampling is stopped in the middle), changes one thing, and makes it again in
+the same folder. It must be what a new folder gives. The commands run on the toy model, in this process.
+"""
+
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+from omegaconf import OmegaConf
+from PIL import Image
+from tqdm import tqdm
+
+from ldm.checkpoint import load_weights, save_weights
+from ldm.data.bags import read_bag
+from ldm.joint import Joint
+from ldm.sampling.multiscale import State
+from scripts import evaluate, extract_features, sample_joint, superres
+from tests import toy
+from tests.robustness.flips import digest
+
+
+class Change(NamedTuple):
+    """Of what lies in the world's folder, or options that are added."""
+
+    name: str
+    apply: Callable[[Path], None] = lambda world: None
+    options: tuple[str, ...] = ()
+
+
+class Case(NamedTuple):
+    """A command that keeps something: make(world, out, options) gives the digest of what it wrote."""
+
+    name: str
+    make: Callable[[Path, Path, tuple[str, ...]], str]
+    changes: tuple[Change, ...]
+    stopped: bool = False
+    """whether the first command is stopped in the middle"""
+
+
+def world_in(folder: Path) -> Path:
+    toy.run_folder(folder / "zoomldm", "zoomldm")
+    toy.run_folder(folder / "cdm", "cdm")
+    for number, name in enumerate("ab"):
+        toy.slide(folder / f"cohort/{name}.h5")
+        for part in range(2):
+            _paint(folder / f"pictures/{name}_{64 * part}_0.png", 2 * number + part)
+    return folder
+
+
+def _paint(path: Path, seed: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    small = np.random.default_rng(seed).integers(60, 200, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC).save(path)
+
+
+def reweight(run: str) -> Change:
+    def apply(world: Path) -> None:
+        path = world / run / "weights.safetensors"
+        tensors = load_weights(path)
+        same = {name: tensor for name, tensor in tensors.items() if name.startswith("cond_stage_model.")}
+        save_weights(path, {name: 1.05 * tensor for name, tensor in tensors.items()} | same)
+
+    return Change(f"weights of {run}", apply)
+
+
+def reconfigure(run: str, key: str, value: object) -> Change:
+    def apply(world: Path) -> None:
+        path = world / run / "config.yaml"
+        config = OmegaConf.load(path)
+        OmegaConf.update(config, key, value)
+        OmegaConf.save(config, path)
+        path.with_name("config.yaml.sha256").unlink()  # so that it is used as it is
+
+    return Change(f"{key} of {run}", apply)
+
+
+def _redraw(world: Path) -> None:
+    """Other embeddings and latents, and all attributes the same; also the times of the files."""
+    for path in (world / "cohort").glob("*.h5"):
+        times, other = path.stat(), np.random.default_rng(1)
+        path.unlink()
+        with patch.object(np.random, "default_rng", lambda seed, other=other: other):
+            toy.slide(path)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _repaint(world: Path) -> None:
+    for number, path in enumerate(sorted((world / "pictures").iterdir())):
+        times = path.stat()
+        _paint(path, 10 + number)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def option(*words: str) -> Change:
+    return Change(" ".join(words), options=words)
+
+
+MODEL = (
+    reweight("zoomldm"),
+    reconfigure("zoomldm", "model.prediction", "eps"),
+    reconfigure("zoomldm", "model.schedule.end", 0.03),
+    reconfigure("zoomldm", "model.denoiser.heads", 2),
+)
+CDM = (reweight("cdm"), reconfigure("cdm", "model.cdm.heads", 4))
+SLIDES, PICTURES = Change("slides", _redraw), Change("pictures", _repaint)
+
+
+def _figures(path: Path) -> str:
+    records = json.loads(path.read_text())["records"]
+    return digest([{key: value for key, value in record.items() if key != "CPU s"} for record in records])
+
+
+def _evaluated(command: str, *given: str) -> Callable[[Path, Path, tuple[str, ...]], str]:
+    def make(world: Path, out: Path, options: tuple[str, ...]) -> str:
+        paths = [word.replace("WORLD", str(world)) for word in given]
+        model = ["--model", str(world / "zoomldm"), "--accelerator", "cpu", "--space", "demo", "--precision", "fp32"]
+        evaluate.main([command, *model, *paths, "--count", "2", "--out", str(out), *options])
+        return _figures(out / command / f"{command}.json")
+
+    return make
+
+
+def _joint(origin: str) -> Callable[[Path, Path, tuple[str, ...]], str]:
+    def make(world: Path, out: Path, options: tuple[str, ...]) -> str:
+        model = ["--model", str(world / "zoomldm"), "--cdm", str(world / "cdm"), "--accelerator", "cpu"]
+        given = ["--from", origin.replace("WORLD", str(world)), "--size", "64", "--steps", "3", "--precision", "fp32"]
+        sample_joint.main([*model, *given, "--out", str(out), *options])
+        return digest(np.asarray(Image.open(out / "image.png")))
+
+    return make
+
+
+def _enlarged(world: Path, out: Path, options: tuple[str, ...]) -> str:
+    picture, model = world / "pictures/a_0_0.png", ["--model", str(world / "zoomldm"), "--device", "cpu"]
+    given = ["--from", str(world / "cohort/a.h5"), "--steps", "3", "--precision", "fp32", "--out", str(out)]
+    superres.main([str(picture), *model, *given, *options])
+    return digest(np.asarray(Image.open(out / picture.name)))
+
+
+def _bags(world: Path, out: Path, options: tuple[str, ...]) -> str:
+    model = ["--model", str(world / "zoomldm"), "--accelerator", "cpu", "--precision", "fp32", "--scales", "10x,5x"]
+    extract_features.main([str(world / "cohort"), *model, "--out", str(out), *options])
+    return digest([read_bag(path).features for path in sorted(out.rglob("*.h5"))])
+
+
+SAMPLING = (option("--guidance", "3"), option("--steps", "3"), option("--sampler", "ddim"), option("--seed", "1"))
+JOINT = (option("--guidance", "4"), option("--steps", "4"), option("--seed", "1"), option("--seam", "none"))
+CASES = (
+    Case("sampling from a slide", _joint("WORLD/cohort/a.h5"), (*MODEL, SLIDES, *JOINT), stopped=True),
+    Case("sampling from the CDM", _joint("cdm"), (*MODEL[:2], *CDM, *JOINT[:1]), stopped=True),
+    Case("super-resolution", _enlarged, (*MODEL, SLIDES, PICTURES, *JOINT[:3]), stopped=True),
+    Case(
+        "samples of patches",
+        _evaluated("patches", "--real", "WORLD/cohort", "--cdm", "WORLD/cdm", "--scale", "5x", "--steps", "2"),
+        (*MODEL, *CDM, SLIDES, *SAMPLING),
+    ),
+    Case(
+        "samples of super-resolution",
+        _evaluated("superres", "--real", "WORLD/pictures", "--methods", "none"),
+        (*MODEL[:2], PICTURES, option("--seed", "1"), option("--scales", "20x,10x")),
+    ),
+    Case("bags", _bags, (*MODEL, SLIDES, option("--t", "50"), option("--seed", "1"), option("--clean"))),
+)
+
+
+RUN = Joint.run
+
+
+def _stopped(joint: Joint) -> Iterator[tuple[str, State]]:
+    yield from islice(RUN(joint), 2)
+    raise KeyboardInterrupt
+
+
+def trials() -> Iterator[tuple[Case, Change]]:
+    """In turn one of each case."""
+    for number in range(max(len(case.changes) for case in CASES)):
+        yield from ((case, case.changes[number]) for case in CASES if number < len(case.changes))
+
+
+def outcome(folder: Path, case: Case, change: Change) -> str:
+    """ "made anew", "unmoved" (the change does not show), or what must not be: "silent"."""
+    world, kept, fresh = world_in(folder / "world"), folder / "kept", folder / "fresh"
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        if case.stopped:
+            with patch.object(Joint, "run", _stopped), suppress(KeyboardInterrupt):
+                case.make(world, kept, ())
+            before = case.make(world, folder / "before", ())
+        else:
+            before = case.make(world, kept, ())
+        change.apply(world)
+        again, expected = (case.make(world, out, change.options) for out in (kept, fresh))
+    if again != expected:
+        return "silent"
+    return "unmoved" if again == before else "made anew"
+
+
+def measure(folder: Path, count: int) -> str:
+    """Up to `count` trials."""
+    found: Counter[str] = Counter()
+    for number, (case, change) in enumerate(tqdm(list(islice(trials(), count)), desc="changes", unit="change")):
+        found[outcome(folder / str(number), case, change)] += 1
+        shutil.rmtree(folder / str(number))
+    others = f", {found['unmoved']} without a difference" if found["unmoved"] else ""
+    return f"{found['silent']} silent of {found.total()} changes: {found['made anew']} made anew{others}"
