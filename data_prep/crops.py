@@ -3,6 +3,7 @@
 python data_prep/crops.py SLIDE.svs FOLDER ... --kind histology --size 1024 --count 4 --out crops
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from data_prep.find import SUFFIXES
 from data_prep.slide import Plane, open_slide
 from data_prep.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.arguments import Parser, output_folder, positive_int, seed_int
+from ldm.cache import Identity, content
 from ldm.cog import CogWriter
 from ldm.errors import UserError, cli
+from ldm.files import whole
 from ldm.io import save_png
 from ldm.scales import ladder
 
+KEPT = "crops.json"
 TISSUE = 0.9
 """least share of a picture"""
 GRAIN_PX = 128
@@ -29,10 +33,10 @@ def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, 
     """`count` pictures (size_px, size_px, 3) of each slide at the base scale, apart, as out/<slide>_<row>_<col>.png,
     of a georeferenced scene .tif.
 
-    Where they lie depends on the slide and on `seed` alone; whole files are kept. Row and column are pixels of the base
-    scale. UserError for a slide with less tissue than that.
+    Where they lie depends on the slide and on `seed` alone; files of the same slide and size, as KEPT says, are kept.
+    Row and column are pixels of the base scale. UserError for a slide with less tissue than that.
     """
-    paths = []
+    paths, kept = [], _kept(out / KEPT)
     for path in tqdm(slides, desc=f"{size_px} px pictures", unit="slide"):
         slide, mpp = open_slide(path, kind), ladder(kind).base_mpp
         plane = Plane(slide, mpp)
@@ -46,7 +50,9 @@ def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, 
         for row, col in places:
             x, y, ground = col * GRAIN_PX, row * GRAIN_PX, plane.place
             paths.append(out / f"{path.stem}_{y}_{x}{'.png' if ground is None else '.tif'}")
-            if paths[-1].is_file():
+            settings = {"kind": kind, "size": size_px, "place": [y, x]}
+            identity = Identity("crop", inputs={"slide": content(path)}, settings=settings).digest
+            if paths[-1].is_file() and kept.get(paths[-1].name) == identity:
                 continue
             pixels = plane.read(x, y, size_px, size_px)
             if ground is None:
@@ -54,7 +60,19 @@ def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, 
             else:
                 with CogWriter(paths[-1], size_px, size_px, ground.moved(x, y)) as writer:
                     writer.write(pixels)
+            kept[paths[-1].name] = identity
+            with whole(out / KEPT) as unfinished:
+                unfinished.write_text(json.dumps(kept, indent=1) + "\n")
     return paths
+
+
+def _kept(path: Path) -> dict[str, str]:
+    """By name of a picture: the digest of what it was cut from. Nothing where that is not known."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def apart(shares: NDArray[np.floating], side: int, count: int, seed: int) -> list[tuple[int, int]]:

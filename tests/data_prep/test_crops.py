@@ -36,6 +36,24 @@ def test_pictures_are_the_pixels_of_the_slide_and_lie_apart(slide: Path, tmp_pat
     assert {path.parent for path in paths} == {tmp_path / "out"}
 
 
+def test_pictures_of_another_slide_or_size_of_that_name_are_cut_again(slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (path,) = cut([slide], "histology", 256, 1, out)
+    made, first = path.stat().st_mtime_ns, path.read_bytes()
+    cut([slide], "histology", 256, 1, out)
+    assert path.stat().st_mtime_ns == made
+    write_slide(slide, [np.flip(tissue_image(1024, 1024), 2) // 2], 0.5)
+    for again in cut([slide], "histology", 256, 4, out):
+        row, col = map(int, again.stem.split("_")[1:])
+        expected = Plane(open_slide(slide, "histology"), 0.5).read(col, row, 256, 256)
+        np.testing.assert_array_equal(np.array(Image.open(again)), expected)
+    for again in cut([slide], "histology", 128, 4, out):
+        assert Image.open(again).size == (128, 128)
+    path.write_bytes(first)
+    (out / crops.KEPT).unlink()
+    assert all(Image.open(again).size == (256, 256) for again in cut([slide], "histology", 256, 4, out))
+
+
 def test_pictures_of_a_scene_lie_where_they_were_cut(tmp_path: Path) -> None:
     bands = np.random.default_rng(0).integers(1, 256, (4, 600, 600), dtype=np.uint8)
     path = write_scene(tmp_path / "scene.tif", bands, metres=0.5)
