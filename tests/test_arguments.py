@@ -8,11 +8,11 @@ import pytest
 
 from data_prep import crops, demo_world, splits
 from ldm.arguments import LARGEST_SEED, fraction, integer, non_negative, positive_int, real, seed_int
-from ldm.cli import evaluate
+from ldm.cli import evaluate, superres
 from ldm.cli import features as extract_features
+from ldm.cli import joint as sample_joint
 from ldm.cli import mil as train_mil
 from ldm.cli import sample as sample_patches
-from scripts import sample_joint, superres
 
 ROOT = Path(__file__).parents[1]
 CASES: list[tuple[Callable[..., object], list[str]]] = [

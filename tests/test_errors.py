@@ -10,14 +10,14 @@ import pytest
 import main
 from data_prep import prepare, splits
 from ldm.arguments import whole_numbers
-from ldm.cli import evaluate
+from ldm.cli import evaluate, superres
 from ldm.cli import features as extract_features
+from ldm.cli import joint as sample_joint
 from ldm.cli import mil as train_mil
 from ldm.cli import sample as sample_patches
 from ldm.errors import UserError, cli
 from ldm.files import check_destination
 from ldm.machines import check_machines
-from scripts import sample_joint, superres
 
 ROOT = Path(__file__).parents[1]
 DEMO, DATA = str(ROOT / "configs/demo/zoomldm.yaml"), str(ROOT / "configs/demo/data.yaml")

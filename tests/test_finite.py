@@ -12,13 +12,16 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 
 from ldm.checkpoint import load_weights
+from ldm.cli import features as extract_features
+from ldm.cli import joint as sample_joint
+from ldm.cli import sample as sample_patches
+from ldm.cli import superres
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError, cli
 from ldm.files import write_sidecar
 from ldm.finite import NotFiniteError, checked, is_finite, not_finite
 from ldm.io import save_png
 from ldm.pipeline import ZoomLDM, to_uint8
-from scripts import extract_features, sample_joint, sample_patches, superres
 from tests import toy
 
 BAD = [torch.nan, torch.inf, -torch.inf]

@@ -16,10 +16,10 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
+from ldm.cli import joint as sample_joint
 from ldm.errors import UserError
 from ldm.joint import Joint
 from ldm.sampling.multiscale import State
-from scripts import sample_joint
 from tests import toy
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +63,7 @@ def test_an_image_of_a_georeferenced_slide_or_scene_lies_where_its_tiles_do(
         def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
             return tiles.float().mean((1, 2)).repeat(1, 2) / 255
 
-    monkeypatch.setattr(sample_joint, "load_encoder", lambda name: Encoder())
+    monkeypatch.setattr("ldm.commands.joint.load_encoder", lambda name: Encoder())
     cases = {
         "slide": ("20x,5x", ["--place", "2,1"], str(slide), Affine(0.5, 0, 1016, 0, -0.5, 8968)),
         "coarse": ("10x,5x", ["--place", "2,1"], str(slide), Affine(1, 0, 1016, 0, -1, 8968)),

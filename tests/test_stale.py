@@ -15,6 +15,7 @@ from PIL import Image
 
 import ldm.cache
 from ldm.checkpoint import load_weights, save_weights
+from ldm.cli import joint as sample_joint
 from ldm.conditions import drawn_tokens
 from ldm.data.h5 import SlideFile
 from ldm.features import Extractor, Probe
@@ -24,7 +25,6 @@ from ldm.protocols import large, patches, superres
 from ldm.protocols.bench import Bench
 from ldm.sampling.multiscale import State
 from ldm.superres import CONSISTENT
-from scripts import sample_joint
 from tests import toy
 from tests.test_evaluate import ToyEncoder
 
@@ -79,8 +79,8 @@ def repaint(picture: Path) -> None:
 def start(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Begin to sample, stop: the first command after two steps, later ones at once; gives the steps they found done."""
     run, done = Joint.run, []
-    monkeypatch.setattr(sample_joint, "load_encoder", lambda name: ToyEncoder())
-    monkeypatch.setattr(sample_joint, "drawn_tokens", partial(drawn_tokens, steps=2))
+    monkeypatch.setattr("ldm.commands.joint.load_encoder", lambda name: ToyEncoder())
+    monkeypatch.setattr("ldm.commands.joint.drawn_tokens", partial(drawn_tokens, steps=2))
 
     def interrupted(joint: Joint) -> Iterator[tuple[str, State]]:
         done.append(joint.done)

@@ -14,6 +14,7 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
+from ldm.cli import superres
 from ldm.conditions import Unconditional
 from ldm.errors import UserError
 from ldm.joint import Joint
@@ -22,7 +23,6 @@ from ldm.sampling.constraints import Shrink
 from ldm.sampling.multiscale import State
 from ldm.sampling.presets import Settings
 from ldm.superres import Residual, SuperResolution, bicubic, inferred
-from scripts import superres
 from tests import toy
 
 SCALES = ["20x", "5x"]
@@ -145,14 +145,14 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
 def test_an_interrupted_command_typed_again_ends_in_the_same_bytes(
     world: Path, tmp_path: Path, interrupt: Callable[[list[str]], None], scales: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(superres, "inferred", partial(inferred, steps=3))
+    monkeypatch.setattr("ldm.commands.superres.inferred", partial(inferred, steps=3))
     Image.fromarray(picture(12, 10)).save(tmp_path / "a.png")
     given = [str(tmp_path / "a.png"), "--scales", scales]
     assert superres.main(arguments(world, tmp_path / "straight", *given)) == 0
     interrupt(arguments(world, tmp_path / "again", *given))
     left = {path.suffixes[0] for path in (tmp_path / "again").glob("unfinished-*.safetensors")}
     assert left == {".conditions", ".safetensors"}
-    monkeypatch.setattr(superres, "inferred", pytest.fail)  # conditions are kept, too
+    monkeypatch.setattr("ldm.commands.superres.inferred", pytest.fail)  # conditions are kept, too
     taken: list[int] = []
     run = Joint.run
     monkeypatch.setattr(Joint, "run", lambda joint: (taken.append(joint.done), run(joint))[1])

@@ -14,9 +14,9 @@ from pathlib import Path
 import main
 from data_prep import preparation, prepare
 from ldm.checkpoint import load_weights
+from ldm.cli import joint as sample_joint
 from ldm.cli import sample as sample_patches
 from ldm.errors import cli
-from scripts import sample_joint
 from tests import toy
 from tests.robustness import cohort
 from tests.training import cohort as toy_cohort

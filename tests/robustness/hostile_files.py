@@ -14,10 +14,10 @@ from PIL import Image
 
 import main
 from ldm.checkpoint import load_weights
+from ldm.cli import superres
 from ldm.data.h5 import SlideFile
 from ldm.files import sidecar, write_sidecar
 from ldm.pipeline import ZoomLDM
-from scripts import superres
 from tests import toy
 from tests.robustness.flips import read_slide
 from tests.training import cohort

@@ -1,0 +1,73 @@
+"""Sample one image too large for the network: a coarse canvas, and the tiles under it held to it.
+
+Without arguments, the bundled demo model paints 1024x1024 pixels of the bundled held-out slide. An interrupted command,
+typed again, goes on from the last saved step.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from ldm.arguments import (
+    ACCELERATORS,
+    Parser,
+    non_negative,
+    non_negative_int,
+    output_folder,
+    positive_int,
+    seed_int,
+    whole_numbers,
+)
+from ldm.cli.options import add_model
+from ldm.errors import UserError
+from ldm.precision import add_precision
+from ldm.sampling.presets import PRESETS, SEAMS
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        description="Sample one large image at several scales at once.",
+        epilog="example: python scripts/sample_joint.py --scales 20x,5x --size 2048x1024 --from cdm --seed 3",
+    )
+    add = parser.add_argument
+    add_model(parser)
+    add("--cdm", help="the model's CDM, named likewise; the demo model brings its own")
+    add("--scales", default="20x,5x", help="finest and coarser ones, any number (%(default)s; satellite: 1x,3x)")
+    add("--size", default="1024", metavar="PX|WxH", help="pixels at the finest scale (%(default)s)")
+    add(
+        "--from",
+        dest="origin",
+        metavar="SLIDE.h5|IMAGE|cdm|none",
+        help="conditions; default: the bundled slide, or cdm",
+    )
+    add("--place", metavar="ROW,COL", help="first base tile on the slide; default: where most tissue is")
+    add("--preset", choices=PRESETS, default="default", help="paper, published: as they do it; the others: baselines")
+    add("--steps", type=positive_int, help="denoising steps")
+    add("--inner", type=non_negative_int, help="corrections a step (K); 0: tiles independent of the coarse canvas")
+    add("--lambda", dest="weight", type=non_negative, help="length of a correction")
+    add("--tolerance", type=non_negative, help="error below which a tile is left alone")
+    add("--guidance", type=non_negative, help="of all canvases; 1 is none")
+    add("--seam", choices=SEAMS, help="against borders between tiles")
+    add("--tile-batch", type=positive_int, default=16, help="tiles at a time; fewer when memory is short (%(default)s)")
+    add_precision(parser.add_argument)
+    add("--devices", type=positive_int, default=1, help="GPUs or processes that share the tiles (%(default)s)")
+    add("--nodes", type=positive_int, default=1, help="(%(default)s)")
+    add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")
+    add("--seed", type=seed_int, default=0, help="(%(default)s)")
+    add("--out", type=output_folder, default="samples/joint", help="folder (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of "PX" or "WxH"."""
+    numbers = whole_numbers(text.lower(), "x")
+    if numbers is None or len(numbers) > 2 or min(numbers) < 1:
+        raise UserError(f"--size: {text[:80]}; expected pixels as 1024 or, width first, 2048x1024")
+    return numbers[-1], numbers[0]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    args.pixels = size_of(args.size)
+    from ldm.commands.joint import run
+
+    run(args)

@@ -1,0 +1,44 @@
+"""Enlarge images with a multi-scale model: 2x, 4x, 8x, 16x, as two of its scales lie apart.
+
+Without arguments, a patch of the demo slide that no network saw is shrunk four times and enlarged again: before,
+bicubic, ours and the truth stand side by side, with figures.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.arguments import Parser, non_negative, output_folder, positive_int, seed_int
+from ldm.cli.options import add_device, add_model
+from ldm.sampling.presets import CONSISTENT
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        description="Enlarge images with a multi-scale model.",
+        epilog="example: python scripts/superres.py photos/ --scales 20x,5x --condition inferred --out photos4x",
+    )
+    add = parser.add_argument
+    add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="at the coarsest of --scales; default: the demo")
+    add("--out", type=output_folder, default="samples/superres", help="folder (%(default)s)")
+    add_model(parser)
+    add("--scales", help="finest and coarser ones; their ratio is the enlargement (20x,5x; satellite: 1x,3x)")
+    add("--method", choices=("zoomldm", "bicubic"), default="zoomldm", help="(%(default)s)")
+    add("--condition", choices=("none", "given", "inferred"), help="default: given with --from, inferred without")
+    add("--from", dest="slide", metavar="SLIDE.h5", help="prepared slide that the image is a part of")
+    add("--place", metavar="ROW,COL", help="the base tile of that slide in the image's upper left corner (0,0)")
+    add("--truth", type=Path, metavar="IMAGE|FOLDER", help="what the result should be, to score it; same names")
+    add("--no-consistency", action="store_true", help="leave the last correction out")
+    add("--steps", type=positive_int, default=CONSISTENT.steps, help="denoising steps (%(default)s)")
+    add("--guidance", type=non_negative, default=CONSISTENT.guidance, help="1 is none (%(default)s)")
+    add("--tile-batch", type=positive_int, default=16, help="tiles at a time (%(default)s)")
+    add_device(parser)
+    add("--seed", type=seed_int, default=0, help="(%(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    from ldm.commands.superres import run
+
+    return run(args)

@@ -1,0 +1,247 @@
+"""Sample one image too large for the network: a coarse canvas, and the tiles under it held to it.
+
+Without arguments, the bundled demo model paints 1024x1024 pixels of the bundled held-out slide. An interrupted command,
+typed again, goes on from the last saved step.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from einops import reduce
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_prep.encoders import load_encoder
+from ldm.cache import Identity, content
+from ldm.cog import CogWriter
+from ldm.conditions import (
+    Conditions,
+    TokenMap,
+    Unconditional,
+    drawn_tokens,
+    image_tokens,
+    place_of,
+    richest_place,
+    tokens_at,
+)
+from ldm.cost import cost_of, window_seconds
+from ldm.errors import UserError
+from ldm.evaluation.large_image import gradient_energy, seam_strength
+from ldm.files import whole
+from ldm.io import contact_sheet, fitted, save_png
+from ldm.joint import Joint
+from ldm.pictures import read_located
+from ldm.pipeline import ZoomLDM, to_uint8
+from ldm.precision import announce
+from ldm.processes import launch
+from ldm.rasters import Place
+from ldm.resume import StateFile, sample, shown
+from ldm.sampling.presets import PRESETS, Settings
+from ldm.slides import matching_slide, tile_place
+from ldm.sources import BUNDLED
+from ldm.tiff import PyramidWriter
+
+PNG_PX = 4096
+
+
+SHOWN_PX = 512
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The preset, with what the command line changes of it."""
+    chosen = {key: getattr(args, key) for key in ("steps", "guidance", "seam") if getattr(args, key) is not None}
+    if "guidance" in chosen:
+        chosen["fine_guidance"] = None
+    rule = {key: getattr(args, key) for key in ("inner", "weight", "tolerance") if getattr(args, key) is not None}
+    preset = PRESETS[args.preset]
+    return replace(preset, **chosen, rule=replace(preset.rule, **rule))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where conditions come from, and what they depend on."""
+
+    kind: str
+    make: Callable[[], Tensor] | None = None
+    """their tokens (d, rows, cols); None: there are no conditions"""
+    weights: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    place: Place | None = None
+    """where the first base tile begins on Earth, in base pixels"""
+    slow: bool = False
+    """whether making them takes long enough to keep them"""
+
+    def conditions(self, model: ZoomLDM, file: StateFile, first: bool) -> Conditions:
+        if self.make is None:
+            return Unconditional(model)
+        return TokenMap(model, file.kept("conditions", self.make) if self.slow and first else self.make())
+
+
+def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], size: tuple[int, int]) -> Origin:
+    """What `--from` names. UserError when it does not suit the model."""
+    origin = args.origin or (str(BUNDLED / "slide.h5") if args.model == "demo" else "cdm")
+    args.origin = origin
+    if origin == "none":
+        return Origin("none")
+    rungs = sorted((model.ladder[name] for name in scales), key=lambda rung: rung.index)
+    tile = model.tile_px // rungs[0].downsample
+    rows, cols = (-(-length // tile) for length in size)
+    if origin == "cdm":
+        cdm = model.cdm_needed
+        draw = partial(drawn_tokens, model, rungs[-1].name, rows, cols, seed=args.seed, progress=True)
+        return Origin("cdm", draw, cdm.weights, slow=True)
+    if Path(origin).suffix == ".h5":
+        slide = matching_slide(origin, model)
+        place = place_of(args.place) if args.place else richest_place(slide, rungs[-1].name, rows, cols)
+        args.place = f"{place[0]},{place[1]}"
+        tokens = tokens_at(slide, place, rows, cols)
+        inputs, settings = {"slide": content(origin)}, {"place": args.place}
+        return Origin("slide", lambda: tokens, inputs=inputs, settings=settings, place=tile_place(slide, place))
+    (picture, ground, notes), embed = read_located(Path(origin)), load_encoder(model.encoder)
+    for note in notes:
+        print(f"{origin}: {note}", file=sys.stderr)
+    tokens = image_tokens(picture.pixels, embed, model.tile_px)
+    return Origin("picture", lambda: tokens, {"encoder": embed.id}, {"picture": content(origin)}, place=ground)
+
+
+class Shrunk:
+    """The f x f means of an image (height, width, 3) that comes in bands, rounded; what is left over is dropped."""
+
+    def __init__(self, width: int, factor: int) -> None:
+        self.factor = factor
+        self.waiting = np.empty((0, width - width % factor, 3), np.uint8)
+        self.rows: list[NDArray[np.uint8]] = []
+
+    def add(self, band: NDArray[np.uint8]) -> None:
+        waiting = np.concatenate([self.waiting, band[:, : self.waiting.shape[1]]])
+        ready = len(waiting) - len(waiting) % self.factor
+        means = reduce(
+            waiting[:ready].astype(np.float32), "(h a) (w b) c -> h w c", "mean", a=self.factor, b=self.factor
+        )
+        self.rows.append(means.round().astype(np.uint8))
+        self.waiting = waiting[ready:]
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        return np.concatenate(self.rows)
+
+
+def writer_of(joint: Joint, path: Path, place: Place | None) -> PyramidWriter | CogWriter:
+    """A pyramid that says its um per pixel; a Cloud-Optimised GeoTIFF where it lies somewhere on Earth."""
+    if place is None:
+        return PyramidWriter(path, joint.height, joint.width, joint.model.ladder.um(joint.scales[0]))
+    per_base = joint.model.ladder[joint.scales[0]].downsample
+    return CogWriter(path, joint.height, joint.width, place.scaled(per_base))
+
+
+def write(joint: Joint, out: Path, place: Place | None) -> dict[str, Any]:
+    """The image as a pyramid, as PNG where it is not too large, and a picture of both canvases; returns its figures."""
+    coarse = joint.scales[min(1, len(joint.scales) - 1)]
+    shrunk = Shrunk(joint.width, joint.factor(coarse))
+    bands = []
+    with writer_of(joint, out / "image.tiff", place) as writer:
+        for band in shown(joint.bands(), joint.height, "decoding", lambda band: band.shape[1]):
+            pixels = to_uint8(band[None])[0]
+            writer.write(pixels)
+            shrunk.add(pixels)
+            if max(joint.height, joint.width) <= PNG_PX:
+                bands.append(pixels)
+    figures: dict[str, Any] = {}
+    image = np.concatenate(bands) if bands else shrunk.image
+    context = shrunk.image
+    if len(joint.scales) > 1:
+        context = to_uint8(joint.image(coarse)[None])[0][: len(context), : context.shape[1]]
+        gap = (shrunk.image.astype(np.float32) - context) / 127.5
+        figures["constraint_error"] = float(np.sqrt(np.square(gap).mean()))
+    if bands:
+        save_png(out / "image.png", image)
+        figures["gradient_energy"] = gradient_energy(image)
+        if max(image.shape[:2]) > joint.model.tile_px:
+            figures["seam_strength"] = seam_strength(image, joint.model.tile_px)
+    tiles = [
+        slice(max(0, length // 2 - joint.model.tile_px), length // 2 + joint.model.tile_px)
+        for length in image.shape[:2]
+    ]
+    pictures = {f"canvas at {coarse}": context, f"image at {joint.scales[0]}": image, "2x2 tiles of it": image[*tiles]}
+    contact_sheet(
+        [[fitted(picture, SHOWN_PX) for picture in pictures.values()]], [""], list(pictures), out / "picture.png"
+    )
+    return figures
+
+
+def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: Fabric) -> Identity:
+    """Everything that the pixels depend on; how the work is dealt out moves their last digits."""
+    model = joint.model
+    settings = {
+        "scales": list(joint.scales),
+        "size": [joint.width, joint.height],
+        "from": args.origin
+        if origin.make is None or origin.slow
+        else "picture"
+        if "picture" in origin.inputs
+        else "slide",
+        "seed": args.seed,
+        "precision": model.precision,
+        "device": fabric.device.type,
+        "processes": fabric.world_size,
+        "tile_batch": args.tile_batch,
+        **origin.settings,
+        "sampling": asdict(joint.settings),
+    }
+    return Identity("joint sampling", {**model.weights, **origin.weights}, origin.inputs, settings)
+
+
+def run(args: argparse.Namespace) -> None:
+    fabric, processes = launch(args.devices, args.nodes, args.accelerator)
+    started = time.monotonic()
+    model = ZoomLDM.load(args.model, cdm=args.cdm, device=fabric.device, precision=args.precision)
+    if fabric.is_global_zero:
+        announce(model.precision, model.device)
+    scales, size, settings = args.scales.split(","), args.pixels, settings_of(args)
+    first = fabric.global_rank == 0
+    joint = Joint(
+        model=model,
+        scales=scales,
+        height=size[0],
+        width=size[1],
+        conditions=Unconditional(model),
+        settings=settings,
+        seed=args.seed,
+        batch_size=args.tile_batch,
+        processes=processes,
+    )
+    least = max(2, joint.factor(joint.scales[min(1, len(scales) - 1)]))
+    if min(size) < least:
+        raise UserError(f"--size: {args.size}; expected at least {least} pixels, of which the coarser canvas shows one")
+    cost = cost_of(joint)
+    cost.check(f"--size: {args.size}", args.out, model.device)
+    origin = origin_of(args, model, scales, size)
+    file = StateFile(args.out, identity_of(args, joint, origin, fabric))
+    if first:
+        for note in file.notes():
+            print(note)
+    joint.conditions = origin.conditions(model, file, first)
+    if first:
+        print(cost.told(window_seconds(joint) / fabric.world_size))
+    errors = sample(joint, file, "sampling", first, alone=fabric.world_size == 1)
+    if not first:
+        return
+    sampling_seconds = time.monotonic() - started
+    figures = write(joint, args.out, origin.place)
+    figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}
+    with whole(args.out / "image.json") as unfinished:
+        record = {"origin": args.origin, "place": args.place, **asdict(file.identity), **figures, "errors": errors}
+        unfinished.write_text(json.dumps(record, indent=2) + "\n")
+    file.remove()
+    print(*(f"{name} {value:.4g}" for name, value in figures.items()), sep="   ")
+    print(args.out / "picture.png", args.out / "image.tiff", sep="\n")

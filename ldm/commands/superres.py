@@ -1,0 +1,295 @@
+"""Enlarge images with a multi-scale model: 2x, 4x, 8x, 16x, as two of its scales lie apart.
+
+Without arguments, a patch of the demo slide that no network saw is shrunk four times and enlarged again: before,
+bicubic, ours and the truth stand side by side, with figures.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from data_prep.demo_encoder import DEMO_WEIGHTS, DemoEncoder
+from data_prep.demo_world import generate
+from data_prep.slide import Plane, open_slide
+from ldm.cache import Identity, content, content_of
+from ldm.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
+from ldm.cost import cost_of, window_seconds
+from ldm.errors import UserError
+from ldm.evaluation.superres import Lpips, encoder_distance, psnr, ssim
+from ldm.files import whole
+from ldm.io import Pixels, contact_sheet
+from ldm.pictures import (
+    WHOLE_PX,
+    Picture,
+    destination,
+    listed,
+    read_located,
+    read_picture,
+    write_large,
+    write_picture,
+    write_scene,
+)
+from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
+from ldm.precision import announce, chosen_device
+from ldm.rasters import Place
+from ldm.resume import StateFile, sample, shown
+from ldm.sampling.constraints import Shrink
+from ldm.sampling.presets import CONSISTENT, Settings
+from ldm.slides import matching_slide, tile_place
+from ldm.sources import BUNDLED
+from ldm.superres import INVERSION_STEPS, Residual, SuperResolution, bicubic, inferred, magnification
+
+DEMO_SEED, DEMO_PX, DEMO_TILE_PX, DEMO_PLACE = 100, 4096, 128, (12, 16)
+"""the bundled slide and a base tile (row, col) of it"""
+
+
+DEMO_SIDE_PX = 512
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to enlarge, and what it should become, where that is known."""
+
+    name: str
+    picture: Picture
+    truth: Pixels | None = None
+    place: Place | None = None
+    """where it lies on Earth"""
+
+
+def load(path: Path, truth: Path | None) -> Job:
+    picture, place, notes = read_located(path)
+    for note in notes:
+        print(f"{path}: {note}", file=sys.stderr)
+    return Job(path.name, picture, None if truth is None else read_picture(truth).pixels, place)
+
+
+def truths(args: argparse.Namespace, paths: Sequence[Path]) -> dict[Path, Path]:
+    """Which file of --truth belongs to which image. UserError for an image without one."""
+    if args.truth is None:
+        return {}
+    if not args.truth.is_dir():
+        if len(paths) > 1:
+            raise UserError(f"--truth: one image for {len(paths)}; expected a folder with files of the same names")
+        return {paths[0]: args.truth}
+    by_stem = {path.stem: path for path in listed([args.truth])}
+    lacking = [path for path in paths if path.stem not in by_stem]
+    if lacking:
+        raise UserError(f"--truth: {args.truth} holds nothing named {lacking[0].stem}; expected a file for every image")
+    return {path: by_stem[path.stem] for path in paths}
+
+
+def demo(args: argparse.Namespace) -> Job:
+    """A patch of the held-out demo slide at 20x, four times smaller; given conditions are the bundled slide's."""
+    if args.model != "demo" or args.scales != ["20x", "5x"]:
+        raise UserError("images: none given; only the demo model at 20x,5x brings its own")
+    (path,) = generate(Path("data/demo/held_out"), 1, DEMO_SEED, "histology", DEMO_PX)
+    slide = open_slide(path, "histology")
+    row_l0, col_l0 = (DEMO_TILE_PX * at for at in DEMO_PLACE)
+    truth = Plane(slide, slide.mpp).read(col_l0, row_l0, DEMO_SIDE_PX, DEMO_SIDE_PX)
+    if args.condition == "given" and args.slide is None:
+        args.slide, args.place = str(BUNDLED / "slide.h5"), ",".join(map(str, DEMO_PLACE))
+    return Job("demo.png", Picture(to_uint8(Shrink(4)(from_uint8(truth[None])))[0]), truth)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the conditions of a picture come from, and what they depend on."""
+
+    make: Callable[[], Tensor] | None = None
+    """their tokens (d, rows, cols); None: there are no conditions"""
+    inputs: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    inferred: bool = False
+
+    def conditions(self, model: ZoomLDM, file: StateFile) -> Conditions:
+        if self.make is None:
+            return Unconditional(model)
+        return TokenMap(model, file.kept("conditions", self.make) if self.inferred else self.make())
+
+
+def source_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> Source:
+    """As --condition says. UserError where the slide does not hold them."""
+    condition = args.condition or ("given" if args.slide else "inferred")
+    if condition == "none":
+        return Source(settings={"condition": condition})
+    if condition == "inferred":
+        settings = {"condition": condition, "inversion_steps": INVERSION_STEPS}
+        infer = partial(inferred, model, y, args.scales, seed=args.seed, progress=True)
+        return Source(lambda: infer().tokens, settings=settings, inferred=True)
+    if args.slide is None:
+        raise UserError("--condition: given, but no slide; give --from SLIDE.h5 and --place ROW,COL")
+    slide = matching_slide(args.slide, model)
+    per_pixel = max(model.ladder[name].downsample for name in args.scales)
+    rows, cols = (-(-length * per_pixel // model.tile_px) for length in y.shape[:2])
+    place = place_of(args.place or "0,0")
+    tokens = tokens_at(slide, place, rows, cols)
+    return Source(lambda: tokens, {"slide": content(slide.path)}, {"condition": condition, "place": list(place)})
+
+
+def slide_place(args: argparse.Namespace, model: ZoomLDM) -> Place | None:
+    """Where an image that is a part of the slide of --from lies on Earth; None where neither says so."""
+    if args.slide is None:
+        return None
+    ground = tile_place(matching_slide(args.slide, model), place_of(args.place or "0,0"))
+    return None if ground is None else ground.scaled(max(model.ladder[name].downsample for name in args.scales))
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    rounds = 0 if args.no_consistency else CONSISTENT.rounds
+    return replace(CONSISTENT, steps=args.steps, guidance=args.guidance, rounds=rounds)
+
+
+def identity_of(args: argparse.Namespace, model: ZoomLDM, job: Job, source: Source) -> Identity:
+    """Everything that the pixels of a picture's enlargement depend on."""
+    settings = {
+        "scales": args.scales,
+        "seed": args.seed,
+        "precision": model.precision,
+        "device": model.device.type,
+        "tile_batch": args.tile_batch,
+        **source.settings,
+        "sampling": asdict(settings_of(args)),
+    }
+    inputs = {"picture": content_of(job.picture.pixels), **source.inputs}
+    return Identity("super-resolution", model.weights, inputs, settings)
+
+
+def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> tuple[SuperResolution, StateFile]:
+    """The model's answer, ready to be decoded, and its state on disk. UserError where it does not fit in memory."""
+    y = job.picture.pixels
+    sampling = SuperResolution(
+        model,
+        y,
+        args.scales,
+        Unconditional(model),
+        settings=settings_of(args),
+        seed=args.seed,
+        batch_size=args.tile_batch,
+    )
+    joint = sampling.joint
+    source = source_of(args, model, y)
+    cost = cost_of(joint, source.inferred)
+    cost.check(job.name, args.out, model.device)
+    file = StateFile(args.out, identity_of(args, model, job, source))
+    for note in file.notes() if args.alone else ():
+        print(note)
+    joint.conditions = source.conditions(model, file)
+    print(f"{job.name}: {cost.told(window_seconds(joint))}")
+    sample(joint, file, job.name)
+    return sampling, file
+
+
+def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any]:
+    """Enlarge one picture, write it, score it; returns the figures. UserError for a truth of another size."""
+    started = time.monotonic()
+    y, profile = job.picture
+    factor = magnification(model, args.scales)
+    height, width = (factor * length for length in y.shape[:2])
+    large = max(height, width) > WHOLE_PX
+    if job.truth is not None and (job.truth.shape[:2] != (height, width) or large):
+        found = f"{job.truth.shape[1]}x{job.truth.shape[0]} px"
+        raise UserError(f"{job.name}: its truth is {found}; expected {width}x{height} and no side above {WHOLE_PX}")
+    place = job.place or slide_place(args, model)
+    place = None if place is None else place.scaled(1 / factor)
+    path = destination(args.out, job.name, height, width, place)
+    figures: dict[str, Any] = {"image": str(path), "width": width, "height": height}
+    sampling, file = (None, None) if args.method == "bicubic" else sampled(args, model, job)
+    bands = iter([bicubic(y, factor)]) if sampling is None else sampling.bands()
+    bands = shown(bands, height, f"{job.name}, decoding", len)
+    if place is not None:
+        image = write_scene(path, bands, height, width, place)
+    elif large:
+        write_large(path, bands, height, width, min(model.ladder.um(name) for name in args.scales))
+    else:
+        image = write_picture(path, bands, profile)
+    if sampling is not None and file is not None:
+        figures |= {"residual_before": sampling.before.rms, "residual": sampling.after.rms}
+        file.remove()
+    figures["seconds"] = round(time.monotonic() - started, 1)
+    if job.truth is not None:
+        images = {"bicubic": bicubic(y, factor), args.method: image}
+        figures["scores"] = {name: scores(image, y, job.truth) for name, image in images.items()}
+        compare({"before": y, **images, "truth": job.truth}, path.with_name(f"{path.stem}.comparison.png"))
+    return figures
+
+
+def compare(images: dict[str, Pixels], path: Path) -> None:
+    """All of them side by side, and the middle of each under it."""
+    middles = [[slice(3 * length // 8, 5 * length // 8) for length in image.shape[:2]] for image in images.values()]
+    details = [image[*middle] for image, middle in zip(images.values(), middles, strict=True)]
+    contact_sheet([list(images.values()), details], ["", ""], list(images), path)
+
+
+@cache
+def eyes() -> tuple[DemoEncoder, Lpips | None]:
+    """The networks that compare images, loaded once."""
+    return DemoEncoder.load(DEMO_WEIGHTS, "cpu"), Lpips.found()
+
+
+def scores(image: Pixels, y: Pixels, truth: Pixels) -> dict[str, float | None]:
+    """How near `image` is to the truth, and its means to y."""
+    encoder, lpips = eyes()
+    residual = Residual(from_uint8(y[None])[0], len(image) // len(y))
+    residual.add(from_uint8(image[None])[0])
+    pair = image[None], truth[None]
+    return {
+        "PSNR": float(psnr(*pair)[0]),
+        "SSIM": float(ssim(*pair)[0]),
+        "LPIPS": None if lpips is None else float(lpips(*pair)[0]),
+        "encoder": float(encoder_distance(encoder.maps, *pair)[0]),
+        "|Ax-y|": residual.rms,
+    }
+
+
+def report(figures: dict[str, Any]) -> None:
+    """One line, and a table where there was a truth."""
+    line = f"{figures['image']}   {figures['width']}x{figures['height']}   {figures['seconds']} s"
+    if "residual" in figures:
+        line += f"   |Ax-y| {figures['residual_before']:.4f} -> {figures['residual']:.4f}"
+    print(line)
+    table = figures.get("scores", {})
+    if table:
+        print(" " * 10, *(f"{name:>8}" for name in next(iter(table.values()))))
+    for name, row in table.items():
+        print(f"{name:10}", *("       -" if value is None else f"{value:8.4g}" for value in row.values()))
+
+
+def run(args: argparse.Namespace) -> int:
+    paths = listed(args.images)
+    clash = [path for path in paths if path.parent.resolve() == args.out.resolve()]
+    if clash:
+        raise UserError(f"--out: {args.out} is where {clash[0].name} lies; expected another folder")
+    model = ZoomLDM.load(args.model, device=chosen_device(args.device), precision=args.precision)
+    announce(model.precision, model.device)
+    names = model.ladder.names
+    args.scales = args.scales.split(",") if args.scales is not None else [names[0], names[min(2, len(names) - 1)]]
+    if args.slide and len(paths) > 1:
+        raise UserError(f"--from: one place for {len(paths)} images; expected one image")
+    truth = truths(args, paths)
+    jobs = [partial(load, path, truth.get(path)) for path in paths] or [partial(demo, args)]
+    args.alone = len(jobs) == 1
+    done, failed = [], []
+    for job in jobs:
+        try:
+            done.append(enlarge(args, model, job()))
+            report(done[-1])
+        except UserError as error:
+            if len(jobs) == 1:
+                raise
+            failed.append(str(error))
+    args.precision = model.precision
+    settings = {key: str(value) for key, value in vars(args).items() if key not in ("images", "alone")}
+    with whole(args.out / "superres.json") as unfinished:
+        unfinished.write_text(json.dumps({"settings": settings, "images": done, "failed": failed}, indent=2) + "\n")
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
