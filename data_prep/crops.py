@@ -99,6 +99,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     slides = [path for given in args.slides for path in (sorted(given.iterdir()) if given.is_dir() else [given])]
     slides = [path for path in slides if path.suffix.lower() in SUFFIXES]
+    if not slides:
+        raise UserError(
+            f"{' '.join(map(str, args.slides))}: no slide found, expected files of {', '.join(sorted(SUFFIXES))}"
+        )
     paths = cut(slides, args.kind, args.size, args.count, args.out, args.seed)
     print(f"{len(paths)} pictures in {args.out}")
 

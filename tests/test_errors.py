@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import main
-from data_prep import prepare, splits
+from data_prep import crops, prepare, splits
 from ldm.arguments import whole_numbers
 from ldm.cli import evaluate, superres
 from ldm.cli import features as extract_features
@@ -91,6 +91,12 @@ def test_a_fault_of_ours_keeps_its_traceback(error: Exception) -> None:
 
     with pytest.raises(type(error)):
         cli(fails)
+
+
+def test_pictures_of_no_slide_are_no_success(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="no slide found"):
+            crops.main([str(place), "--out", str(tmp_path / "out")])
 
 
 def test_argparse_tells_one_line(capsys: pytest.CaptureFixture[str]) -> None:

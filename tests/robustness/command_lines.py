@@ -26,11 +26,11 @@ from numpy.random import Generator
 from PIL import Image
 from tqdm import tqdm
 
-import main as training
-from data_prep import crops, demo_world, prepare, splits
+import main
+from data_prep import crops, demo_world, preparation, prepare, splits
 from ldm import features
 from ldm.commands import evaluate as evaluation
-from ldm.commands import mil
+from ldm.commands import joint, mil, train
 from ldm.errors import cli
 from ldm.pipeline import ZoomLDM
 from ldm.protocols.bench import Report, Sheet
@@ -214,7 +214,7 @@ def commands() -> dict[str, Command]:
     where = {"size": Values(("256", "1024x512"), ("0", "-5", "1x2x3", "x", "²", "1e3", "10" * 20)), "scales": SCALES}
     found = {
         f"train {name}": Command(
-            training.main, ("--base", str(ROOT / f"configs/demo/{name}.yaml")), {}, {**TRAINING, **keys}
+            main.main, ("--base", str(ROOT / f"configs/demo/{name}.yaml")), {}, {**TRAINING, **keys}
         )
         for name, keys in SYSTEMS.items()
     }
@@ -279,15 +279,15 @@ def boundaries() -> Iterator[None]:
     empty = SimpleNamespace(slides=[])
     measured = Report([], "", Sheet())
     stubs: list[tuple[Any, str, Any]] = [
-        (training, "prepare_when_absent", lambda *_, **__: None),
-        (training, "split_when_absent", lambda *_, **__: None),
-        (training, "train", lambda *_, **__: 0),
-        (prepare, "prepare", lambda *_, **__: []),
-        (prepare, "table", lambda *_, **__: ""),
+        (train, "prepare_when_absent", lambda *_, **__: None),
+        (train, "split_when_absent", lambda *_, **__: None),
+        (train, "train", lambda *_, **__: 0),
+        (preparation, "prepare", lambda *_, **__: []),
+        (preparation, "table", lambda *_, **__: ""),
         (ZoomLDM, "load", staticmethod(load)),
         (ZoomLDM, "sample", lambda model, scale, count, *_, **__: np.zeros((count, 128, 128, 3), np.uint8)),
-        (sample_joint, "sample", lambda *_, **__: {}),
-        (sample_joint, "write", lambda *_, **__: {}),
+        (joint, "sample", lambda *_, **__: {}),
+        (joint, "write", lambda *_, **__: {}),
         (features.Extractor, "__call__", lambda *_, **__: None),
         (mil, "labelled", lambda *_, **__: empty),
         (mil, "compare", lambda *_, **__: []),
