@@ -89,7 +89,7 @@ class TextureLoss(nn.Module):
         self,
         *,
         codebook_weight: NonNegative = 1.0,
-        square_weight: NonNegative = 4.0,
+        square_weight: NonNegative = 2.0,
         band_weight: NonNegative = 0.06,
         stripe_weight: NonNegative = 2.0,
         adversary_weight: NonNegative = 0.0,
