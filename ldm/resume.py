@@ -130,10 +130,11 @@ def sample(
                     bar.set_postfix_str(canvas if state.error is None else f"{canvas} |Ax-y| {state.error:.3f}")
                     if first and state.whole:
                         file.save(joint.states)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 if first and all(state.whole for state in joint.states.values()):
                     file.save(joint.states, now=True)
-                raise
+                told = f"after step {joint.done} of {joint.steps}; the same command goes on from what was saved"
+                raise KeyboardInterrupt(told) from stop
             except torch.OutOfMemoryError as error:
                 if joint.batch_size == 1 or not alone:
                     raise UserError(f"--tile-batch: memory is short at {joint.batch_size}; choose fewer") from error

@@ -140,9 +140,10 @@ def test_a_mistake_in_a_worker_is_told_in_its_own_line(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "error: s.h5: latents are not finite: prepare this slide again\n"
 
 
-def test_ctrl_c_ends_any_command_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", ["", "after step 2 of 9; the same command goes on"])
+def test_ctrl_c_ends_any_command_in_a_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     def pressed(_: object) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(words)
 
     assert outcome(pressed) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == f"interrupted{words and '; '}{words}\n"

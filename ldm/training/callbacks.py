@@ -231,6 +231,9 @@ class Progress(Callback):
         if self.bar is not None:
             self.bar.close()
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)  # or its last words would stand on the bar's line
+
 
 class Pictures(Callback):
     """After every validation, with the averaged weights in place, `draw(path)` writes <folder>/<step>.png.

@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 import main
 from ldm.checkpoint import ABOUT, save_weights
+from ldm.commands.train import DIVERGED
 from ldm.errors import UserError
 from ldm.files import sha256, write_sidecar
 from ldm.training.callbacks import Checkpoints, Watch, newest_checkpoint
@@ -192,7 +193,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_writes_nothing(
 ) -> None:
     run, steep = tmp_path / "run", "training.optimizer={target: torch.optim.SGD, lr: 1.0e+30}"
     lengths = [*LENGTHS, "training.checkpoint_every=1", "training.warmup=0", "training.clip=null", steep]
-    assert start("zoomldm", run, [*overrides, *lengths]) == main.DIVERGED
+    assert start("zoomldm", run, [*overrides, *lengths]) == DIVERGED
     told = re.search(
         r"error: training: loss is \S+ at step (\d+); no weights were written, .*--resume", capsys.readouterr().err
     )
@@ -212,7 +213,7 @@ def test_the_autoencoder_s_loss_is_watched_too(
 ) -> None:
     config, small = arguments_of("vq", overrides, steered)
     steep = ["training.optimizer={target: torch.optim.SGD, lr: 1.0e+30}", "training.warmup=0", "training.clip=null"]
-    assert start(config, tmp_path / "run", [*small, *LENGTHS, *steep]) == main.DIVERGED
+    assert start(config, tmp_path / "run", [*small, *LENGTHS, *steep]) == DIVERGED
     assert "no weights were written, nothing had been saved before" in capsys.readouterr().err
 
 
