@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.files import intact, sidecar, whole, write_sidecar
-from ldm.finite import not_finite
+from ldm.finite import SHOWN, not_finite
 
 PARTS = {"denoiser": "model.diffusion_model.", "summarizer": "cond_stage_model.", "autoencoder": "first_stage_model."}
 ABOUT = "zoomldm"
@@ -228,12 +228,9 @@ def check_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: st
 
 def _wrong_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
     """float16 loads into float32; integers where floats are expected are codes of something else."""
-    both = [(name, state[name], own[name]) for name in state if name in own]
-    return [
-        f"{name} is {_dtype(value)}, expected {_dtype(expected)}"
-        for name, value, expected in both
-        if _kind(value) != _kind(expected)
-    ]
+    wrong = [name for name in state if name in own and _kind(state[name]) != _kind(own[name])]
+    more = [f"{len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+    return [f"{name} is {_dtype(state[name])}, expected {_dtype(own[name])}" for name in wrong[:SHOWN]] + more
 
 
 def _kind(x: Tensor) -> tuple[bool, bool, bool]:

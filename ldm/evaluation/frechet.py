@@ -58,6 +58,8 @@ class Statistics:
             raise UserError(f"{path}: cannot be read as statistics ({reason}); make them again") from error
         if str(found.pop("format", "none")) != FORMAT or set(found) != set(cls.__annotations__):
             raise UserError(f"{path}: not {FORMAT}; expected statistics that scripts/evaluate.py wrote")
+        if not (np.isfinite(found["mean"]).all() and np.isfinite(found["covariance"]).all()):
+            raise UserError(f"{path}: statistics that are not finite; make them again")
         texts = {key: str(found[key]) for key in SAME}
         return cls(int(found["n"]), found["mean"], found["covariance"], **texts)
 

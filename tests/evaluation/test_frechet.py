@@ -1,6 +1,7 @@
 """Frechet distance and KID: closed forms, numpy's moments, and an encoder that sees what people see."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,8 @@ def test_other_files_are_refused_as_statistics(tmp_path: Path) -> None:
     np.savez(tmp_path / "code.npz", mean=np.array([object()]))
     statistics_of(features(5, 2)).save(tmp_path / "cut.npz")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:300])
-    for name in ("text", "other", "code", "cut", "missing"):
+    replace(statistics_of(features(5, 2)), mean=np.array([0, np.nan])).save(tmp_path / "nan.npz")
+    for name in ("text", "other", "code", "cut", "missing", "nan"):
         with pytest.raises(UserError, match=rf"{name}\.npz") as refusal:
             Statistics.load(tmp_path / f"{name}.npz")
         assert "\n" not in str(refusal.value)

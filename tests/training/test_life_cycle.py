@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from safetensors import safe_open
@@ -215,6 +216,16 @@ def test_the_autoencoder_s_loss_is_watched_too(
     steep = ["training.optimizer={target: torch.optim.SGD, lr: 1.0e+30}", "training.warmup=0", "training.clip=null"]
     assert start(config, tmp_path / "run", [*small, *LENGTHS, *steep]) == DIVERGED
     assert "no weights were written, nothing had been saved before" in capsys.readouterr().err
+
+
+def test_a_slide_with_nan_is_named_when_it_is_trained_on(tmp_path: Path) -> None:
+    overrides = cohort.make(tmp_path)
+    with h5py.File(tmp_path / "cohort" / "s1.h5", "r+") as file:
+        for scale in toy.SCALES:
+            file[f"scales/{scale}/latents"][:, 0, 0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"s1.h5: scales/.*/latents has values that are not finite"):
+        start("zoomldm", tmp_path / "run", [*overrides, *LENGTHS])
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
 def test_a_checkpoint_with_nan_is_not_gone_on_from(tmp_path: Path, overrides: list[str]) -> None:
