@@ -113,9 +113,9 @@ def covering(height: int, width: int, side: int, stride: int, more: int = 0) -> 
 
 def window_seconds(joint: Joint) -> float:
     """How long one window of the finest canvas takes for a step, constrained or not, on average over the steps."""
-    joint.one_window(held=False)  # the first call is slower
-    free = _seconds(joint, held=False)
     share = joint.settings.rule.until if joint.settings.rule.inner and len(joint.scales) > 1 else 0.0
+    joint.one_window(held=share > 0)  # the first call is slower
+    free = _seconds(joint, held=False)
     held = _seconds(joint, held=True) if share else free
     return share * held + (1 - share) * free
 
