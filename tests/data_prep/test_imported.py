@@ -280,7 +280,8 @@ def test_folders_that_do_not_fit_are_refused(folder: Path) -> None:
     assert "holds no" in failure(config(folder, coordinates=str(folder / "slides")))
     with pytest.raises(UserError, match=r"no .h5 in .* has features"):
         prepare(config(folder, encoder=Encoder("virchow", embeddings=str(folder / "slides"))))
-    assert "is no folder" in failure(config(folder, coordinates=str(folder / "nowhere")))
+    with pytest.raises(UserError, match=r"nowhere does not exist; correct the path"):
+        prepare(config(folder, coordinates=str(folder / "nowhere")))
     for size in (10, 20):
         write(folder / "c" / f"{size}x" / f"{NAME}_patches.h5", LATTICE, **SIDE)
     assert "name the folder of one run" in failure(config(folder, coordinates=str(folder / "c")))
