@@ -1,14 +1,15 @@
 # make demo   a sheet of the bundled model, then slides -> tiles -> embeddings -> latents -> a small model trained here
 # make ablations   one model for all scales against one model per scale, and what else matters: docs/results/ablations.md
-# make test   the tests
+# make test   the tests; make slow-test: those that take longer (JOBS=2 processes of one thread)
 # make lint   ruff and mypy
 # Each creates .venv and installs into it when that has not been done.
 
 PYTHON ?= python3
+JOBS ?= 2
 BIN := .venv/bin
 RUN := runs/make-demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo ablations test lint
+.PHONY: demo ablations test slow-test lint
 
 demo: .venv/installed
 	@echo "1/4  the bundled model's patches, real ones beside them: about 20 s on two laptop cores"
@@ -24,7 +25,10 @@ ablations: .venv/installed
 	$(BIN)/python -m benchmarks.ablations
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+
+slow-test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .
