@@ -140,6 +140,7 @@ def test_more_images_are_added_to_those_that_are_there(run: Run, cohort: Path, t
     assert before.items() <= after.items()
 
 
+@pytest.mark.slow
 def test_two_processes_sample_and_measure_what_one_does(run: Run, world: Path, cohort: Path, tmp_path: Path) -> None:
     options = ["--real", cohort, "--cdm", world / "cdm", "--space", "demo", "--scale", "5x", "10x", "--steps", "2"]
     options += ["--count", "5", "--batch", "2"]
@@ -189,6 +190,7 @@ def test_large_images_are_painted_and_measured(run: Run, pictures: Path) -> None
     assert records[("real, other places",)]["gradient energy"] == 1
 
 
+@pytest.mark.slow
 def test_super_resolution_is_scored_by_every_measure(run: Run, pictures: Path, tmp_path: Path) -> None:
     weights = toy.alexnet_weights(tmp_path / "alexnet.pth")
     options = ("--real", pictures, "--space", "demo", "--count", "2", "--weights", f"lpips={weights}")

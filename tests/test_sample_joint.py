@@ -135,6 +135,7 @@ def test_another_command_does_not_go_on_from_what_is_not_its_own(
     assert list((tmp_path / "left").glob("unfinished-*")) != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seam", ["none", "jitter"])
 def test_two_processes_paint_the_pixels_of_one(world: Path, tmp_path: Path, seam: str) -> None:
     for name, devices in (("one", "1"), ("two", "2")):

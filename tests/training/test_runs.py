@@ -168,6 +168,7 @@ def launch(folder: Path, overrides: list[str], *more: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path, overrides: list[str]) -> None:
     fifty = ["training.max_steps=50", "training.validate_every=50", "training.checkpoint_every=50"]
     one = launch(tmp_path / "one", overrides, *fifty)
