@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--autoencoders", nargs="+", default=["demo"], metavar="SOURCE", help="demo, or run folders (%(default)s)"
     )
     parser.add_argument(
-        "--data", type=output_folder, default="data/demo/held_out", help="where the slides go (%(default)s)"
+        "--data", type=output_folder, default="data/demo/held_out_images", help="where the slides go (%(default)s)"
     )
     parser.add_argument("--out", type=output_file, default="benchmarks/autoencoder.md", help="(%(default)s)")
     args = parser.parse_args(argv)
