@@ -143,6 +143,7 @@ def test_times_cover_the_schedule_where_they_should() -> None:
 def test_the_paper_s_values_stand_in_the_configs(name: str) -> None:
     config = load_config([Path(__file__).parents[2] / f"configs/{name}.yaml"])
     training = config.training
-    assert (training.optimizer.lr, training.warmup, config.data.batch_size, training.devices) == (1e-4, 10_000, 200, 3)
+    images = config.data.batch_size * training.accumulate  # of one GPU and step
+    assert (training.optimizer.lr, training.warmup, images, training.devices) == (1e-4, 10_000, 200, 3)
     assert training.p_uncond == 0.1
     assert config.ladder.scales == config.model.summarizer.scales == (8 if name.endswith("brca") else 4)
