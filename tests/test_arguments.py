@@ -13,6 +13,12 @@ from ldm.cli import features as extract_features
 from ldm.cli import joint as sample_joint
 from ldm.cli import mil as train_mil
 from ldm.cli import sample as sample_patches
+from ldm.features import SOURCES, Extractor, Probe
+from ldm.protocols import large
+from ldm.protocols import superres as enlarging
+from ldm.protocols.names import CONTROLLED, LARGE, SUPERRES
+from ldm.sampling.presets import SAMPLER_NAMES
+from ldm.sampling.samplers import DEFAULT_SAMPLER, SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 CASES: list[tuple[Callable[..., object], list[str]]] = [
@@ -57,3 +63,13 @@ def test_no_command_takes_numbers_as_they_come() -> None:
 def test_the_ends_of_a_range_belong_to_it() -> None:
     assert [positive_int("1"), seed_int(str(LARGEST_SEED)), integer(-2, 2)("-2")] == [1, LARGEST_SEED, -2]
     assert [fraction("0"), fraction("1"), non_negative("0"), real(-1.5)("-1.5")] == [0, 1, 0, -1.5]
+
+
+def test_names_and_defaults_that_commands_read_without_pytorch_are_those_of_the_code() -> None:
+    assert set(SAMPLER_NAMES) == set(SAMPLERS)
+    assert SAMPLER_NAMES[0] == DEFAULT_SAMPLER
+    assert set(LARGE) == set(large.METHODS)
+    assert set(SUPERRES) == {*enlarging.METHODS, *CONTROLLED}
+    args = extract_features.parse_args(["cohort"])
+    assert Probe(args.block, args.t, args.clean, args.seed) == Probe()
+    assert (args.source, args.batch_size) == (SOURCES[0], Extractor.batch_size)

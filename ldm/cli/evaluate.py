@@ -1,19 +1,17 @@
 """Measure a model: patches of every scale, large images, super-resolution, memorisation.
 
 Without arguments each command measures the bundled demo model, on slides of the demo world that it never saw, in the
-space of the demo encoder: minutes on a laptop. An interrupted command, typed again, goes on.
+space of the demo encoder: minutes on a laptop. The same command, run again, continues an interrupted one.
 """
 
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ldm.arguments import ACCELERATORS, Parser, non_negative, output_folder, positive_int, seed_int
-from ldm.cli.options import MODEL
-from ldm.precision import add_precision
+from ldm.arguments import Parser, non_negative, output_folder, positive_int, seed_int
+from ldm.cli.options import Add, add_machines, add_model
 from ldm.protocols.names import LARGE, SUPERRES
 from ldm.sampling.presets import SAMPLER_NAMES
 
@@ -39,20 +37,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-Add = Callable[..., Any]
-
-
 def _common(add: Add) -> None:
-    add("--model", default="demo", help=MODEL)
+    add_model(add)
     add("--space", nargs="+", metavar="NAME", help="where to compare: demo, inception, clip, uni, any timm model ...")
     add("--weights", nargs="+", default=[], metavar="NAME=PATH", help="local files of those (superres: and of lpips)")
     add("--count", type=positive_int, help="images of each method (%(default)s)")
     add("--seed", type=seed_int, default=0, help="image i depends on seed + i (%(default)s)")
     add("--batch", type=positive_int, default=16, help="images at a time (%(default)s)")
-    add_precision(add)
-    add("--devices", type=positive_int, default=1, help="GPUs or processes that share the images (%(default)s)")
-    add("--nodes", type=positive_int, default=1, help="(%(default)s)")
-    add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")
+    add_machines(add, "images")
     add("--out", type=output_folder, default="results", help="folder of tables, pictures and images (%(default)s)")
 
 

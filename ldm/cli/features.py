@@ -1,16 +1,15 @@
 """Features of every tile of a cohort from the denoiser: .h5 bags that CLAM, TRIDENT and torchmil read.
 
 Several scales are fused: a row for each tile of the finest one, with the features of the coarser regions around it
-beside its own. An interrupted command, typed again, goes on.
+beside its own. The same command, run again, continues an interrupted one.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.arguments import ACCELERATORS, Parser, non_negative_int, output_folder, positive_int, seed_int
-from ldm.cli.options import MODEL
-from ldm.precision import add_precision
+from ldm.arguments import Parser, non_negative_int, output_folder, positive_int, seed_int
+from ldm.cli.options import add_machines, add_model
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -20,7 +19,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("cohort", type=Path, help="folder of prepared slides; prepare with regions_per_scale=null tissue_share=0")
-    add("--model", default="demo", help=MODEL)
+    add_model(add)
     add("--scales", help="one, or several to fuse, separated by commas; default: the finest")
     sources = ("denoiser", "encoder")
     add("--source", choices=sources, default=sources[0], help="encoder: the embeddings alone (%(default)s)")
@@ -28,11 +27,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--t", type=non_negative_int, default=100, help="diffusion time (%(default)s)")
     add("--clean", action="store_true", help="feed latents as they are; default: noised to t")
     add("--seed", type=seed_int, default=0, help="of that noise (%(default)s)")
-    add_precision(parser.add_argument)
     add("--batch-size", type=positive_int, default=32, help="tiles at a time (%(default)s)")
-    add("--devices", type=positive_int, default=1, help="GPUs or processes that share the slides (%(default)s)")
-    add("--nodes", type=positive_int, default=1, help="(%(default)s)")
-    add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")
+    add_machines(add, "slides")
     add("--out", type=output_folder, default="features", help="folder; bags go to OUT/SOURCE-SCALES/ (%(default)s)")
     return parser.parse_args(argv)
 

@@ -1,14 +1,13 @@
 """Sample one image too large for the network: a coarse canvas, and the tiles under it held to it.
 
-Without arguments, the bundled demo model paints 1024x1024 pixels of the bundled held-out slide. An interrupted command,
-typed again, goes on from the last saved step.
+Without arguments, the bundled demo model paints 1024x1024 pixels of the bundled held-out slide. The same command, run
+again, continues an interrupted one.
 """
 
 import argparse
 from collections.abc import Sequence
 
 from ldm.arguments import (
-    ACCELERATORS,
     Parser,
     non_negative,
     non_negative_int,
@@ -17,9 +16,8 @@ from ldm.arguments import (
     seed_int,
     whole_numbers,
 )
-from ldm.cli.options import add_model
+from ldm.cli.options import add_machines, add_model
 from ldm.errors import UserError
-from ldm.precision import add_precision
 from ldm.sampling.presets import PRESETS, SEAMS
 
 
@@ -29,7 +27,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="example: python scripts/sample_joint.py --scales 20x,5x --size 2048x1024 --from cdm --seed 3",
     )
     add = parser.add_argument
-    add_model(parser)
+    add_model(add)
     add("--cdm", help="the model's CDM, named likewise; the demo model brings its own")
     add("--scales", default="20x,5x", help="finest and coarser ones, any number (%(default)s; satellite: 1x,3x)")
     add("--size", default="1024", metavar="PX|WxH", help="pixels at the finest scale (%(default)s)")
@@ -48,10 +46,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--guidance", type=non_negative, help="of all canvases; 1 is none")
     add("--seam", choices=SEAMS, help="against borders between tiles")
     add("--tile-batch", type=positive_int, default=16, help="tiles at a time; fewer when memory is short (%(default)s)")
-    add_precision(parser.add_argument)
-    add("--devices", type=positive_int, default=1, help="GPUs or processes that share the tiles (%(default)s)")
-    add("--nodes", type=positive_int, default=1, help="(%(default)s)")
-    add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")
+    add_machines(add, "tiles")
     add("--seed", type=seed_int, default=0, help="(%(default)s)")
     add("--out", type=output_folder, default="samples/joint", help="folder (%(default)s)")
     return parser.parse_args(argv)

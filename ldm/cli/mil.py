@@ -2,7 +2,7 @@
 
 Without arguments: demo slides are drawn and prepared, the bundled model's features extracted, and the presence of
 lymphoid follicles is learnt from them: each scale alone, scales fused, the encoder's embeddings alone, shuffled labels.
-An interrupted command, typed again, goes on with the features it has.
+The same command, run again, continues an interrupted one.
 """
 
 import argparse

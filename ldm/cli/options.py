@@ -1,21 +1,28 @@
-"""Options that several commands have, each with one name, one type and one meaning."""
+"""Options that several commands have, each with one name, one type and one meaning. `add` is add_argument."""
 
-import argparse
+from collections.abc import Callable
+from typing import Any
 
-from ldm.arguments import device
+from ldm.arguments import ACCELERATORS, device, positive_int
 from ldm.precision import add_precision
 
-MODEL = "demo (the default), a run folder or a published weights file"
+Add = Callable[..., Any]
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(add: Add) -> None:
     """--model: which weights."""
-    parser.add_argument("--model", default="demo", help=MODEL)
+    add("--model", default="demo", help="demo (the default), a run folder or a published weights file")
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """--device and --precision of a command that uses one device."""
-    add_precision(parser.add_argument)
-    parser.add_argument(
-        "--device", type=device, default="auto", help="auto: cuda where there is a card, else cpu (%(default)s)"
-    )
+def add_device(add: Add) -> None:
+    """--precision and --device of a command that uses one device."""
+    add_precision(add)
+    add("--device", type=device, default="auto", help="auto: cuda where there is a card, else cpu (%(default)s)")
+
+
+def add_machines(add: Add, shared: str) -> None:
+    """--precision, --devices, --nodes and --accelerator of a command whose processes share its `shared`."""
+    add_precision(add)
+    add("--devices", type=positive_int, default=1, help=f"GPUs or processes that share the {shared} (%(default)s)")
+    add("--nodes", type=positive_int, default=1, help="machines (%(default)s)")
+    add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")

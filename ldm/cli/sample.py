@@ -17,7 +17,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="example: python scripts/sample_patches.py --scale 5x --count 8 --seed 3",
     )
     add = parser.add_argument
-    add_model(parser)
+    add_model(add)
     add("--cdm", help="the model's CDM, named likewise; the demo model brings its own")
     add("--from", dest="origin", metavar="cdm|SLIDE.h5", help="conditions; default: the bundled slide")
     add("--scale", nargs="+", metavar="NAME", help="scales to sample; default: all")
@@ -26,7 +26,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=positive_int, help="default: 20 of dpmpp, 100 of ddim")
     add("--sampler", choices=SAMPLER_NAMES, default=SAMPLER_NAMES[0], help="(%(default)s)")
     add("--seed", type=seed_int, default=0, help="patch i depends on seed + i alone (%(default)s)")
-    add_device(parser)
+    add_device(add)
     add("--out", type=output_folder, default="samples/patches", help="folder of the pictures (%(default)s)")
     return parser.parse_args(argv)
 

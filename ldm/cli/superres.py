@@ -21,7 +21,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="at the coarsest of --scales; default: the demo")
     add("--out", type=output_folder, default="samples/superres", help="folder (%(default)s)")
-    add_model(parser)
+    add_model(add)
     add("--scales", help="finest and coarser ones; their ratio is the enlargement (20x,5x; satellite: 1x,3x)")
     add("--method", choices=("zoomldm", "bicubic"), default="zoomldm", help="(%(default)s)")
     add("--condition", choices=("none", "given", "inferred"), help="default: given with --from, inferred without")
@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=positive_int, default=CONSISTENT.steps, help="denoising steps (%(default)s)")
     add("--guidance", type=non_negative, default=CONSISTENT.guidance, help="1 is none (%(default)s)")
     add("--tile-batch", type=positive_int, default=16, help="tiles at a time (%(default)s)")
-    add_device(parser)
+    add_device(add)
     add("--seed", type=seed_int, default=0, help="(%(default)s)")
     return parser.parse_args(argv)
 

@@ -1,10 +1,4 @@
-"""Put finished runs into the package as the demo model: weights in half precision, and the config that made them.
-
-    python scripts/bundle_demo.py runs/VQ runs/ZOOMLDM runs/CDM runs/CONTROL
-
-A run's system says which of the bundled folders it replaces. An autoencoder whose latents are those of the bundled
-ZoomLDM's takes its place there too: a decoder can be trained on alone.
-"""
+"""Finished runs as the package's demo model."""
 
 import argparse
 from pathlib import Path

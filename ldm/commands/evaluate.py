@@ -1,8 +1,4 @@
-"""Measure a model: patches of every scale, large images, super-resolution, memorisation.
-
-Without arguments each command measures the bundled demo model, on slides of the demo world that it never saw, in the
-space of the demo encoder: minutes on a laptop. An interrupted command, typed again, goes on.
-"""
+"""Measuring a model: the experiments that the command line asks for, and their tables on disk."""
 
 import argparse
 import platform

@@ -1,8 +1,4 @@
-"""Features of every tile of a cohort from the denoiser: .h5 bags that CLAM, TRIDENT and torchmil read.
-
-Several scales are fused: a row for each tile of the finest one, with the features of the coarser regions around it
-beside its own. An interrupted command, typed again, goes on.
-"""
+"""Bags of tile features of a cohort, one file per slide."""
 
 import argparse
 

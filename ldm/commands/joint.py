@@ -1,8 +1,4 @@
-"""Sample one image too large for the network: a coarse canvas, and the tiles under it held to it.
-
-Without arguments, the bundled demo model paints 1024x1024 pixels of the bundled held-out slide. An interrupted command,
-typed again, goes on from the last saved step.
-"""
+"""One large image: sampled, decoded in bands, measured and written."""
 
 import argparse
 import json

@@ -1,9 +1,4 @@
-"""Slide labels from bags of tile features: gated-attention MIL, cross-validated by patient (paper, Table 4).
-
-Without arguments: demo slides are drawn and prepared, the bundled model's features extracted, and the presence of
-lymphoid follicles is learnt from them: each scale alone, scales fused, the encoder's embeddings alone, shuffled labels.
-An interrupted command, typed again, goes on with the features it has.
-"""
+"""Slide labels from bags: cross-validation, its table, pictures of the attention."""
 
 import argparse
 import json

@@ -1,8 +1,4 @@
-"""Enlarge images with a multi-scale model: 2x, 4x, 8x, 16x, as two of its scales lie apart.
-
-Without arguments, a patch of the demo slide that no network saw is shrunk four times and enlarged again: before,
-bicubic, ours and the truth stand side by side, with figures.
-"""
+"""Images enlarged, written and, where the truth is known, scored."""
 
 import argparse
 import json
