@@ -24,7 +24,7 @@ from data_prep.grid import Field, halve
 from data_prep.plan import Plan, lost_corners, no_region, read_block
 from data_prep.pyramid import Patches, field_patches
 from data_prep.readers import Pixels
-from data_prep.settings import settings
+from data_prep.settings import model_attrs, settings
 from ldm.data.slide_writer import SlideWriter
 
 JPEG_QUALITY = 95
@@ -94,12 +94,7 @@ def _attrs(plan: Plan, config: PrepareConfig, identity: Identity) -> dict[str, A
         "read_mpp": plan.plane.mpp,
         "origin_x_l0": plan.plane.origin_l0[0],
         "origin_y_l0": plan.plane.origin_l0[1],
-        "kind": config.zooms.kind,
-        "scales": config.zooms.names,
-        "tile_px": config.tile_px,
-        "encoder": identity.encoder,
-        "autoencoder": identity.autoencoder or "",
-        "latents_id": identity.latents_id or "",
+        **model_attrs(config, identity),
         "seed": config.seed,
         "eligible": json.dumps(dict(zip(config.zooms.names, plan.eligible, strict=True))),
     }

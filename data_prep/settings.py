@@ -31,17 +31,24 @@ def fingerprint(path: Path) -> list[str | int]:
         return [path.name, size, hashlib.sha256(start + file.read()).hexdigest()[:16]]
 
 
-def cohort_settings(config: PrepareConfig, identity: Identity) -> dict[str, Any]:
-    """What all files of a cohort depend on, by the names of the config, as JSON gives it back."""
-    named = dict(zip(config.zooms.names, config.tissue_shares, strict=True))
-    settings = {
-        "version": READING.get(config.zooms.kind, 1),
+def model_attrs(config: PrepareConfig, identity: Identity) -> dict[str, Any]:
+    """What a model must share with a prepared slide: attributes of the file, and part of its settings."""
+    return {
         "kind": config.zooms.kind,
         "scales": config.zooms.names,
         "tile_px": config.tile_px,
         "encoder": identity.encoder,
         "autoencoder": identity.autoencoder or "",
         "latents_id": identity.latents_id or "",
+    }
+
+
+def cohort_settings(config: PrepareConfig, identity: Identity) -> dict[str, Any]:
+    """What all files of a cohort depend on, by the names of the config, as JSON gives it back."""
+    named = dict(zip(config.zooms.names, config.tissue_shares, strict=True))
+    settings = {
+        "version": READING.get(config.zooms.kind, 1),
+        **model_attrs(config, identity),
         "tissue": "embeddings" if config.encoder.embeddings else "coordinates" if config.coordinates else "thumbnail",
         "tissue_share": named,
         "partial": config.partial,
