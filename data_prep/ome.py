@@ -167,14 +167,12 @@ def _tiles(
 ) -> Iterator[tuple[int, int, NDArray[np.unsignedinteger]]]:
     """The first row and column, and the samples (h, w, s), of the tiles of a window that the file holds."""
     tile_height, tile_width = _tile_size(page)
-    across, down = -(-page.imagewidth // tile_width), -(-page.imagelength // tile_height)
-    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    across = -(-page.imagewidth // tile_width)
     for row in range(y // tile_height, -(-(y + height) // tile_height)):
         for col in range(x // tile_width, -(-(x + width) // tile_width)):
-            found = [read_tile(page, (plane * down + row) * across + col) for plane in range(planes)]
-            parts = [part for part in found if part is not None]
-            if len(parts) == planes:
-                yield row * tile_height, col * tile_width, np.concatenate(parts, axis=-1)
+            tile = read_tile(page, row * across + col)
+            if tile is not None:
+                yield row * tile_height, col * tile_width, tile
 
 
 def _eight_bits(samples: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:

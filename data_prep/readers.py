@@ -13,10 +13,21 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm.alpha import refuse_alpha
 from ldm.errors import UserError
 from ldm.picture_files import decode_file
 from ldm.rasters import Place, check_size
-from ldm.tiff_pages import COLOURS, PREMULTIPLIED, SPLIT, STRAIGHT, all_pages, check_page, full_pages, sampled_tiles
+from ldm.tiff_pages import (
+    COLOURS,
+    PREMULTIPLIED,
+    SPLIT,
+    STRAIGHT,
+    all_pages,
+    check_page,
+    full_pages,
+    sampled_alpha,
+    sampled_tiles,
+)
 
 if TYPE_CHECKING:
     import tifffile
@@ -192,13 +203,14 @@ def _check_pages(path: Path) -> tuple[set[tuple[int, int]], tuple[str, ...]]:
 
 
 def check_samples(path: Path, page: "tifffile.TiffPage") -> None:
-    """UserError for values that OpenSlide would take for others: dark 16-bit ones, a fourth band that is no alpha."""
+    """UserError for values that would be taken for others: dark 16-bit ones, a fourth band that is no alpha."""
     extra = page.samplesperpixel - COLOURS[page.photometric]
     if extra and not (extra == 1 and page.extrasamples[0] in (PREMULTIPLIED, STRAIGHT)):
         raise UserError(
             f"{path}: has {page.samplesperpixel} channels, expected 3; take the first three: "
             "vips extract_band IN OUT 0 --n 3"
         )
+    refuse_alpha(path, sampled_alpha(page))
     if page.bitspersample == 16:
         largest = max((int(tile.max()) for tile in sampled_tiles(page)), default=SIXTEEN_BITS)
         if largest < FILLED * SIXTEEN_BITS:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from ldm.alpha import check_alpha
 from ldm.errors import UserError
 from ldm.io import Pixels
 from ldm.rasters import INTO_TILES, TIFF_STARTS
@@ -132,6 +133,8 @@ def _read_pillow(path: Path) -> PictureFile:
         profile = image.info.get("icc_profile")
         upright = ImageOps.exif_transpose(image)
         pixels = np.asarray((_inks(upright, profile) if image.mode == "CMYK" else upright).convert("RGBA"))
+        if "A" in image.mode:
+            check_alpha(path, pixels[..., 3], pixels[..., :3])
         return PictureFile(pixels, profile if image.mode.startswith("RGB") else None)
 
 

@@ -18,6 +18,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
+from ldm.alpha import Alpha
 from ldm.errors import UserError
 from ldm.io import Pixels
 
@@ -38,8 +39,6 @@ TILE_MAX = 2**26
 """px of one tile of a file: each is decoded whole"""
 INTO_TILES = "save it in tiles, for example vips tiffsave IN OUT --tile --pyramid"
 logging.getLogger("rasterio").addHandler(logging.NullHandler())  # what GDAL logs, it also raises
-BETWEEN_MAX = 0.05
-"""largest share of a mask's pixels that are neither 0 nor 255: its soft edges"""
 LOOK_PX, LOOK_PLACES = 256, 16
 """an alpha band is looked at in at most 16 x 16 windows of 256 px, evenly spread"""
 
@@ -200,29 +199,18 @@ def _colour_bands(source: "rasterio.DatasetReader", path: Path) -> list[int]:
 
 
 def _no_mask(source: "rasterio.DatasetReader", bands: list[int]) -> str:
-    """Why the band tagged alpha is no mask; empty when it is one, or there is none.
-
-    A mask has soft edges at most, and more opaque pixels than such: the infrared of a scene of nothing but water is
-    nearly all 0 and has hardly a pixel of 255. One that hides everything hides nothing but fill.
-    """
+    """Why the band tagged alpha is no mask (ldm/alpha.py); empty when it is one, or there is none."""
     from rasterio.enums import ColorInterp
 
     if ColorInterp.alpha not in source.colorinterp:
         return ""
     band = source.colorinterp.index(ColorInterp.alpha) + 1
-    counts, coloured = np.zeros(256, np.int64), False
+    seen = Alpha()
     for window in _spread_windows(source):
-        values = source.read([*bands, band], window=window)
-        counts += np.bincount(values[-1].ravel(), minlength=256)
-        coloured = coloured or bool(values[:-1].any())
-    share = counts[1:255].sum() / counts.sum()
-    if not counts[1:].any():
-        return f"band {band} is tagged alpha and 0 everywhere, but there are colours: not used as a mask" * coloured
-    if share <= BETWEEN_MAX and counts[255] > counts[1:255].sum():
-        return ""
-    found = f"{100 * share:.2g} % of its pixels are neither 0 nor 255"
-    found = found if counts[255] else "no pixel of it is 255"
-    return f"band {band} is tagged alpha, but {found} (infrared?): not used as a mask"
+        *colours, alpha = source.read([*bands, band], window=window)
+        seen.add(alpha, np.dstack(colours))
+    why = seen.why_none()
+    return f"band {band} is tagged alpha, but {why}: not used as a mask" if why else ""
 
 
 def _spread_windows(source: "rasterio.DatasetReader") -> "list[rasterio.windows.Window]":

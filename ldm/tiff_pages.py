@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldm.alpha import Alpha, check_alpha
 from ldm.errors import UserError
 from ldm.io import Pixels
 
@@ -34,8 +35,6 @@ DECODING_ERRORS = (OSError, ValueError, LookupError, TypeError, ArithmeticError,
 FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 DECODED_TO_RGB = {6, 7, 33003, 33007, 34712, 50001}
 """compressions whose decoders turn YCbCr into RGB: JPEG, JPEG 2000, WebP"""
-BETWEEN_MAX = 0.05
-"""largest share of an alpha channel's pixels that are neither 0 nor 255: soft edges"""
 
 
 def check_page(path: Path, page: "tifffile.TiffPage", bits: tuple[int, ...] = (8,)) -> None:
@@ -114,19 +113,17 @@ def page_pixels(path: Path, page: "tifffile.TiffPage") -> Pixels:
     samples = page.asarray()
     if page.planarconfig == 2 and page.samplesperpixel > 1:
         samples = np.moveaxis(samples, 0, -1)
-    pixels = colours(page, samples.reshape(page.imagelength, page.imagewidth, page.samplesperpixel))
-    between = float(((pixels[..., 3] > 0) & (pixels[..., 3] < 255)).mean())
-    if between > BETWEEN_MAX:
-        raise UserError(
-            f"{path}: its fourth channel is tagged alpha, but {100 * between:.2g} % of it is neither 0 nor 255 "
-            "(infrared?); take it out, for example vips extract_band IN OUT 0 --n 3"
-        )
-    return pixels
+    samples = samples.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)
+    if alpha := _alpha(page):
+        check_alpha(path, samples[..., alpha[0]], samples[..., : COLOURS[page.photometric]])
+    return colours(page, samples)
 
 
 def sampled_tiles(page: "tifffile.TiffPage", count: int = 16) -> Iterator[NDArray[Any]]:
-    """At most `count` tiles or strips of a page, evenly spread, as tifffile decodes them; damaged ones are left out."""
-    stored = np.flatnonzero(page.databytecounts)
+    """At most `count` tiles or strips (h, w, s) of a page, evenly spread, as tifffile decodes them; damaged ones are
+    left out.
+    """
+    stored = np.flatnonzero(page.databytecounts[: len(page.databytecounts) // _planes(page)])
     for place in np.unique(np.linspace(0, len(stored) - 1, count).round().astype(int)) if len(stored) else ():
         with suppress(*DECODING_ERRORS):
             tile = read_tile(page, int(stored[place]))
@@ -134,17 +131,43 @@ def sampled_tiles(page: "tifffile.TiffPage", count: int = 16) -> Iterator[NDArra
                 yield tile
 
 
+def sampled_alpha(page: "tifffile.TiffPage") -> Alpha:
+    """What some tiles of a page show of its alpha; nothing where it has none."""
+    found, seen = _alpha(page), Alpha()
+    for tile in sampled_tiles(page, 64) if found else ():
+        parts = tile if tile.dtype == np.uint8 else (tile >> 8).astype(np.uint8)
+        seen.add(parts[..., found[0]], parts[..., : COLOURS[page.photometric]])
+    return seen
+
+
+def _planes(page: "tifffile.TiffPage") -> int:
+    return page.samplesperpixel if page.planarconfig == 2 else 1
+
+
 def read_tile(page: "tifffile.TiffPage", index: int) -> NDArray[Any] | None:
-    """Tile or strip `index` of a page, (h, w, s) or, in planes, (h, w, 1); None where the file holds none.
+    """Tile or strip `index` of a page, (h, w, s), its planes put together; None where the file holds none.
 
     Raises one of DECODING_ERRORS.
     """
+    planes = _planes(page)
+    parts = [_stored_tile(page, index + plane * (len(page.dataoffsets) // planes)) for plane in range(planes)]
+    found = [part for part in parts if part is not None]
+    return np.concatenate(found, axis=-1) if len(found) == planes else None
+
+
+def _stored_tile(page: "tifffile.TiffPage", index: int) -> NDArray[Any] | None:
     file = page.parent.filehandle
     with file.lock:
         file.seek(page.dataoffsets[index])
         data = file.read(page.databytecounts[index])
     tile, _, (_, height, width, _) = page.decode(data, index, jpegtables=page.jpegtables)
     return None if tile is None else tile[0, :height, :width]
+
+
+def _palette(page: "tifffile.TiffPage") -> Pixels:
+    """(n, 3): 16 bits (section 5), but 8 from writers that took the table for one of bytes; libtiff tells so too."""
+    table = np.asarray(page.colormap)
+    return (table >> 8 if table.max() > 255 else table).astype(np.uint8).T
 
 
 def colours(page: "tifffile.TiffPage", samples: NDArray[Any]) -> Pixels:
@@ -159,7 +182,7 @@ def colours(page: "tifffile.TiffPage", samples: NDArray[Any]) -> Pixels:
         own = own * np.uint8(255 // (2**page.bitspersample - 1))
         rgb = np.repeat(255 - own if photometric == MIN_IS_WHITE else own, 3, axis=2)
     elif photometric == PALETTE:
-        rgb = (np.asarray(page.colormap) >> 8).astype(np.uint8).T[own[..., 0]]  # 16 bits, section 5
+        rgb = _palette(page)[own[..., 0]]
     elif photometric == CMYK:
         rgb = np.asarray(Image.fromarray(np.ascontiguousarray(own), "CMYK").convert("RGB"))
     elif photometric == YCBCR and page.compression not in DECODED_TO_RGB:

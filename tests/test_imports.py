@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     *("ldm.errors", "ldm.files", "ldm.arguments", "ldm.csv_table", "ldm.cache", "ldm.machines", "ldm.precision"),
-    *("ldm.processes", "ldm.schema", "ldm.finite", "ldm.lock"),
+    *("ldm.processes", "ldm.alpha", "ldm.schema", "ldm.finite", "ldm.lock"),
     *("ldm.scales", "ldm.config", "ldm.run_config", "ldm.training_config", "ldm.batch", "ldm.tokens"),
     *("ldm.io", "ldm.tiff", "ldm.tiff_pages", "ldm.rasters", "ldm.cog", "ldm.picture_files", "ldm.pictures"),
     *("ldm.diffusion", "ldm.layers", "ldm.networks", "ldm.checkpoint", "ldm.data", "ldm.sampling"),

@@ -58,6 +58,14 @@ def two_colours(path: Path) -> None:
     tifffile.imwrite(path, np.stack([GREY, 255 - GREY]), ome=True, photometric="minisblack", metadata={"axes": "CYX"})
 
 
+def palette_of_bytes(path: Path) -> None:
+    """Colours from 0 to 255 where the format has them to 65535: a common mistake of writers."""
+    image = Image.fromarray(COLOUR).quantize(256)
+    table = np.array(image.getpalette(), np.uint16).reshape(-1, 3)
+    table = np.pad(table, ((0, 256 - len(table)), (0, 0)))
+    tiff(np.asarray(image), photometric="palette", colormap=table.T)(path)
+
+
 def oblique(orientation: int) -> Make:
     return tiff(np.rot90(COLOUR).copy(), extratags=[(274, "H", 1, orientation, True)])
 
@@ -81,6 +89,8 @@ READ: dict[str, tuple[Make, np.ndarray, float]] = {
     "one_bit.tif": (tiff(STRIPES[..., 0] > 0, photometric="minisblack"), STRIPES, 0),
     "one_bit_white_is_0.tif": (tiff(STRIPES[..., 0] == 0, photometric="miniswhite"), STRIPES, 0),
     "palette.tif": (pillow(Image.fromarray(COLOUR).quantize(256)), COLOUR, 8),
+    "palette_of_bytes.tif": (palette_of_bytes, COLOUR, 8),
+    "nothing_seen.png": (pillow(Image.fromarray(np.dstack([0 * COLOUR, 0 * GREY]))), 0 * COLOUR + 255, 0),
     "inks.tif": (tiff(np.dstack([255 - COLOUR, 0 * GREY]), photometric="separated"), COLOUR, 0),
     "alpha.tif": (tiff(SOFT, extrasamples=["unassalpha"]), HALF, 0),
     "premultiplied.tif": (tiff(SOFT * (SOFT[..., 3:] > 0), extrasamples=["assocalpha"]), HALF, 0),
@@ -109,6 +119,7 @@ READ: dict[str, tuple[Make, np.ndarray, float]] = {
     "few_levels.pgm": (content(b"P5\n# comment 1 2 3\n48 48\n15\n" + (GREY // 17).tobytes()), GREY // 17 * 17, 0),
 }
 """name -> how it is made, its colours, and the largest mean difference that its coding makes"""
+WATER = np.where(X < SIDE - 1, 0, 40).astype(np.uint8)
 DEEP, SHORT = GREY.astype(np.uint16) * 257, (GREY.astype(int) - 128).astype(np.int8)
 REFUSED: dict[str, tuple[Make, str]] = {
     "planar_16.tif": (tiff(PLANES.astype(np.uint16) * 257, planarconfig="separate"), "16-bit unsigned"),
@@ -131,6 +142,11 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "pages.tif": (frames(), "3 pages"),
     "lab.tif": (tiff(COLOUR, photometric="cielab"), "CIELAB"),
     "infrared_as_alpha.tif": (tiff(np.dstack([COLOUR, GREY]), extrasamples=["unassalpha"]), "neither 0 nor 255"),
+    "infrared_as_alpha.png": (pillow(Image.fromarray(np.dstack([COLOUR, GREY]))), "neither 0 nor 255"),
+    "water_as_alpha.tif": (tiff(np.dstack([COLOUR, WATER]), extrasamples=["unassalpha"]), "neither 0 nor 255"),
+    "water_as_alpha.webp": (pillow(Image.fromarray(np.dstack([COLOUR, WATER])), lossless=True, exact=True), "255"),
+    "padding_as_alpha.tif": (tiff(np.dstack([COLOUR, 0 * GREY]), extrasamples=["assocalpha"]), "it is 0 everywhere"),
+    "padding_as_alpha.tga": (pillow(Image.fromarray(np.dstack([COLOUR, 0 * GREY]))), "it is 0 everywhere"),
     "film.gif": (frames(), "3 frames"),
     "film.webp": (frames(), "3 frames"),
     "film.png": (frames(), "3 frames"),
@@ -159,6 +175,14 @@ def test_what_would_come_out_wrong_is_refused(name: str, tmp_path: Path) -> None
 
 
 TILES = {"tile": (16, 16), "compression": "zlib"}
+
+
+def infrared_ome(path: Path) -> None:
+    axes = {"axes": "YXS"}
+    bands = np.dstack([COLOUR, GREY])
+    tifffile.imwrite(path, bands, ome=True, photometric="rgb", extrasamples=["unassalpha"], metadata=axes, **TILES)
+
+
 TILED: dict[str, tuple[Make, str]] = {
     "full_16.tif": (tiff(COLOUR.astype(np.uint16) * 257, **TILES), ""),
     "full_grey_16.tif": (tiff(DEEP, photometric="minisblack", **TILES), ""),
@@ -167,6 +191,20 @@ TILED: dict[str, tuple[Make, str]] = {
     "twelve_grey.tif": (tiff(GREY.astype(np.uint16) * 16, photometric="minisblack", **TILES), "of 65535"),
     "signed.tif": (tiff((COLOUR.astype(int) - 128).astype(np.int8), **TILES), "8-bit signed"),
     "infrared.tif": (tiff(np.dstack([COLOUR, GREY]), extrasamples=["unspecified"], **TILES), "4 channels"),
+    "infrared_as_alpha.tif": (
+        tiff(np.dstack([COLOUR, GREY]), extrasamples=["unassalpha"], **TILES),
+        "neither 0 nor 255",
+    ),
+    "infrared_plane.tif": (
+        tiff(np.stack([*PLANES, GREY]), planarconfig="separate", extrasamples=["assocalpha"], **TILES),
+        "neither 0 nor 255",
+    ),
+    "infrared.ome.tif": (infrared_ome, "neither 0 nor 255"),
+    "padding_16.tif": (
+        tiff(np.dstack([COLOUR, 0 * GREY]).astype(np.uint16) * 257, extrasamples=["unassalpha"], **TILES),
+        "it is 0 everywhere",
+    ),
+    "full_opaque.tif": (tiff(np.dstack([COLOUR, 0 * GREY + 255]), extrasamples=["unassalpha"], **TILES), ""),
     "two_channels.tif": (
         tiff(np.dstack([GREY, GREY]), photometric="minisblack", planarconfig="contig", **TILES),
         "2 channels",
