@@ -134,7 +134,9 @@ def sampled_tiles(page: "tifffile.TiffPage", count: int = 16) -> Iterator[NDArra
 def sampled_alpha(page: "tifffile.TiffPage") -> Alpha:
     """What some tiles of a page show of its alpha; nothing where it has none."""
     found, seen = _alpha(page), Alpha()
-    for tile in sampled_tiles(page, 64) if found else ():
+    if found is None:
+        return seen
+    for tile in sampled_tiles(page, 64):
         parts = tile if tile.dtype == np.uint8 else (tile >> 8).astype(np.uint8)
         seen.add(parts[..., found[0]], parts[..., : COLOURS[page.photometric]])
     return seen
