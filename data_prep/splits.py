@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from data_prep.metadata import match_rows, read_table
 from ldm.arguments import Parser, fraction, output_file, seed_int
-from ldm.data.splits import NAME, PARTS, Shares, Split, extend, patient_of, read_split, write_split
+from ldm.csv_table import refuse_variants
+from ldm.data.splits import NAME, PARTS, Shares, Split, extend, patient_of, patient_stated, read_split, write_split
 from ldm.errors import UserError, cli
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def patients_of_table(path: str, slides: Sequence["SlideFile"]) -> dict[str, str
         raise UserError(f"{path}: columns are {found}, without patient; add it, or leave --table out")
     sources = {str(slide.attrs["slide_id"]): str(slide.attrs["source"]) for slide in slides}
     matched = match_rows(path, rows, sources, strict=False)
-    return {slide_id: row.values["patient"] for slide_id, row in matched.items() if row.values["patient"]}
+    stated = {slide_id: (row.line, patient_stated(row.values)) for slide_id, row in matched.items()}
+    refuse_variants(path, "patients", sorted(each for each in stated.values() if each[1]))
+    return {slide_id: patient for slide_id, (_, patient) in stated.items() if patient}
 
 
 def asked_shares(path: Path, before: Shares | None, args: argparse.Namespace) -> Shares:
@@ -40,7 +43,7 @@ def asked_shares(path: Path, before: Shares | None, args: argparse.Namespace) ->
         **(before or Shares())._asdict() | {key: value for key, value in asked.items() if value is not None}
     )
     if before is not None and shares != before:
-        made = " ".join(f"{key}={value:g}" for key, value in before._asdict().items())
+        made = " ".join(f"{key}={value}" for key, value in before._asdict().items())
         raise UserError(f"{path}: was made with {made}; leave these out, or make another with --out FILE")
     return shares
 
@@ -95,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table(split, slides))
     print(f"patients: {origins(patients, tabled)}")
     print(f"{path}: {len(split.lines.keys() - known.keys())} slides added, {len(known)} were there")
+    if others := sorted(split.lines.keys() - set(ids)):
+        print(f"{path}: {len(others)} of its slides are not in {args.cohort}: {', '.join(others[:3])} ...")
 
 
 if __name__ == "__main__":

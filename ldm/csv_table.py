@@ -17,6 +17,8 @@ from ldm.errors import UserError
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 LINE_END = re.compile(r"\r\n|\r|\n")
+NOTHING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "nil", "missing", "unknown", "?"}
+"""what R, pandas, spreadsheets and people write where nothing is known, in lower case"""
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 
@@ -93,6 +95,11 @@ def _row(path: str | Path, line: int, cells: list[str], columns: Sequence[str]) 
             f"expected {len(columns)}; {remedy}"
         )
     return Row(line, {name: cell for name, cell in zip(columns, cells, strict=True) if name})
+
+
+def is_known(cell: str) -> bool:
+    """Whether a cell says something."""
+    return cell.casefold() not in NOTHING
 
 
 def alike(text: str) -> str | Decimal:

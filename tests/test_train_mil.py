@@ -67,6 +67,16 @@ def test_a_planted_answer_is_found_shuffled_labels_are_not_and_attention_is_show
     assert redness[int(i), int(j) - toy.TILE_PX] < 0
 
 
+def test_two_folders_of_one_name_are_two_rows(toys: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "planted"
+    other.parent.mkdir()
+    other.symlink_to(toys / "planted")
+    given = ["--labels", str(toys / "labels.csv"), "--out", str(tmp_path), "--folds", "3", "--shuffles", "0"]
+    train_mil.main([*given, "--features", str(toys / "planted"), str(other)])
+    results = json.loads((tmp_path / "results.json").read_text())["auc"]
+    assert list(results) == [str(toys / "planted"), str(other)]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -74,6 +84,7 @@ def test_a_planted_answer_is_found_shuffled_labels_are_not_and_attention_is_show
         (["--folds", "two"], "--folds: two; expected"),
         (["--folds", "2"], "--folds: 2; expected"),
         (["--features", "nowhere"], "0 of 61 slides have bags"),
+        (["--features", "nowhere", "nowhere"], "--features: nowhere is named twice"),
         (["--folds", "16"], "label a has 15 patients, expected at least 16"),
         (["--cohort", "nowhere"], "nowhere/s2.h5"),
     ],

@@ -98,7 +98,9 @@ class Row(NamedTuple):
 
 def compare(labels: Labels, args: argparse.Namespace, splits: Sequence[int]) -> list[Row]:
     """Cross-validate every folder of bags and, last, the last folder under shuffled labels."""
-    bags_of = {folder.name: BagFolder(folder, labels.slides) for folder in args.features}
+    names = [folder.name for folder in args.features]
+    names = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, args.features, strict=True)]
+    bags_of = {name: BagFolder(folder, labels.slides) for name, folder in zip(names, args.features, strict=True)}
     rows = []
     for name, bags in bags_of.items():
         rows.append(Row(name, [[validated(bags, labels, k, args.seed)] for k in splits]))
@@ -166,6 +168,8 @@ def run(args: argparse.Namespace) -> None:
         demo(args)
     elif not args.labels:
         raise UserError("--labels: missing; give a CSV with columns slide, label")
+    elif twice := [folder for folder in args.features if args.features.count(folder) > 1]:
+        raise UserError(f"--features: {twice[0]} is named twice; name it once")
     labels = labelled(args.labels, args.features)
     shown = glances(labels, args) if args.cohort else {}
     rows = compare(labels, args, splits)

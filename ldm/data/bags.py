@@ -176,13 +176,20 @@ def recipe(path: Path) -> Identity:
 class BagFolder:
     """The features (n, d) of some slides' bags, read when asked for; the first MEMORY bytes of them are kept.
 
-    UserError for bags that were made in different ways, as an interrupted change of model leaves them.
+    UserError for bags that were made in different ways, as an interrupted change of model leaves them, and for one that
+    is another slide's.
     """
 
     def __init__(self, folder: str | Path, slide_ids: Sequence[str]) -> None:
         self._paths = [Path(folder) / f"{slide_id}.h5" for slide_id in slide_ids]
         expected = recipe(self._paths[0])
-        for path in self._paths[1:]:
+        for path, slide_id in zip(self._paths, slide_ids, strict=True):
+            with _opened(path) as file:
+                stated = str(file.attrs["slide_id"])
+            if stated != slide_id:
+                raise UserError(
+                    f"{path}: is the bag of {stated}, expected {slide_id}; bags are found by name, so undo its renaming"
+                )
             if (found := recipe(path)) != expected:
                 different = "; ".join(found.differences(expected)).replace("kept", f"in {self._paths[0].name}")
                 raise UserError(

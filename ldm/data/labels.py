@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.csv_table import Row, read_csv, refuse_variants
-from ldm.data.splits import patient_of, same_patient
+from ldm.csv_table import Row, is_known, read_csv, refuse_variants
+from ldm.data.splits import patient_of, patient_stated
 from ldm.errors import UserError
 
-UNLABELLED = {"", "na", "n/a", "#n/a", "<na>", "nan", "null"}
-"""what R, pandas and spreadsheets write where nothing is known, in lower case"""
+UNCLEAR = {"none", "-", "--", "."}
+"""a label, or that there is none"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,8 @@ def read_labels(path: str | Path) -> Labels:
     """
     every = read_csv(path, ["slide", "label"], ["patient"]).rows
     _refuse_repeats(path, every)
-    rows = [row for row in every if row.cells["label"].casefold() not in UNLABELLED]
+    rows = [row for row in every if is_known(row.cells["label"])]
+    _refuse_unclear(path, rows)
     refuse_variants(path, "labels", ((row.line, row.cells["label"]) for row in rows))
     names = sorted(
         {row.cells["label"] for row in rows}, key=lambda name: (len(name), name) if name.isdecimal() else (0, name)
@@ -73,11 +74,22 @@ def read_labels(path: str | Path) -> Labels:
         counts = Counter(row.cells["label"] for row in rows)
         found = ", ".join(f"{name} ({counts[name]})" for name in names[:8]) or "none"
         raise UserError(f"{path}: has the labels {found}, expected two; leave the label of other slides empty")
-    patients = [same_patient(row.cells.get("patient", "")) or patient_of(row.cells["slide"]) for row in rows]
+    patients = [patient_stated(row.cells) or patient_of(row.cells["slide"]) for row in rows]
     refuse_variants(path, "patients", ((row.line, patient) for row, patient in zip(rows, patients, strict=True)))
     values = np.array([names.index(row.cells["label"]) for row in rows])
     slides = [row.cells["slide"] for row in rows]
     return Labels(slides, values, names, patients, len(every) - len(rows))
+
+
+def _refuse_unclear(path: str | Path, rows: list[Row]) -> None:
+    if {row.cells["label"] for row in rows} == {"+", "-"}:
+        return
+    for row in rows:
+        if row.cells["label"].casefold() in UNCLEAR:
+            raise UserError(
+                f"{path}: line {row.line} has the label {row.cells['label']!r}, which may mean none or a kind; leave "
+                "it empty, or write the kind's name otherwise"
+            )
 
 
 def _refuse_repeats(path: str | Path, rows: list[Row]) -> None:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.csv_table import read_csv, refuse_variants
+from ldm.csv_table import alike, is_known, read_csv, refuse_variants
 from ldm.errors import UserError
 from ldm.files import whole
 
@@ -32,7 +32,7 @@ PARTS = ("train", "validation", "test")
 COLUMNS = ["slide", "patient", "part"]
 BARCODE = re.compile(r"TCGA-\w{2}-\w{4}(?=$|[-._])", re.IGNORECASE | re.ASCII)
 """project, site and participant; sample and slide follow. File systems and scripts may have made it lower case"""
-SETTINGS = re.compile(r"# seed=(\d+) validation=([\d.e-]+) test=([\d.e-]+)", re.ASCII)
+SETTINGS = re.compile(r"# seed=(\d+) validation=([\d.e-]+) test=([\d.e-]+)\s*$", re.ASCII)
 
 
 class Shares(NamedTuple):
@@ -76,6 +76,12 @@ def same_patient(name: str) -> str:
     return name.upper() if BARCODE.fullmatch(name) else name
 
 
+def patient_stated(cells: Mapping[str, str]) -> str:
+    """The patient that a row of a table names; empty where it names none."""
+    stated = cells.get("patient", "")
+    return same_patient(stated) if is_known(stated) else ""
+
+
 def draw(seed: int, patient: str) -> float:
     """The patient's number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(f"{seed} {patient}".encode()).digest()[:8]) / 2**64
@@ -85,7 +91,7 @@ def extend(split: Split, patients: Mapping[str, str]) -> Split:
     """Add the slides of `patients` (slide id -> patient) that `split` lacks; those it has stay as they are.
 
     A part with a share that would stay empty takes a new patient from the fullest, or from one named after it.
-    UserError for shares out of range, and for a slide of another patient than before.
+    UserError for shares out of range, for a slide of another patient than before, for a patient of two spellings.
     """
     seed, validation, test = split.shares
     if not (validation >= 0 and test >= 0 and validation + test < 1):
@@ -94,6 +100,13 @@ def extend(split: Split, patients: Mapping[str, str]) -> Split:
         if split.lines[slide].patient != patients[slide]:
             found = f"slide {slide} is of patient {split.lines[slide].patient} there, of {patients[slide]} now"
             raise UserError(f"split: {found}; correct one, or make another split")
+    spelt: dict[object, str] = {}
+    both = {slide: line.patient for slide, line in split.lines.items()} | dict(patients)
+    for patient in [patient for slide, patient in both.items() if patient != slide]:
+        if (other := spelt.setdefault(alike(patient), patient)) != patient:
+            raise UserError(
+                f"split: patients {other!r} and {patient!r} differ in spelling alone; write both the same way"
+            )
     known = {line.patient: line.part for line in split.lines.values()}
     new: dict[str, list[str]] = {part: [] for part in PARTS}
     for patient in sorted(set(patients.values()) - known.keys(), key=lambda patient: draw(seed, patient)):
@@ -133,18 +146,24 @@ def read_split(path: str | Path) -> Split:
         if slide in lines:
             raise UserError(f"{path}: line {row.line}: {slide} is there twice; remove one line")
         lines[slide] = Line(same_patient(patient), part)
-    refuse_variants(path, "patients", ((row.line, same_patient(row.cells["patient"])) for row in table.rows))
+    shared = [(row.line, lines[row.cells["slide"]].patient) for row in table.rows]
+    refuse_variants(path, "patients", [each for each, slide in zip(shared, lines, strict=True) if each[1] != slide])
     _refuse_leakage(path, lines)
     return Split(lines, _shares(Path(path)))
 
 
 def _shares(path: Path) -> Shares:
-    """What the first line says of how patients were dealt out, else the defaults."""
-    settings = SETTINGS.match(path.read_text(encoding="utf-8-sig"))
+    """What the first line says of how patients were dealt out; the defaults where it does not speak of it."""
+    first = path.read_text(encoding="utf-8-sig").partition("\n")[0].rstrip()
+    if not (first.startswith("#") and "seed" in first):
+        return Shares()
     try:
-        return Shares(int(settings[1]), float(settings[2]), float(settings[3])) if settings else Shares()
+        settings = SETTINGS.match(first)
+        if settings is None:
+            raise ValueError("expected # seed=0 validation=0.05 test=0.05")
+        return Shares(int(settings[1]), float(settings[2]), float(settings[3]))
     except ValueError as error:
-        raise UserError(f"{path}: line 1: {settings and settings[0]} holds no numbers ({error}); restore it") from error
+        raise UserError(f"{path}: line 1: {first[:80]!r} holds no numbers ({error}); restore it") from error
 
 
 def _refuse_leakage(path: str | Path, lines: Mapping[str, Line]) -> None:
@@ -160,7 +179,7 @@ def _refuse_leakage(path: str | Path, lines: Mapping[str, Line]) -> None:
 def write_split(path: str | Path, split: Split) -> None:
     """The whole file, or what was there before."""
     text = io.StringIO()
-    text.write("# seed={} validation={:g} test={:g}\n".format(*split.shares))
+    text.write("# seed={} validation={} test={}\n".format(*split.shares))
     rows = csv.writer(text, lineterminator="\n")
     rows.writerows([COLUMNS, *([slide, *line] for slide, line in split.lines.items())])
     with whole(path) as partial:

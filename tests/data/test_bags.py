@@ -114,7 +114,7 @@ def test_what_is_not_a_whole_bag_is_told(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_bags_is_read_once(tmp_path: Path) -> None:
-    write_bag(tmp_path / "b.h5", bag_of("20x", 0))
+    write_bag(tmp_path / "b.h5", replace(bag_of("20x", 0), slide_id="b"))
     bags = BagFolder(tmp_path, ["b"])
     first = bags[0]
     (tmp_path / "b.h5").unlink()
@@ -123,7 +123,8 @@ def test_a_folder_of_bags_is_read_once(tmp_path: Path) -> None:
 
 def test_bags_made_in_different_ways_are_refused(tmp_path: Path) -> None:
     bag = bag_of("20x", 0)
-    write_bag(tmp_path / "a.h5", bag)
+    write_bag(tmp_path / "a.h5", replace(bag, slide_id="a"))
+    bag = replace(bag, slide_id="b")
     write_bag(tmp_path / "b.h5", replace(bag, identity=replace(MADE, inputs={"slide": "4567"})))
     assert len(BagFolder(tmp_path, ["a", "b"])[1]) == len(bag.features)
     for other in (replace(MADE, weights={"model": "m-2"}), replace(MADE, settings={"t": 5}), replace(MADE, version=0)):
@@ -132,6 +133,15 @@ def test_bags_made_in_different_ways_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"b\.h5: made in another way \(.*, in a\.h5 .*\); make all") as told:
             BagFolder(tmp_path, ["a", "b"])
         assert different.replace("kept", "in a.h5") in str(told.value)
+
+
+def test_a_bag_of_another_slide_is_refused(tmp_path: Path) -> None:
+    for slide_id in ("a", "b"):
+        write_bag(tmp_path / f"{slide_id}.h5", replace(bag_of("20x", 0), slide_id=slide_id))
+    BagFolder(tmp_path, ["a", "b"])
+    (tmp_path / "b.h5").write_bytes((tmp_path / "a.h5").read_bytes())
+    with pytest.raises(UserError, match=r"b\.h5: is the bag of a, expected b; bags are found by name"):
+        BagFolder(tmp_path, ["a", "b"])
 
 
 def test_a_bag_whose_origin_was_edited_or_is_of_an_earlier_format_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ def test_spaces_mean_nothing_and_slides_without_a_label_are_left_out_and_counted
     assert str(labels) == "1 0 and 2 1; 3 without a label: left out"
 
 
+def test_what_says_that_nothing_is_known_is_neither_a_label_nor_a_patient(tmp_path: Path) -> None:
+    labels = read_labels(file(tmp_path, "slide,label,patient\na,1,NA\nb,0,unknown\nc,?,P\nd,Missing,P\ne,#N/A,P\n"))
+    assert (labels.slides, labels.patients, labels.unlabelled) == (["a", "b"], ["a", "b"], 3)
+    assert read_labels(file(tmp_path, "slide,label\na,+\nb,-\n")).values.tolist() == [0, 1]
+
+
 def test_barcodes_in_any_case_are_one_patient(tmp_path: Path) -> None:
     text = "slide,label,patient\ntcga-a1-a0sb-01z-00-dx1.00,0,\nTCGA-A1-A0SB-01Z-00-DX2.01,1,\nx,1,Tcga-a1-A0SB\n"
     assert read_labels(file(tmp_path, text)).patients == ["TCGA-A1-A0SB"] * 3
@@ -57,6 +63,8 @@ def test_shuffling_keeps_slides_and_counts(tmp_path: Path) -> None:
     [
         ("slide,stage\na,1\n", r"line 1: has the columns slide, stage; expected slide,label,\[patient\]"),
         ("", "line 1: has the columns nothing; expected"),
+        ("slide,label\na,1\nb,None\n", "line 3 has the label 'None', which may mean none or a kind; leave it empty"),
+        ("slide,label\na,1\nb,-\n", "line 3 has the label '-'"),
         ("slide,label\na,1\na,0\n", "line 3 has a again, as line 2 does; remove one"),
         ("slide,label\na,1\nb,0\nc,2\n", r"has the labels 0 \(1\), 1 \(1\), 2 \(1\), expected two"),
         ("slide,label\na,1\n", r"has the labels 1 \(1\), expected two"),

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ldm.commands.train import split_when_absent
-from ldm.data.splits import PARTS, Shares, Split, draw, extend, folds, patient_of, read_split, write_split
+from ldm.data.splits import PARTS, Line, Shares, Split, draw, extend, folds, patient_of, read_split, write_split
 from ldm.errors import UserError
 from tests import toy
 
@@ -94,6 +94,8 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
         ("slide,patient,part\na,,train\n", "line 2: a,,train found"),
         ("slide,patient,part\na,P,train\nb,p,test\n", "line 2 has 'P' and line 3 'p', patients that differ"),
         ("slide,patient,part\na,TCGA-A1-A0SB,train\nb,tcga-a1-a0sb,test\n", "patient TCGA-A1-A0SB is in train"),
+        ("#seed=3 validation=0.1 test=0.1\nslide,patient,part\na,P,train\n", "line 1: '#seed=3 .* holds no numbers"),
+        ("# seed=-1 validation=0.1 test=0.1\nslide,patient,part\na,P,train\n", "line 1: .* holds no numbers"),
         ("# seed=0 validation=0.1.2 test=0\nslide,patient,part\na,P,train\n", "line 1: .* holds no numbers"),
     ],
 )
@@ -101,6 +103,25 @@ def test_files_that_leak_or_make_no_sense_are_refused(tmp_path: Path, text: str,
     (tmp_path / "splits.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         read_split(tmp_path / "splits.csv")
+
+
+@pytest.mark.parametrize("share", [0.1234567, 1e-7, 1 / 3])
+def test_shares_come_back_exactly(share: float, tmp_path: Path) -> None:
+    write_split(tmp_path / "splits.csv", Split({}, Shares(3, share, share)))
+    assert read_split(tmp_path / "splits.csv").shares == Shares(3, share, share)
+
+
+def test_a_patient_of_two_spellings_is_refused_before_it_is_in_two_parts() -> None:
+    with pytest.raises(UserError, match="'P1' and 'p1' differ in spelling alone"):
+        extend(Split({}, Shares()), {"a": "P1", "b": "p1"})
+    with pytest.raises(UserError, match="'P1' and '\uff301'"):
+        extend(Split({"a": Line("P1", "train")}, Shares()), {"b": "\uff301"})
+
+
+def test_slides_that_are_their_own_patients_may_have_names_alike(tmp_path: Path) -> None:
+    split = extend(Split({}, Shares()), {"1": "1", "01": "01", "x/7": "x/7"})
+    write_split(tmp_path / "splits.csv", split)
+    assert read_split(tmp_path / "splits.csv") == split
 
 
 def test_the_bundled_models_split_is_whole() -> None:
