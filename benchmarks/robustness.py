@@ -41,6 +41,13 @@ FIGURES = {
     "R5": Figure("flips", 300, "one flipped bit in each kind of file that is read", "0 silent"),
     "R6": Figure("hostile", 200, "hostile checkpoints, configs, slides, ids", "0 executed or escaped"),
     "R7": Figure("invariance", 4, "slides prepared with batches of 1/7/32, workers 0/4", "byte-equal"),
+    "R8": Figure("two_processes", 50, "two gloo processes against one with the same batch", "50 losses within 1e-6"),
+    "R9": Figure(
+        "memory",
+        500,
+        "memory and open files while sampling and reading, after as many repetitions to warm up",
+        "under 1 MB per 100, no more open files",
+    ),
     "R10": Figure("command_lines", 3000, "command lines and overrides drawn from typed grammars", "0 wrong"),
     "R11": Figure("edits", 600, "an edit of a run's config or weights, or of a bag's settings", "0 silent"),
     "R13": Figure("stale", 45, "one thing that a kept result depends on is changed", "0 silent"),

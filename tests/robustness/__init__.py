@@ -8,7 +8,8 @@ which works inside `folder` (it exists and is empty), does `count` trials and re
 text for the table: "44 of 44", "0 silent of 300: 281 refused, 19 harmless". A trial that goes wrong is counted in
 that text, never raised. It prints its progress; it neither reads nor writes anything outside `folder`.
 
-    R1  odd_slides   R2  kills   R3  resume   R4  disk   R5  flips   R6  hostile   R7  invariance
+    R1  odd_slides   R2  kills           R3  resume   R4   disk            R5   flips   R6   hostile
+    R7  invariance   R8  two_processes   R9  memory   R10  command_lines   R11  edits   R13  stale
 
 The tests stand beside them in test_*.py: a scenario with a count that CI can pay, and its expected text.
 """

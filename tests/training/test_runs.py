@@ -1,4 +1,4 @@
-"""Whole runs through the command: what resumes, what two processes share, what a mistake looks like."""
+"""Whole runs through the command: what resumes, what a mistake looks like."""
 
 import csv
 import json
@@ -166,20 +166,6 @@ def launch(folder: Path, overrides: list[str], *more: str) -> subprocess.Popen:
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path, overrides: list[str]) -> None:
-    fifty = ["training.max_steps=50", "training.validate_every=50", "training.checkpoint_every=50"]
-    one = launch(tmp_path / "one", overrides, *fifty)
-    two = launch(
-        tmp_path / "two", overrides, *fifty, "data.batch_size=2", "training.devices=2", "training.strategy=ddp"
-    )
-    for process in (one, two):
-        assert process.wait(300) == 0, process.communicate()[1]
-    alone, shared = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(alone) == 5
-    assert all(abs(alone[step] - shared[step]) <= 1e-6 * alone[step] for step in alone), (alone, shared)
 
 
 def test_a_scheduler_s_signal_saves_and_asks_for_a_requeue(tmp_path: Path, overrides: list[str]) -> None:

@@ -1,0 +1,33 @@
+"""R9 at a small count, and that it sees what it looks for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.robustness import memory
+
+pytestmark = pytest.mark.skipif(not memory.STATM.exists(), reason="no /proc here")
+
+
+def test_memory_and_files_that_are_kept_are_seen(tmp_path: Path) -> None:
+    kept: list[object] = []
+
+    def leak(number: int) -> None:
+        kept.append(np.ones(25_000))  # 0.2 MB
+        kept.append(open("/dev/null"))  # noqa: SIM115
+
+    leaking = memory.growth(lambda folder: leak, tmp_path / "leaking", 30)
+    assert leaking.megabytes == pytest.approx(20, rel=0.2)
+    assert leaking.files == 29
+    steady = memory.growth(lambda folder: lambda number: np.ones(25_000), tmp_path / "steady", 30)
+    assert steady.megabytes < memory.MOST_MB
+    assert steady.files == 0
+
+
+@pytest.mark.slow
+def test_nothing_is_kept_of_what_was_sampled_and_read(tmp_path: Path) -> None:
+    found = memory.outcomes(tmp_path, 100)
+    assert {name: each.files for name, each in found.items()} == dict.fromkeys(memory.KINDS, 0)
+    for name in ("patches", "region reads"):  # a few joint images are too few for a slope
+        assert found[name].megabytes < memory.MOST_MB, found
