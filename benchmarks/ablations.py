@@ -23,20 +23,21 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.ablation_studies import CDM, SCALES, SHARED, SINGLE, STUDIES, Study, report, scores
-from data_prep.encoders import load_encoder
-from ldm.arguments import Parser, output_file, output_folder
-from ldm.batch import Stream
-from ldm.cache import Identity, content
-from ldm.config import load_config
+from ldm.config.objects import load_config
+from ldm.config.run_config import load_run_config
+from ldm.data.batch import Stream
 from ldm.data.dataset import image_batch, latent_batch
+from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError, cli
-from ldm.evaluation.frechet import frechet_distance, statistics_of
-from ldm.evaluation.kid import kid
-from ldm.files import whole
-from ldm.io import Pixels, contact_sheet
-from ldm.pipeline import ZoomLDM, to_uint8
-from ldm.run_config import load_run_config
-from ldm.runs import open_data
+from ldm.evaluation.metrics.frechet import frechet_distance, statistics_of
+from ldm.evaluation.metrics.kid import kid
+from ldm.images.contact_sheet import Pixels, contact_sheet
+from ldm.images.tensors import to_uint8
+from ldm.pipeline import ZoomLDM
+from ldm.support.arguments import Parser, output_file, output_folder
+from ldm.support.cache import Identity, content
+from ldm.support.files import whole
+from ldm.training.systems import open_data
 
 REAL, SAMPLES, SHOWN = 256, 64, 8
 """images a scale: held-out patches (fewer where there are fewer), samples under some of those, and in the picture"""

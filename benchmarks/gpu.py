@@ -24,27 +24,28 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ldm.arguments import Parser, output_file, positive_int
-from ldm.batch import Batch, Stream
-from ldm.conditions import TokenMap
+from ldm.data.batch import Batch, Stream
 from ldm.data.h5 import SlideFile
 from ldm.diffusion.schedule import scaled_linear_alpha_bar
 from ldm.errors import UserError, cli
+from ldm.evaluation.experiments.operations import Work, costs, counted, gflop, pflop
 from ldm.evaluation.tables import markdown
-from ldm.files import whole
-from ldm.io import Pixels
-from ldm.joint import Joint
+from ldm.hub import BUNDLED
+from ldm.images.contact_sheet import Pixels
+from ldm.images.tensors import to_uint8
+from ldm.multiscale.conditions import TokenMap
+from ldm.multiscale.joint import Joint
+from ldm.multiscale.presets import PRESETS
+from ldm.multiscale.super_resolution import CONSISTENT, SuperResolution
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import Summarizer
 from ldm.networks.unet import UNet
-from ldm.pipeline import ZoomLDM, to_uint8
-from ldm.precision import DTYPES, add_precision, allow_tf32, choose
-from ldm.protocols.operations import Work, costs, counted, gflop, pflop
-from ldm.sampling.presets import PRESETS
+from ldm.pipeline import ZoomLDM
 from ldm.scales import ladder
-from ldm.sources import BUNDLED
-from ldm.superres import CONSISTENT, SuperResolution
-from ldm.training.latent_diffusion import LatentDiffusion
+from ldm.support.arguments import Parser, output_file, positive_int
+from ldm.support.files import whole
+from ldm.support.precision import DTYPES, add_precision, allow_tf32, choose
+from ldm.training.zoomldm import ZoomLDMTraining
 
 SCALES = ("20x", "5x")
 WARM_UP = 3
@@ -176,7 +177,7 @@ def training(model: ZoomLDM, size: Size) -> Row:
     """Steps of AdamW on U-Net and Summarizer, in mixed precision."""
     device, total = model.device, WARM_UP + size.train_steps
     allow_tf32(True)
-    system = LatentDiffusion(
+    system = ZoomLDMTraining(
         denoiser=model.unet.requires_grad_(True),
         summarizer=model.summarizer.requires_grad_(True),
         alpha_bar=model.alpha_bar,

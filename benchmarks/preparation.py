@@ -23,19 +23,19 @@ import tifffile
 import torch
 from einops import reduce
 
-from data_prep.config import Encoder, PrepareConfig, Rungs
-from data_prep.demo_histology import histology_slide
-from data_prep.embedding import AUTOENCODER, ENCODER
-from data_prep.find import Task
-from data_prep.grid import BLOCK_TILES
-from data_prep.networks import LocalNetworks
 from data_prep.plan import Plan, plan_slide, read_block
-from data_prep.pyramid import field_patches
-from data_prep.readers import OpenSlideReader, Pixels
-from ldm.arguments import Parser, output_file, output_folder, positive_int
+from data_prep.preparation_config import Encoder, PrepareConfig, Rungs
+from data_prep.slides.find import Task
+from data_prep.slides.grid import BLOCK_TILES
+from data_prep.slides.pyramid import field_patches
+from data_prep.slides.readers import OpenSlideReader, Pixels
+from data_prep.workers.embedding import AUTOENCODER, ENCODER
+from data_prep.workers.networks import LocalNetworks
 from ldm.data.h5 import SlideFile
+from ldm.demo.histology import histology_slide
 from ldm.errors import cli
-from ldm.files import whole
+from ldm.support.arguments import Parser, output_file, output_folder, positive_int
+from ldm.support.files import whole
 from tests.data_prep.sparse import write_sparse_slide
 from tests.robustness.kills import members
 

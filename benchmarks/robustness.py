@@ -14,9 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from ldm.arguments import Parser, output_file
 from ldm.errors import cli
-from ldm.files import whole
+from ldm.support.arguments import Parser, output_file
+from ldm.support.files import whole
 
 
 class Figure(NamedTuple):

@@ -16,9 +16,9 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.robustness import hardware
-from ldm.arguments import Parser, output_file, positive_int
 from ldm.errors import UserError, cli
-from ldm.files import whole
+from ldm.support.arguments import Parser, output_file, positive_int
+from ldm.support.files import whole
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [

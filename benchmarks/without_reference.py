@@ -14,18 +14,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ldm.arguments import Parser, output_file, seed_int
-from ldm.conditions import Conditions, TokenMap, drawn_tokens
 from ldm.errors import cli
-from ldm.evaluation.large_image import gradient_energy, seam_strength
-from ldm.files import whole
-from ldm.inferred import Inference
-from ldm.io import Pixels, contact_sheet
-from ldm.joint import Joint
-from ldm.pipeline import ZoomLDM, to_uint8
-from ldm.precision import add_precision, announce
-from ldm.sampling.multiscale import State
-from ldm.sampling.presets import PRESETS
+from ldm.evaluation.metrics.seams import gradient_energy, seam_strength
+from ldm.images.contact_sheet import Pixels, contact_sheet
+from ldm.images.tensors import to_uint8
+from ldm.multiscale.canvas import State
+from ldm.multiscale.conditions import Conditions, TokenMap, drawn_tokens
+from ldm.multiscale.inversion import Inference
+from ldm.multiscale.joint import Joint
+from ldm.multiscale.presets import PRESETS
+from ldm.pipeline import ZoomLDM
+from ldm.support.arguments import Parser, output_file, seed_int
+from ldm.support.files import whole
+from ldm.support.precision import add_precision, announce
 
 FINE, COARSE = "20x", "5x"
 HEADER = "| conditions of the tiles | error, first step | last held step | seam strength | gradient energy | CPU s |"

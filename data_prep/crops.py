@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_prep.find import SUFFIXES
-from data_prep.slide import Plane, open_slide
-from data_prep.tissue import PER_TILE, read_foreground, tile_shares
-from ldm.arguments import Parser, output_folder, positive_int, seed_int
-from ldm.cache import Identity, content
-from ldm.cog import CogWriter
+from data_prep.slides.find import SUFFIXES
+from data_prep.slides.slide import Plane, open_slide
+from data_prep.slides.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.errors import UserError, cli
-from ldm.files import whole
-from ldm.io import save_png
+from ldm.images.cog import CogWriter
+from ldm.images.contact_sheet import save_png
 from ldm.scales import ladder
+from ldm.support.arguments import Parser, output_folder, positive_int, seed_int
+from ldm.support.cache import Identity, content
+from ldm.support.files import whole
 
 KEPT = "crops.json"
 TISSUE = 0.9

@@ -5,10 +5,10 @@ Drawn and prepared on first use.
 
 from pathlib import Path
 
-from data_prep.config import load_prepare_config
 from data_prep.crops import cut
-from data_prep.demo_world import generate
 from data_prep.preparation import prepare
+from data_prep.preparation_config import load_prepare_config
+from ldm.demo.world import generate
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo" / "data.yaml"
 ROOT = Path("data/demo")

@@ -21,8 +21,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.grid import Field, Shares
-from data_prep.slide import Plane, Slide
+from data_prep.slides.grid import Field, Shares
+from data_prep.slides.slide import Plane, Slide
 from ldm.errors import UserError
 
 SAME_STEP = 0.02

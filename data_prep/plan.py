@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.config import PrepareConfig
-from data_prep.find import Task
-from data_prep.grid import (
+from data_prep.imported import ImportedEmbeddings, coordinate_shares
+from data_prep.preparation_config import PrepareConfig
+from data_prep.slides.find import Task
+from data_prep.slides.grid import (
     BLOCK_TILES,
     Grid,
     Mask,
@@ -17,10 +18,9 @@ from data_prep.grid import (
     touched,
     valid_shares,
 )
-from data_prep.imported import ImportedEmbeddings, coordinate_shares
-from data_prep.readers import Pixels
-from data_prep.slide import Plane, Slide, open_slide, salvage
-from data_prep.tissue import PER_TILE, read_foreground, tile_shares
+from data_prep.slides.readers import Pixels
+from data_prep.slides.slide import Plane, Slide, open_slide, salvage
+from data_prep.slides.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.errors import UserError
 
 

@@ -17,22 +17,22 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from tqdm import tqdm
 
-from data_prep.attempt import attempt
-from data_prep.claims import Claims, Work
-from data_prep.config import PrepareConfig, load_prepare_config
-from data_prep.demo_world import generate, may_draw
-from data_prep.embedding import Stopped
-from data_prep.find import Task, find_slides, left_out, shown, slide_files
-from data_prep.networks import LocalNetworks
-from data_prep.one_setting import claim_folder, refuse_strangers
-from data_prep.page import write_report
-from data_prep.processes import STOPS, raise_stopped, serve
-from data_prep.report import Records, SlideReport, table
+from data_prep.preparation_config import PrepareConfig, load_prepare_config
+from data_prep.report.outcomes import Records, SlideReport, table
+from data_prep.report.page import write_report
 from data_prep.settings import cohort_settings
+from data_prep.slides.find import Task, find_slides, left_out, shown, slide_files
+from data_prep.workers.attempt import attempt
+from data_prep.workers.claims import Claims, Work
+from data_prep.workers.embedding import Stopped
+from data_prep.workers.networks import LocalNetworks
+from data_prep.workers.one_setting import claim_folder, refuse_strangers
+from data_prep.workers.reader_processes import STOPS, raise_stopped, serve
+from ldm.demo.world import generate, may_draw
 from ldm.errors import UserError
-from ldm.files import check_destination, remove_leftovers
-from ldm.machines import check_machines, told_by_lightning
-from ldm.sources import check_there
+from ldm.hub import check_there
+from ldm.support.files import check_destination, remove_leftovers
+from ldm.support.machines import check_machines, told_by_lightning
 
 RESUMABLE, INTERRUPTED = 75, 130
 

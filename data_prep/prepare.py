@@ -14,8 +14,8 @@ Exit status: 0 done; 1 some slides failed; 2 a mistake in the input, or a full d
 import argparse
 from collections.abc import Sequence
 
-from ldm.arguments import Parser
 from ldm.errors import cli
+from ldm.support.arguments import Parser
 
 FLAGS = {
     "workers": "processes that read slides; 0: all in one process",

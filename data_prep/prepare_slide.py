@@ -17,14 +17,14 @@ from einops import reduce
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.config import PrepareConfig
-from data_prep.embedding import AUTOENCODER, ENCODER, Identity, InOrder, Networks
-from data_prep.find import Task, shown
-from data_prep.grid import Field, halve
 from data_prep.plan import Plan, lost_corners, no_region, read_block
-from data_prep.pyramid import Patches, field_patches
-from data_prep.readers import Pixels
+from data_prep.preparation_config import PrepareConfig
 from data_prep.settings import model_attrs, settings
+from data_prep.slides.find import Task, shown
+from data_prep.slides.grid import Field, halve
+from data_prep.slides.pyramid import Patches, field_patches
+from data_prep.slides.readers import Pixels
+from data_prep.workers.embedding import AUTOENCODER, ENCODER, Identity, InOrder, Networks
 from ldm.data.slide_writer import SlideWriter
 
 JPEG_QUALITY = 95

@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import PrepareConfig
-from data_prep.embedding import Identity
-from data_prep.find import Task
 from data_prep.imported import COORDINATES, EMBEDDINGS, file_of
+from data_prep.preparation_config import PrepareConfig
+from data_prep.slides.find import Task
+from data_prep.workers.embedding import Identity
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Makes and shows the split of a cohort (ldm/data/splits.py): which slides train, validate and test, by patient.
+"""Makes and shows the split of a cohort (ldm/data/split_file.py): which slides train, validate and test, by patient.
 
     python data_prep/splits.py --cohort data/brca                           # patients from TCGA barcodes
     python data_prep/splits.py --cohort data/mine --table slides.csv        # from a column `patient`
@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.metadata import match_rows, read_table
-from ldm.arguments import Parser, fraction, output_file, seed_int
-from ldm.csv_table import refuse_variants
-from ldm.data.splits import NAME, PARTS, Shares, Split, extend, patient_of, patient_stated, read_split, write_split
+from data_prep.slides.metadata import match_rows, read_table
+from ldm.data.split_file import NAME, PARTS, Shares, Split, extend, patient_of, patient_stated, read_split, write_split
 from ldm.errors import UserError, cli
+from ldm.support.arguments import Parser, fraction, output_file, seed_int
+from ldm.support.csv_table import refuse_variants
 
 if TYPE_CHECKING:
     from ldm.data.h5 import SlideFile

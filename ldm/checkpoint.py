@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.files import intact, sidecar, whole, write_sidecar
-from ldm.finite import SHOWN, not_finite
+from ldm.support.files import intact, sidecar, whole, write_sidecar
+from ldm.support.finite import SHOWN, not_finite
 
 PARTS = {"denoiser": "model.diffusion_model.", "summarizer": "cond_stage_model.", "autoencoder": "first_stage_model."}
 ABOUT = "zoomldm"

@@ -4,7 +4,7 @@
     images = model.sample("5x", count=4)                        # conditions drawn from the CDM
     images = model.sample("5x", embeddings=[grid])              # the condition of a real region
 
-Weights come from "demo" (in the package), a run folder or a published file: see `ldm.sources`.
+Weights come from "demo" (in the package), a run folder or a published file: see `ldm.hub`.
 
 Letters: n images, b images in a batch, d embedding width, w context width, H pixels and h = H / 4 latents a side.
 """
@@ -19,31 +19,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.cdm import ConditioningModel
 from ldm.checkpoint import split
+from ldm.conditioning_model import ConditioningModel
+from ldm.data.tokens import TOKENS
 from ldm.diffusion.guidance import Denoiser, guided
+from ldm.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, seeded_noise
 from ldm.diffusion.schedule import Prediction, at, predict
 from ldm.errors import UserError
-from ldm.finite import checked
+from ldm.hub import build_part, load_network, open_source
+from ldm.images.tensors import to_uint8
 from ldm.layers.statistics import share_statistics
+from ldm.multiscale.decoding import decode_bands
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
 from ldm.networks.unet import UNet
 from ldm.networks.weights_id import weights_id
-from ldm.precision import DTYPES, allow_tf32, choose
-from ldm.sampling.decoding import decode_bands
-from ldm.sampling.samplers import DEFAULT_SAMPLER, SAMPLERS, seeded_noise
 from ldm.scales import Ladder, ladder
-from ldm.sources import build_part, load_network, open_source
+from ldm.support.finite import checked
+from ldm.support.precision import DTYPES, allow_tf32, choose
 
 REQUIRED = ("ladder.kind", "tile_px", "encoder", "model.prediction")
-TOKENS = 65
 FOR_LATENT, FOR_CONTEXT = 0, 1
 """what an image's noise is for: the second key of its generator"""
 
@@ -157,9 +157,19 @@ class ZoomLDM:
         return next(self.unet.parameters()).device
 
     @property
+    def downsample(self) -> int:
+        """Pixels that a latent spans, a side."""
+        return self.autoencoder.downsample
+
+    @property
     def embedding_width(self) -> int:
         """d"""
         return self.summarizer.dim_reduce.in_features
+
+    @property
+    def context_width(self) -> int:
+        """w"""
+        return self.summarizer.mag_embedding.embedding_dim
 
     @property
     def weights(self) -> dict[str, str]:
@@ -251,7 +261,7 @@ class ZoomLDM:
 
         Quantised continuously: see `ldm.networks.autoencoder.Quantizer.continuous`.
 
-        Memory is flat: `batch_size` tiles are decoded at a time. See `ldm.sampling.decoding` for when this equals
+        Memory is flat: `batch_size` tiles are decoded at a time. See `ldm.multiscale.decoding` for when this equals
         decoding the canvas at once.
         """
         checked(z, "canvas")
@@ -285,7 +295,7 @@ class ZoomLDM:
             raise UserError(f"sampler: {sampler} is unknown; it is one of {', '.join(SAMPLERS)}")
         run, timesteps_of, usual = SAMPLERS[sampler]
         timesteps = timesteps_of(usual if steps is None else steps, self.alpha_bar)
-        side = self.tile_px // self.autoencoder.downsample
+        side = self.tile_px // self.downsample
         noise = _noise(len(context), (3, side, side), seed, FOR_LATENT).to(self.device)  # (n, 3, h, w)
         latents = []
         with tqdm(total=len(noise) * len(timesteps), unit="step", disable=not progress, leave=False) as bar:
@@ -324,20 +334,6 @@ class ZoomLDM:
             context = context[torch.arange(count, device=context.device) % len(context)]  # (n, 65, w)
         z = self.sample_latents(context, batch_size=batch_size, seed=seed, **sampling)
         return np.concatenate([to_uint8(self.decode_sampled(part)) for part in z.split(batch_size)])
-
-
-def from_uint8(images: NDArray[np.uint8]) -> Tensor:
-    """Images (b, H, W, 3) -> (b, 3, H, W) in [-1, 1]."""
-    return rearrange(torch.from_numpy(images), "b h w c -> b c h w").contiguous() / 127.5 - 1
-
-
-def to_uint8(x: Tensor) -> NDArray[np.uint8]:
-    """Images (b, 3, H, W), clamped to [-1, 1] -> (b, H, W, 3), rounded: the inverse of u / 127.5 - 1.
-
-    NotFiniteError for NaN, which would become black, and for infinities.
-    """
-    levels = ((checked(x.detach(), "image").float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return rearrange(levels, "b c h w -> b h w c").cpu().numpy()
 
 
 def _noise(count: int, shape: Sequence[int], seed: int, purpose: int) -> Tensor:

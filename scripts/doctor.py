@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 try:
-    from ldm.arguments import Parser
     from ldm.doctor.environment import accelerators, openslide, packages, python, room
     from ldm.doctor.finding import Finding, checked
     from ldm.errors import UserError, cli
+    from ldm.support.arguments import Parser
 except ImportError as error:
     told = f"{error.name} cannot be imported by {sys.executable}, Python {platform.python_version()}"
     sys.exit(f"FAIL  {told}; in an environment with Python 3.11 or later, pip install -e .")
@@ -36,10 +36,10 @@ def environment() -> Iterator[Finding]:
 
 
 def published_weights() -> Iterator[Finding]:
-    from data_prep.encoders import CONCH_HUB, PUBLISHED
     from ldm.doctor.published import Weights, hub_weights, published
-    from ldm.evaluation.extractors import URL_INCEPTION_V3, inception_file
-    from ldm.evaluation.superres import ALEXNET_URL, alexnet_file
+    from ldm.encoders.tile_encoders import CONCH_HUB, PUBLISHED
+    from ldm.evaluation.metrics.extractors import URL_INCEPTION_V3, inception_file
+    from ldm.evaluation.metrics.fidelity import ALEXNET_URL, alexnet_file
 
     files = (("Inception", inception_file(), URL_INCEPTION_V3), ("LPIPS", alexnet_file(), ALEXNET_URL))
     local = "set encoder.weights to a local file"
@@ -63,12 +63,12 @@ def published_weights() -> Iterator[Finding]:
 
 
 def bundled() -> Iterator[Finding]:
-    from data_prep.demo_encoder import DEMO_WEIGHTS
     from ldm.data.h5 import SlideFile
-    from ldm.doctor.cohort import examine
+    from ldm.doctor.cohort_check import examine
     from ldm.doctor.finding import ok
-    from ldm.doctor.weights import file, model
-    from ldm.sources import BUNDLED
+    from ldm.doctor.weights_check import file, model
+    from ldm.encoders.demo_encoder import DEMO_WEIGHTS
+    from ldm.hub import BUNDLED
 
     yield from model("demo")
     yield file(DEMO_WEIGHTS)
@@ -78,20 +78,20 @@ def bundled() -> Iterator[Finding]:
 
 
 def one_model(source: str) -> Iterator[Finding]:
-    from ldm.doctor.weights import model
+    from ldm.doctor.weights_check import model
 
     yield from bundled() if source == "demo" else model(source)
 
 
 def one_cohort(folder: Path, source: str | None) -> Iterator[Finding]:
-    from ldm.doctor.cohort import cohort
-    from ldm.doctor.weights import wanted_by
+    from ldm.doctor.cohort_check import cohort
+    from ldm.doctor.weights_check import wanted_by
 
     yield from cohort(folder, None if source is None else wanted_by(source))
 
 
 def training_run(base: list[str]) -> Iterator[Finding]:
-    from ldm.config import load_config
+    from ldm.config.objects import load_config
     from ldm.doctor.needs import needs
 
     files = [item for item in base if "=" not in item]

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from ldm.data.h5 import SlideFile
+from ldm.hub import BUNDLED
 from ldm.pipeline import ZoomLDM
-from ldm.sources import BUNDLED
 from tests import toy
 
 
 @pytest.fixture(scope="session", autouse=True)
 def full_precision() -> Iterator[None]:
-    """Tests compare figures, so "auto" means fp32 on every processor; tests/test_precision.py looks at the choice."""
+    """Tests compare figures, so "auto" means fp32 on every processor, but in tests/support/test_precision.py."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ldm.precision.native", lambda precision, device: precision == "fp32")
+        patch.setattr("ldm.support.precision.native", lambda precision, device: precision == "fp32")
         yield
 
 

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 import main
 from benchmarks import ablation_studies as studies
 from benchmarks import ablations
-from ldm.cache import Identity
-from ldm.config import load_config
+from ldm.config.objects import load_config
 from ldm.errors import UserError
+from ldm.support.cache import Identity
 from tests import toy
 from tests.training import cohort
 

@@ -10,10 +10,11 @@ from ldm.checkpoint import PARTS, load_weights, save_weights
 from ldm.commands import bundle as bundle_demo
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
-from ldm.files import intact
-from ldm.pipeline import ZoomLDM, load_autoencoder, to_uint8
-from ldm.protocols.superres import control_for
-from ldm.sources import BUNDLED
+from ldm.evaluation.experiments.superres_methods import control_for
+from ldm.hub import BUNDLED
+from ldm.images.tensors import to_uint8
+from ldm.pipeline import ZoomLDM, load_autoencoder
+from ldm.support.files import intact
 from tests import toy
 
 

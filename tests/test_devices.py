@@ -12,28 +12,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data_prep.demo_encoder import DEMO_WEIGHTS, DemoEncoder
-from ldm.batch import Batch, Stream
-from ldm.conditions import TokenMap, Unconditional, drawn_tokens
-from ldm.config import build
-from ldm.control import ControlModel
+from ldm.config.objects import build
+from ldm.controlnet_superres import ControlModel
+from ldm.data.batch import Batch, Stream
 from ldm.data.h5 import SlideFile
+from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedule import cosine_alpha_bar
-from ldm.features import Probe, denoiser_features
-from ldm.inferred import Inference
-from ldm.joint import Joint
-from ldm.networks.control import Control
+from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
+from ldm.evaluation.mil.features import Probe, denoiser_features
+from ldm.multiscale.canvas import Rule
+from ldm.multiscale.conditions import TokenMap, Unconditional, drawn_tokens
+from ldm.multiscale.inversion import Inference
+from ldm.multiscale.joint import Joint
+from ldm.multiscale.presets import PRESETS
+from ldm.multiscale.super_resolution import CONSISTENT, SuperResolution, inferred
+from ldm.networks.controlnet import Control
 from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
-from ldm.sampling.multiscale import Rule
-from ldm.sampling.presets import PRESETS
-from ldm.sampling.samplers import SAMPLERS
-from ldm.superres import CONSISTENT, SuperResolution, inferred
-from ldm.training.autoencoder import AdversarialLoss, AutoencoderTraining, ReconstructionLoss, TextureLoss
-from ldm.training.conditioning import Conditioning
+from ldm.training.cdm import CDMTraining
 from ldm.training.control import ControlTraining
-from ldm.training.latent_diffusion import LatentDiffusion
 from ldm.training.muon import Muon
+from ldm.training.vq import AdversarialLoss, AutoencoderTraining, ReconstructionLoss, TextureLoss
+from ldm.training.zoomldm import ZoomLDMTraining
 from tests import toy
 from tests.golden.fill import fill_
 from tests.golden.parity import noise
@@ -190,12 +190,12 @@ def shared(**optimizer: Any) -> dict[str, Any]:
 
 def latent_diffusion(model: ZoomLDM) -> tuple[Any, Batch]:
     parts = {"denoiser": model.unet, "summarizer": model.summarizer}
-    return LatentDiffusion(**parts, alpha_bar=model.alpha_bar, prediction="v", **shared()), batch()
+    return ZoomLDMTraining(**parts, alpha_bar=model.alpha_bar, prediction="v", **shared()), batch()
 
 
 def conditioning(model: ZoomLDM) -> tuple[Any, Batch]:
     assert model.cdm is not None
-    system = Conditioning(cdm=model.cdm.network, alpha_bar=cosine_alpha_bar(), **shared())
+    system = CDMTraining(cdm=model.cdm.network, alpha_bar=cosine_alpha_bar(), **shared())
     system.summarizer = model.summarizer
     return system, batch()
 

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 
 import main
 from ldm.checkpoint import load_weights
-from ldm.data.splits import NAME, Line, Shares, Split, write_split
+from ldm.data.split_file import NAME, Line, Shares, Split, write_split
 from ldm.doctor import environment, published
 from ldm.doctor.finding import Finding, checked
-from ldm.files import sidecar
+from ldm.support.files import sidecar
 from scripts import doctor
 from tests import toy
 from tests.training import cohort

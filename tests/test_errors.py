@@ -9,15 +9,15 @@ import pytest
 
 import main
 from data_prep import crops, prepare, splits
-from ldm.arguments import whole_numbers
 from ldm.cli import evaluate, superres
 from ldm.cli import features as extract_features
 from ldm.cli import joint as sample_joint
 from ldm.cli import mil as train_mil
 from ldm.cli import sample as sample_patches
 from ldm.errors import UserError, cli
-from ldm.files import check_destination
-from ldm.machines import check_machines
+from ldm.support.arguments import whole_numbers
+from ldm.support.files import check_destination
+from ldm.support.machines import check_machines
 
 ROOT = Path(__file__).parents[1]
 DEMO, DATA = str(ROOT / "configs/demo/zoomldm.yaml"), str(ROOT / "configs/demo/data.yaml")
@@ -138,7 +138,7 @@ def test_machines_that_are_not_there_are_refused(
 
 
 def test_lightning_s_own_refusals_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ldm.processes import launch
+    from ldm.support.processes import launch
 
     with pytest.raises(UserError, match="Lightning refuses them here"):
         launch(1, 1, "foo")

@@ -13,15 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep import spaces
-from ldm.cache import Identity
 from ldm.checkpoint import load_weights, save_weights
 from ldm.cli import evaluate
 from ldm.errors import UserError
-from ldm.evaluation.frechet import Statistics
-from ldm.files import sha256
-from ldm.protocols import superres
-from ldm.protocols.sources import Gallery, halves
+from ldm.evaluation import spaces
+from ldm.evaluation.experiments import superres
+from ldm.evaluation.experiments.image_sets import Gallery, halves
+from ldm.evaluation.metrics.frechet import Statistics
+from ldm.support.cache import Identity
+from ldm.support.files import sha256
 from tests import toy
 
 Run = Callable[..., dict]

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import gpu
 from ldm.errors import UserError
-from ldm.protocols.operations import costs
+from ldm.evaluation.experiments.operations import costs
 from tests.pretend import pretended
 
 TINY = gpu.SIZES["tiny"]

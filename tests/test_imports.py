@@ -8,50 +8,26 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    *("ldm.errors", "ldm.files", "ldm.arguments", "ldm.csv_table", "ldm.cache", "ldm.machines", "ldm.precision"),
-    *("ldm.processes", "ldm.alpha", "ldm.schema", "ldm.finite", "ldm.lock"),
-    *("ldm.scales", "ldm.config", "ldm.run_config", "ldm.training_config", "ldm.batch", "ldm.tokens"),
-    *("ldm.io", "ldm.tiff", "ldm.tiff_pages", "ldm.rasters", "ldm.cog", "ldm.picture_files", "ldm.pictures"),
-    *("ldm.diffusion", "ldm.layers", "ldm.networks", "ldm.checkpoint", "ldm.data", "ldm.sampling"),
-    *("ldm.evaluation", "ldm.training", "ldm.sources", "ldm.cdm", "ldm.pipeline", "ldm.inferred", "ldm.slides"),
-    *("ldm.conditions", "ldm.joint", "ldm.resume", "ldm.cost", "ldm.control", "ldm.superres", "ldm.features"),
-    *("ldm.runs", "ldm.protocols"),
-    *("ldm.doctor", "data_prep", "ldm.commands", "ldm.cli", "main", "scripts", "benchmarks"),
+    *("ldm.errors", "ldm.support", "ldm.scales", "ldm.config", "ldm.images", "ldm.layers", "ldm.networks"),
+    *("ldm.checkpoint", "ldm.diffusion", "ldm.data", "ldm.multiscale", "ldm.hub", "ldm.conditioning_model"),
+    *("ldm.pipeline", "ldm.model_slides", "ldm.controlnet_superres", "ldm.doctor.finding", "ldm.doctor.published"),
+    *("ldm.encoders", "ldm.evaluation", "ldm.training", "ldm.doctor", "ldm.demo", "data_prep"),
+    *("ldm.commands", "ldm.cli", "main", "scripts", "benchmarks"),
 ]
 """from the ground up: a room knows itself and those before it"""
-GROUND = set(ORDER[: ORDER.index("ldm.scales")])
+GROUND = {"ldm.errors", "ldm.support", "ldm.scales", "ldm.config.schema", "ldm.config.objects"}
 ONLY: dict[str, set[str]] = {
     "ldm.scales": set(),
     "ldm.config": set(),
-    "ldm.batch": set(),
-    "ldm.tokens": set(),
-    "ldm.io": set(),
-    "ldm.tiff": {"ldm.io"},
-    "ldm.tiff_pages": {"ldm.io"},
-    "ldm.rasters": {"ldm.io"},
-    "ldm.cog": {"ldm.io", "ldm.rasters"},
-    "ldm.picture_files": {"ldm.io", "ldm.rasters", "ldm.tiff_pages"},
-    "ldm.diffusion": set(),
+    "ldm.images": set(),
     "ldm.layers": set(),
-    "ldm.networks": {"ldm.layers", "ldm.scales"},
-    "ldm.checkpoint": {"ldm.config"},
-    "ldm.data": {"ldm.scales", "ldm.batch", "ldm.tokens"},
-    "ldm.sampling": {"ldm.diffusion", "ldm.scales", "ldm.tokens"},
-    "ldm.evaluation": {"ldm.diffusion", "ldm.scales", "ldm.checkpoint"},
-    "ldm.training": {"ldm.diffusion", "ldm.batch", "ldm.sampling", "ldm.networks"},
-    "data_prep": {
-        *("ldm.data.cohort", "ldm.data.h5", "ldm.data.ids", "ldm.data.dataset", "ldm.data.slide_writer"),
-        *("ldm.data.splits", "ldm.scales", "ldm.config", "ldm.pipeline", "ldm.io", "ldm.tiff", "ldm.tiff_pages"),
-        *(
-            "ldm.rasters",
-            "ldm.cog",
-            "ldm.picture_files",
-            "ldm.checkpoint",
-            "ldm.evaluation",
-            "ldm.sources",
-            "ldm.doctor.published",
-        ),
-    },
+    "ldm.networks": {"ldm.layers"},
+    "ldm.checkpoint": set(),
+    "ldm.diffusion": set(),
+    "ldm.data": set(),
+    "ldm.multiscale": {"ldm.diffusion", "ldm.data", "ldm.images", "ldm.checkpoint"},
+    "ldm.encoders": {"ldm.checkpoint", "ldm.doctor.finding", "ldm.doctor.published", "ldm.images"},
+    "ldm.demo": {"ldm.images"},
 }
 """rooms that know less than what stands before them: these, and the ground floor"""
 PACKAGES = ("ldm", "data_prep", "scripts", "benchmarks")
@@ -154,6 +130,6 @@ def test_an_upward_import_planted_in_any_module_is_found(form: str) -> None:
 
 def test_a_relative_import_is_seen() -> None:
     known = set(sources())
-    assert imports("ldm.sampling.steps", "from ..runs import base", known) == {"ldm.runs.base"}
-    assert imports("ldm.sampling", "from . import steps", known) == {"ldm.sampling.steps"}
-    assert imports("ldm.sampling.steps", "from .. import runs", known) == {"ldm.runs"}
+    assert imports("ldm.multiscale.windows", "from ..training import base", known) == {"ldm.training.base"}
+    assert imports("ldm.multiscale", "from . import windows", known) == {"ldm.multiscale.windows"}
+    assert imports("ldm.multiscale.windows", "from .. import training", known) == {"ldm.training"}

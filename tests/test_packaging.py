@@ -17,7 +17,7 @@ OURS = {"ldm", "data_prep", "scripts", "benchmarks", "main", "tests"}
 OPTIONAL = {"conch"}
 """its authors' package; told in one line where it is missing"""
 PRIVATE = {"torchmetrics.functional.image.lpips._LPIPS"}
-"""names without a public counterpart that takes local weights; tests/evaluation/test_superres.py uses them"""
+"""names without a public counterpart that takes local weights; tests/evaluation/metrics/test_fidelity.py uses them"""
 
 
 def imports(path: Path) -> Iterator[tuple[str, str]]:

@@ -12,18 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.cdm import ConditioningModel
 from ldm.checkpoint import load_metadata, load_weights, save_weights
 from ldm.cli import evaluate
 from ldm.cli import sample as sample_patches
-from ldm.conditions import Unconditional
+from ldm.conditioning_model import ConditioningModel
 from ldm.diffusion.schedule import at, target
 from ldm.errors import UserError
-from ldm.files import sha256, sidecar
-from ldm.joint import Joint
-from ldm.pipeline import FOR_LATENT, ZoomLDM, _noise, load_autoencoder, to_uint8
-from ldm.sampling.presets import PRESETS, Rule
-from ldm.sources import open_source
+from ldm.hub import open_source
+from ldm.images.tensors import to_uint8
+from ldm.multiscale.conditions import Unconditional
+from ldm.multiscale.joint import Joint
+from ldm.multiscale.presets import PRESETS, Rule
+from ldm.pipeline import FOR_LATENT, ZoomLDM, _noise, load_autoencoder
+from ldm.support.files import sha256, sidecar
 from tests import toy
 
 

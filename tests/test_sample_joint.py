@@ -18,8 +18,8 @@ from rasterio.crs import CRS
 
 from ldm.cli import joint as sample_joint
 from ldm.errors import UserError
-from ldm.joint import Joint
-from ldm.sampling.multiscale import State
+from ldm.multiscale.canvas import State
+from ldm.multiscale.joint import Joint
 from tests import toy
 
 ROOT = Path(__file__).parents[1]

@@ -13,18 +13,18 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-import ldm.cache
+import ldm.support.cache
 from ldm.checkpoint import load_weights, save_weights
 from ldm.cli import joint as sample_joint
-from ldm.conditions import drawn_tokens
 from ldm.data.h5 import SlideFile
-from ldm.features import Extractor, Probe
-from ldm.joint import Joint
+from ldm.evaluation.experiments import large, patches, superres
+from ldm.evaluation.experiments.context import Bench
+from ldm.evaluation.mil.features import Extractor, Probe
+from ldm.multiscale.canvas import State
+from ldm.multiscale.conditions import drawn_tokens
+from ldm.multiscale.joint import Joint
+from ldm.multiscale.super_resolution import CONSISTENT
 from ldm.pipeline import ZoomLDM
-from ldm.protocols import large, patches, superres
-from ldm.protocols.bench import Bench
-from ldm.sampling.multiscale import State
-from ldm.superres import CONSISTENT
 from tests import toy
 from tests.test_evaluate import ToyEncoder
 
@@ -236,9 +236,11 @@ def test_a_method_that_declares_nothing_is_refused(own: Path) -> None:
 
 def test_another_version_of_the_code_keeps_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = CDM(own, bench(own))
-    defaults = ldm.cache.Identity.__init__.__defaults__
+    defaults = ldm.support.cache.Identity.__init__.__defaults__
     assert defaults is not None
-    monkeypatch.setattr(ldm.cache.Identity.__init__, "__defaults__", (*defaults[:-1], ldm.cache.VERSION + 1))
+    monkeypatch.setattr(
+        ldm.support.cache.Identity.__init__, "__defaults__", (*defaults[:-1], ldm.support.cache.VERSION + 1)
+    )
     assert CDM(own, bench(own)) != before
 
 

@@ -13,10 +13,10 @@ from torch import nn
 from torchvision.models import alexnet
 
 from ldm.checkpoint import join, save_weights
-from ldm.config import build
+from ldm.config.objects import build
+from ldm.config.run_config import save_config
 from ldm.data.slide_writer import SlideWriter
 from ldm.networks.weights_id import weights_id
-from ldm.run_config import save_config
 from tests.golden.fill import fill_
 
 TILE_PX, WIDTH, EMBEDDING, SCALES = 32, 32, 6, ("20x", "10x", "5x")

@@ -9,7 +9,7 @@ ZoomLDM's takes its place there too: a decoder can be trained on alone.
 import argparse
 from pathlib import Path
 
-from ldm.arguments import Parser
+from ldm.support.arguments import Parser
 
 
 def main(argv: list[str] | None = None) -> None:

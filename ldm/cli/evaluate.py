@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.arguments import Parser, non_negative, output_folder, positive_int, seed_int
 from ldm.cli.options import Add, add_machines, add_model
-from ldm.protocols.names import LARGE, SUPERRES
-from ldm.sampling.presets import SAMPLER_NAMES
+from ldm.evaluation.experiments.names import LARGE, SUPERRES
+from ldm.multiscale.presets import SAMPLER_NAMES
+from ldm.support.arguments import Parser, non_negative, output_folder, positive_int, seed_int
 
 COUNTS = {"patches": 128, "large": 4, "superres": 8, "memorization": 64}
 """images of each method"""

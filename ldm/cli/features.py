@@ -8,8 +8,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.arguments import Parser, non_negative_int, output_folder, positive_int, seed_int
 from ldm.cli.options import add_machines, add_model
+from ldm.support.arguments import Parser, non_negative_int, output_folder, positive_int, seed_int
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

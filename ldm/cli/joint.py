@@ -7,7 +7,10 @@ again, continues an interrupted one.
 import argparse
 from collections.abc import Sequence
 
-from ldm.arguments import (
+from ldm.cli.options import add_machines, add_model
+from ldm.errors import UserError
+from ldm.multiscale.presets import PRESETS, SEAMS
+from ldm.support.arguments import (
     Parser,
     non_negative,
     non_negative_int,
@@ -16,9 +19,6 @@ from ldm.arguments import (
     seed_int,
     whole_numbers,
 )
-from ldm.cli.options import add_machines, add_model
-from ldm.errors import UserError
-from ldm.sampling.presets import PRESETS, SEAMS
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

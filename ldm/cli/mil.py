@@ -9,8 +9,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.arguments import Parser, non_negative_int, output_folder, seed_int, whole_numbers
 from ldm.errors import UserError
+from ldm.support.arguments import Parser, non_negative_int, output_folder, seed_int, whole_numbers
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from ldm.arguments import ACCELERATORS, device, positive_int
-from ldm.precision import add_precision
+from ldm.support.arguments import ACCELERATORS, device, positive_int
+from ldm.support.precision import add_precision
 
 Add = Callable[..., Any]
 

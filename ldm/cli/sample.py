@@ -6,9 +6,9 @@ Without arguments, the bundled demo model samples under the conditions of the bu
 import argparse
 from collections.abc import Sequence
 
-from ldm.arguments import Parser, non_negative, output_folder, positive_int, seed_int
 from ldm.cli.options import add_device, add_model
-from ldm.sampling.presets import SAMPLER_NAMES
+from ldm.multiscale.presets import SAMPLER_NAMES
+from ldm.support.arguments import Parser, non_negative, output_folder, positive_int, seed_int
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

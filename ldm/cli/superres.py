@@ -8,9 +8,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.arguments import Parser, non_negative, output_folder, positive_int, seed_int
 from ldm.cli.options import add_device, add_model
-from ldm.sampling.presets import CONSISTENT
+from ldm.multiscale.presets import CONSISTENT
+from ldm.support.arguments import Parser, non_negative, output_folder, positive_int, seed_int
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -15,8 +15,8 @@ the weights stopped being finite, no weights were written; 2 a mistake in the in
 import argparse
 from pathlib import Path
 
-from ldm.arguments import Parser
 from ldm.errors import UserError
+from ldm.support.arguments import Parser
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

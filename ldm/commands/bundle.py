@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoint import PARTS, load_metadata, load_weights, save_weights
-from ldm.run_config import SETTINGS, model_settings, save_config
-from ldm.sources import BUNDLED, open_source
+from ldm.config.run_config import SETTINGS, model_settings, save_config
+from ldm.hub import BUNDLED, open_source
 
 
 def bundle(run: Path) -> Path:

@@ -11,24 +11,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from data_prep.demo_encoder import DemoEncoder
 from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
-from data_prep.spaces import space
 from ldm.data.h5 import SlideFile
-from ldm.data.splits import patient_of
+from ldm.data.split_file import patient_of
+from ldm.encoders.demo_encoder import DemoEncoder
 from ldm.errors import UserError
-from ldm.evaluation.extractors import Extractor
-from ldm.evaluation.memorization import check_apart
-from ldm.evaluation.superres import Lpips
-from ldm.evaluation.tables import write_results
-from ldm.io import contact_sheet
-from ldm.pictures import listed
-from ldm.pipeline import ZoomLDM
-from ldm.precision import announce, choose
-from ldm.processes import Processes, launch
-from ldm.protocols import large, memorization, patches, superres
-from ldm.protocols.bench import Bench, Report
-from ldm.protocols.sources import (
+from ldm.evaluation.experiments import large_images, memorization, patches, superres_methods
+from ldm.evaluation.experiments.context import Bench, Report
+from ldm.evaluation.experiments.image_sets import (
     Source,
     cohort,
     halves,
@@ -38,7 +28,17 @@ from ldm.protocols.sources import (
     spread_over,
     statistics_name,
 )
-from ldm.slides import matching_slide
+from ldm.evaluation.metrics.extractors import Extractor
+from ldm.evaluation.metrics.fidelity import Lpips
+from ldm.evaluation.metrics.nearest import check_apart
+from ldm.evaluation.spaces import space
+from ldm.evaluation.tables import write_results
+from ldm.images.contact_sheet import contact_sheet
+from ldm.images.pictures import listed
+from ldm.model_slides import matching_slide
+from ldm.pipeline import ZoomLDM
+from ldm.support.precision import announce, choose
+from ldm.support.processes import Processes, launch
 
 
 def extractors(args: argparse.Namespace, names: Sequence[str] | None, usual: str, device: str) -> list[Extractor]:
@@ -136,10 +136,10 @@ def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) ->
         paths = listed([args.real])
     reference, given = halves(paths, slide_of)
     bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
-    methods = {name: large.METHODS[name] for name in args.methods}
+    methods = {name: large_images.METHODS[name] for name in args.methods}
     generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
     real = reference, spread_over(given, args.count)
-    return large.run(
+    return large_images.run(
         bench, real, args.scales.split(","), methods, generated, crop_spaces, Embedder(args, model, device)
     )
 
@@ -154,12 +154,12 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
         paths = spread_over(listed([args.real]), args.count)
     bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
     scales = args.scales.split(",")
-    methods = superres.methods(args.methods, superres.control_for(args.control, model, scales))
+    methods = superres_methods.methods(args.methods, superres_methods.control_for(args.control, model, scales))
     demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
     features = None if demo is None else demo.maps
     lpips = Lpips.found(named(args.weights, "--weights").get("lpips"))
     embed = Embedder(args, model, str(fabric.device))
-    return superres.run(bench, paths, scales, methods, embed, features, lpips)
+    return superres_methods.run(bench, paths, scales, methods, embed, features, lpips)
 
 
 def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:

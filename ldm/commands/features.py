@@ -8,12 +8,12 @@ from tqdm import tqdm
 from ldm.data.bags import subsets
 from ldm.data.cohort import open_cohort
 from ldm.errors import UserError
-from ldm.features import Extractor, Probe
-from ldm.files import DiskFull
+from ldm.evaluation.mil.features import Extractor, Probe
+from ldm.model_slides import matching_slide
 from ldm.pipeline import ZoomLDM
-from ldm.precision import announce
-from ldm.processes import launch
-from ldm.slides import matching_slide
+from ldm.support.files import DiskFull
+from ldm.support.precision import announce
+from ldm.support.processes import launch
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,10 +16,18 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_prep.encoders import load_encoder
-from ldm.cache import Identity, content
-from ldm.cog import CogWriter
-from ldm.conditions import (
+from ldm.encoders.tile_encoders import load_encoder
+from ldm.errors import UserError
+from ldm.evaluation.metrics.seams import gradient_energy, seam_strength
+from ldm.hub import BUNDLED
+from ldm.images.cog import CogWriter
+from ldm.images.contact_sheet import contact_sheet, fitted, save_png
+from ldm.images.pictures import read_located
+from ldm.images.pyramid_tiff import PyramidWriter
+from ldm.images.rasters import Place
+from ldm.images.tensors import to_uint8
+from ldm.model_slides import matching_slide, tile_place
+from ldm.multiscale.conditions import (
     Conditions,
     TokenMap,
     Unconditional,
@@ -29,22 +37,15 @@ from ldm.conditions import (
     richest_place,
     tokens_at,
 )
-from ldm.cost import cost_of, window_seconds
-from ldm.errors import UserError
-from ldm.evaluation.large_image import gradient_energy, seam_strength
-from ldm.files import whole
-from ldm.io import contact_sheet, fitted, save_png
-from ldm.joint import Joint
-from ldm.pictures import read_located
-from ldm.pipeline import ZoomLDM, to_uint8
-from ldm.precision import announce
-from ldm.processes import launch
-from ldm.rasters import Place
-from ldm.resume import StateFile, sample, shown
-from ldm.sampling.presets import PRESETS, Settings
-from ldm.slides import matching_slide, tile_place
-from ldm.sources import BUNDLED
-from ldm.tiff import PyramidWriter
+from ldm.multiscale.cost import cost_of, window_seconds
+from ldm.multiscale.joint import Joint
+from ldm.multiscale.presets import PRESETS, Settings
+from ldm.multiscale.saved_states import StateFile, sample, shown
+from ldm.pipeline import ZoomLDM
+from ldm.support.cache import Identity, content
+from ldm.support.files import whole
+from ldm.support.precision import announce
+from ldm.support.processes import launch
 
 PNG_PX = 4096
 

@@ -11,22 +11,22 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data_prep.config import load_prepare_config
+from data_prep.preparation_config import load_prepare_config
 from data_prep.prepare import main as prepare
 from ldm.data.bags import BagFolder, read_bag, subsets
 from ldm.data.cohort import open_cohort
 from ldm.data.h5 import SlideFile
 from ldm.data.labels import Labels, read_labels
-from ldm.data.splits import folds
+from ldm.data.split_file import folds
 from ldm.data.thumbnail import thumbnail
 from ldm.errors import UserError
-from ldm.evaluation.attention_map import attention_map
-from ldm.evaluation.mil import CrossValidation, cross_validate, half_interval
-from ldm.features import Extractor
-from ldm.files import whole
-from ldm.io import Pixels, contact_sheet, fitted
+from ldm.evaluation.mil.attention_map import attention_map
+from ldm.evaluation.mil.classifier import CrossValidation, cross_validate, half_interval
+from ldm.evaluation.mil.features import Extractor
+from ldm.images.contact_sheet import Pixels, contact_sheet, fitted
+from ldm.model_slides import matching_slide, pictures
 from ldm.pipeline import ZoomLDM
-from ldm.slides import matching_slide, pictures
+from ldm.support.files import whole
 
 DEMO = Path("configs/demo/data_mil.yaml")
 

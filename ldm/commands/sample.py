@@ -7,11 +7,11 @@ from tqdm import tqdm
 
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
-from ldm.io import Pixels, contact_sheet, save_png
+from ldm.hub import BUNDLED
+from ldm.images.contact_sheet import Pixels, contact_sheet, save_png
+from ldm.model_slides import has_pictures, matching_slide, pictures
 from ldm.pipeline import ZoomLDM
-from ldm.precision import announce, chosen_device
-from ldm.slides import has_pictures, matching_slide, pictures
-from ldm.sources import BUNDLED
+from ldm.support.precision import announce, chosen_device
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 

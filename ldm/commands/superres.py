@@ -12,17 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from data_prep.demo_encoder import DEMO_WEIGHTS, DemoEncoder
-from data_prep.demo_world import generate
-from data_prep.slide import Plane, open_slide
-from ldm.cache import Identity, content, content_of
-from ldm.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
-from ldm.cost import cost_of, window_seconds
+from data_prep.slides.slide import Plane, open_slide
+from ldm.demo.world import generate
+from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from ldm.errors import UserError
-from ldm.evaluation.superres import Lpips, encoder_distance, psnr, ssim
-from ldm.files import whole
-from ldm.io import Pixels, contact_sheet
-from ldm.pictures import (
+from ldm.evaluation.metrics.fidelity import Lpips, encoder_distance, psnr, ssim
+from ldm.hub import BUNDLED
+from ldm.images.contact_sheet import Pixels, contact_sheet
+from ldm.images.pictures import (
     WHOLE_PX,
     Picture,
     destination,
@@ -33,15 +30,19 @@ from ldm.pictures import (
     write_picture,
     write_scene,
 )
-from ldm.pipeline import ZoomLDM, from_uint8, to_uint8
-from ldm.precision import announce, chosen_device
-from ldm.rasters import Place
-from ldm.resume import StateFile, sample, shown
-from ldm.sampling.constraints import Shrink
-from ldm.sampling.presets import CONSISTENT, Settings
-from ldm.slides import matching_slide, tile_place
-from ldm.sources import BUNDLED
-from ldm.superres import INVERSION_STEPS, Residual, SuperResolution, bicubic, inferred, magnification
+from ldm.images.rasters import Place
+from ldm.images.tensors import from_uint8, to_uint8
+from ldm.model_slides import matching_slide, tile_place
+from ldm.multiscale.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
+from ldm.multiscale.constraint import Shrink
+from ldm.multiscale.cost import cost_of, window_seconds
+from ldm.multiscale.presets import CONSISTENT, Settings
+from ldm.multiscale.saved_states import StateFile, sample, shown
+from ldm.multiscale.super_resolution import INVERSION_STEPS, Residual, SuperResolution, bicubic, inferred, magnification
+from ldm.pipeline import ZoomLDM
+from ldm.support.cache import Identity, content, content_of
+from ldm.support.files import whole
+from ldm.support.precision import announce, chosen_device
 
 DEMO_SEED, DEMO_PX, DEMO_TILE_PX, DEMO_PLACE = 100, 4096, 128, (12, 16)
 """the bundled slide and a base tile (row, col) of it"""

@@ -15,23 +15,23 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from data_prep.config import load_prepare_config
-from data_prep.report import waiting
+from data_prep.preparation_config import load_prepare_config
+from data_prep.report.outcomes import waiting
 from ldm.checkpoint import load_weights, save_weights
-from ldm.config import load_config
-from ldm.data import splits
+from ldm.config.objects import load_config
+from ldm.config.run_config import SETTINGS, load_run_config, model_settings, save_config
+from ldm.config.training_config import check_config
+from ldm.data import split_file as splits
 from ldm.data.cohort import open_cohort
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import Cohort
 from ldm.errors import UserError
-from ldm.files import check_destination, full_disk_told, remove_leftovers
-from ldm.finite import not_finite
-from ldm.lock import owned
-from ldm.machines import check_machines, told_by_lightning
-from ldm.precision import allow_tf32, announce, choose_training, device_of
-from ldm.run_config import SETTINGS, load_run_config, model_settings, save_config
-from ldm.runs import Run, open_data, open_run
-from ldm.sources import check_there
+from ldm.hub import check_there
+from ldm.support.files import check_destination, full_disk_told, remove_leftovers
+from ldm.support.finite import not_finite
+from ldm.support.lock import owned
+from ldm.support.machines import check_machines, told_by_lightning
+from ldm.support.precision import allow_tf32, announce, choose_training, device_of
 from ldm.training.callbacks import (
     Averaging,
     Best,
@@ -47,7 +47,7 @@ from ldm.training.callbacks import (
 )
 from ldm.training.memory import parameter_count
 from ldm.training.stopping import Stopped, StopSignals
-from ldm.training_config import check_config
+from ldm.training.systems import Run, open_data, open_run
 
 DIVERGED = 1
 

@@ -30,10 +30,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldm.cache import Identity
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
-from ldm.files import Sink, whole
+from ldm.support.cache import Identity
+from ldm.support.files import Sink, whole
 
 FORMAT = "zoomldm-bag-3"
 MISSING = 0.1

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ldm.batch import Stream
+from ldm.data.batch import Stream
 from ldm.data.cohort import open_cohort
 from ldm.data.dataset import (
     Cohort,
@@ -22,7 +22,7 @@ from ldm.data.dataset import (
     pair_batch,
     split_slides,
 )
-from ldm.data.splits import NAME
+from ldm.data.split_file import NAME
 from ldm.errors import UserError
 
 KINDS = ("latents", "images", "pairs")

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.batch import Batch, Sample, Stream, collate
+from ldm.data.batch import Batch, Sample, Stream, collate
 from ldm.data.cohort import refuse_mixture
 from ldm.data.h5 import SlideFile
-from ldm.data.splits import read_split
+from ldm.data.split_file import read_split
 from ldm.errors import UserError
 from ldm.scales import Ladder, Scale
 

@@ -36,9 +36,9 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.data.contract import check_attributes, check_datasets
+from ldm.data.tokens import normalize_tokens
 from ldm.errors import UserError
 from ldm.scales import Ladder, ladder
-from ldm.tokens import normalize_tokens
 
 _BLOCK_BYTES = 2**26
 

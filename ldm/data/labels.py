@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.csv_table import Row, is_known, read_csv, refuse_variants
-from ldm.data.splits import patient_of, patient_stated
+from ldm.data.split_file import patient_of, patient_stated
 from ldm.errors import UserError
+from ldm.support.csv_table import Row, is_known, read_csv, refuse_variants
 
 UNCLEAR = {"none", "-", "--", "."}
 """a label, or that there is none"""

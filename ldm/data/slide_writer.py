@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ldm.data.contract import FORMAT
 from ldm.errors import UserError
-from ldm.files import Sink, whole
+from ldm.support.files import Sink, whole
 
 _CHUNK_TILES = 8
 _CHUNK_ROWS = 1024

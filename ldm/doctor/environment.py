@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ldm.doctor.finding import Finding, fail, ok, one_line, warn
-from ldm.machines import available_memory
+from ldm.support.machines import available_memory
 
 GB = 1e9
 CUDA_PROBE = 256

@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 
 from ldm.doctor.environment import GB
 from ldm.doctor.finding import Finding, fail, ok, warn
-from ldm.machines import available_memory
-from ldm.runs import Run, open_data, open_run
+from ldm.support.machines import available_memory
 from ldm.training.callbacks import KEPT
 from ldm.training.memory import parameter_count
+from ldm.training.systems import Run, open_data, open_run
 
 CHECKPOINT_BYTES = 4 + 8 + 4
 """per trained parameter, float32: weight, two Adam moments, average"""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.files import whole
+from ldm.support.files import whole
 
 Record = Mapping[str, Any]
 """one measured thing: its keys and figures"""

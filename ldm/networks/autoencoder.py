@@ -19,12 +19,12 @@ from einops import rearrange
 from taming.modules.vqvae.quantize import VectorQuantizer2
 from torch import Tensor, nn
 
+from ldm.config.schema import Count, Counts
 from ldm.errors import UserError
 from ldm.layers.blocks import Upsample
 from ldm.layers.codec import AttentionBlock, Downsample, Head, Level, Middle, Norm, ResnetBlock
 from ldm.layers.norms import PixelNorm, group_norm
 from ldm.networks.weights_id import weights_id
-from ldm.schema import Count, Counts
 
 NORMS: dict[str, Norm] = {"group": partial(group_norm, eps=1e-6), "pixel": PixelNorm}
 COMMITMENT = 0.25

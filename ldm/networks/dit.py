@@ -11,9 +11,9 @@ Letters: b samples, n tokens (65), c channels of the context, d width.
 
 from torch import Tensor, nn
 
+from ldm.config.schema import Count
 from ldm.layers.embeddings import position_embedding, timestep_embedding
 from ldm.layers.init import zeroed
-from ldm.schema import Count
 
 TIME_WIDTH = 256
 
@@ -118,7 +118,7 @@ class DiT(nn.Module):
     def forward(self, x: Tensor, t: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Noisy context x (b, n, c), t (b,), scale (b,) -> (clean context, variance logits), each (b, n, c).
 
-        Logits -1 and 1 mean the least and the most variance a step can have; see `ldm.diffusion.variational`.
+        Logits -1 and 1 mean the least and the most variance a step can have; see `ldm.diffusion.vlb`.
         """
         h = self.x_embedder(x) + self.pos_embed  # (b, n, d)
         condition = self.t_embedder(t) + self.y_embedder(scale)  # (b, d)

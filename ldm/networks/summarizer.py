@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.config.schema import Count
 from ldm.errors import UserError
-from ldm.schema import Count
 
 SIDE = 8
 PLACES = SIDE * SIDE

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.config.schema import Count, Counts
 from ldm.errors import UserError
 from ldm.layers.attention import SpatialTransformer
 from ldm.layers.blocks import Downsample, ResBlock, Upsample
 from ldm.layers.embeddings import timestep_embedding
 from ldm.layers.init import zeroed
 from ldm.layers.norms import group_norm
-from ldm.schema import Count, Counts
 
 GRID = 8
 """side of the map that a context's grid tokens make"""

@@ -17,8 +17,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ldm.errors import UserError
-from ldm.files import Sink, intact, sidecar, whole, write_sidecar
-from ldm.finite import NotFiniteError, all_finite
+from ldm.support.files import Sink, intact, sidecar, whole, write_sidecar
+from ldm.support.finite import NotFiniteError, all_finite
 from ldm.training.stopping import Stopped, StopSignals
 
 KEPT = 2

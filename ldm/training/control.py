@@ -1,4 +1,6 @@
-"""A control, trained to restore what its hint lost while the model beside it stays as it is (Zhang et al. 2023).
+"""system: control. A ControlNet for super-resolution beside a finished ZoomLDM (Zhang et al. 2023).
+
+A control, trained to restore what its hint lost while the model beside it stays as it is (Zhang et al. 2023).
 
     L = E || f(z_t, t, context, control(z_t, t, context, hint)) - target ||^2
 
@@ -6,18 +8,34 @@ The hint is the patch itself, shrunk: the model learns to enlarge (paper, Table 
 null, so that it can do so with and without embeddings.
 """
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ldm.batch import Batch
-from ldm.sampling.constraints import Shrink
-from ldm.training.latent_diffusion import LatentDiffusion
+from ldm.checkpoint import load_strict
+from ldm.config.objects import build
+from ldm.config.training_config import put
+from ldm.controlnet_superres import ControlModel
+from ldm.data.batch import Batch, Stream
+from ldm.data.datamodule import CohortData
+from ldm.data.dataset import pair_batch
+from ldm.errors import UserError
+from ldm.images.contact_sheet import contact_sheet
+from ldm.images.tensors import to_uint8
+from ldm.multiscale.conditions import Unconditional
+from ldm.multiscale.constraint import Shrink
+from ldm.networks.controlnet import Control, Controlled
+from ldm.pipeline import ZoomLDM
+from ldm.training.base import COLUMNS, Run
+from ldm.training.memory import saved_bytes
+from ldm.training.zoomldm import PICTURE_STEPS, ZoomLDMTraining, autoencoder_of, finished_model
 
 
 class Steered(Protocol):
-    """A frozen model and the control beside it: `ldm.control.ControlModel`."""
+    """A frozen model and the control beside it: `ldm.controlnet_superres.ControlModel`."""
 
     factor: int
 
@@ -31,11 +49,11 @@ class Steered(Protocol):
         """What answers to (z_t, t, context)."""
 
 
-class ControlTraining(LatentDiffusion):
+class ControlTraining(ZoomLDMTraining):
     """Trains the control of `steered`, which is no module: no checkpoint holds its frozen networks."""
 
     def __init__(self, *, steered: Steered, **options: Any) -> None:
-        """`options` as for LatentDiffusion; its `denoiser` is the control."""
+        """`options` as for ZoomLDMTraining; its `denoiser` is the control."""
         super().__init__(**options)
         self.steered, self.shrink = steered, Shrink(steered.factor)
 
@@ -47,3 +65,73 @@ class ControlTraining(LatentDiffusion):
         with torch.no_grad():
             hint = self.steered.hint(self.shrink(batch.image))
         return self.steered.network(hint)
+
+
+PRECISIONS = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
+"""of the frozen networks, where the control does not train in fp32"""
+
+
+class ControlRun(Run):
+    system: ControlTraining
+
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__(config)
+        control = build(config.model.control, "model.control", kind=Control)
+        self.control: Control = control.to(memory_format=torch.channels_last)
+        self.check_side(self.control.trunk)
+        self.times = build(config.training.times, "training.times")
+
+    def attach(self, data: CohortData) -> None:
+        super().attach(data)
+        config = self.config
+        autoencoder_of(data, config.autoencoder)
+        precision = PRECISIONS.get(str(config.training.precision), "fp32")
+        model = finished_model(config.zoomldm, self.ladder, precision)
+        trunk = self.control.trunk_of(model.unet.state_dict())
+        load_strict(self.control.trunk, trunk, f"model.control.unet for {config.zoomldm}")
+        began = self.config.get("steers") or model.id
+        if began.rpartition("-")[2] != model.id.rpartition("-")[2]:
+            raise UserError(
+                f"zoomldm: {config.zoomldm} is {model.id}, but the run began with {began}; name that model "
+                "again, or begin another run"
+            )
+        put(self.config, steers=model.id)
+        self.steered = ControlModel(self.control, model, data.training.scales[0].name, config.model.factor)
+        self.system = ControlTraining(
+            steered=self.steered,
+            denoiser=self.control,
+            summarizer=model.summarizer,
+            alpha_bar=model.alpha_bar,
+            prediction=model.prediction,
+            scale_names=self.ladder.names,
+            p_uncond=config.training.p_uncond,
+            times=self.times,
+            **self.training_arguments(),
+        )
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"control": self.control}
+
+    def activations(self, dtype: torch.dtype = torch.float32) -> int:
+        side, control = self.config.tile_px // 4, self.config.model.control
+        with torch.device("meta"):
+            unet = build(control.unet, "model.control.unet").requires_grad_(False)
+            network = Controlled(unet, build(control, "model.control"), torch.zeros(1, 3, side, side, dtype=dtype))
+            z_t, t = torch.zeros(1, 3, side, side, dtype=dtype), torch.zeros(1, dtype=torch.long)
+            context = torch.zeros(1, 65, control.unet.get("context_dim", 512), dtype=dtype)
+        return saved_bytes(network, lambda net: net(z_t, t, context), dtype)
+
+    def weights(self, data: CohortData) -> dict[str, Tensor]:
+        return self.control.state_dict()
+
+    @torch.no_grad()
+    def draw(self, path: Path, data: CohortData) -> None:
+        picks = data.validation.spread(COLUMNS)[:COLUMNS]
+        x = pair_batch(picks, Stream(0, 0, 0, len(picks))).image
+        assert x is not None
+        y = self.system.shrink(x.to(self.system.device))
+        model: ZoomLDM = self.steered.steered(self.steered.hint(y))
+        context = Unconditional(model).context(self.steered.scale, torch.zeros(len(y), 2))
+        z = model.sample_latents(context, guidance=1.0, steps=PICTURE_STEPS)
+        rows = [list(to_uint8(images)) for images in (x, self.steered.enlarged(y), model.decode(z))]
+        contact_sheet(rows, ["truth", "bicubic", "steered"], [""] * len(picks), path)

@@ -11,7 +11,7 @@ from typing import Any
 import timm.optim.muon
 import torch
 
-from ldm.precision import DTYPES, choose
+from ldm.support.precision import DTYPES, choose
 
 
 class Muon(timm.optim.Muon):

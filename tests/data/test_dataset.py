@@ -10,15 +10,15 @@ import h5py
 import pytest
 import torch
 
-from ldm.batch import Stream
+from ldm.data.batch import Stream
 from ldm.data.cohort import open_cohort
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import Cohort, ImageBatches, LatentBatches, split_slides
 from ldm.data.h5 import SlideFile
-from ldm.doctor import cohort as doctor
+from ldm.doctor import cohort_check as doctor
 from ldm.doctor.finding import checked
 from ldm.errors import UserError
-from ldm.protocols.sources import cohort as evaluated
+from ldm.evaluation.experiments.image_sets import cohort as evaluated
 from tests import toy
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 from ldm.data import contract
 from ldm.data.h5 import SlideFile
 from ldm.data.slide_writer import SlideWriter
-from ldm.doctor import cohort as doctor
+from ldm.data.tokens import normalize_tokens
+from ldm.doctor import cohort_check as doctor
 from ldm.doctor.finding import checked
 from ldm.errors import UserError
-from ldm.tokens import normalize_tokens
 from tests import toy
 
 SCALES = ["20x", "10x", "5x", "2.5x", "1.25x"]

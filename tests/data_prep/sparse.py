@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from ldm.tiff import halve
+from ldm.images.pyramid_tiff import halve
 
 GLASS = 243
 TILE_PX = 256

@@ -10,11 +10,11 @@ from PIL import Image
 from data_prep import crops
 from data_prep.crops import apart, cut
 from data_prep.held_out import COUNT, SEED, TRAINED, TRAINED_COUNT
-from data_prep.slide import Plane, open_slide
-from ldm.data.splits import read_split
+from data_prep.slides.slide import Plane, open_slide
+from ldm.data.split_file import read_split
 from ldm.errors import UserError
-from ldm.pictures import read_picture
-from tests.data_prep.slides import tissue_image, write_scene, write_slide
+from ldm.images.pictures import read_picture
+from tests.data_prep.made_slides import tissue_image, write_scene, write_slide
 
 
 @pytest.fixture

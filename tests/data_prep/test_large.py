@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.slide import Plane, open_slide
+from data_prep.slides.slide import Plane, open_slide
 from ldm.data.h5 import SlideFile
-from tests.data_prep.slides import tissue_image
+from tests.data_prep.made_slides import tissue_image
 from tests.data_prep.sparse import write_sparse_slide
 
 SIDE, ISLAND = 16_000, 1024

@@ -10,21 +10,21 @@ import torch
 from einops import rearrange, reduce
 from PIL import Image
 
-from data_prep import networks
 from data_prep import prepare_slide as pass_over
-from data_prep.config import Encoder, PrepareConfig, Rungs, load_prepare_config
-from data_prep.demo_world import generate
-from data_prep.encoders import load_encoder
-from data_prep.find import left_out
-from data_prep.one_setting import NAME, check_folder, claim_folder
 from data_prep.preparation import prepare
+from data_prep.preparation_config import Encoder, PrepareConfig, Rungs, load_prepare_config
 from data_prep.prepare import main
+from data_prep.slides.find import left_out
+from data_prep.workers import networks
+from data_prep.workers.one_setting import NAME, check_folder, claim_folder
 from ldm.data.h5 import SlideFile
+from ldm.demo.world import generate
+from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError
-from ldm.files import writer
 from ldm.networks.autoencoder import Autoencoder
+from ldm.support.files import writer
 from tests import toy
-from tests.data_prep.slides import tissue_image, write_slide
+from tests.data_prep.made_slides import tissue_image, write_slide
 
 SCALES, TILE = 5, 32
 DEMO = Path(__file__).parents[2] / "configs" / "demo" / "data.yaml"

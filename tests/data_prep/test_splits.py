@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.splits import main
-from ldm.data.splits import read_split
+from ldm.data.split_file import read_split
 from ldm.errors import UserError
 from tests import toy
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.networks.autoencoder import Autoencoder
-from ldm.runs.autoencoder import start_from
+from ldm.training.vq import start_from
 from tests.golden.fill import fill_
 from tests.golden.parity import error, golden, noise, published_names
 from tests.networks.gradients import without_gradient

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from data_prep.config import Encoder, PrepareConfig, Rungs
-from tests.data_prep.slides import tissue_image, write_slide
+from data_prep.preparation_config import Encoder, PrepareConfig, Rungs
+from tests.data_prep.made_slides import tissue_image, write_slide
 
 TILE_PX, SCALES = 32, 5
 

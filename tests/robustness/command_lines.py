@@ -27,14 +27,15 @@ from PIL import Image
 from tqdm import tqdm
 
 import main
-from data_prep import crops, demo_world, preparation, prepare, splits
-from ldm import features
+from data_prep import crops, preparation, prepare, splits
 from ldm.commands import evaluate as evaluation
 from ldm.commands import joint, mil, train
+from ldm.demo import world as demo_world
 from ldm.errors import cli
+from ldm.evaluation.experiments.context import Report, Sheet
+from ldm.evaluation.mil import features
+from ldm.hub import BUNDLED
 from ldm.pipeline import ZoomLDM
-from ldm.protocols.bench import Report, Sheet
-from ldm.sources import BUNDLED
 from scripts import evaluate, extract_features, sample_joint, sample_patches, superres, train_mil
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +124,10 @@ TRAINING = {
     "data.batch_size.x": Values((), ("1",)),
     "data..x": Values((), ("1",)),
 }
-CONTEXT = {"training.p_uncond": YAML_SHARE, "training.times": choice("{target: ldm.diffusion.times.Uniform}")}
+CONTEXT = {
+    "training.p_uncond": YAML_SHARE,
+    "training.times": choice("{target: ldm.diffusion.timestep_sampling.Uniform}"),
+}
 SYSTEMS: dict[str, dict[str, Values]] = {
     "zoomldm": {
         **CONTEXT,

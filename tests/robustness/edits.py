@@ -21,14 +21,14 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ldm import run_config
-from ldm.cache import Identity
-from ldm.cdm import ConditioningModel
 from ldm.checkpoint import load_metadata, load_weights
+from ldm.conditioning_model import ConditioningModel
+from ldm.config import run_config
 from ldm.data.bags import Bag, read_bag, write_bag
 from ldm.errors import UserError
-from ldm.files import sidecar, write_sidecar
 from ldm.pipeline import ZoomLDM, load_autoencoder
+from ldm.support.cache import Identity
+from ldm.support.files import sidecar, write_sidecar
 from tests import toy
 
 GOOD = ("refused", "said")

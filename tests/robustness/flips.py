@@ -26,7 +26,7 @@ import main
 from ldm.checkpoint import load_weights
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
-from ldm.files import sidecar
+from ldm.support.files import sidecar
 from ldm.training.callbacks import newest_checkpoint
 from tests import toy
 from tests.training import cohort

@@ -6,12 +6,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from data_prep.config import load_prepare_config
-from data_prep.encoders import load_encoder
 from data_prep.preparation import prepare
-from ldm.config import build, load_config
+from data_prep.preparation_config import load_prepare_config
+from ldm.config.objects import build, load_config
+from ldm.config.run_config import save_config
+from ldm.encoders.tile_encoders import load_encoder
 from ldm.pipeline import ZoomLDM
-from ldm.run_config import save_config
 from tests import toy
 
 MARK = "executed"
@@ -47,9 +47,9 @@ TARGETS: dict[str, dict[str, Any]] = {
     "torchvision.datasets.utils.download_url": {"url": "https://example.org/x", "root": ".."},
     "taming.main.instantiate_from_config": {"config": {"target": "os.mkdir", "params": {"path": MARK}}},
     "taming.models.vqgan.VQModel": {"ckpt_path": "weights.ckpt"},
-    "ldm.config.find": {"name": "os.system", "where": ""},
-    "ldm.config.importlib.import_module": {"name": "os"},
-    "ldm.files.write_sidecar": {"path": "../escaped"},
+    "ldm.config.objects.find": {"name": "os.system", "where": ""},
+    "ldm.config.objects.importlib.import_module": {"name": "os"},
+    "ldm.support.files.write_sidecar": {"path": "../escaped"},
     "ldm.checkpoint.save_weights": {"path": "../escaped.safetensors", "tensors": {}},
     "ldm.training.callbacks.write_sidecar": {"path": "../escaped"},
     "ldm.training.callbacks.os.system": {"command": f"mkdir {MARK}"},
@@ -57,7 +57,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "ldm.networks..os.system": {"command": f"mkdir {MARK}"},
     "ldm.networks.": {},
     "data_prep.prepare.main": {"argv": []},
-    "data_prep.demo_world.generate": {"folder": "..", "count": 1, "seed": 0, "kind": "histology", "size_px": 64},
+    "ldm.demo.world.generate": {"folder": "..", "count": 1, "seed": 0, "kind": "histology", "size_px": 64},
 }
 YAML = {
     "YAML that calls a function": f"a: !!python/object/apply:os.mkdir ['{MARK}']",

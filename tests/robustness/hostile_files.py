@@ -16,8 +16,8 @@ import main
 from ldm.checkpoint import load_weights
 from ldm.cli import superres
 from ldm.data.h5 import SlideFile
-from ldm.files import sidecar, write_sidecar
 from ldm.pipeline import ZoomLDM
+from ldm.support.files import sidecar, write_sidecar
 from tests import toy
 from tests.robustness.flips import read_slide
 from tests.training import cohort

@@ -10,8 +10,8 @@ from data_prep.prepare import main as prepare
 from ldm.cli import sample as sample_patches
 from ldm.data.datamodule import CohortData
 from ldm.data.h5 import SlideFile
-from ldm.data.splits import NAME, Shares, Split, extend, write_split
-from ldm.doctor.cohort import cohort
+from ldm.data.split_file import NAME, Shares, Split, extend, write_split
+from ldm.doctor.cohort_check import cohort
 from tests import toy
 from tests.robustness.flips import DEMO
 

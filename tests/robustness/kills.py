@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.config import PrepareConfig
 from data_prep.preparation import prepare
+from data_prep.preparation_config import PrepareConfig
 from tests.robustness import cohort
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import theilslopes
 
-from data_prep.slide import Plane, open_slide
+from data_prep.slides.slide import Plane, open_slide
 from ldm.cli import joint as sample_joint
 from ldm.data.h5 import SlideFile
 from ldm.pipeline import ZoomLDM

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.config import load_prepare_config
 from data_prep.preparation import prepare
+from data_prep.preparation_config import load_prepare_config
 from ldm.data.h5 import SlideFile
 from tests.robustness.odd_files import KINDS, PICTURE, TILE, Kind, picture, tiff
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import main
 from ldm.checkpoint import load_weights
-from ldm.files import sha256
+from ldm.support.files import sha256
 from ldm.training.callbacks import newest_checkpoint
 from tests.robustness.flips import DEMO, digest
 from tests.training import cohort

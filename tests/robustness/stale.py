@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from ldm.checkpoint import load_weights, save_weights
 from ldm.data.bags import read_bag
-from ldm.joint import Joint
-from ldm.sampling.multiscale import State
+from ldm.multiscale.canvas import State
+from ldm.multiscale.joint import Joint
 from scripts import evaluate, extract_features, sample_joint, superres
 from tests import toy
 from tests.robustness.flips import digest

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import ldm.cache
+import ldm.support.cache
 from tests.robustness import stale
 
 
@@ -23,6 +23,6 @@ def test_what_was_kept_is_made_anew(tmp_path: Path, name: str, change: str) -> N
 
 
 def test_what_is_used_again_though_it_is_stale_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ldm.cache, "sha256", lambda path: "0" * 64)
+    monkeypatch.setattr(ldm.support.cache, "sha256", lambda path: "0" * 64)
     case = next(case for case in stale.CASES if case.name == "bags")
     assert stale.outcome(tmp_path, case, stale.SLIDES) == "silent"

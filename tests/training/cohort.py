@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ldm.data.splits import NAME, Line, Shares, Split, write_split
+from ldm.data.split_file import NAME, Line, Shares, Split, write_split
 from ldm.pipeline import load_autoencoder
 from tests import toy
 

@@ -19,7 +19,7 @@ import main
 from ldm.checkpoint import ABOUT, save_weights
 from ldm.commands.train import DIVERGED
 from ldm.errors import UserError
-from ldm.files import sha256, write_sidecar
+from ldm.support.files import sha256, write_sidecar
 from ldm.training.callbacks import Checkpoints, Watch, newest_checkpoint
 from ldm.training.stopping import INTERRUPTED, RESUMABLE, Stopped
 from tests import toy
@@ -243,7 +243,7 @@ def test_a_checkpoint_with_nan_is_not_gone_on_from(tmp_path: Path, overrides: li
 HOLD = """
 import sys, time
 from pathlib import Path
-from ldm.lock import owned
+from ldm.support.lock import owned
 with owned(Path(sys.argv[1]), "-"):
     print("owned", flush=True)
     time.sleep(600)

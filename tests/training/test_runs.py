@@ -20,8 +20,8 @@ from ldm.checkpoint import load_weights, save_weights
 from ldm.data.datamodule import CohortData
 from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
-from ldm.runs.zoomldm import autoencoder_of
 from ldm.training.callbacks import newest_checkpoint
+from ldm.training.zoomldm import autoencoder_of
 from tests import toy
 from tests.training import cohort
 from tests.training.metrics import losses
@@ -187,7 +187,7 @@ def test_a_decoder_trained_alone_keeps_every_latent(tmp_path: Path, overrides: l
         f"init={autoencoder}",
         "model.autoencoder={width: 16, codes: 64}",
         "data.crop_px=32",
-        "training.loss={target: ldm.training.autoencoder.AdversarialLoss, width: 8}",
+        "training.loss={target: ldm.training.losses.AdversarialLoss, width: 8}",
         "training.frozen=[encoder, quant_conv, quantize]",
         "training.smooth=0",
         "training.revive_every=0",

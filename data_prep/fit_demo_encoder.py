@@ -1,0 +1,69 @@
+"""Makes the weights of the demo encoder: a random backbone, and statistics of its features on the tissue of slides.
+
+python data_prep/fit_demo_encoder.py --fit SLIDES --out ldm/weights/demo/encoder.safetensors
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from data_prep.slides.slide import Plane, open_slide
+from data_prep.slides.tissue import PER_TILE, read_foreground, tile_shares
+from ldm.checkpoint import save_weights
+from ldm.encoders.demo_encoder import DEMO_TILE_PX, DEMO_WEIGHTS, DemoEncoder
+from ldm.errors import UserError, cli
+from ldm.scales import ladder
+from ldm.support.arguments import Parser, output_file, seed_int
+
+LEAST_STD = 0.3
+"""of the median channel's: one that hardly ever fires is not blown up"""
+
+
+def fit_demo(slides: Path, out: Path, seed: int) -> str:
+    """Draw the demo encoder's backbone from `seed`, measure its statistics on the tissue of `slides`, and save it.
+
+    Returns the sha256 of the file. UserError when the folder holds no slide.
+    """
+    paths = sorted(slides.glob("*.tif*"))
+    if not paths:
+        raise UserError(f"--fit: {slides} holds no *.tiff; draw some with ldm/demo/world.py")
+    torch.manual_seed(seed)
+    encoder = DemoEncoder().half().float()  # as it will be read back
+    features = torch.cat([encoder.features(tiles) for path in paths for tiles in _tissue_tiles(path)])  # (n, d)
+    std = features.std(0)
+    std = std.clamp_min(LEAST_STD * std.median().item())
+    state = encoder.state_dict()
+    for name, value in state.items():
+        if name.startswith("backbone.") and value.is_floating_point():
+            state[name] = value.half()
+    return save_weights(out, state | {"mean": features.mean(0), "std": std})
+
+
+def _tissue_tiles(path: Path) -> Iterator[Tensor]:
+    """Rows of base tiles with tissue (n, h, w, 3) of a histology slide."""
+    slide, mpp = open_slide(path, "histology"), ladder("histology").base_mpp
+    plane = Plane(slide, mpp)
+    rows, cols = plane.height // DEMO_TILE_PX, plane.width // DEMO_TILE_PX
+    mask = read_foreground(Plane(slide, mpp * DEMO_TILE_PX / PER_TILE), rows, cols).mask
+    for row, shares in enumerate(tile_shares(mask)):
+        band = plane.read(0, row * DEMO_TILE_PX, cols * DEMO_TILE_PX, DEMO_TILE_PX)
+        tiles = rearrange(band, "h (n w) c -> n h w c", n=cols)[shares > 0]
+        if len(tiles):
+            yield torch.from_numpy(tiles)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(description="Make the demo encoder's weights.")
+    parser.add_argument("--fit", type=Path, required=True, help="folder of demo slides to measure")
+    parser.add_argument("--out", type=output_file, default=str(DEMO_WEIGHTS), help="safetensors file to write")
+    parser.add_argument("--seed", type=seed_int, default=5, help="of the random backbone")
+    arguments = parser.parse_args(argv)
+    digest = fit_demo(arguments.fit, arguments.out, arguments.seed)
+    print(f"{arguments.out}: demo-{digest[:12]}")
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,99 @@
+"""What became of each slide of a cohort, on disk: report.json for programs, a table for whoever typed the command.
+
+<out>/report.json                  a list, in the order of the slides
+<out>/report/<slide_id>.json       one of them, written when the slide is done: how processes tell each other
+<out>/report/<slide_id>.log        the traceback of an error that nobody foresaw
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from data_prep.preparation_config import PrepareConfig
+from ldm.support.files import whole
+
+
+@dataclass(frozen=True)
+class SlideReport:
+    """What became of one slide: prepared now, kept from before, failed with a `message`, or waiting for its turn."""
+
+    slide_id: str
+    source: str
+    status: str
+    seconds: float = 0.0
+    message: str = ""
+    width_l0: int = 0
+    height_l0: int = 0
+    mpp_l0: float = 0.0
+    """um or m per pixel of the file's full resolution"""
+    mpp_from: str = ""
+    """who said so: "file", "config" or "table" """
+    mpp_tag: str = ""
+    """what the file says: "0.25 x 0.25", or nothing"""
+    level: int = 0
+    """the level that was read"""
+    resampling: float = 1.0
+    """its pixels per base pixel"""
+    regions: dict[str, int] = field(default_factory=dict)
+    """kept at each scale"""
+    unreadable: list[tuple[int, int]] = field(default_factory=list)
+    """(x, y) in level-0 pixels of base tiles that could not be read, and were left out"""
+    notes: list[str] = field(default_factory=list)
+    """what was read otherwise than the file says"""
+
+
+class Records:
+    """The reports of single slides in a cohort's folder."""
+
+    def __init__(self, out: str | Path, slide_ids: Iterable[str]) -> None:
+        self.folder = Path(out) / "report"
+        self._before = {slide_id: self._stamp(slide_id) for slide_id in slide_ids}
+
+    def news(self, slide_id: str) -> SlideReport | None:
+        """What another process has reported since this one began, if anything."""
+        return None if self._stamp(slide_id) == self._before.get(slide_id, 0) else self.read(slide_id)
+
+    def read(self, slide_id: str) -> SlideReport | None:
+        """The last report of a slide, from any run; a damaged one is none."""
+        try:
+            return SlideReport(**json.loads(self.path(slide_id, ".json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, report: SlideReport) -> None:
+        with whole(self.path(report.slide_id, ".json")) as partial:
+            partial.write_text(json.dumps(asdict(report)) + "\n")
+
+    def path(self, slide_id: str, suffix: str) -> Path:
+        return self.folder / f"{slide_id}{suffix}"
+
+    def _stamp(self, slide_id: str) -> int:
+        try:
+            return self.path(slide_id, ".json").stat().st_mtime_ns
+        except OSError:
+            return 0
+
+
+def waiting(out: str | Path) -> list[str]:
+    """The slides of a cohort that its preparation has not come to; none where it left no word."""
+    try:
+        reports = json.loads((Path(out) / "report.json").read_text())
+        return [report["slide_id"] for report in reports if report["status"] == "waiting"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def table(reports: Sequence[SlideReport], config: PrepareConfig) -> str:
+    """One line per slide, and one per note below them."""
+    names, unit = config.zooms.names, config.zooms.unit
+    width = max(len("slide"), *(len(report.slide_id) for report in reports))
+    lines = [f"{'slide':{width}}  {unit + '/px':>7}  level  resampled  {'  '.join(f'{n:>8}' for n in names)}  status"]
+    for report in reports:
+        counts = "  ".join(f"{report.regions.get(name, 0):8d}" for name in names)
+        read = f"{report.mpp_l0:7.4g}  {report.level:5d}  x{report.resampling:<8.4g}"
+        if report.status in ("failed", "waiting"):
+            read, counts = " " * len(read), " " * len(counts)
+        lines.append(f"{report.slide_id:{width}}  {read}  {counts}  {report.status}")
+    lines += [f"{report.slide_id}: {note}" for report in reports for note in report.notes]
+    return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""Which files of a folder are slides, what each is called, and what the table says of it.
+
+An id is the path inside the folder, without suffix, in a safe alphabet (ldm/data/ids.py). What only looks like a slide,
+and files of one id, are listed too, with their refusal: nothing is left out in silence but hidden files and the parts
+of a slide of several files: the first file of a DICOM series stands for all of it, and a Hamamatsu index for the
+pictures that it names.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.preparation_config import PrepareConfig
+from data_prep.slides.metadata import match_rows, read_table
+from ldm.data.ids import safe_id
+from ldm.errors import UserError
+from ldm.images.picture_files import PICTURE_SUFFIXES
+
+OPENSLIDE = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi")
+TIFF_LIKE = (".qptiff", ".ptif", ".ptiff", ".zif", ".lsm", ".stk")
+SCENES = (".img", ".ntf", ".nitf")
+SUFFIXES = {*OPENSLIDE, *TIFF_LIKE, *SCENES, *PICTURE_SUFFIXES}
+NAMED = 3
+"""files of one ending that are named where they are left out"""
+HAMAMATSU_INDEX = {".vms", ".vmu"}
+INDEX_BYTES = 2**16
+SERIES_UID = b"\x20\x00\x0e\x00UI"
+"""the tag (0020,000E) as it stands in a file"""
+
+
+class Task(NamedTuple):
+    """A slide to prepare."""
+
+    path: Path
+    slide_id: str
+    target: Path
+    mpp: float | None = None
+    """um or m per pixel, when the table gives it"""
+    refusal: str = ""
+    """why it cannot be prepared, when that is known without opening it"""
+
+
+def find_slides(config: PrepareConfig) -> list[Task]:
+    """The slides of a cohort, in order. UserError when there is none, or the table does not fit them."""
+    folder = Path(config.slides)
+    alike: dict[str, list[Path]] = {}  # file systems may not tell case apart
+    for path in _without_parts(slide_files(folder, config.pattern)):
+        alike.setdefault(_id(path, folder).casefold(), []).append(path)
+    tasks: dict[str, Task] = {}
+    for paths in alike.values():
+        slide_id = _id(paths[0], folder)
+        names = [shown(path) for path in paths]
+        both = f"{', '.join(names[:-1])} and {names[-1]} would {'both' if len(names) == 2 else 'all'} be {slide_id}"
+        refusal = f"{both}; rename {'one' if len(names) == 2 else 'all but one'}" if len(names) > 1 else ""
+        target = Path(config.out) / f"{slide_id}.h5"
+        tasks[slide_id] = Task(paths[0], slide_id, target, refusal=refusal or _refusal(paths[0]))
+    if not tasks:
+        what = "" if folder.is_dir() else ", it is a file" if folder.exists() else ", it does not exist"
+        left = left_out(config)
+        what += f" ({left})" if left else ""
+        raise UserError(
+            f"slides: {folder} holds no slide that matches {config.pattern}{what}; check slides and pattern"
+        )
+    if config.coordinates or config.encoder.embeddings:
+        _refuse_shared_names(tasks)
+    if config.table is None:
+        return list(tasks.values())
+    files = {slide_id: task.path.relative_to(folder).as_posix() for slide_id, task in tasks.items()}
+    rows = match_rows(config.table, read_table(config.table), files)
+    return [task._replace(mpp=rows[task.slide_id].mpp) if task.slide_id in rows else task for task in tasks.values()]
+
+
+def _id(path: Path, folder: Path) -> str:
+    return safe_id(path.relative_to(folder).with_suffix("").as_posix())
+
+
+def _refuse_shared_names(tasks: dict[str, Task]) -> None:
+    """What others found is known by a slide's bare name: two slides of one name would get the same."""
+    paths: dict[str, list[Path]] = {}
+    for task in tasks.values():
+        paths.setdefault(task.path.stem, []).append(task.path)
+    for slide_id, task in tasks.items():
+        others = [path for path in paths[task.path.stem] if path != task.path]
+        if others and not task.refusal:
+            refusal = f"{shown(task.path)}: imports are found by name, and {shown(others[0])} has the same; rename one"
+            tasks[slide_id] = task._replace(refusal=refusal)
+
+
+def slide_files(folder: Path, pattern: str) -> list[Path]:
+    """What has a slide's suffix in `folder` and matches `pattern`, in order; folders only when no slide is in them."""
+    paths = [path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES]
+    files = [path for path in paths if not path.is_dir()]
+    empty = [path for path in paths if path.is_dir() and not any(path in file.parents for file in files)]
+    return sorted(path for path in files + empty if not path.name.startswith("."))
+
+
+def left_out(config: PrepareConfig) -> str:
+    """Which files match the pattern but do not end as slides do, in a line; empty when there is none."""
+    folder, out = Path(config.slides), Path(config.out).resolve()
+    root = folder.resolve()
+    kinds: dict[str, list[str]] = {}
+    for path in sorted(folder.glob(config.pattern)):
+        inside = path.relative_to(folder)
+        parts = out in (root / inside).parents or any(_is_data_folder(folder / parent) for parent in inside.parents)
+        hidden = any(name.startswith(".") for name in inside.parts)
+        if path.suffix.lower() not in SUFFIXES and not hidden and not parts and path.is_file():
+            kinds.setdefault(path.suffix.lower() or "no ending", []).append(shown(inside))
+    some = [f"{len(names)} of {kind} ({_some(names)})" for kind, names in kinds.items()]
+    return f"left out, as slides do not end so: {', '.join(some)}" if some else ""
+
+
+def _is_data_folder(path: Path) -> bool:
+    """Whether a folder holds the parts of a MIRAX slide beside it."""
+    return path.with_name(f"{path.name}.mrxs").is_file()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
+
+
+def _without_parts(paths: list[Path]) -> list[Path]:
+    """One file of each slide."""
+    parts = {path.with_name(name) for path in paths if path.suffix.lower() in HAMAMATSU_INDEX for name in _named(path)}
+    series: set[tuple[Path, bytes]] = set()
+    whole = []
+    for path in paths:
+        uid = _series(path) if path.suffix.lower() == ".dcm" and path.is_file() else b""
+        if path not in parts and (path.parent, uid) not in series:
+            whole.append(path)
+        if uid:
+            series.add((path.parent, uid))
+    return whole
+
+
+def _named(index: Path) -> list[str]:
+    """The files that a Hamamatsu index names: lines of key=name."""
+    if not index.is_file():
+        return []
+    text = index.read_bytes()[:INDEX_BYTES].decode(errors="replace")
+    return [name for line in text.splitlines() if (name := Path(line.partition("=")[2].strip()).name)]
+
+
+def _series(path: Path) -> bytes:
+    """What tells a DICOM file's series from others, empty when it is not found."""
+    with path.open("rb") as file:
+        head = file.read(INDEX_BYTES)
+    before, _, after = head.partition(SERIES_UID)
+    return after[2 : 2 + int.from_bytes(after[:2], "little")] if before[128:132] == b"DICM" else b""
+
+
+def shown(path: str | Path) -> str:
+    """A path, or a message with one, as it can be printed: one line, whatever bytes the name is made of."""
+    return " ".join(os.fsencode(path).decode(errors="replace").split())
+
+
+def _refusal(path: Path) -> str:
+    """Why no reader need try `path`, empty when one should."""
+    if path.is_symlink() and not path.exists():
+        return f"{shown(path)}: is a link to {os.readlink(path)}, which does not exist; mend the link, or remove it"
+    if path.is_dir():
+        return f"{shown(path)}: is a folder without a slide, expected a file; copy the slide again"
+    if not path.is_file():
+        return f"{shown(path)}: is no regular file; remove it"
+    return ""

@@ -1,0 +1,113 @@
+"""The networks of a preparation run, in the one process of each device that owns them.
+
+They always see full batches of one shape, the last filled up with black tiles: kernels are chosen by shape and may
+round differently, so only then does what a tile gives not depend on how many happened to wait with it.
+
+Letters: n tiles; p tile_px; d channels of an embedding; h, w of a latent.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_prep.imported import ImportedEncoder, imported_encoder
+from data_prep.preparation_config import PrepareConfig
+from data_prep.workers.embedding import AUTOENCODER, ENCODER, Answer, Identity, Tiles
+from ldm.encoders.tile_encoders import TileEncoder, known_width, load_encoder
+from ldm.pipeline import load_autoencoder
+
+FULL_BATCH = {"cpu": 8}
+FULL_BATCH_GPU = 32
+
+Network = Callable[[Tensor], Tensor]
+"""uint8 (n, p, p, 3) -> float32 (n, ...) on the CPU"""
+
+
+@dataclass
+class Request:
+    """Tiles, and what a network makes of them once it has run."""
+
+    network: str
+    tiles: Tiles
+    answer: NDArray[np.float32] | None = None
+
+
+class LocalNetworks:
+    """Networks of this process. They run when `batch_size` tiles wait, or somebody waits for an answer."""
+
+    def __init__(self, identity: Identity, networks: dict[str, Network], device: torch.device, batch_size: int) -> None:
+        self.identity, self.batch_size = identity, batch_size
+        self._networks = networks
+        self._full = FULL_BATCH.get(device.type, FULL_BATCH_GPU)
+        self._waiting: list[Request] = []
+        self.embedded = 0
+        """base tiles so far"""
+
+    @classmethod
+    def load(cls, config: PrepareConfig, device: torch.device) -> "LocalNetworks":
+        """UserError when weights are missing, so before any work."""
+        asked, autoencoder_id, latents_id = config.encoder, None, None
+        networks: dict[str, Network] = {}
+        if asked.embeddings:
+            encoder: TileEncoder | ImportedEncoder = imported_encoder(
+                asked.name, asked.embeddings, known_width(asked.name)
+            )
+        else:
+            encoder = networks[ENCODER] = load_encoder(asked.name, asked.weights, str(device))
+        if config.autoencoder is not None:
+            autoencoder, autoencoder_id = load_autoencoder(config.autoencoder)
+            latents_id = autoencoder.latents_id()
+            autoencoder.eval().requires_grad_(False).to(device)
+            networks[AUTOENCODER] = lambda tiles: latents_of(tiles, autoencoder.encode, device)
+        return cls(Identity(encoder.id, encoder.width, autoencoder_id, latents_id), networks, device, config.batch_size)
+
+    def ask(self, network: str, tiles: Tiles) -> Answer:
+        request = Request(network, tiles)
+        self._waiting.append(request)
+
+        def answer() -> NDArray[np.float32]:
+            if request.answer is None:
+                self._run_waiting()
+            assert request.answer is not None
+            return request.answer
+
+        if sum(len(waiting.tiles) for waiting in self._waiting) >= self.batch_size:
+            self._run_waiting()
+        return answer
+
+    def forget(self) -> None:
+        self._waiting.clear()
+
+    def _run_waiting(self) -> None:
+        requests, self._waiting = self._waiting, []
+        self.run(requests)
+
+    def run(self, requests: Sequence[Request]) -> None:
+        """Answer `requests`, those for one network together."""
+        for name, network in self._networks.items():
+            asked = [request for request in requests if request.network == name]
+            if not asked:
+                continue
+            counts = [len(request.tiles) for request in asked]
+            values = self._in_full_batches(network, np.concatenate([request.tiles for request in asked]))
+            for request, part in zip(asked, np.split(values, np.cumsum(counts)[:-1]), strict=True):
+                request.answer = part
+            self.embedded += sum(counts) if name == ENCODER else 0
+
+    def _in_full_batches(self, network: Network, tiles: Tiles) -> NDArray[np.float32]:
+        missing = -len(tiles) % self._full
+        padded = np.concatenate([tiles, np.zeros((missing, *tiles.shape[1:]), np.uint8)])
+        values = [network(batch) for batch in torch.from_numpy(padded).split(self._full)]
+        return torch.cat(values)[: len(tiles)].numpy()
+
+
+@torch.inference_mode()
+def latents_of(tiles: Tensor, encode: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
+    """uint8 (n, p, p, 3) -> (n, 3, h, w), unquantised."""
+    x = tiles.to(device).float() / 127.5 - 1
+    return encode(rearrange(x, "n h w c -> n c h w")).float().cpu()

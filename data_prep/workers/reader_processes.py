@@ -1,0 +1,233 @@
+"""Reader processes: each prepares one slide after the other and sends its tiles to the process that owns the networks.
+
+    this process            thread of a reader           reader process
+    answer questions   <-   pass on its questions   <-   read, cut, ask ... write the file
+                       ->   hand it the next slide  ->
+
+The main thread answers whatever waits, of all slides together, so the networks are busy while there are tiles. Readers
+bound how far they read ahead (embedding.py). A reader that dies fails its slide and is replaced. One whose parent is
+gone ends by itself: its pipe breaks, and the slide that it was at leaves nothing behind.
+"""
+
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, Self
+
+from data_prep.preparation_config import PrepareConfig
+from data_prep.report.outcomes import Records, SlideReport
+from data_prep.slides.find import Task
+from data_prep.workers.attempt import attempt, failed
+from data_prep.workers.claims import Work
+from data_prep.workers.embedding import Channel, HungUp, Identity, Remote, Stopped
+from data_prep.workers.networks import LocalNetworks, Request
+from ldm.support.files import DiskFull
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["__main__", "data_prep.workers.reader_processes"])
+PATIENCE_S = 30.0
+
+
+STOPS = (signal.SIGTERM, signal.SIGUSR1)
+"""how schedulers ask for an end"""
+
+
+def raise_stopped(number: int, frame: Any) -> None:
+    """A signal handler; what it begins is not to be interrupted again."""
+    for stop in STOPS:
+        signal.signal(stop, signal.SIG_IGN)
+    raise Stopped
+
+
+def read_slides(pipe: Connection, config: PrepareConfig, identity: Identity) -> None:
+    """What a reader process does. Signals are its parent's business, which hangs up."""
+    for stop in (signal.SIGINT, *STOPS):
+        signal.signal(stop, signal.SIG_IGN)
+    channel = Channel(pipe)
+    networks = Remote(channel, identity)
+    with suppress(HungUp):
+        while (task := channel.receive()[0]) is not None:
+            try:
+                channel.send(attempt(task, config, networks, partial(_send_share, channel, task.slide_id)))
+            except DiskFull as error:
+                channel.send(error)
+
+
+def _send_share(channel: Channel, slide_id: str, share: float) -> None:
+    channel.send(Share(slide_id, share))
+
+
+class Share(NamedTuple):
+    """How much of a slide is done."""
+
+    slide_id: str
+    share: float
+
+
+class Asked(NamedTuple):
+    """A reader's question, and where the answer goes."""
+
+    channel: Channel
+    number: int
+    request: Request
+
+
+class Reader:
+    """A reader process, seen from its parent."""
+
+    def __init__(self, config: PrepareConfig, identity: Identity) -> None:
+        pipe, theirs = CONTEXT.Pipe()
+        self.channel = Channel(pipe)
+        self.process = CONTEXT.Process(target=read_slides, args=(theirs, config, identity), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def prepare(self, task: Task, inform: Callable[[Any], None]) -> SlideReport:
+        """Have a slide prepared; what the reader sends meanwhile goes to `inform`. HungUp when the reader dies."""
+        self.channel.send(task)
+        while True:
+            head, array = self.channel.receive()
+            if isinstance(head, SlideReport):
+                return head
+            if isinstance(head, DiskFull):
+                raise head
+            inform(head if array is None else Asked(self.channel, head.number, Request(head.network, array)))
+
+    def end(self, at_once: bool = False) -> int | None:
+        """Let the process end, or, `at_once`, tell it to leave its slide; returns its exit status."""
+        if at_once:
+            self.channel.hang_up()
+        else:
+            with suppress(HungUp):
+                self.channel.send(None)
+        self.process.join(PATIENCE_S)
+        self.process.kill()
+        self.process.join()
+        self.channel.close()
+        return self.process.exitcode
+
+
+class Readers:
+    """`config.workers` reader processes, each with a thread here; what they send is in `events`."""
+
+    def __init__(self, config: PrepareConfig, identity: Identity, work: Work[Task], records: Records) -> None:
+        self.running = config.workers
+        self._config, self._identity, self._work, self._records = config, identity, work, records
+        self._events: SimpleQueue[Asked | SlideReport | Share | BaseException | None] = SimpleQueue()
+        self._readers: set[Reader] = set()
+        self._threads = [threading.Thread(target=self._attend, daemon=True) for _ in range(config.workers)]
+        self._stopping = False
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping = True
+        self._work.stop()
+        for reader in list(self._readers):
+            reader.channel.hang_up()
+        until = time.monotonic() + PATIENCE_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        for reader in list(self._readers):  # one that is deep in a library's call hears nothing
+            reader.process.kill()
+        for thread in self._threads:
+            thread.join()
+
+    def events(self, wait: bool) -> Iterator[Asked | SlideReport | Share]:
+        """All that has come, after waiting for the first if `wait`; raises what went wrong in a thread."""
+        with suppress(Empty):
+            while self.running:
+                event = self._events.get(block=wait)
+                wait = False
+                if isinstance(event, BaseException):
+                    raise event
+                if event is None:
+                    self.running -= 1
+                else:
+                    yield event
+
+    def _attend(self) -> None:
+        """One thread: hands slides to a reader, and to the next one when that dies."""
+        reader: Reader | None = None
+        try:
+            for task in self._work:
+                report = self._records.news(task.slide_id)
+                while report is None and not self._stopping:
+                    reader = reader or self._start()
+                    report, reader = self._prepared(task, reader)
+                self._work.done(task)
+                if report is not None:
+                    self._events.put(report)
+        except BaseException as error:
+            self._events.put(error)
+        finally:
+            if reader is not None:
+                self._end(reader)
+            self._events.put(None)
+
+    def _start(self) -> Reader:
+        reader = Reader(self._config, self._identity)
+        self._readers.add(reader)
+        if self._stopping:  # it was not in the list of those to be told
+            reader.channel.hang_up()
+        return reader
+
+    def _end(self, reader: Reader) -> int | None:
+        self._readers.discard(reader)
+        return reader.end(at_once=self._stopping)
+
+    def _prepared(self, task: Task, reader: Reader) -> tuple[SlideReport | None, Reader | None]:
+        """The report of a slide, and the reader while it lives; no report when all are told to stop."""
+        started = time.perf_counter()
+        try:
+            return reader.prepare(task, self._events.put), reader
+        except HungUp:
+            status = self._end(reader)
+        if self._stopping:
+            return None, None
+        why = "out of memory, or a fault in a decoder; prepare it alone with --workers 0, or take it out"
+        report = failed(task, f"{task.path}: the process that read it died (status {status}): {why}", started)
+        self._records.write(report)
+        return report, None
+
+
+def serve(
+    networks: LocalNetworks,
+    config: PrepareConfig,
+    work: Work[Task],
+    records: Records,
+    progress: Callable[[str, float], None],
+) -> Iterator[SlideReport]:
+    """Prepare slides with `config.workers` readers and answer what they ask; yields reports as slides finish."""
+    asked: deque[Asked] = deque()
+    with Readers(config, networks.identity, work, records) as readers:
+        while readers.running or asked:
+            for event in readers.events(wait=not asked):
+                if isinstance(event, Asked):
+                    asked.append(event)
+                elif isinstance(event, SlideReport):
+                    yield event
+                else:
+                    progress(*event)
+            _answer(networks, asked)
+
+
+def _answer(networks: LocalNetworks, asked: deque[Asked]) -> None:
+    """Answer the questions that came first, of about `batch_size` tiles."""
+    chosen: list[Asked] = []
+    while asked and sum(len(question.request.tiles) for question in chosen) < networks.batch_size:
+        chosen.append(asked.popleft())
+    networks.run([question.request for question in chosen])
+    for channel, number, request in chosen:
+        with suppress(HungUp):  # its reader has died
+            channel.send(number, request.answer)

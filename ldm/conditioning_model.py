@@ -1,0 +1,57 @@
+"""The conditioning model (CDM): draws the contexts that the Summarizer would give (paper, section 3.3).
+
+Letters: b contexts, w their width.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ldm.diffusion.samplers import ddim, respaced_timesteps
+from ldm.hub import build_part, load_network, open_source
+from ldm.networks.dit import DiT
+
+
+@dataclass(eq=False)
+class ConditioningModel:
+    """The CDM: draws contexts (b, 65, w) of a scale (paper, section 3.3)."""
+
+    network: DiT
+    alpha_bar: Tensor
+    id: str = ""
+    """names the weights"""
+    config_id: str = ""
+    """names what their config says of the network"""
+    contexts_id: str | None = None
+    """of the Summarizer whose contexts it learnt; None: not known, as of the published CDM"""
+
+    @classmethod
+    def load(cls, source: str | Path) -> "ConditioningModel":
+        """From "demo", a cdm run folder or a published file."""
+        found = open_source(source, "cdm")
+        network = load_network(found, "cdm", {"cdm": found.tensors})
+        contexts_id = found.config.get("contexts_id")
+        return cls(network, build_part(found, "schedule"), found.id, found.config_id, contexts_id)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """What names everything that its contexts depend on, besides scale, seed and precision."""
+        return {"cdm": self.id, "cdm config": self.config_id}
+
+    @property
+    def width(self) -> int:
+        """Channels of a context."""
+        return self.network.x_embedder.in_features
+
+    @property
+    def scales(self) -> int:
+        return self.network.y_embedder.embedding_table.num_embeddings
+
+    def sample(self, noise: Tensor, scale: Tensor, steps: int = 50) -> Tensor:
+        """DDIM from noise (b, 65, w) for scales (b,): the network answers with z_0, and the last z_0 is the sample."""
+
+        def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+            return self.network(z_t, t, scale)[0].to(z_t.dtype)
+
+        return ddim(denoise, noise, self.alpha_bar, respaced_timesteps(steps), kind="z_0", final=1.0)

@@ -1,0 +1,1 @@
+"""YAML files: read, checked against types and ranges, turned into objects."""

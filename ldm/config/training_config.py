@@ -1,0 +1,251 @@
+"""What a training config may hold: keys, types and ranges of each system's YAML (configs/*.yaml).
+
+What a `target` takes stands in its constructor, and `ldm.config.objects.build` checks it there.
+"""
+
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, Field
+
+from ldm.config.objects import resolved
+from ldm.config.schema import STRICT, Count, Natural, NonNegative, Positive, Section, Seed, Share, Text, check, nearest
+from ldm.errors import UserError
+
+PRECISIONS = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true"]
+ACCELERATORS = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+STRATEGIES = Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
+PARTS = Literal["encoder", "decoder", "quantize", "quant_conv", "post_quant_conv"]
+
+TilePx = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+Workers = Annotated[int, Field(ge=0, le=1024)]
+Devices = Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
+Nodes = Annotated[int, Field(ge=1, le=65536)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class LadderSection(Section):
+    kind: Literal["histology", "satellite"]
+    scales: Annotated[int, Field(ge=1, le=8)] | None = None
+
+
+class Target(Section):
+    """A class or function, and its arguments."""
+
+    model_config = ConfigDict(**{**STRICT, "extra": "allow"})
+    target: Text
+
+
+class Optimizer(Target):
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.0
+
+
+class Times(Target):
+    target: Literal["ldm.diffusion.timestep_sampling.Uniform", "ldm.diffusion.timestep_sampling.LogNormal"]
+
+
+class Loss(Target):
+    target: Literal[
+        "ldm.training.losses.ReconstructionLoss",
+        "ldm.training.losses.AdversarialLoss",
+        "ldm.training.losses.TextureLoss",
+        "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator",
+    ]
+
+
+class Schedule(Target):
+    target: Literal["ldm.diffusion.schedule.scaled_linear_alpha_bar", "ldm.diffusion.schedule.cosine_alpha_bar"]
+
+
+class Denoiser(Target):
+    target: Literal["ldm.networks.unet.UNet"]
+
+
+class Summarizer(Target):
+    target: Literal["ldm.networks.summarizer.Summarizer", "ldm.networks.summarizer.CNNSummarizer"]
+
+
+class Autoencoder(Target):
+    target: Literal["ldm.networks.autoencoder.Autoencoder"]
+
+
+class Cdm(Target):
+    target: Literal["ldm.networks.dit.DiT"]
+
+
+class Control(Target):
+    target: Literal["ldm.networks.controlnet.Control"]
+    unet: Denoiser
+
+
+class Data(Section):
+    """Arguments of ldm.data.datamodule.CohortData, and the preparation that makes the cohort."""
+
+    cohort: Text
+    batch_size: Count
+    """images of one process at a time"""
+    prepare: Text | None = None
+    scales: Annotated[list[Text], Field(min_length=1)] | None = None
+    split: Text | None = None
+    validation_per_scale: Count = 64
+    workers: Workers = 0
+
+
+class LatentData(Data):
+    kind: Literal["latents"] = "latents"
+
+
+class ImageData(Data):
+    kind: Literal["images"]
+    crop_px: Annotated[int, Field(ge=16, le=4096, multiple_of=4)] = 64
+
+
+class PairData(Data):
+    kind: Literal["pairs"]
+
+
+class Training(Section):
+    """How long, how and on what machines."""
+
+    optimizer: Optimizer
+    warmup: Natural
+    decay_from: Fraction | None
+    """share of the steps after which the learning rate falls"""
+    max_steps: Count
+    ema: Fraction
+    accumulate: Annotated[int, Field(ge=1, le=10**6)]
+    clip: Positive | None
+    precision: PRECISIONS
+    accelerator: ACCELERATORS
+    devices: Devices
+    nodes: Nodes
+    strategy: STRATEGIES
+    validate_every: Count
+    checkpoint_every: Count
+
+
+class AutoencoderTraining(Training):
+    loss: Loss
+    smooth: NonNegative
+    noise: NonNegative = 0.0
+    revive_every: Natural
+    frozen: list[PARTS]
+    normalise_latents: bool
+
+
+class ControlTraining(Training):
+    p_uncond: Share
+    times: Times
+
+
+class ZoomLDMTraining(ControlTraining):
+    keep: Literal["last", "best"] = "last"
+
+
+class AutoencoderModel(Section):
+    autoencoder: Autoencoder
+
+
+class ZoomLDMModel(Section):
+    denoiser: Denoiser
+    summarizer: Summarizer
+    schedule: Schedule
+    prediction: Literal["eps", "v", "z_0"]
+    autoencoder: Autoencoder | None = None
+    """written when the run starts"""
+
+
+class CdmModel(Section):
+    cdm: Cdm
+    schedule: Schedule
+    autoencoder: Autoencoder | None = None
+
+
+class ControlNetModel(Section):
+    control: Control
+    factor: Literal[2, 4, 8, 16]
+    autoencoder: Autoencoder | None = None
+
+
+class Config(Section):
+    """What every training config has."""
+
+    system: Text
+    run: Text | None
+    seed: Seed
+    ladder: LadderSection
+    tile_px: TilePx
+    data: Data
+    training: Training
+    model: Section
+    autoencoder: Text | None = None
+    encoder: Text | None = None
+
+
+class AutoencoderConfig(Config):
+    init: Text | None
+    data: ImageData
+    training: AutoencoderTraining
+    model: AutoencoderModel
+
+
+class ZoomLDMConfig(Config):
+    encoder: Text
+    autoencoder: Text
+    init: Text | None
+    data: LatentData
+    training: ZoomLDMTraining
+    model: ZoomLDMModel
+
+
+class CdmConfig(Config):
+    zoomldm: Text
+    contexts_id: Text | None = None
+    """names the Summarizer that it learns the contexts of"""
+    data: LatentData
+    model: CdmModel
+
+
+class ControlConfig(Config):
+    zoomldm: Text
+    autoencoder: Text
+    steers: Text | None = None
+    data: PairData
+    training: ControlTraining
+    model: ControlNetModel
+
+
+SCHEMAS: dict[str, type[Config]] = {
+    "vq": AutoencoderConfig,
+    "zoomldm": ZoomLDMConfig,
+    "cdm": CdmConfig,
+    "control": ControlConfig,
+}
+OF_TRAINING = ("run", "seed", "data", "training", "init", "zoomldm", "autoencoder")
+"""keys that a finished run is not asked for"""
+
+
+def check_config(config: DictConfig, where: str = "config") -> None:
+    """UserError for a training config with an unknown or missing key, or a value of another type or range."""
+    check(_schema(config, where), OmegaConf.to_container(config), where)
+
+
+def check_finished(config: DictConfig, where: str) -> None:
+    """UserError for a config of a finished run that does not say which model it is, in known keys and values."""
+    unread = [key for key in OF_TRAINING if (config.get("system"), key) != ("control", "data")]  # it says which scale
+    check(_schema(config, where), OmegaConf.to_container(config), where, unread)
+
+
+def _schema(config: DictConfig, where: str) -> type[Config]:
+    system = config.get("system")
+    if not isinstance(system, str) or system not in SCHEMAS:
+        known = ", ".join(SCHEMAS)
+        raise UserError(f"{where}: system is {system}{nearest(system, SCHEMAS) or ';'} it is one of {known}")
+    return SCHEMAS[system]
+
+
+def put(config: DictConfig, **values: Any) -> None:
+    """Set keys to what was found in files: text that is no reference."""
+    for key, value in values.items():
+        config[key] = resolved({key: value})[key]

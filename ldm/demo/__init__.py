@@ -1,0 +1,1 @@
+"""The demo world: procedural slides and scenes."""

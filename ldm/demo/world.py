@@ -1,0 +1,201 @@
+"""Demo slides: procedural images written in the formats of real ones. No downloads, a function of the seed alone.
+
+    python ldm/demo/world.py --out data/demo/slides --count 4 --seed 0 --kind histology --size 4096
+
+histology: H&E at 0.5 um per pixel, a pyramidal TIFF that OpenSlide opens (ldm/demo/histology.py).
+follicles: the same, every other slide with lymphoid follicles and the rest without any cluster of lymphocytes: a
+    question whose answer is known, in labels.csv beside the slides.
+satellite: red, green, blue and near infrared at 1 m per pixel, a GeoTIFF in UTM zone 14N (ldm/demo/satellite.py).
+"""
+
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+from scipy import ndimage
+from tqdm import tqdm
+
+from ldm.demo.histology import histology_slide
+from ldm.demo.satellite import satellite_scene
+from ldm.demo.textures import BLOCK, Array
+from ldm.errors import UserError, cli
+from ldm.images.contact_sheet import contact_sheet
+from ldm.images.pyramid_tiff import write_pyramid
+from ldm.scales import ladder
+from ldm.support.arguments import Parser, output_folder, positive_int, seed_int
+from ldm.support.files import whole
+
+KINDS = {"histology": "histology", "follicles": "histology", "satellite": "satellite"}
+"""kinds of slides, and the ladder of each"""
+FOLLICLES = 5
+"""on a slide of that kind that has them"""
+SMALLEST_PX = 1024
+CRS = "EPSG:32614"
+SHOWN = 256
+"""side of the pictures in the overview, in pixels"""
+
+
+MARKER = ".demo-slides"
+"""in a folder that slides were drawn into: others are somebody's own"""
+DRAWN = re.compile(rf"(?:{'|'.join(KINDS)})_[0-9]+\.tiff|labels\.csv|overview\.png|\..*")
+
+
+def may_draw(folder: Path) -> bool:
+    """Whether slides may be drawn into `folder`: it is absent or empty, or all in it was drawn before."""
+    if not folder.exists():
+        return True
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
+    return folder.is_dir() and (MARKER in names or all(DRAWN.fullmatch(name) for name in names))
+
+
+def generate(out: str | Path, count: int, seed: int, kind: str, size_px: int) -> list[Path]:
+    """Write slides seed, seed + 1, ... as out/<kind>_<seed>.tiff and return their paths; whole ones are kept.
+
+    Raises UserError for an unknown kind, a count or seed out of range, a size that is not a multiple of 256 from 1024
+    on, an existing file of another size, and a folder that holds anything but slides that were drawn.
+    """
+    if kind not in KINDS:
+        raise UserError(f"kind: {kind} is unknown; it is one of {', '.join(KINDS)}")
+    if count < 1 or seed < 0:
+        raise UserError(f"count {count}, seed {seed}: expected a count of at least 1 and a seed of at least 0")
+    if size_px < SMALLEST_PX or size_px % BLOCK:
+        raise UserError(f"size: {size_px} px; expected a multiple of {BLOCK} from {SMALLEST_PX} on, for example 4096")
+    if not may_draw(Path(out)):
+        raise UserError(f"{out}: holds files of your own; choose an empty folder for slides that are drawn")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    (Path(out) / MARKER).touch()
+    paths = [Path(out) / f"{kind}_{number}.tiff" for number in range(seed, seed + count)]
+    if kind == "follicles":
+        write_labels(Path(out), set(paths))
+    for number, path in enumerate(tqdm(paths, desc=f"{kind} slides", unit="slide"), start=seed):
+        if not is_whole(path, size_px):
+            write_slide(path, kind, number, size_px)
+    return paths
+
+
+def has_follicles(seed: int) -> bool:
+    """Whether slide `seed` of kind follicles has any."""
+    return seed % 2 == 1
+
+
+def write_labels(folder: Path, paths: set[Path]) -> None:
+    """The answer for `paths` and every other slide of kind follicles in their folder: labels.csv."""
+    seeds = sorted(int(path.stem.partition("_")[2]) for path in paths | set(folder.glob("follicles_*.tiff")))
+    lines = [f"follicles_{seed},{'present' if has_follicles(seed) else 'absent'}" for seed in seeds]
+    with whole(folder / "labels.csv") as partial:
+        partial.write_text("\n".join(["slide,label", *lines]) + "\n")
+
+
+def is_whole(path: Path, size_px: int) -> bool:
+    """Whether `path` is a readable image of that size. Raises UserError when it has another size."""
+    if not path.exists():
+        return False
+    try:
+        with open_quietly(path) as image:
+            size = (image.height, image.width)
+    except RasterioIOError:
+        return False
+    if size != (size_px, size_px):
+        raise UserError(f"{path}: is {size[1]} x {size[0]} px, asked for {size_px}; remove it or choose another --out")
+    return True
+
+
+def write_slide(path: Path, kind: str, seed: int, size_px: int) -> None:
+    """Draw one slide and write it in the format of its kind."""
+    if kind == "satellite":
+        write_geotiff(path, satellite_scene(seed, size_px), seed)
+        return
+    follicles = None if kind == "histology" else FOLLICLES * has_follicles(seed)
+    write_pyramid(path, histology_slide(seed, size_px, follicles), mpp=ladder("histology").base_mpp)
+
+
+def write_geotiff(path: Path, image: Array, seed: int) -> None:
+    """Write (h, w, 4) uint8 as a tiled, deflated GeoTIFF with averaged overviews; the seed places it on the map."""
+    h, w, bands = image.shape
+    metres = ladder("satellite").base_mpp
+    transform = from_origin(400_000 + 10_000 * (seed % 20), 4_000_000 + 10_000 * (seed // 20 % 50), metres, metres)
+    layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "predictor": 2}
+    shape = {"height": h, "width": w, "count": bands, "dtype": "uint8"}
+    with whole(path) as temporary:
+        with rasterio.open(
+            temporary,
+            "w",
+            driver="GTiff",
+            crs=CRS,
+            transform=transform,
+            photometric="RGB",
+            alpha="NO",
+            **shape,
+            **layout,
+        ) as file:
+            file.write(np.moveaxis(image, 2, 0))
+            file.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined)
+            file.set_band_description(4, "near infrared")
+        halvings = [2**level for level in range(1, 20) if min(h, w) >> level >= 256]
+        with rasterio.open(temporary, "r+") as file:
+            file.build_overviews(halvings, Resampling.average)
+
+
+def open_quietly(path: Path) -> rasterio.DatasetReader:
+    """Open with GDAL, without its warning that a histology slide lies nowhere on Earth."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path)
+
+
+def overview(paths: Sequence[Path], kind: str, picture: Path) -> None:
+    """A contact sheet: each slide whole, then around one place at each of the four finest zooms."""
+    scales = list(reversed(ladder(KINDS[kind]).scales[:4]))
+    rows = [zooms(path, [scale.downsample for scale in scales]) for path in paths]
+    contact_sheet(rows, [path.stem for path in paths], ["whole", *(scale.name for scale in scales)], picture)
+
+
+def zooms(path: Path, downsamples: Sequence[int]) -> list[Array]:
+    """The whole slide, then the richest place of it shrunk by each of `downsamples`; SHOWN pixels wide each."""
+    with open_quietly(path) as image:
+        shape = (3, SHOWN, SHOWN)
+
+        def read(window: Window) -> Array:
+            pixels = image.read([1, 2, 3], window=window, out_shape=shape, resampling=Resampling.average)
+            return np.moveaxis(pixels, 0, 2)
+
+        everything = read(Window(0, 0, image.width, image.height))
+        y, x = (place * image.height // SHOWN for place in richest(everything))
+        pictures = [everything]
+        for downsample in downsamples:
+            side = min(SHOWN * downsample, image.height)
+            top, left = (int(np.clip(v - side // 2, 0, image.height - side)) for v in (y, x))
+            pictures.append(read(Window(left, top, side, side)))
+        return pictures
+
+
+def richest(picture: Array) -> tuple[int, int]:
+    """The place (y, x) whose surroundings hold the most detail."""
+    values = picture.mean(axis=2)
+    detail = (values - ndimage.gaussian_filter(values, 3)) ** 2
+    y, x = np.unravel_index(ndimage.gaussian_filter(detail, 16, mode="constant").argmax(), values.shape)
+    return int(y), int(x)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(description="Draw demo slides; see them in OUT/overview.png.")
+    parser.add_argument("--out", type=output_folder, default="data/demo/slides", help="folder (default: %(default)s)")
+    parser.add_argument("--count", type=positive_int, default=4, help="number of slides (default: %(default)s)")
+    parser.add_argument("--seed", type=seed_int, default=0, help="seed of the first slide (default: %(default)s)")
+    parser.add_argument("--kind", choices=KINDS, default="histology", help="(default: %(default)s)")
+    parser.add_argument("--size", type=positive_int, default=4096, help="side in pixels (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    paths = generate(arguments.out, arguments.count, arguments.seed, arguments.kind, arguments.size)
+    overview(paths[:6], arguments.kind, arguments.out / "overview.png")
+    print(f"{len(paths)} {arguments.kind} slides in {arguments.out}, shown in {arguments.out / 'overview.png'}")
+
+
+if __name__ == "__main__":
+    cli(main)

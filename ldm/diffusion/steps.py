@@ -1,0 +1,65 @@
+"""A walk down the noise schedule, as a table: what each step asks the network and how it goes on.
+
+    z_next = sqrt(a_next) z_0 + eps_scale eps + noise_scale noise
+
+DDIM (Song et al. 2021) adds no noise. The released large-image sampler steps by its own rule: timesteps start, start -
+stride, ... stride, each paired with alpha_bar one below it, and the noise of a *single* step of the schedule however
+long the stride; joint sampling adds that noise on top (`reduced=False`), the seam repair makes room for it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.samplers import ddim_timesteps
+from ldm.diffusion.schedule import Prediction
+from ldm.errors import UserError
+
+
+class Step(NamedTuple):
+    """The network is asked at timestep `t`; z_t is at a_t and goes to a_next (float64 scalars)."""
+
+    t: int
+    a_t: Tensor
+    a_next: Tensor
+    eps_scale: Tensor
+    noise_scale: Tensor
+
+    def advance(self, prediction: Prediction, noise: Tensor | None = None) -> Tensor:
+        """z_next (..., H, W). `noise` of that shape where the step adds any."""
+        z_0, eps = prediction
+        z_next = (self.a_next.sqrt().to(z_0) * z_0).addcmul_(self.eps_scale.to(eps), eps)
+        return z_next if noise is None else z_next.addcmul_(self.noise_scale.to(noise), noise)
+
+
+def ddim_steps(steps: int, alpha_bar: Tensor) -> list[Step]:
+    """`steps` deterministic steps down the schedule alpha_bar (total,), to alpha_bar[0]."""
+    table = alpha_bar.double().cpu()
+    timesteps = ddim_timesteps(steps, len(table))
+    nexts = [table[t] for t in timesteps[1:]] + [table[0]]
+    zero = torch.zeros((), dtype=torch.float64)
+    return [Step(t, table[t], a_next, (1 - a_next).sqrt(), zero) for t, a_next in zip(timesteps, nexts, strict=True)]
+
+
+def released_steps(start: int, stride: int, alpha_bar: Tensor, reduced: bool = False) -> list[Step]:
+    """The released sampler's steps from noise level `start` down.
+
+    The network is asked one timestep above the level's place in the table, so at the table's length in the first step
+    from pure noise: a time embedding knows that value, a table does not.
+
+    UserError when `stride` does not lead from `start` to 0 within the schedule.
+    """
+    total = len(alpha_bar)
+    if not 0 < stride <= start <= total or start % stride:
+        raise UserError(f"steps: from {start} by {stride}; expected a stride that divides the start, at most {total}")
+    table = alpha_bar.double().cpu()
+    before = torch.cat([table.new_ones(1), table[:-1]])
+    beta = 1 - table / before
+    plan = []
+    for t in range(start, 0, -stride):
+        a_t, a_next = table[t - 1], table[max(t - 1 - stride, 0)]
+        variance = beta[t - 1] * (1 - a_next) / (1 - a_t)
+        room = variance if reduced else 0
+        plan.append(Step(t, a_t, a_next, (1 - a_next - room).sqrt(), variance.sqrt()))
+    return plan

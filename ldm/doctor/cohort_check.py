@@ -1,0 +1,137 @@
+"""A cohort folder: every checksum and value of its slides, what they agree on, their report and their split."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ldm.data.cohort import prepared_slides
+from ldm.data.dataset import Cohort, split_slides
+from ldm.data.h5 import SlideFile
+from ldm.data.split_file import NAME, read_split
+from ldm.doctor.finding import Finding, fail, ok, warn
+from ldm.doctor.weights_check import Wanted
+from ldm.errors import UserError
+
+GB = 1e9
+
+
+def cohort(folder: Path, wanted: Wanted | None = None) -> Iterator[Finding]:
+    """Read all of a cohort; `wanted` is what a model needs of it."""
+    slides = prepared_slides(folder)
+    whole: list[SlideFile] = []
+    for slide in tqdm(slides, desc="slides", unit="slide", leave=False):
+        try:
+            examine(slide)
+            whole.append(slide)
+        except UserError as error:
+            yield fail(str(error))
+    if whole:
+        size = sum(slide.path.stat().st_size for slide in whole)
+        regions = sum(slide.count(scale) for slide in whole for scale in slide.attrs["scales"])
+        yield ok(f"{folder}: {len(whole)} of {len(slides)} slides whole, {regions:,} regions, {size / GB:.2f} GB")
+        yield from agreement(whole, wanted)
+    yield from reported(folder, whole)
+    yield from dealt_out(folder, slides)
+    leftovers = sorted([*folder.rglob(".*.partial"), *folder.rglob(".*.claim")])
+    if leftovers:
+        remedy = "a preparation is at work, or was killed: its command, typed again, removes them"
+        yield warn(f"{folder}: {len(leftovers)} temporary files, such as {leftovers[0]}; {remedy}")
+
+
+def examine(slide: SlideFile) -> None:
+    """Read every dataset; UserError for damage, values that are not finite, places that do not exist, no region."""
+    shapes = slide.datasets()
+    for name in shapes:
+        for block in slide.blocks(name):
+            if block.dtype.kind == "f" and not np.isfinite(block).all():
+                raise UserError(f"{slide.path}: {name} has values that are not finite; prepare this slide again")
+    for scale in slide.ladder:
+        ij = slide.ij(scale.name)
+        rows, cols = shapes[f"embeddings/{scale.pyramid_level}"][:2]
+        if len(ij) and (ij.min() < 0 or ((ij.max(0) + 1) * scale.grid > (rows, cols)).any()):
+            raise UserError(f"{slide.path}: regions of {scale.name} lie beyond its tiles; prepare this slide again")
+        if len(ij) and f"scales/{scale.name}/images" in shapes:
+            slide.images(scale.name, [len(ij) - 1])  # where the last one ends, all of them do
+    if not any(slide.count(scale.name) for scale in slide.ladder):
+        raise UserError(f"{slide.path}: holds no region of any scale; lower tissue_share, or take the slide out")
+
+
+def agreement(slides: list[SlideFile], wanted: Wanted | None) -> Iterator[Finding]:
+    """One ladder, patch size, encoder and autoencoder over the slides; the model's encoder and autoencoder."""
+    try:
+        found = Cohort(slides)
+    except UserError as error:
+        yield fail(str(error))
+        return
+    networks = f"encoder {found.encoder}, autoencoder {found.autoencoder or 'none'}"
+    yield ok(f"slides agree: {', '.join(found.ladder.names)}, {found.tile_px} px, {networks}")
+    if not slides[0].settings:
+        yield warn("settings: not recorded by the version that prepared these slides; take it that they agree")
+    for name in found.ladder.names:
+        counts = [(slide.count(name), slide.eligible(name)) for slide in slides]
+        here, eligible = (sum(count or 0 for count in column) for column in zip(*counts, strict=True))
+        if here < eligible:
+            yield ok(f"{name}: {here:,} of {eligible:,} regions with tissue, drawn at random (regions_per_scale)")
+    if wanted is None:
+        return
+    if found.encoder != wanted.encoder and not found.encoder.startswith(f"{wanted.encoder}-"):
+        yield fail(f"encoder: slides have {found.encoder}, the model {wanted.encoder}; prepare them with the model's")
+    if found.latents_id not in ("", wanted.latents_id):
+        yield fail(
+            f"autoencoder: latents are of {found.autoencoder}, which encodes otherwise than the model's: good for "
+            "conditions alone; prepare them with the model's"
+        )
+
+
+def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
+    """report.json against the files."""
+    path = folder / "report.json"
+    if not path.is_file():
+        yield warn(f"{path}: missing, so nobody knows what was left out; prepare.py writes it at its end")
+        return
+    try:
+        reports: dict[str, Any] = {report["slide_id"]: report for report in json.loads(path.read_text())}
+    except (ValueError, TypeError, KeyError) as error:
+        yield fail(f"{path}: cannot be read ({type(error).__name__}); type the preparation's command again")
+        return
+    ids = {slide.attrs["slide_id"]: slide for slide in slides}
+    failed = [report for report in reports.values() if report.get("status") == "failed"]
+    for report in failed:
+        yield warn(f"{path}: {report['slide_id']} failed: {report.get('message')}")
+    waiting = [name for name, report in reports.items() if report.get("status") == "waiting"]
+    if waiting:
+        yield warn(f"{path}: {', '.join(waiting)} not prepared yet; type the preparation's command again")
+    missing = [name for name in reports if name not in ids and reports[name].get("status") in ("prepared", "kept")]
+    if missing:
+        yield fail(
+            f"{path}: lists {', '.join(missing)}, but no whole file is there; type the preparation's command again"
+        )
+    unlisted = [name for name in ids if name not in reports]
+    if unlisted:
+        yield warn(f"{path}: does not list {', '.join(unlisted)}; they are of another preparation")
+    for name in ids.keys() & reports.keys():
+        counts = {scale: ids[name].count(scale) for scale in ids[name].attrs["scales"]}
+        if reports[name].get("regions") not in ({}, counts):
+            yield fail(f"{path}: {name} has other regions than its file; type the preparation's command again")
+    if not missing and not failed and not waiting:
+        yield ok(f"{path}: {len(reports)} slides, none failed")
+
+
+def dealt_out(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
+    """splits.csv against the files."""
+    path = folder / NAME
+    if not path.is_file():
+        yield warn(f"{path}: missing; training will deal patients out, or python data_prep/splits.py --cohort {folder}")
+        return
+    try:
+        split = read_split(path)
+        split_slides(slides, path)
+    except UserError as error:
+        yield fail(str(error))
+        return
+    absent = split.lines.keys() - {slide.path.relative_to(folder).with_suffix("").as_posix() for slide in slides}
+    yield ok(f"{path}: {split}" + f"; {len(absent)} of them are not in the cohort" * bool(absent))

@@ -1,0 +1,1 @@
+"""Frozen tile encoders: a base tile to its embedding."""

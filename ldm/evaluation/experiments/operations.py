@@ -1,0 +1,123 @@
+"""How many operations sampling takes: what the networks of any model did, in those of the published ones.
+
+    with counted(model) as work:
+        ...
+    print(full_size_pflop(work))
+
+Two operations are a multiplication and an addition. Those of an evaluation, alone or with its forward derivative, are
+counted by running the published networks without data.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ldm.multiscale.constraint import jvp
+from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.unet import UNet
+from ldm.pipeline import ZoomLDM
+
+
+@dataclass
+class Counts:
+    """How much a network does, in patches: a window twice as high counts two."""
+
+    evaluations: float = 0
+    derivatives: float = 0
+    """evaluations together with their forward derivative"""
+
+
+class Work(NamedTuple):
+    """Counts of the three networks."""
+
+    unet: Counts
+    decoder: Counts
+    encoder: Counts
+
+
+@contextmanager
+def counted(model: ZoomLDM) -> Iterator[Work]:
+    """Count what the networks of `model` do meanwhile."""
+    work = Work(Counts(), Counts(), Counts())
+    side = model.tile_px // model.autoencoder.downsample
+    networks = (
+        (model.unet, side),
+        (model.autoencoder.decoder, side),
+        (model.autoencoder.encoder, model.tile_px // model.autoencoder.patch),
+    )
+
+    def hook(counts: Counts, patch: int) -> Callable[..., None]:
+        def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            x = inputs[0]
+            patches = len(x) * x.shape[-1] * x.shape[-2] / patch**2
+            if forward_ad.unpack_dual(x).tangent is None:
+                counts.evaluations += patches
+            else:
+                counts.derivatives += patches
+
+        return count
+
+    handles = [
+        network.register_forward_pre_hook(hook(counts, patch))
+        for counts, (network, patch) in zip(work, networks, strict=True)
+    ]
+    try:
+        yield work
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@cache
+def full_size() -> Work:
+    """GFLOP of the published networks on a 256 px patch."""
+    with torch.device("meta"):
+        return costs(UNet(), Autoencoder(), tile_px=256, context_dim=512)
+
+
+def costs(unet: UNet, autoencoder: Autoencoder, tile_px: int, context_dim: int) -> Work:
+    """GFLOP of each network on a patch: of an evaluation, and of one with its forward derivative.
+
+    Copies of them are run on the meta device.
+    """
+    unet = copy.deepcopy(unet).requires_grad_(False).to("meta")
+    autoencoder = copy.deepcopy(autoencoder).requires_grad_(False).to("meta")
+    side = tile_px // autoencoder.downsample
+    with torch.device("meta"):
+        z, x = torch.zeros(1, 3, side, side), torch.zeros(1, 3, tile_px, tile_px)
+        t, context = torch.zeros(1), torch.zeros(1, 65, context_dim)
+    calls = (
+        (lambda z: unet(z, t, context), z),
+        (partial(autoencoder.decode, quantize=False), z),
+        (autoencoder.encode, x),
+    )
+    return Work(*(Counts(gflop(partial(call, at)), gflop(partial(jvp, call, at, at))) for call, at in calls))
+
+
+def gflop(call: Callable[[], Any]) -> float:
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call()
+    return counter.get_total_flops() / 1e9
+
+
+def pflop(work: Work, costs: Work) -> float:
+    """Operations of the counted evaluations, at the `costs` of these or other networks."""
+    return sum(worth(done, cost) * cost.evaluations for done, cost in zip(work, costs, strict=True)) / 1e6
+
+
+def full_size_pflop(work: Work) -> float:
+    """What the published networks would have computed."""
+    return pflop(work, full_size())
+
+
+def worth(done: Counts, cost: Counts) -> float:
+    """Evaluations that would take as many operations."""
+    return done.evaluations + done.derivatives * cost.derivatives / cost.evaluations

@@ -1,0 +1,157 @@
+"""Patches of every scale: how far generated ones lie from real ones (paper, Table 1).
+
+The reference are real patches; what real patches of other slides measure against it is the floor that no method can be
+expected to pass.
+
+Letters: n images, m of the reference.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ldm.data.h5 import SlideFile
+from ldm.errors import UserError
+from ldm.evaluation.experiments.context import SHOWN, Bench, Report, Sheet
+from ldm.evaluation.experiments.image_sets import Gallery, Source, regions, slide_id
+from ldm.evaluation.metrics.extractors import Described, Extractor, Loader, describe
+from ldm.evaluation.metrics.frechet import frechet_distance
+from ldm.evaluation.metrics.kid import kid
+from ldm.evaluation.tables import frechet_name, markdown, number
+from ldm.images.contact_sheet import Pixels
+from ldm.support.cache import content
+
+REAL, GIVEN, DRAWN = "real, other slides", "given embeddings", "CDM"
+
+
+def gallery(
+    bench: Bench, method: str, scale: str, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
+) -> Gallery:
+    """Where the images of `sample` are kept."""
+    inputs = {} if slides is None else {slide_id(slide): content(slide.path) for slide in slides}
+    weights = bench.model.cdm.weights if slides is None and bench.model.cdm else {}
+    order = list(inputs)  # that of the images
+    return Gallery(
+        bench.samples,
+        f"{method} {scale}",
+        bench.identity(weights, inputs, {**sampling, "scale": scale, "slides": order}),
+    )
+
+
+def sample(
+    bench: Bench, method: str, scale: str, count: int, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
+) -> list[Loader]:
+    """Images of `scale`: image i under the embedding of region i of the `slides`, or under a context of the CDM.
+
+    `sampling`: guidance, sampler, steps. Image i depends on the seed + i and its region alone; there are `count`, or as
+    many as regions.
+    """
+    given = None if slides is None else regions(slides, scale, count)
+    count = count if given is None else len(given)
+    kept = gallery(bench, method, scale, slides, sampling)
+
+    def make(numbers: range) -> Pixels:
+        grids = None if given is None else [given[i].embedding() for i in numbers]
+        seed = bench.seed + numbers.start
+        return bench.model.sample(scale, len(numbers), grids, seed=seed, batch_size=bench.batch, **sampling)
+
+    with tqdm(
+        total=count, desc=f"{method}, {scale}", unit="image", leave=False, disable=not bench.processes.first
+    ) as bar:
+        kept.fill(count, make, batch=bench.batch, processes=bench.processes, progress=bar.update)
+    return kept.loaders(count)
+
+
+class Measured(NamedTuple):
+    """A method at a scale in a space, against the reference."""
+
+    method: str
+    scale: str
+    space: str
+    preprocessing: str
+    n: int
+    m: int
+    frechet: float
+    kid: float
+    """nan where features are not known"""
+    kid_error: float
+
+
+def measure(method: str, images: Described, reference: Described) -> Measured:
+    """UserError when the two are not of one extractor, preprocessing and scale."""
+    a, b = images.statistics, reference.statistics
+    distance = frechet_distance(a, b)
+    value, error = np.nan, np.nan
+    if images.features is not None and reference.features is not None:
+        value, error = kid(images.features, reference.features)
+    return Measured(method, a.scale, a.extractor, a.preprocessing, a.n, b.n, distance, value, error)
+
+
+def methods_at(
+    bench: Bench, scale: str, count: int, given: Sequence[SlideFile], sampling: Mapping[str, Any] | None
+) -> dict[str, list[Loader]]:
+    """Images by method: other real ones, and samples unless `sampling` is None. UserError without conditions."""
+    methods: dict[str, list[Loader]] = {}
+    places = regions(given, scale, count)
+    if places:
+        methods[REAL] = [region.image for region in places]
+    if sampling is None:
+        return methods
+    if not places and bench.model.cdm is None:
+        raise UserError(f"conditions: none at {scale}; give prepared slides with --real, or the model's --cdm")
+    if places:
+        methods[GIVEN] = sample(bench, GIVEN, scale, count, given, sampling)
+    if bench.model.cdm is not None:
+        methods[DRAWN] = sample(bench, DRAWN, scale, len(places) or count, None, sampling)
+    return methods
+
+
+def run(
+    bench: Bench,
+    real: Source,
+    given: Sequence[SlideFile],
+    count: int,
+    sampling: Mapping[str, Any] | None,
+    generated: Mapping[str, Source],
+) -> Report:
+    """Measure every scale of `real` against it: real patches of the slides `given`, samples under their embeddings and
+    under the CDM (none if `sampling` is None), and images made elsewhere; `count` of each, or as many as there are.
+    """
+    cells, sheet = [], Sheet()
+    for scale in tqdm(real.scales, unit="scale", disable=not bench.processes.first):
+        methods = methods_at(bench, scale, count, given, sampling)
+        for space in bench.spaces:
+            reference = real.described(scale, space, bench.processes, bench.batch)
+            for method, images in methods.items():
+                found = describe(images, space, scale, bench.processes, bench.batch)
+                cells.append(measure(method, found, reference))
+            for method, source in generated.items():
+                found = source.described(scale, space, bench.processes, bench.batch)
+                cells.append(measure(method, found, reference))
+        columns = [images[:: max(1, len(images) // SHOWN)][:SHOWN] for images in methods.values()]
+        if columns:
+            sheet.rows.append([load() for images in zip(*columns, strict=True) for load in images])
+            sheet.row_labels.append(scale)
+            sheet.columns = list(methods) * len(columns[0])
+    return Report([cell._asdict() for cell in cells], "\n".join(tables(cells, bench.spaces)), sheet)
+
+
+def tables(cells: Sequence[Measured], spaces: Sequence[Extractor]) -> Iterator[str]:
+    """For each space, a table of Frechet distances and one of KID: rows methods, columns scales."""
+    scales = list(dict.fromkeys(cell.scale for cell in cells))
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    for space in spaces:
+        at = {(cell.method, cell.scale): cell for cell in cells if cell.space == space.id}
+        counts = [f"{at[methods[0], scale].n} / {at[methods[0], scale].m}" for scale in scales]
+        yield f"{frechet_name(space.id)} ({space.preprocessing}); biased: it falls as images are added\n"
+        rows = [[method, *(number(at[method, scale].frechet, 2) for scale in scales)] for method in methods]
+        yield markdown(["", *scales], [["images / of the reference", *counts], *rows])
+        yield f"\nKID, {space.id}; unbiased, ± its standard error\n"
+        rows = [[method, *(_kid(at[method, scale]) for scale in scales)] for method in methods]
+        yield markdown(["", *scales], rows) + "\n"
+
+
+def _kid(cell: Measured) -> str:
+    return "-" if np.isnan(cell.kid) else f"{cell.kid:.3g} ± {cell.kid_error:.2g}"

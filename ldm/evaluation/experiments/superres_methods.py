@@ -1,0 +1,301 @@
+"""Super-resolution against the truth (paper, Table 3): PSNR, SSIM, LPIPS, what encoders see, what is left of A x - y.
+
+A method turns a Low into an image and declares what the image depends on: add one to METHODS.
+
+Letters: H, W pixels of the truth, f the factor, h = H / f, w = W / f, d channels, R, C rows and columns of base tiles.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from einops import rearrange
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.controlnet_superres import SETTINGS, ControlModel
+from ldm.errors import UserError
+from ldm.evaluation.experiments.context import SHOWN, Bench, Embedder, Method, Report, Sheet
+from ldm.evaluation.experiments.image_sets import Gallery
+from ldm.evaluation.experiments.names import CONTROLLED, SUPERRES
+from ldm.evaluation.metrics.extractors import Extractor
+from ldm.evaluation.metrics.fidelity import (
+    LPIPS_REMEDY,
+    Features,
+    Lpips,
+    alexnet_file,
+    encoder_distance,
+    encoder_similarity,
+    psnr,
+    ssim,
+)
+from ldm.evaluation.metrics.seams import gradient_energy
+from ldm.evaluation.tables import markdown, spread
+from ldm.hub import open_source
+from ldm.images.contact_sheet import Pixels
+from ldm.images.pictures import read_picture
+from ldm.images.tensors import from_uint8, to_uint8
+from ldm.multiscale.conditions import Conditions, TokenMap, Unconditional, image_tokens
+from ldm.multiscale.constraint import Shrink
+from ldm.multiscale.presets import Settings
+from ldm.multiscale.super_resolution import (
+    CONSISTENT,
+    INVERSION_STEPS,
+    Residual,
+    SuperResolution,
+    bicubic,
+    inferred,
+    magnification,
+)
+from ldm.pipeline import ZoomLDM
+from ldm.support.cache import content
+
+
+class Low(NamedTuple):
+    """An image y (h, w, 3) at the coarsest of `scales`, to become one of the finest."""
+
+    number: int
+    y: Pixels
+    tokens: Callable[[], Tensor]
+    """(d, R, C): the embeddings of the base tiles of the truth"""
+    scales: Sequence[str]
+    batch: int = 16
+    """tiles at a time"""
+
+
+class Enlarge(Method, Protocol):
+    def __call__(self, model: ZoomLDM, low: Low, /) -> Pixels:
+        """(h, w, 3) -> (H, W, 3); the noise depends on the number alone."""
+
+
+@dataclass(frozen=True)
+class Bicubic:
+    """Without a model."""
+
+    weights = settings = MappingProxyType[str, Any]({})
+    embeds = False
+
+    def __call__(self, model: ZoomLDM, low: Low) -> Pixels:
+        return bicubic(low.y, magnification(model, low.scales))
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """Ours: under no embeddings ("none"), those that it infers ("inferred"), or those of the truth ("given")."""
+
+    condition: str
+    sampling: Settings = CONSISTENT
+    inversion_steps: int = INVERSION_STEPS
+    """where embeddings are inferred"""
+    weights = MappingProxyType[str, str]({})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def embeds(self) -> bool:
+        return self.condition == "given"
+
+    def conditions(self, model: ZoomLDM, low: Low) -> Conditions:
+        if self.condition == "none":
+            return Unconditional(model)
+        if self.condition == "given":
+            return TokenMap(model, low.tokens())
+        steps, seed = self.inversion_steps, low.number
+        return inferred(model, low.y, low.scales, steps=steps, seed=seed)
+
+    def __call__(self, model: ZoomLDM, low: Low) -> Pixels:
+        sampling = SuperResolution(
+            model,
+            low.y,
+            low.scales,
+            self.conditions(model, low),
+            settings=self.sampling,
+            seed=low.number,
+            batch_size=low.batch,
+        )
+        for _ in sampling.run():
+            pass
+        return np.concatenate(list(sampling.bands()))
+
+
+@dataclass(frozen=True)
+class Steered:
+    """A ControlNet (paper, Table 3), under no embeddings or those of the truth."""
+
+    control: ControlModel
+    embeds: bool
+    sampling: Settings = SETTINGS
+
+    @property
+    def weights(self) -> dict[str, str]:
+        return self.control.weights
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"embeds": self.embeds, "scale": self.control.scale, "sampling": asdict(self.sampling)}
+
+    def __call__(self, model: ZoomLDM, low: Low) -> Pixels:
+        conditions = TokenMap(model, low.tokens()) if self.embeds else Unconditional(model)
+        return self.control.enlarge(low.y, conditions, low.number, settings=self.sampling, batch_size=low.batch)
+
+
+METHODS: dict[str, Enlarge] = {
+    "bicubic": Bicubic(),
+    "none": Constrained("none"),
+    "inferred": Constrained("inferred"),
+    "given": Constrained("given"),
+}
+"""without a model; ours under no embeddings, inferred ones, and those of the truth"""
+
+
+def control_for(source: str | None, model: ZoomLDM, scales: Sequence[str]) -> ControlModel | None:
+    """The ControlNet of a run; of None, the bundled one if it is for these weights and scales.
+
+    UserError for one of other weights, or between other scales.
+    """
+    if source is None and open_source("demo", "control").config.steers != model.id:
+        return None
+    control = ControlModel.load(source or "demo", model)
+    if set(control.scales) == set(scales):
+        return control
+    if source is None:
+        return None
+    raise UserError(f"--control: {source} enlarges between {','.join(control.scales)}, not {','.join(scales)}")
+
+
+def methods(names: Sequence[str] | None, control: ControlModel | None) -> dict[str, Enlarge]:
+    """Those named, or all that there are. UserError for a ControlNet's without one."""
+    known = METHODS | ({name: Steered(control, given) for name, given in CONTROLLED.items()} if control else {})
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"--methods: {name} needs a ControlNet and there is none; give --control RUN")
+    return {name: known[name] for name in names or SUPERRES if name in known}
+
+
+DIGITS = {"PSNR": 2, "gradient energy": 2, "encoder distance": 4, "LR residual": 4, "CPU s": 1}
+"""of a column, where not 3"""
+
+
+def scores(
+    image: Pixels,
+    truth: Pixels,
+    y: Pixels,
+    spaces: Sequence[Extractor],
+    patch_px: int,
+    features: Features | None,
+    lpips: Lpips | None,
+) -> dict[str, float]:
+    """How near `image` (H, W, 3) is to the truth, without what cannot be measured here.
+
+    Each of `spaces` gives the cosine of whole images, at its own input size (224 px: as the paper), and the mean cosine
+    of patches of `patch_px`. `features` are those that stand in for LPIPS.
+    """
+    pair = image[None], truth[None]
+    residual = Residual(from_uint8(y[None])[0], len(image) // len(y))
+    residual.add(from_uint8(image[None])[0])
+    found = {"PSNR": float(psnr(*pair)[0]), "SSIM": float(ssim(*pair)[0])}
+    if lpips is not None:
+        found[f"LPIPS, {lpips.id}"] = float(lpips(*pair)[0])
+    if features is not None:
+        found["encoder distance"] = float(encoder_distance(features, *pair)[0])
+    for space in spaces:
+        patches = [whole_patches(picture, patch_px) for picture in (image, truth)]
+        found[f"{space.id}, whole"] = float(encoder_similarity(space, *pair)[0])
+        found[f"{space.id}, {patch_px} px"] = float(encoder_similarity(space, *patches).mean())
+    found["gradient energy"] = gradient_energy(image) / gradient_energy(truth)
+    found["LR residual"] = residual.rms
+    return found
+
+
+def whole_patches(image: Pixels, side: int) -> Pixels:
+    """(H, W, 3) -> its whole patches (n, side, side, 3)."""
+    height, width = (length - length % side for length in image.shape[:2])
+    return rearrange(image[:height, :width], "(r h) (c w) d -> (r c) h w d", h=side, w=side)
+
+
+def run(
+    bench: Bench,
+    truths: Sequence[Path],
+    scales: Sequence[str],
+    methods: Mapping[str, Enlarge],
+    embed: Embedder,
+    features: Features | None = None,
+    lpips: Lpips | None = None,
+) -> Report:
+    """Shrink every truth to the coarsest of `scales`, enlarge it by every method, and score it.
+
+    `embed` gives the embeddings of the truth's tiles; `features` and `lpips` are those of `scores`.
+    """
+    tile_px, factor = bench.model.tile_px, magnification(bench.model, scales)
+    columns = [[read(path, factor) for path in truths[:SHOWN]]]
+    records = []
+    for name, method in methods.items():
+        made = painted(bench, name, method, truths, scales, embed)
+        images = made.loaders(len(truths))
+        for path, image in zip(truths, images, strict=True):
+            truth = read(path, factor)
+            found = scores(image(), truth, shrunk(truth, factor), bench.spaces, tile_px, features, lpips)
+            records.append({"method": name, "image": path.name, **found, "CPU s": made.seconds})
+        columns.append([load() for load in images[:SHOWN]])
+    before = [shrunk(truth, factor) for truth in columns[0]]
+    rows = [list(row) for row in zip(before, *columns[1:], columns[0], strict=True)]
+    sheet = Sheet(rows, [""] * len(rows), ["before", *methods, "truth"])
+    lacking = "" if lpips else f"\n\nNo LPIPS: {alexnet_file()} is missing; {LPIPS_REMEDY}\n"
+    return Report(records, f"{len(truths)} images, mean ± standard deviation.\n\n{table(records)}{lacking}", sheet)
+
+
+def gallery(
+    bench: Bench, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
+) -> Gallery:
+    """Where the images of a method are kept."""
+    weights = {**method.weights, **({"encoder": embed.id} if method.embeds else {})}
+    inputs = {str(number): content(path) for number, path in enumerate(truths)}
+    identity = bench.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
+    return Gallery(bench.samples, f"superres {name}", identity)
+
+
+def painted(
+    bench: Bench, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
+) -> Gallery:
+    """The images of a method, made where they are missing."""
+    kept = gallery(bench, name, method, truths, scales, embed)
+    factor = magnification(bench.model, scales)
+
+    def make(numbers: range) -> Iterator[Pixels]:
+        for i in numbers:
+            truth = read(truths[i], factor)
+            tokens = partial(image_tokens, truth, embed, bench.model.tile_px)
+            yield method(bench.model, Low(bench.seed + i, shrunk(truth, factor), tokens, scales, bench.batch))
+
+    with tqdm(total=len(truths), desc=name, unit="image", leave=False, disable=not bench.processes.first) as bar:
+        kept.fill(len(truths), make, processes=bench.processes, progress=bar.update)
+    return kept
+
+
+def read(path: Path, factor: int) -> Pixels:
+    """A truth (H, W, 3), without the rows and columns that no pixel of y would show whole."""
+    image = read_picture(path).pixels
+    height, width = (length - length % factor for length in image.shape[:2])
+    return image[:height, :width]
+
+
+def shrunk(truth: Pixels, factor: int) -> Pixels:
+    """y: f x f means."""
+    return to_uint8(Shrink(factor)(from_uint8(truth[None])))[0]
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Mean and standard deviation over the images; rows methods, columns measures."""
+    columns = [key for key in records[0] if key not in ("method", "image")]
+    rows = []
+    for method in dict.fromkeys(record["method"] for record in records):
+        of_method = [record for record in records if record["method"] == method]
+        values = {key: [record[key] for record in of_method] for key in columns}
+        rows.append([method, *(spread(values[key], DIGITS.get(key, 3)) for key in columns)])
+    return markdown(["", *columns], rows)

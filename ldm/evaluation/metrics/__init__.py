@@ -1,0 +1,1 @@
+"""Numbers for images and sets of images."""

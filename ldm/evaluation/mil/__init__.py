@@ -1,0 +1,1 @@
+"""Slide labels from denoiser features: multiple-instance learning (paper, Table 4)."""

@@ -1,0 +1,81 @@
+"""A prepared slide beside a model: whether the two belong together, and what of the slide only its own model may read.
+
+Embeddings are for a model of the same encoder, patch size and ladder (`matching_slide`); latents besides for one whose
+autoencoder encodes alike, whatever its decoder (`latents`).
+
+Letters: n regions, h, w latents a side.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from ldm.data.h5 import SlideFile
+from ldm.errors import UserError
+from ldm.images.contact_sheet import Pixels
+from ldm.images.rasters import Place
+from ldm.images.tensors import to_uint8
+from ldm.pipeline import ZoomLDM
+
+
+def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:
+    """A prepared slide. UserError when it was prepared with another encoder, patch size or ladder than the model's."""
+    slide = SlideFile(path)
+    expected = {"encoder": model.encoder, "tile_px": model.tile_px, "kind": model.ladder.kind}
+    for key, value in expected.items():
+        found = slide.attrs[key]
+        if found != value and not (key == "encoder" and found.startswith(f"{value}-")):
+            raise UserError(f"{path}: {key} is {found}, but the model's is {value}; prepare the slide for this model")
+    return slide
+
+
+def tile_place(slide: SlideFile, tile: tuple[int, int]) -> Place | None:
+    """Where base tile (row, col) begins on Earth, in base pixels; None where the slide's source did not say.
+
+    UserError for a slide whose transform is no six numbers.
+    """
+    attrs = slide.attrs
+    if not attrs.get("transform"):
+        return None
+    try:
+        a, b, c, d, e, f = map(float, attrs["transform"].split())
+    except ValueError as error:
+        found = attrs["transform"][:80]
+        raise UserError(f"{slide.path}: transform is {found}, expected six numbers; prepare it again") from error
+    corner_l0 = attrs.get("origin_x_l0", 0.0), attrs.get("origin_y_l0", 0.0)
+    base_l0 = attrs.get("read_mpp", attrs["base_mpp"]) / attrs["mpp_l0"]  # level-0 pixels of a base pixel
+    base = Place(attrs.get("crs", ""), (a, b, c, d, e, f)).moved(*corner_l0).scaled(base_l0)
+    return base.moved(tile[1] * attrs["tile_px"], tile[0] * attrs["tile_px"])
+
+
+def encoded_alike(slide: SlideFile, model: ZoomLDM) -> bool:
+    """Whether the latents are what the model's autoencoder makes, as far as the slide tells: older ones do not."""
+    return slide.attrs.get("latents_id", model.latents_id) == model.latents_id
+
+
+def latents(slide: SlideFile, scale: str, rows: Sequence[int], model: ZoomLDM) -> Tensor:
+    """(n, 3, h, w) float32 of regions `rows`, unquantised.
+
+    UserError when another autoencoder than the model's made them, or none did.
+    """
+    found = slide.latents(scale, rows)
+    if not encoded_alike(slide, model):
+        raise UserError(
+            f"{slide.path}: its latents are of {slide.attrs['autoencoder']} (latents_id {slide.attrs['latents_id']}), "
+            f"but the model's autoencoder makes others ({model.latents_id}); give --model what they were made for, or "
+            "prepare the slide with autoencoder=MODEL"
+        )
+    return found
+
+
+def has_pictures(slide: SlideFile, scale: str, model: ZoomLDM) -> bool:
+    """Whether regions are stored as images, or as latents that the model can decode."""
+    return slide.has_images(scale) or (bool(slide.attrs.get("autoencoder")) and encoded_alike(slide, model))
+
+
+def pictures(slide: SlideFile, scale: str, rows: Sequence[int], model: ZoomLDM) -> list[Pixels]:
+    """Regions `rows` (tile_px, tile_px, 3) as stored or, in a slide without images, decoded. UserError as `latents`."""
+    if slide.has_images(scale):
+        return slide.images(scale, rows)
+    return list(to_uint8(model.decode(latents(slide, scale, rows, model).to(model.device))))

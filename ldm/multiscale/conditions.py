@@ -1,0 +1,152 @@
+"""What the windows of a canvas are conditioned on: a map of embeddings, or nothing.
+
+    conditions = TokenMap(model, SlideFile("slide.h5").tokens(0, row, col, rows, cols))     a real place
+    conditions = TokenMap(model, drawn_tokens(model, "5x", rows, cols, seed=0))             a place of the CDM's
+    conditions = Unconditional(model)
+
+Letters: n windows, d channels, R, C rows and columns of base tiles, w context width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from ldm.data.h5 import SlideFile
+from ldm.data.tokens import TOKENS
+from ldm.errors import UserError
+from ldm.images.contact_sheet import Pixels
+from ldm.multiscale.inversion import Inference
+from ldm.multiscale.model import MultiscaleModel
+from ldm.multiscale.token_windows import pool, unpool, window_embeddings
+from ldm.support.arguments import whole_numbers
+
+
+class Conditions(Protocol):
+    """The contexts of windows, and how much guidance they allow."""
+
+    def context(self, scale: str, places: Tensor) -> Tensor:
+        """(n, 65, w) for windows of `scale` whose first latents are at places (n, 2) of its canvas."""
+
+    def guidance(self, asked: float) -> float:
+        """`asked`, or 0 where there is nothing to be guided by."""
+
+
+@dataclass(frozen=True)
+class Unconditional:
+    """The null context everywhere."""
+
+    model: MultiscaleModel
+
+    def context(self, scale: str, places: Tensor) -> Tensor:
+        width = self.model.context_width
+        return torch.zeros(len(places), TOKENS, width, device=self.model.device)
+
+    def guidance(self, asked: float) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """Embeddings `tokens` (d, R, C) of the base tiles under a canvas; its last row and column go on beyond it."""
+
+    model: MultiscaleModel
+    tokens: Tensor
+    _levels: list[Tensor] = field(default_factory=list, init=False)
+
+    def context(self, scale: str, places: Tensor) -> Tensor:
+        rung = self.model.ladder[scale]
+        side = self.model.tile_px // self.model.downsample
+        rows, cols = (places.T / side * rung.grid).double()
+        level = self._level(rung.pyramid_level)
+        beyond = [int(begin.max()) + rung.grid + 1 for begin in (rows, cols)]
+        missing = [max(0, end - size) for end, size in zip(beyond, level.shape[1:], strict=True)]
+        level = F.pad(level[None], (0, missing[1], 0, missing[0]), mode="replicate")[0]
+        return self.model.context(window_embeddings(level, rows, cols, rung.grid), scale)
+
+    def guidance(self, asked: float) -> float:
+        return asked
+
+    def _level(self, index: int) -> Tensor:
+        while len(self._levels) <= index:
+            self._levels.append(pool_all(self._levels[-1]) if self._levels else self.tokens.to(self.model.device))
+        return self._levels[index]
+
+
+def pool_all(tokens: Tensor) -> Tensor:
+    """2x2 means of a map (d, R, C); an odd last row or column stands twice."""
+    odd = (0, tokens.shape[2] % 2, 0, tokens.shape[1] % 2)
+    return pool(F.pad(tokens[None], odd, mode="replicate")[0])
+
+
+def drawn_tokens(
+    model: MultiscaleModel, scale: str, rows: int, cols: int, *, seed: int = 0, steps: int = 200, progress: bool = False
+) -> Tensor:
+    """A map (d, rows, cols) for a place that does not exist: the CDM draws a context for every patch of `scale`.
+
+    Each context is turned into the grid of embeddings that the Summarizer turns into it (`ldm.multiscale.inversion`); a
+    token that stands for several base tiles is spread over them. Patch i, counted row by row, depends on seed + i
+    alone: more rows continue a place, another width is another place. UserError without a CDM.
+    """
+    rung = model.ladder[scale]
+    down, across = -(-rows // rung.downsample), -(-cols // rung.downsample)
+    context = model.sample_context(scale, down * across, seed=seed)
+    grids = Inference(model, scale, seed, progress=progress).from_context(context, steps)  # (n, d, g, g)
+    return laid_out(grids, down, rung.pyramid_level)[:, :rows, :cols]
+
+
+def laid_out(grids: Tensor, rows: int, level: int) -> Tensor:
+    """The map (d, R, C) of base tiles under patches that lie in `rows` rows, from their grids (n, d, g, g).
+
+    A token of `level` of the pyramid stands for several base tiles and is spread over them.
+    """
+    tokens = rearrange(grids, "(i j) d h w -> d (i h) (j w)", i=rows)
+    for _ in range(level):
+        tokens = unpool(tokens)
+    return tokens
+
+
+def image_tokens(image: Pixels, embed: Callable[[Tensor], Tensor], tile_px: int) -> Tensor:
+    """Embeddings (d, R, C) of the base tiles of an image (h, w, 3) at the base scale; its edges go on to whole tiles.
+
+    `embed`: uint8 tiles (n, tile_px, tile_px, 3) -> (n, d).
+    """
+    missing = [(0, -length % tile_px) for length in image.shape[:2]]
+    image = np.pad(image, [*missing, (0, 0)], mode="edge")
+    tiles = rearrange(image, "(r h) (c w) d -> (r c) h w d", h=tile_px, w=tile_px)
+    return rearrange(embed(torch.from_numpy(tiles)), "(r c) d -> d r c", r=image.shape[0] // tile_px)
+
+
+def place_of(text: str) -> tuple[int, int]:
+    """The base tile "ROW,COL". UserError for anything else."""
+    numbers = whole_numbers(text, ",")
+    if numbers is None or len(numbers) != 2:
+        raise UserError(f"--place: {text[:80]}; expected the row and column of a base tile, for example 12,16")
+    return numbers[0], numbers[1]
+
+
+def tokens_at(slide: SlideFile, place: tuple[int, int], rows: int, cols: int) -> Tensor:
+    """Embeddings (d, at most rows, at most cols) from base tile `place` on, as far as the slide goes.
+
+    UserError when it begins outside.
+    """
+    inside = [min(length, size - at) for length, size, at in zip((rows, cols), slide.grid, place, strict=True)]
+    return slide.tokens(0, *place, *inside)
+
+
+def richest_place(slide: SlideFile, scale: str, rows: int, cols: int) -> tuple[int, int]:
+    """The (row, col) of the first base tile of `rows` x `cols` tiles around the region of `scale` with most tissue."""
+    if scale not in slide.ladder.names or not slide.count(scale):
+        return 0, 0
+    down = slide.ladder[scale].downsample
+    i, j = slide.ij(scale)[slide.tissue(scale).argmax()].tolist()
+    place = [
+        min(max(0, at * down + down // 2 - length // 2), max(0, size - length))
+        for at, length, size in zip((i, j), (rows, cols), slide.grid, strict=True)
+    ]
+    return place[0], place[1]

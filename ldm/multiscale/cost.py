@@ -1,0 +1,128 @@
+"""What a large sampling takes, told before it begins: memory and disk, refused where they cannot fit, and time.
+
+Memory is what grows with the image: a canvas that is denoised takes BYTES_A_LATENT (measured: 82 to 92 bytes), a
+finished one its latents, and the image of the scale above it stands in memory while it constrains. The networks and a
+batch of windows come on top, whatever the size. Time is that of one window, measured, as often as there are windows.
+
+Letters: H, W latents of a canvas.
+"""
+
+import shutil
+import time
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import torch
+
+from ldm.errors import UserError
+from ldm.multiscale.joint import OVERLAP, REPAIR_FROM, REPAIR_STRIDE, Joint
+from ldm.support.machines import available_memory
+
+BYTES_A_LATENT = 96
+KEPT_BYTES = 12
+"""of a latent of a finished canvas, in memory or in a file"""
+PIXELS_A_LATENT = 16
+JPEG_BYTES = 1.5
+"""of a pixel, with the levels of the pyramid and what waits for them"""
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes of memory and on the disk, and calls of the model on one window."""
+
+    memory: int
+    disk: int
+    windows: int
+
+    def check(self, what: str, folder: Path, device: torch.device) -> None:
+        """UserError when it does not fit into what is free."""
+        if device.type == "cuda":
+            free, place = torch.cuda.mem_get_info(device)[0], "on the GPU"
+        else:
+            free, place = available_memory(), "on this machine"
+        while not folder.exists():
+            folder = folder.parent
+        on_disk = shutil.disk_usage(folder).free
+        for needed, found, kind, where in (
+            (self.memory, free, "memory", place),
+            (self.disk, on_disk, "disk", f"in {folder.resolve()}"),
+        ):
+            if needed > found:
+                raise UserError(
+                    f"{what}: needs about {size(needed)} of {kind}, {size(found)} are free {where}; "
+                    "choose a smaller image"
+                )
+
+    def told(self, seconds: float) -> str:
+        """One line; `seconds` of one window."""
+        return (
+            f"about {size(self.memory)} of memory and {size(self.disk)} on the disk; "
+            f"about {duration(seconds * self.windows)}: {self.windows:,} windows, {seconds:.2g} s each"
+        )
+
+
+def size(count: float) -> str:
+    """Of bytes, in MB or GB."""
+    if count < GB:
+        return f"{max(1, count / 1e6):.0f} MB"
+    return f"{count / GB:.2g} GB" if count < 10 * GB else f"{count / GB:,.0f} GB"
+
+
+def duration(seconds: float) -> str:
+    """As people say it."""
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{max(1, seconds):.0f} s"
+
+
+def cost_of(joint: Joint, inferred: bool = False) -> Cost:
+    """Of sampling `joint` and writing its image; `inferred`: its conditions are, from an enlarged image in memory."""
+    sizes = {scale: joint.latents(scale) for scale in joint.scales}
+    latents = {scale: height * width for scale, (height, width) in sizes.items()}
+    finest = joint.scales[0]
+    sampled = joint.scales[:-1] if joint.fixed is not None else joint.scales
+    at_once = sum(latents.values()) if joint.settings.lockstep else latents[finest]
+    above = latents[joint.scales[1]] if len(joint.scales) > 1 else 0
+    memory = BYTES_A_LATENT * at_once + KEPT_BYTES * sum(latents.values())
+    memory += 2 * 4 * 3 * PIXELS_A_LATENT * above  # its image, and a copy of another size
+    tiles = latents[finest] * joint.model.ladder[finest].downsample ** 2 / joint.side**2
+    memory += ceil(4 * 4 / 3 * tiles * joint.model.embedding_width)
+    memory += (3 * PIXELS_A_LATENT + 2 * KEPT_BYTES) * latents[finest] if inferred else 0
+    disk = 2 * KEPT_BYTES * sum(latents.values()) + ceil(JPEG_BYTES * PIXELS_A_LATENT * latents[finest])
+    steps = joint.scale_steps
+    windows = sum(steps * windows_a_step(joint, *sizes[scale]) for scale in sampled)
+    if joint.settings.seam == "repair":
+        windows += REPAIR_FROM // REPAIR_STRIDE * covering(*sizes[finest], joint.side, joint.side // OVERLAP)
+    return Cost(memory, disk, windows)
+
+
+def windows_a_step(joint: Joint, height: int, width: int) -> int:
+    """Of a canvas (H, W)."""
+    overlaps, moves = joint.settings.seam == "overlap", joint.settings.seam == "jitter"
+    return covering(height, width, joint.side, joint.side // OVERLAP if overlaps else joint.side, int(moves))
+
+
+def covering(height: int, width: int, side: int, stride: int, more: int = 0) -> int:
+    """Windows `stride` apart that cover (H, W), and `more` a side where they do not begin at its border."""
+    rows, cols = (ceil((length - side) / stride) + 1 + more * (length > side) for length in (height, width))
+    return rows * cols
+
+
+def window_seconds(joint: Joint) -> float:
+    """How long one window of the finest canvas takes for a step, constrained or not, on average over the steps."""
+    share = joint.settings.rule.until if joint.settings.rule.inner and len(joint.scales) > 1 else 0.0
+    joint.one_window(held=share > 0)  # the first call is slower
+    free = _seconds(joint, held=False)
+    held = _seconds(joint, held=True) if share else free
+    return share * held + (1 - share) * free
+
+
+def _seconds(joint: Joint, held: bool) -> float:
+    started = time.perf_counter()
+    joint.one_window(held)
+    if joint.model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

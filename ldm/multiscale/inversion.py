@@ -1,0 +1,85 @@
+"""Conditions where no slide gives any: grids of embeddings that a model infers from latents or from contexts.
+
+    grids = Inference(model, "20x").from_latents(model.encode(x))          an image (paper, section 8.3)
+    grids = Inference(model, "5x").from_context(model.sample_context("5x"))     what the CDM drew
+
+The second is how detail gets conditions without any reference: each token of a coarse patch's grid is the embedding of
+the base tiles that lie there. Grid i depends on seed + i and its own image or context alone.
+
+Letters: n images, d channels of an embedding, g tokens a side, w context width, h latents a side.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.diffusion.samplers import seeded_noise
+from ldm.errors import UserError
+from ldm.multiscale.inversion_loss import Loss, context_loss, denoising_loss, inversion_timesteps, invert
+from ldm.multiscale.model import MultiscaleModel
+
+FOR_GRID, FOR_EPS = 2, 3
+"""what an image's noise is for: the second key of its generator, after those of sampling"""
+SPREAD = 0.1
+"""of a grid before the first step: what no loss sees of it stays as it is, so it begins near nothing"""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Infers grids (n, d, g, g), tokens normalised, of patches of `scale`."""
+
+    model: MultiscaleModel
+    scale: str
+    seed: int = 0
+    batch_size: int = 8
+    progress: bool = False
+
+    def from_latents(self, z_0: Tensor, steps: int = 200) -> Tensor:
+        """Of patches z_0 (n, 3, h, h): the grids under which the model denoises them best. UserError for another h."""
+        side = self.model.tile_px // self.model.downsample
+        if z_0.shape[-2:] != (side, side):
+            height, width = z_0.shape[-2:]
+            raise UserError(
+                f"invert: latents of {height}x{width}; a patch of this model is {side}x{side}: cut the image into tiles"
+            )
+        timesteps = inversion_timesteps(steps)
+
+        def loss_of(part: slice) -> Loss:
+            z = z_0[part].to(self.model.device)
+
+            def noise(step: int) -> Tensor:
+                return self._noise(z.shape[1:], part, FOR_EPS, step)
+
+            return denoising_loss(self.model.denoiser, self._summarize, z, self.model.alpha_bar, timesteps, noise)
+
+        return self._invert(loss_of, len(z_0), steps)
+
+    def from_context(self, context: Tensor, steps: int = 200) -> Tensor:
+        """Of contexts (n, 65, w): the grids whose summaries come nearest to them."""
+        context = context.to(self.model.device)
+        return self._invert(lambda part: context_loss(self._summarize, context[part]), len(context), steps)
+
+    def _summarize(self, grids: Tensor) -> Tensor:
+        return self.model.context(grids, self.scale)
+
+    def _invert(self, loss_of: Callable[[slice], Loss], count: int, steps: int) -> Tensor:
+        side = self.model.ladder[self.scale].grid
+        shape = (self.model.embedding_width, side, side)
+        grids = []
+        with tqdm(
+            total=count * steps, desc="inferring conditions", unit="step", disable=not self.progress, leave=False
+        ) as bar:
+            for first in range(0, count, self.batch_size):
+                part = slice(first, min(first + self.batch_size, count))
+                start = SPREAD * self._noise(shape, part, FOR_GRID)
+                found = invert(loss_of(part), start, steps, callback=lambda step, losses: bar.update(len(losses)))
+                grids.append(found)
+        return torch.cat(grids)
+
+    def _noise(self, shape: Sequence[int], part: slice, *key: int) -> Tensor:
+        """(len of part, *shape): one generator an image."""
+        drawn = [seeded_noise(shape, self.seed + i, *key) for i in range(part.start, part.stop)]
+        return torch.stack(drawn).to(self.model.device)

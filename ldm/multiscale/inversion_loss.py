@@ -1,0 +1,96 @@
+"""Condition inversion: the grid of embeddings under an image, or under a context, that came without one.
+
+    denoising   w_t mean |denoise(z_t, t; Summarizer(u)) - eps|^2 - prior mean_ij cos(u_i, u_j)     paper, eq. 13-15
+                w_t = sqrt(alpha_bar_t) (1 - alpha_bar_t),  t from 950 down to 50
+    context     mean |Summarizer(u) - context|^2, which needs no denoiser
+
+Adam takes the loss of u down (paper, section 8.3); networks stay as they are, and see u with its tokens normalised.
+The prior makes the tokens u_i of an image alike. Losses are summed over images, not averaged: an image's grid does not
+depend on the others in its batch.
+
+Letters: b images, d channels of an embedding, g tokens a side, n tokens of a context, w its width.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from ldm.data.tokens import normalize_tokens
+from ldm.diffusion.guidance import Denoiser
+from ldm.diffusion.schedule import add_noise, at
+
+NOISIEST, CLEANEST = 950, 50
+
+Summarize = Callable[[Tensor], Tensor]
+"""grids (b, d, g, g), tokens normalised -> contexts (b, n, w)"""
+Loss = Callable[[Tensor, int], Tensor]
+"""loss(u (b, d, g, g), step) -> (b,)"""
+Callback = Callable[[int, Tensor], None]
+"""called after every step with its number from 0 and the losses (b,) before it"""
+
+
+def inversion_timesteps(steps: int = 200) -> list[int]:
+    """`steps` timesteps, evenly from 950 to 50, rounded down: the published ones."""
+    return np.linspace(NOISIEST, CLEANEST, steps).astype(int).tolist()
+
+
+def denoising_loss(
+    denoise_under: Callable[[Tensor], Denoiser],
+    summarize: Summarize,
+    z_0: Tensor,
+    alpha_bar: Tensor,
+    timesteps: Sequence[int],
+    noise: Callable[[int], Tensor],
+    prior: float = 0.05,
+) -> Loss:
+    """How badly u explains latents z_0 (b, 3, h, w), at one of `timesteps` a step.
+
+    `denoise_under(context (b, n, w))` is the denoiser without guidance, `noise(step)` (b, 3, h, w) the eps of a step.
+    The noise level of timestep t is alpha_bar[t - 1], as published.
+    """
+
+    def loss(u: Tensor, step: int) -> Tensor:
+        t = torch.full((len(z_0),), timesteps[step], device=z_0.device)  # (b,)
+        a_t, eps = at(alpha_bar, t - 1, z_0), noise(step)
+        denoise = denoise_under(summarize(normalize_tokens(u)))
+        error = (denoise(add_noise(z_0, eps, a_t), t) - eps).square()
+        weighted = (a_t.sqrt() * (1 - a_t) * error).mean((1, 2, 3))  # (b,)
+        return weighted - prior * similarity(u)
+
+    return loss
+
+
+def context_loss(summarize: Summarize, context: Tensor) -> Loss:
+    """How far the summary of u is from `context` (b, n, w); the same at every step."""
+
+    def loss(u: Tensor, step: int) -> Tensor:
+        return (summarize(normalize_tokens(u)) - context).square().mean((1, 2))  # (b,)
+
+    return loss
+
+
+def similarity(u: Tensor) -> Tensor:
+    """(b,) mean cosine of all pairs of tokens of u (b, d, g, g), a token with itself included."""
+    directions = F.normalize(rearrange(u, "b d gh gw -> b (gh gw) d"), dim=-1)
+    return directions.mean(1).square().sum(-1)
+
+
+@torch.enable_grad()
+def invert(loss: Loss, start: Tensor, steps: int, rate: float = 0.1, callback: Callback | None = None) -> Tensor:
+    """Grids (b, d, g, g), tokens normalised, after `steps` of Adam at learning rate `rate` from `start` (b, d, g, g).
+
+    Only the grids move: no weight gets a gradient.
+    """
+    u = start.detach().clone().requires_grad_()
+    adam = torch.optim.Adam([u], lr=rate)
+    for step in range(steps):
+        losses = loss(u, step)
+        (u.grad,) = torch.autograd.grad(losses.sum(), u)
+        adam.step()
+        if callback:
+            callback(step, losses.detach())
+    return normalize_tokens(u.detach())

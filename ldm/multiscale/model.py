@@ -1,0 +1,57 @@
+"""What Algorithm 2 asks of a model, whatever its networks are: `ldm.pipeline.ZoomLDM` is one.
+
+Shapes: n patches, H, W pixels, h = H / downsample, w context width, d embedding width.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.guidance import Denoiser
+from ldm.scales import Ladder
+
+
+class MultiscaleModel(Protocol):
+    """A latent diffusion model of several scales."""
+
+    alpha_bar: Tensor
+    ladder: Ladder
+    tile_px: int
+    precision: str
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """What names everything that samples depend on, besides conditions, settings and precision."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def downsample(self) -> int:
+        """Pixels that a latent spans, a side."""
+
+    @property
+    def embedding_width(self) -> int: ...
+
+    @property
+    def context_width(self) -> int: ...
+
+    def context(self, embeddings: Tensor | Sequence[Tensor], scale: str) -> Tensor:
+        """Grids (d, gh, gw) of one scale -> contexts (n, 65, w)."""
+
+    def sample_context(self, scale: str, count: int = 1, *, seed: int = 0) -> Tensor:
+        """Contexts (n, 65, w) of the CDM."""
+
+    def denoiser(self, context: Tensor, guidance: float = 1.0) -> Denoiser:
+        """(z_t (n, 3, h, w), t (n,)) -> eps under contexts (n, 65, w)."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (n, 3, H, W) in [-1, 1] -> latents (n, 3, h, w)."""
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
+        """Latents (n, 3, h, w) -> images (n, 3, H, W), not clamped."""
+
+    def decode_canvas(self, z: Tensor, batch_size: int = 8) -> Iterator[Tensor]:
+        """A canvas (3, h, w) of any size -> its image in bands (3, rows, W), top to bottom."""

@@ -1,0 +1,151 @@
+"""An interrupted sampling on disk, so that the same command goes on from its last step.
+
+The file's name holds the digest of the sampling's identity, and the file the identity itself: the same command finds
+it, another one begins anew and says what differs.
+
+    unfinished-<digest>.safetensors                 the canvases so far
+    unfinished-<digest>.<name>.safetensors          what had to be computed before, as conditions that were inferred
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.checkpoint import load_metadata, load_weights, save_weights
+from ldm.errors import UserError
+from ldm.multiscale.canvas import State
+from ldm.multiscale.joint import Joint
+from ldm.support.cache import Identity
+from ldm.support.files import sidecar
+
+Rows = TypeVar("Rows")
+SECONDS = 30.0
+"""between two saves"""
+NOT_CONSTRAINED = -1.0
+PREFIX = "unfinished-"
+KEY = "identity"
+"""in the metadata of a file"""
+
+
+class StateFile:
+    """The states of a sampling, in `folder`, saved now and then."""
+
+    def __init__(self, folder: Path, identity: Identity) -> None:
+        """`identity`: all that the image depends on."""
+        self.identity, self._folder = identity, folder
+        self._stem = f"{PREFIX}{identity.digest}"
+        self.path = folder / f"{self._stem}.safetensors"
+        self._saved = time.monotonic()
+
+    def load(self, device: torch.device) -> dict[str, State]:
+        """What was saved; nothing where there is nothing, or it is damaged or of another sampling: see `notes`."""
+        tensors = self._read(self.path)
+        states = {}
+        for name in {key.split("/")[0] for key in tensors}:
+            z_t = tensors[f"{name}/z_t"].to(device)
+            step, error = tensors[f"{name}/step"].tolist()
+            states[name] = State(int(step), z_t, z_t, None if error == NOT_CONSTRAINED else error)
+        return states
+
+    def notes(self) -> list[str]:
+        """A line for each unfinished sampling in the folder that this one does not go on from, and why not."""
+        told = []
+        for path in sorted(self._folder.glob(f"{PREFIX}*.safetensors")):
+            if path == self.path:
+                if not self._read(path):
+                    told.append(f"{path.name} is damaged: begun anew")
+            elif path.stem.count(".") == 0 and (kept := identity_of(path)) is not None:
+                different = "; ".join(self.identity.differences(kept))
+                told.append(f"{path.name} is of another sampling ({different}): left as it is, this one begins anew")
+        return told
+
+    def save(self, states: Mapping[str, State], *, now: bool = False) -> None:
+        """Save, if `now` or when the last time is long ago. UserError when the disk refuses."""
+        if not now and time.monotonic() - self._saved < SECONDS:
+            return
+        tensors = {}
+        for name, state in states.items():
+            tensors[f"{name}/z_t"] = state.z_t
+            error = NOT_CONSTRAINED if state.error is None else state.error
+            tensors[f"{name}/step"] = torch.tensor([state.step, error], dtype=torch.float64)
+        save_weights(self.path, tensors, {KEY: self.identity.text})
+        self._saved = time.monotonic()
+
+    def kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives: made now and saved, or what an interrupted command saved, on the CPU."""
+        path = self._folder / f"{self._stem}.{name}.safetensors"
+        found = self._read(path).get(name)
+        if found is None:
+            found = make().cpu()
+            save_weights(path, {name: found}, {KEY: self.identity.text})
+        return found
+
+    def remove(self) -> None:
+        """The image is there: its states are not needed any more."""
+        for path in self._folder.glob(f"{self._stem}.*safetensors"):
+            for each in (path, sidecar(path)):
+                each.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        """The tensors of a whole file of this identity, or nothing."""
+        if identity_of(path) != self.identity:
+            return {}
+        with suppress(UserError):
+            return load_weights(path)
+        return {}
+
+
+def identity_of(path: Path) -> Identity | None:
+    """What the sampling in a file depends on; None when there is none, or the file is damaged or older."""
+    if not path.is_file():
+        return None
+    try:
+        return Identity.parse(load_metadata(path)[KEY])
+    except (UserError, OSError, KeyError, ValueError, TypeError):
+        return None
+
+
+def sample(
+    joint: Joint, file: StateFile, label: str, first: bool = True, alone: bool = True
+) -> dict[str, list[float | None]]:
+    """Run to the end from where `file` stands, saving now and then; the constraint error after every step taken here.
+
+    The `first` process saves and shows a bar, named `label`. UserError when memory is short even for one window at a
+    time, or where several processes share the windows (not `alone`).
+    """
+    joint.states |= file.load(joint.model.device)
+    errors: dict[str, list[float | None]] = {}
+    with tqdm(total=joint.steps, initial=joint.done, desc=label, unit="step", disable=not first) as bar:
+        while joint.done < joint.steps:
+            try:
+                for canvas, state in joint.run():
+                    errors.setdefault(canvas, []).append(state.error)
+                    bar.update(joint.done - bar.n)
+                    bar.set_postfix_str(canvas if state.error is None else f"{canvas} |Ax-y| {state.error:.3f}")
+                    if first and state.whole:
+                        file.save(joint.states)
+            except KeyboardInterrupt as stop:
+                if first and all(state.whole for state in joint.states.values()):
+                    file.save(joint.states, now=True)
+                told = f"after step {joint.done} of {joint.steps}; the same command goes on from what was saved"
+                raise KeyboardInterrupt(told) from stop
+            except torch.OutOfMemoryError as error:
+                if joint.batch_size == 1 or not alone:
+                    raise UserError(f"--tile-batch: memory is short at {joint.batch_size}; choose fewer") from error
+                joint.batch_size //= 2
+                bar.write(f"memory is short: going on with --tile-batch {joint.batch_size}")
+    return errors
+
+
+def shown(bands: Iterable[Rows], height: int, label: str, rows_of: Callable[[Rows], int]) -> Iterator[Rows]:
+    """`bands` of an image of `height` rows, with a bar; `rows_of` a band."""
+    with tqdm(total=height, desc=label, unit="row") as bar:
+        for band in bands:
+            yield band
+            bar.update(min(rows_of(band), height - bar.n))

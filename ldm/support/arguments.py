@@ -1,0 +1,111 @@
+"""Command lines: a parser and types that refuse what has no meaning in one line, before any work.
+
+    parser = Parser(description=...)
+    add("--steps", type=positive_int)
+    add("--guidance", type=non_negative)
+    add("--out", type=output_folder, default="samples")
+
+The message names the option; the status is 2. Nothing is rounded, and neither nan nor an infinity passes. Defaults of
+destinations are text, so that they are checked too.
+"""
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ldm.errors import UserError, one_line
+from ldm.support.files import check_destination
+
+LARGEST_SEED = 2**32 - 1
+LARGEST = 10**9
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, without the whole usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else list(args)
+        for item in args:
+            if re.match(r"--?[\w-]+=-*$", item):  # argparse would take "--seed=--" for no value at all
+                self.error(f"argument {item.partition('=')[0]}: {item.partition('=')[2]!r} found, expected a value")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{one_line(f'error: {message}')}; {self.prog} --help lists what it takes\n")
+
+
+def integer(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of whole numbers from `least` to `most`, both included."""
+    expected = f"expected a whole number from {least} to {most}" if most is not None else f"expected {least} or more"
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text[:80]!r} is no whole number; {expected}") from error
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{value}; {expected}")
+        return value
+
+    return read
+
+
+def real(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """The type of finite numbers from `least` to `most`, both included."""
+    expected = f"expected a number from {least:g} to {most:g}" if most < math.inf else f"expected {least:g} or more"
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text[:80]!r} is no number; {expected}") from error
+        if not math.isfinite(value) or not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{value}; {expected}")
+        return value
+
+    return read
+
+
+def whole_numbers(text: str, separator: str) -> list[int] | None:
+    """The numbers in "1024x512" or "10,5"; None where anything but plain digits stands between the separators."""
+    numbers = text.split(separator)
+    plain = all(re.fullmatch(r"[0-9]{1,18}", number) for number in numbers)
+    return [int(number) for number in numbers] if plain else None
+
+
+def output_folder(text: str) -> Path:
+    """The type of a folder to write to, new or not."""
+    return _destination(text, True)
+
+
+def output_file(text: str) -> Path:
+    """The type of a file to write."""
+    return _destination(text, False)
+
+
+def _destination(text: str, folder: bool) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("no path found, expected one")
+    try:
+        check_destination(text, folder)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)
+
+
+def device(text: str) -> str:
+    """The type of a device of torch, or auto."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} found, expected auto, cpu, cuda, cuda:N or mps")
+    return text
+
+
+positive_int, non_negative_int = integer(1, LARGEST), integer(0, LARGEST)
+non_negative, fraction = real(0), real(0, 1)
+seed_int = integer(0, LARGEST_SEED)
+"""of a generator; the largest that torch, NumPy and Lightning all take"""

@@ -1,0 +1,97 @@
+"""What a kept result depends on: samples, features, states and scores are used again only if all of it is the same.
+
+    identity = Identity("samples", weights=model.weights, inputs={"slide": content(path)}, settings={"steps": 20})
+    folder = out / f"samples-{identity.digest}"         # the same command finds it, another one does not
+    identity.differences(kept)                          # ["settings.steps: 20, kept 30"]
+
+Whoever keeps a result keeps its identity with it. A result of another identity is made again, or refused with a line
+that names what differs; it is never used.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldm.support.files import sha256
+
+VERSION = 1
+"""of the code: raise it when the same inputs give other results, so that nothing kept before is used again"""
+DIGITS = 16
+"""hex digits of a digest"""
+_hashed: dict[tuple[object, ...], str] = {}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that a result depends on; values are what JSON can hold."""
+
+    kind: str
+    """what is kept: "samples", "features", ..."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """names of the networks' weights and configs, which hold their hashes"""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """hashes of what was read, as `content` gives them"""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def text(self) -> str:
+        """Canonical JSON: equal for equal identities."""
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        """Of `text`: names a file or folder of this identity."""
+        return digest_of(self.text)
+
+    @classmethod
+    def parse(cls, text: str) -> "Identity":
+        """The inverse of `text`. ValueError for anything else."""
+        found = json.loads(text)
+        if not isinstance(found, dict) or found.keys() != cls.__dataclass_fields__.keys():
+            raise ValueError("no identity")
+        return cls(**found)
+
+    def differences(self, kept: "Identity") -> list[str]:
+        """One "key: VALUE, kept VALUE" for each key that differs; none when the two are the same."""
+        ours, theirs = (dict(_flat("", json.loads(each.text))) for each in (self, kept))
+        keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        return [f"{key}: {_short(ours.get(key))}, kept {_short(theirs.get(key))}" for key in keys]
+
+
+def _flat(prefix: str, value: object) -> Iterator[tuple[str, object]]:
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for key, inner in value.items():
+        yield from _flat(f"{prefix}.{key}" if prefix else key, inner)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def content_of(pixels: NDArray[Any]) -> str:
+    """Of an array, its shape and its type."""
+    return digest_of(f"{pixels.dtype} {pixels.shape} {hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()}")
+
+
+def content(path: str | Path) -> str:
+    """The first digits of the sha256 of a file; read once in a process as long as the file is not written to."""
+    path = Path(path).resolve()
+    stat = path.stat()
+    key = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if key not in _hashed:
+        _hashed[key] = sha256(path)[:DIGITS]
+    return _hashed[key]

@@ -1,0 +1,63 @@
+"""How several processes share work: items dealt out in turn, sums over all. Lightning Fabric starts them.
+
+fabric, processes = launch(devices=8, nodes=2, accelerator="auto")
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from ldm.support.machines import check_machines, told_by_lightning
+
+Made = TypeVar("Made")
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Processes:
+    """`mine(n)` of n items, `total` of a tensor over all processes, `wait` for all of them."""
+
+    mine: Callable[[int], range] = range
+    total: Callable[[Tensor], Tensor] = lambda x: x
+    wait: Callable[[], None] = _nothing
+    first: bool = True
+
+    def once(self, make: Callable[[], Made]) -> Made:
+        """What `make` leaves on disk and returns: the first process makes it, the others find it."""
+        if not self.first:
+            self.wait()
+        made = make()
+        if self.first:
+            self.wait()
+        return made
+
+
+ALONE = Processes()
+
+
+def launch(devices: int, nodes: int, accelerator: str) -> tuple[Fabric, Processes]:
+    """Start the processes of a command; each of them returns from here. UserError for machines that are not there."""
+    check_machines(accelerator, devices, nodes)
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    with told_by_lightning():
+        fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes)
+    fabric.launch()
+    if fabric.world_size == 1:
+        return fabric, ALONE
+
+    def total(x: Tensor) -> Tensor:
+        summed = x.to(fabric.device)
+        torch.distributed.all_reduce(summed)
+        return summed.to(x.device)
+
+    def mine(count: int) -> range:
+        return range(fabric.global_rank, count, fabric.world_size)
+
+    return fabric, Processes(mine, total, fabric.barrier, first=fabric.global_rank == 0)

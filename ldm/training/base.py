@@ -1,0 +1,179 @@
+"""What the training systems share.
+
+`System` is the Lightning module and its learning-rate plan, `Run` a training config as objects.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ldm.config.objects import build
+from ldm.config.training_config import check_config
+from ldm.data.datamodule import CohortData
+from ldm.errors import UserError
+from ldm.networks.unet import UNet
+from ldm.scales import ladder
+from ldm.training.memory import BUCKET_BYTES, CAST_BYTES, STATE_BYTES, parameter_count
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def learning_rate_factor(
+    step: int, warmup: int, decay_from: int | None = None, last: int = 0, floor: float = 0.02
+) -> float:
+    """Multiplier of the learning rate at optimiser step `step`.
+
+    Linear from 1e-6 to 1 over `warmup` steps, then 1 (as published); with `decay_from`, linear from there down to
+    `floor` at step `last`.
+    """
+    if step < warmup:
+        return 1e-6 + (1 - 1e-6) * step / warmup
+    if decay_from is None or step < decay_from:
+        return 1.0
+    return floor + (1 - floor) * max(0.0, (last - step) / max(1, last - decay_from))
+
+
+class System(pl.LightningModule):
+    """A Lightning module that can hand over the tensors of a run's weights file."""
+
+    def __init__(self, optimizer: OptimizerFactory, *, warmup: int, decay_from: int | None, last: int) -> None:
+        super().__init__()
+        self.optimizer_factory = optimizer
+        self.warmup, self.decay_from, self.last = warmup, decay_from, last
+
+    def scheduled(self, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
+        """Optimiser and schedule over `parameters`, stepped every optimiser step, in the form Lightning takes."""
+        optimizer = self.optimizer_factory([parameter for parameter in parameters if parameter.requires_grad])
+        schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.warmup, self.decay_from, self.last))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_optimizers(self) -> Any:
+        return self.scheduled(self.parameters())
+
+    def log_scales(self, losses: Tensor, scale: Tensor, names: list[str]) -> None:
+        """Log the validation loss: the mean, and one value a scale. losses (b,), scale (b,) indices into `names`."""
+        self.log("val/loss", losses.mean(), batch_size=len(losses), on_epoch=True, prog_bar=True)
+        for index in scale.unique().tolist():
+            mine = losses[scale == index]
+            self.log(f"val/loss/{names[index]}", mine.mean(), batch_size=len(mine), on_epoch=True)
+
+
+COLUMNS = 6
+"""samples a scale in a run's pictures"""
+
+
+def data_arguments(config: DictConfig) -> dict[str, Any]:
+    """What the `data` section says to CohortData."""
+    return {"seed": config.seed, **{str(key): value for key, value in config.data.items() if key != "prepare"}}
+
+
+def open_data(config: DictConfig) -> CohortData:
+    """The cohort that the `data` section names."""
+    return CohortData(**data_arguments(config))
+
+
+class Run:
+    """One training run: the system that Lightning fits, and what belongs to it. Subclasses build the system."""
+
+    system: System
+    optimizer_steps = 1
+    """optimiser steps that Lightning counts for one training step"""
+
+    def __init__(self, config: DictConfig) -> None:
+        check_config(config)
+        self.config = config
+        self.ladder = ladder(config.ladder.kind, config.ladder.get("scales"))
+        scales = config.data.get("scales") or []
+        for number, scale in enumerate(scales):
+            if self.ladder[scale].name in scales[:number]:
+                raise UserError(f"data.scales: {scale} found twice, expected each scale once")
+        weight = nn.Parameter(torch.zeros(2, 2))
+        build(config.training.optimizer, "training.optimizer", kind=Optimizer, params=[weight])
+
+    def check_side(self, unet: UNet) -> None:
+        """UserError where a patch's latent cannot be halved as often as `unet` has levels."""
+        side = self.config.tile_px // 4
+        if side % unet.coarsest:
+            raise UserError(
+                f"tile_px: {self.config.tile_px} found, expected a multiple of {4 * unet.coarsest} for this denoiser"
+            )
+
+    def same(self, key: str, found: int, expected: int, of: str) -> None:
+        """UserError where `key` of the config is not what another part makes it."""
+        if found != expected:
+            raise UserError(f"{key}: {found} found, expected {expected} as {of} has; change one of them")
+
+    def training_arguments(self) -> dict[str, Any]:
+        """What every system takes from `training`."""
+        training = self.config.training
+        optimizer = OmegaConf.to_container(training.optimizer, resolve=True)
+        return {
+            "optimizer": lambda params: build(optimizer, "training.optimizer", params=params),
+            "warmup": training.warmup,
+            "decay_from": None if training.decay_from is None else int(training.decay_from * training.max_steps),
+            "last": training.max_steps,
+        }
+
+    def attach(self, data: CohortData) -> None:
+        """Check the cohort against the config, and load what training needs besides the networks it trains.
+
+        UserError when the cohort was prepared for another ladder, patch size or autoencoder.
+        """
+        cohort = data.training
+        for what, found, expected in (
+            ("ladder", cohort.ladder.names, self.ladder.names),
+            ("tile_px", cohort.tile_px, self.config.tile_px),
+        ):
+            if found != expected:
+                raise UserError(
+                    f"{what}: the config has {expected}, but the cohort {data.folder} has {found}; change one"
+                )
+
+    def weights(self, data: CohortData) -> dict[str, Tensor]:
+        """The tensors of weights.safetensors; called once, after training, with the averaged weights in place."""
+        raise NotImplementedError
+
+    def draw(self, path: Path, data: CohortData) -> None:
+        """A picture of the state of training."""
+        raise NotImplementedError
+
+    def networks(self) -> dict[str, nn.Module]:
+        """What is trained, by name."""
+        raise NotImplementedError
+
+    def activations(self, dtype: torch.dtype = torch.float32) -> int:
+        """Bytes kept for the backward pass of one image, computed in `dtype`; about."""
+        raise NotImplementedError
+
+    def check_fit(self) -> None:
+        """UserError where the networks cannot be run on one image of the config's size, or on each other's results."""
+        try:
+            self.activations()
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            raise UserError(
+                f"model: its networks do not run on tile_px {self.config.tile_px} and each other's results "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:300]}); change their widths or numbers"
+            ) from error
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of one process: of weights, gradients, moments and average; about, of a batch's activations."""
+        training = self.config.training
+        half = not str(training.precision).startswith("32")
+        shared = training.nodes > 1 or training.devices != 1
+        each = STATE_BYTES + CAST_BYTES * half + BUCKET_BYTES * shared
+        state = parameter_count(self.networks().values()) * each
+        dtype = torch.bfloat16 if half else torch.float32
+        return state, self.activations(dtype) * self.config.data.batch_size
+
+    def images_per_step(self) -> int:
+        """Images of one training step over all processes; where `devices` is "auto", of one process."""
+        training = self.config.training
+        devices = training.devices if isinstance(training.devices, int) else 1
+        return self.config.data.batch_size * training.accumulate * devices * training.nodes

@@ -1,0 +1,132 @@
+"""system: cdm. A DiT that samples the Summarizer's tokens, so that no reference image is needed (paper, section 3.3).
+
+The tokens of a finished run are the data: x_0 = Summarizer(embeddings, scale). The network predicts x_0 and the
+variance of each step under a cosine schedule, conditioned on the scale; loss = mse + variational bound, as published.
+Shapes: x (b, tokens, d), t (b,), scale (b,).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ldm.conditioning_model import ConditioningModel
+from ldm.config.objects import build
+from ldm.config.training_config import put
+from ldm.data.batch import Batch
+from ldm.data.datamodule import CohortData
+from ldm.diffusion.schedule import add_noise, at
+from ldm.diffusion.timestep_sampling import Uniform, timestep_of_sigma
+from ldm.diffusion.vlb import variance_bound
+from ldm.errors import UserError
+from ldm.networks.dit import DiT
+from ldm.networks.summarizer import PLACES
+from ldm.networks.weights_id import weights_id
+from ldm.pipeline import ZoomLDM
+from ldm.training.base import OptimizerFactory, Run, System
+from ldm.training.memory import saved_bytes
+from ldm.training.zoomldm import VALIDATION_SIGMAS, draw_samples, finished_model
+
+
+class CDMTraining(System):
+    """Trains `cdm` on the outputs of a frozen Summarizer."""
+
+    alpha_bar: Tensor
+
+    def __init__(
+        self,
+        *,
+        cdm: nn.Module,
+        alpha_bar: Tensor,
+        scale_names: list[str],
+        optimizer: OptimizerFactory,
+        warmup: int,
+        last: int,
+        decay_from: int | None = None,
+    ) -> None:
+        super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
+        self.cdm = cdm
+        self.summarizer: Any = None
+        """frozen; set before training"""
+        self.register_buffer("alpha_bar", alpha_bar, persistent=False)
+        self.scale_names = scale_names
+        self.times = Uniform()
+
+    def errors(self, x_0: Tensor, scale: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """((b,) mean squared error of x_0, (b,) variational bound of the step)."""
+        x_t = add_noise(x_0, eps, at(self.alpha_bar, t, x_0))
+        predicted, variance = self.cdm(x_t, t, scale)
+        mse = (predicted.float() - x_0).square().flatten(1).mean(1)
+        bound = variance_bound(x_0, x_t, t, predicted.detach().float(), variance.float(), self.alpha_bar)
+        return mse, bound
+
+    def training_step(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            x_0 = self.summarizer(batch.embedding, batch.scale).float()
+        generator, total = batch.stream.generator(self.device), batch.stream.total
+        t = self.times(total, self.alpha_bar, generator)
+        eps = torch.randn(total, *x_0.shape[1:], generator=generator, device=self.device)
+        t, eps = batch.stream.mine(t, len(batch)), batch.stream.mine(eps, len(batch))
+        mse, bound = self.errors(x_0, batch.scale, t, eps)
+        loss = (mse + bound).mean()
+        self.log_dict({"loss": loss, "mse": mse.mean()}, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        x_0 = self.summarizer(batch.embedding, batch.scale).float()
+        eps = torch.randn(x_0.shape, generator=batch.stream.generator()).to(self.device)
+        total = torch.zeros(len(batch), device=self.device)
+        for sigma in VALIDATION_SIGMAS:
+            t = timestep_of_sigma(torch.full((len(batch),), sigma, device=self.device), self.alpha_bar)
+            total += self.errors(x_0, batch.scale, t, eps)[0]
+        self.log_scales(total / len(VALIDATION_SIGMAS), batch.scale, self.scale_names)
+
+
+class CDMRun(Run):
+    system: CDMTraining
+
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__(config)
+        self.cdm = build(config.model.cdm, "model.cdm", kind=DiT)
+        scales = self.cdm.y_embedder.embedding_table.num_embeddings
+        self.same("model.cdm.scales", scales, len(self.ladder), "the ladder")
+        self.same("model.cdm.tokens", self.cdm.pos_embed.shape[1], 1 + PLACES, "the Summarizer")
+        self.source: ZoomLDM | None = None
+        self.system = CDMTraining(
+            cdm=self.cdm,
+            alpha_bar=build(config.model.schedule, "model.schedule", kind=Tensor),
+            scale_names=self.ladder.names,
+            **self.training_arguments(),
+        )
+
+    def attach(self, data: CohortData) -> None:
+        super().attach(data)
+        self.source = finished_model(self.config.zoomldm, self.ladder)
+        width = self.source.summarizer.mag_embedding.embedding_dim
+        self.same("model.cdm.context_dim", self.cdm.x_embedder.in_features, width, f"zoomldm {self.config.zoomldm}")
+        self.system.summarizer = self.source.summarizer
+        contexts_id = weights_id(self.source.summarizer)
+        if self.config.get("contexts_id") not in (None, contexts_id):
+            raise UserError(
+                f"zoomldm: the Summarizer of {self.config.zoomldm} is {contexts_id}, but the run began with that of "
+                f"{self.config.contexts_id}; name the model that it began with, or begin another run"
+            )
+        put(self.config, contexts_id=contexts_id)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"cdm": self.cdm}
+
+    def activations(self, dtype: torch.dtype = torch.float32) -> int:
+        x = torch.zeros(1, 65, self.config.model.cdm.get("context_dim", 512), device="meta", dtype=dtype)
+        t = torch.zeros(1, dtype=torch.long, device="meta")
+        return saved_bytes(self.cdm, lambda net: net(x, t, t), dtype)
+
+    def weights(self, data: CohortData) -> dict[str, Tensor]:
+        return self.cdm.state_dict()
+
+    def draw(self, path: Path, data: CohortData) -> None:
+        assert self.source is not None
+        self.source.to(self.system.device).cdm = ConditioningModel(self.cdm, self.system.alpha_bar)
+        draw_samples(path, data, self.source, from_regions=False)

@@ -1,0 +1,139 @@
+"""Losses of the autoencoder: pixels, an adversary, texture.
+
+Called as taming's `VQLPIPSWithDiscriminator` is: index 0 for the autoencoder, 1 for the discriminator; step -1 asks for
+a loss without its adversary.
+Shapes: x (b, 3, h, w) in [-1, 1].
+"""
+
+import torch
+import torch.nn.functional as F
+from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
+from taming.modules.losses.vqperceptual import hinge_d_loss
+from torch import Tensor, nn
+
+from ldm.config.schema import Count, Natural, NonNegative
+from ldm.training.discriminator import DetailDiscriminator
+from ldm.training.texture import band_energy_difference, stripes
+
+
+class ReconstructionLoss(nn.Module):
+    """L1 of the pixels and of their gradients: needs no downloaded network, keeps edges; no adversary."""
+
+    def __init__(self, *, codebook_weight: NonNegative = 1.0, gradient_weight: NonNegative = 0.5) -> None:
+        super().__init__()
+        self.codebook_weight, self.gradient_weight = codebook_weight, gradient_weight
+
+    def forward(
+        self, codebook_loss: Tensor, x: Tensor, x_hat: Tensor, index: int, step: int, last_layer: Tensor, split: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, {name: value})."""
+        error = x_hat - x
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        loss = error.abs().mean() + self.gradient_weight * edges + self.codebook_weight * codebook_loss.mean()
+        return loss, {f"{split}/total_loss": loss.detach()}
+
+
+class AdversarialLoss(ReconstructionLoss):
+    """Reconstruction against a patch discriminator with the hinge loss: what L1 blurs is drawn again.
+
+    As in Esser et al. 2021, eq. 7, the two gradients at the decoder's last layer set the adversary's weight.
+    """
+
+    def __init__(
+        self,
+        *,
+        codebook_weight: NonNegative = 1.0,
+        gradient_weight: NonNegative = 0.5,
+        adversary_weight: NonNegative = 0.5,
+        adversary_start: Natural = 0,
+        width: Count = 64,
+        layers: Count = 2,
+    ) -> None:
+        """`width`, `layers`: of taming's patch discriminator; it judges from step `adversary_start` on."""
+        super().__init__(codebook_weight=codebook_weight, gradient_weight=gradient_weight)
+        self.adversary_weight, self.adversary_start = adversary_weight, adversary_start
+        self.discriminator = NLayerDiscriminator(input_nc=3, ndf=width, n_layers=layers).apply(weights_init)
+
+    def forward(
+        self, codebook_loss: Tensor, x: Tensor, x_hat: Tensor, index: int, step: int, last_layer: Tensor, split: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss of the autoencoder (index 0) or of the discriminator (index 1), {name: value})."""
+        if index == 1:
+            loss = hinge_d_loss(self.discriminator(x), self.discriminator(x_hat.detach()))
+            return loss, {f"{split}/disc_loss": loss.detach()}
+        loss, values = super().forward(codebook_loss, x, x_hat, index, step, last_layer, split)
+        if step >= self.adversary_start and x_hat.requires_grad:
+            fooled = -self.discriminator(x_hat).mean()
+            sizes = [torch.autograd.grad(term, last_layer, retain_graph=True)[0].norm() for term in (loss, fooled)]
+            loss = loss + self.adversary_weight * sizes[0] / (sizes[1] + 1e-4) * fooled
+        return loss, values
+
+
+class TextureLoss(nn.Module):
+    """Reconstruction with texture as strong as the original's where a latent cannot carry the texture itself.
+
+    L1 and L2 of the pixels fix what can be reproduced. The amounts of texture (`band_energy_difference`) fix how much
+    of the rest is drawn, and a discriminator what it looks like. It says which of two images is the original, at every
+    place (relativistic pairs: Jolicoeur-Martineau 2018), and its features of both are compared (Salimans et al. 2016).
+    `stripes` forbids a pattern that no latent asks for.
+    """
+
+    def __init__(
+        self,
+        *,
+        codebook_weight: NonNegative = 1.0,
+        square_weight: NonNegative = 2.0,
+        band_weight: NonNegative = 0.4,
+        stripe_weight: NonNegative = 5.0,
+        adversary_weight: NonNegative = 0.0,
+        feature_weight: NonNegative = 0.0,
+        adversary_start: Natural = 0,
+        width: Count = 32,
+    ) -> None:
+        """`width`: of the discriminator, which judges from step `adversary_start` on; none where its weights are 0.
+
+        `adversary_weight` is that of its gradient, in sizes of the pixel terms' gradient; the others weigh terms.
+        """
+        super().__init__()
+        self.codebook_weight, self.square_weight = codebook_weight, square_weight
+        self.band_weight, self.stripe_weight = band_weight, stripe_weight
+        self.adversary_weight, self.feature_weight = adversary_weight, feature_weight
+        self.adversary_start = adversary_start
+        self.discriminator = DetailDiscriminator(width) if adversary_weight or feature_weight else None
+
+    def forward(
+        self, codebook_loss: Tensor, x: Tensor, x_hat: Tensor, index: int, step: int, last_layer: Tensor, split: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss of the autoencoder (index 0) or of the discriminator (index 1), {name: value})."""
+        if index == 1 and self.discriminator is not None:
+            real, drawn = self.discriminator(x, x)[0], self.discriminator(x_hat.detach(), x)[0]
+            loss = F.softplus(drawn - real).mean()
+            return loss, {f"{split}/disc_loss": loss.detach()}
+        error = x_hat - x
+        parts = {
+            "pixels": error.abs().mean() + self.square_weight * error.square().mean(),
+            "codebook": self.codebook_weight * codebook_loss.mean(),
+            "bands": self.band_weight * band_energy_difference(x, x_hat),
+            "stripes": self.stripe_weight * stripes(error),
+        }
+        if self.discriminator is not None and step >= self.adversary_start and x_hat.requires_grad:
+            parts |= self._adversary(self.discriminator, x, x_hat, parts["pixels"])
+        loss = torch.stack(list(parts.values())).sum()
+        values = {"total_loss": loss, **parts}
+        return loss, {f"{split}/{name}": value.detach() for name, value in values.items()}
+
+    def _adversary(
+        self, discriminator: DetailDiscriminator, x: Tensor, x_hat: Tensor, pixels: Tensor
+    ) -> dict[str, Tensor]:
+        discriminator.requires_grad_(False)
+        with torch.no_grad():
+            real, expected = discriminator(x, x)
+        drawn, found = discriminator(x_hat, x)
+        discriminator.requires_grad_(True)
+        terms = [(a - b).abs().mean() / b.abs().mean() for a, b in zip(found, expected, strict=True)]
+        told_apart = F.softplus(real - drawn).mean()
+        sizes = [torch.autograd.grad(term, x_hat, retain_graph=True)[0].norm() for term in (pixels, told_apart)]
+        return {
+            "adversary": self.adversary_weight * (sizes[0] / sizes[1]).clamp(max=1) * told_apart,
+            "features": self.feature_weight * torch.stack(terms).sum(),
+        }

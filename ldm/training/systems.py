@@ -1,0 +1,30 @@
+"""What main.py trains: a config's `system` names one."""
+
+from omegaconf import DictConfig
+
+from ldm.config.training_config import check_config
+from ldm.training.base import Run, open_data
+from ldm.training.cdm import CDMRun
+from ldm.training.control import ControlRun
+from ldm.training.vq import VQRun
+from ldm.training.zoomldm import ZoomLDMRun
+
+SYSTEMS: dict[str, type[Run]] = {
+    "vq": VQRun,
+    "zoomldm": ZoomLDMRun,
+    "cdm": CDMRun,
+    "control": ControlRun,
+}
+
+
+def open_run(config: DictConfig) -> Run:
+    """The run that a config describes. UserError for keys and values that its schema does not allow, and for networks
+    that do not fit each other.
+    """
+    check_config(config)
+    run = SYSTEMS[config.system](config)
+    run.check_fit()
+    return run
+
+
+__all__ = ["SYSTEMS", "Run", "open_data", "open_run"]

@@ -1,0 +1,207 @@
+"""system: zoomldm. One denoiser for all scales, trained jointly with the Summarizer (paper, section 3.1).
+
+    L = E || f(z_t, t, Summarizer(embeddings, scale)) - target ||^2,   z_t = sqrt(a_t) z_0 + sqrt(1 - a_t) eps
+
+with the context replaced by zeros for a share p_uncond of the samples. The target is eps (published) or v.
+Shapes: z_0 (b, 3, h, w), t (b,), context (b, n, d).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ldm.checkpoint import PARTS, join, load_strict, load_weights, split
+from ldm.config.objects import build
+from ldm.config.training_config import put
+from ldm.data.batch import Batch, Stream
+from ldm.data.datamodule import CohortData
+from ldm.data.dataset import latent_batch
+from ldm.diffusion.schedule import add_noise, at, target
+from ldm.diffusion.timestep_sampling import Uniform, timestep_of_sigma
+from ldm.errors import UserError
+from ldm.hub import open_source
+from ldm.images.contact_sheet import contact_sheet
+from ldm.images.tensors import to_uint8
+from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.unet import UNet
+from ldm.pipeline import ZoomLDM, load_autoencoder
+from ldm.scales import Ladder
+from ldm.training.base import COLUMNS, OptimizerFactory, Run, System
+from ldm.training.memory import saved_bytes
+
+VALIDATION_SIGMAS = (0.15, 0.4, 1.0, 2.7)
+"""noise-to-signal ratios at which every validation sample is scored, with fixed noise"""
+
+
+class ZoomLDMTraining(System):
+    """Joint training of `denoiser` and `summarizer` on latents."""
+
+    alpha_bar: Tensor
+
+    def __init__(
+        self,
+        *,
+        denoiser: nn.Module,
+        summarizer: nn.Module,
+        alpha_bar: Tensor,
+        scale_names: list[str],
+        optimizer: OptimizerFactory,
+        warmup: int,
+        last: int,
+        decay_from: int | None = None,
+        prediction: str = "eps",
+        p_uncond: float = 0.1,
+        times: Uniform | None = None,
+    ) -> None:
+        super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
+        self.denoiser, self.summarizer = denoiser, summarizer
+        self.register_buffer("alpha_bar", alpha_bar, persistent=False)
+        self.scale_names, self.prediction, self.p_uncond = scale_names, prediction, p_uncond
+        self.times = times or Uniform()
+
+    def network(self, batch: Batch) -> nn.Module:
+        """What answers to (z_t, t, context) of `batch`."""
+        return self.denoiser
+
+    def losses(self, network: nn.Module, z_0: Tensor, context: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """(b,) squared error of the prediction, mean over a sample's elements."""
+        a_t = at(self.alpha_bar, t, z_0)
+        output = network(add_noise(z_0, eps, a_t), t, context)
+        return (output.float() - target(z_0, eps, a_t, self.prediction)).square().flatten(1).mean(1)
+
+    def training_step(self, batch: Batch) -> Tensor:
+        generator, total = batch.stream.generator(self.device), batch.stream.total
+        t = self.times(total, self.alpha_bar, generator)
+        kept = torch.rand(total, generator=generator, device=self.device) >= self.p_uncond
+        eps = torch.randn(total, *batch.z_0.shape[1:], generator=generator, device=self.device)
+        t, kept, eps = (batch.stream.mine(drawn, len(batch)) for drawn in (t, kept, eps))
+        context = self.summarizer(batch.embedding, batch.scale) * kept[:, None, None]  # null context = zeros
+        loss = self.losses(self.network(batch), batch.z_0, context, t, eps).mean()
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        context = self.summarizer(batch.embedding, batch.scale)
+        context = context * (self.p_uncond < 1)  # trained without contexts, scored without them
+        network = self.network(batch)
+        total = torch.zeros(len(batch), device=self.device)
+        for sigma in VALIDATION_SIGMAS:
+            # noise is drawn on the CPU so that every device scores the same task
+            generator = batch.stream.generator()
+            eps = torch.randn(batch.z_0.shape, generator=generator).to(self.device)
+            t = timestep_of_sigma(torch.full((len(batch),), sigma, device=self.device), self.alpha_bar)
+            total += self.losses(network, batch.z_0, context, t, eps)
+        self.log_scales(total / len(VALIDATION_SIGMAS), batch.scale, self.scale_names)
+
+
+PICTURE_STEPS = 10
+WIDTH = "model.summarizer.width"
+
+
+def draw_samples(path: Path, data: CohortData, model: ZoomLDM, from_regions: bool) -> None:
+    """Rows of real patches above rows of generated ones, from the same embeddings or from the CDM."""
+    rows, labels = [], []
+    for scale in data.validation.scales:
+        picks = [pick for pick in data.validation.spread(COLUMNS) if pick[1] == scale]
+        batch = latent_batch(picks, Stream(0, 0, 0, len(picks)))
+        embeddings = batch.embedding if from_regions else None
+        rows += [
+            list(to_uint8(model.decode(batch.z_0.to(model.device)))),
+            list(model.sample(scale.name, len(picks), embeddings=embeddings, steps=PICTURE_STEPS)),
+        ]
+        labels += [scale.name, "sampled"]
+    contact_sheet(rows, labels, [""] * max(map(len, rows)), path)
+
+
+def autoencoder_of(data: CohortData, source: str) -> Autoencoder:
+    """The autoencoder that `source` names. UserError unless it encodes like the one of the cohort's latents."""
+    autoencoder, identity = load_autoencoder(source)
+    if data.training.autoencoder != identity and data.training.latents_id != autoencoder.latents_id():
+        raise UserError(
+            f"autoencoder: {source} is {identity}, but the latents of {data.folder} were made by "
+            f"{data.training.autoencoder}; prepare the cohort again or name that autoencoder"
+        )
+    return autoencoder
+
+
+def finished_model(source: str, ladder: Ladder, precision: str = "fp32") -> ZoomLDM:
+    """The model that `source` names. UserError unless it knows the scales of `ladder`."""
+    model = ZoomLDM.load(source, precision=precision)
+    if model.ladder.names != ladder.names:
+        raise UserError(
+            f"zoomldm: {source} knows {', '.join(model.ladder.names)}, but the config has "
+            f"{', '.join(ladder.names)}; name a run of the same ladder"
+        )
+    return model
+
+
+class ZoomLDMRun(Run):
+    system: ZoomLDMTraining
+
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__(config)
+        model = config.model
+        denoiser = build(model.denoiser, "model.denoiser", kind=UNet).to(memory_format=torch.channels_last)
+        summarizer = build(model.summarizer, "model.summarizer", kind=nn.Module)
+        self.check_side(denoiser)
+        self.same("model.denoiser.context_dim", denoiser.context_dim, summarizer.mag_embedding.embedding_dim, WIDTH)
+        self.same("model.summarizer.scales", summarizer.mag_embedding.num_embeddings, len(self.ladder), "the ladder")
+        if config.init:
+            parts = split(load_weights(config.init))
+            if "denoiser" not in parts:
+                raise UserError(
+                    f"init: {config.init} holds no denoiser; expected names that start with {PARTS['denoiser']}"
+                )
+            load_strict(denoiser, parts["denoiser"], f"init {config.init}")
+        self.system = ZoomLDMTraining(
+            denoiser=denoiser,
+            summarizer=summarizer,
+            alpha_bar=build(model.schedule, "model.schedule", kind=Tensor),
+            prediction=model.prediction,
+            scale_names=self.ladder.names,
+            p_uncond=config.training.p_uncond,
+            times=build(config.training.times, "training.times"),
+            **self.training_arguments(),
+        )
+
+    def attach(self, data: CohortData) -> None:
+        super().attach(data)
+        self.autoencoder = autoencoder_of(data, self.config.autoencoder)
+        source = open_source(self.config.autoencoder, "vq", "zoomldm")
+        channels: Any = self.system.summarizer.dim_reduce.in_features  # type: ignore[union-attr]
+        self.same("model.summarizer.embedding_dim", channels, data.training.slides[0].channels, f"{data.folder}")
+        self.config.model.autoencoder = source.config.model.autoencoder  # a run needs nothing but its own folder
+        put(self.config, encoder=data.training.encoder)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"denoiser": self.system.denoiser, "summarizer": self.system.summarizer}
+
+    def activations(self, dtype: torch.dtype = torch.float32) -> int:
+        side, model = self.config.tile_px // 4, self.config.model
+        sizes = model.denoiser.get("context_dim", 512), model.summarizer.get("embedding_dim", 1024)
+        with torch.device("meta"):
+            context, grid = torch.zeros(1, 65, sizes[0], dtype=dtype), torch.zeros(1, sizes[1], 8, 8, dtype=dtype)
+            z_t, t = torch.zeros(1, 3, side, side, dtype=dtype), torch.zeros(1, dtype=torch.long)
+        return saved_bytes(self.system.denoiser, lambda net: net(z_t, t, context), dtype) + saved_bytes(
+            self.system.summarizer, lambda net: net(grid, t), dtype
+        )
+
+    def weights(self, data: CohortData) -> dict[str, Tensor]:
+        networks = {**self.networks(), "autoencoder": self.autoencoder}
+        return join({name: network.state_dict() for name, network in networks.items()})
+
+    def draw(self, path: Path, data: CohortData) -> None:
+        model = ZoomLDM(
+            unet=self.system.denoiser,  # type: ignore[arg-type]
+            summarizer=self.system.summarizer,  # type: ignore[arg-type]
+            autoencoder=self.autoencoder.to(self.system.device),
+            alpha_bar=self.system.alpha_bar,
+            prediction=self.system.prediction,
+            ladder=self.ladder,
+            tile_px=self.config.tile_px,
+            encoder=self.config.encoder,
+        )
+        draw_samples(path, data, model, from_regions=True)

@@ -1,0 +1,58 @@
+"""Reader processes end when they are told to, also one that does not hear it."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.report.outcomes import Records
+from data_prep.slides.find import Task
+from data_prep.workers import reader_processes as processes
+from data_prep.workers.claims import Claims, Work
+from data_prep.workers.embedding import HungUp, Identity, Stopped
+
+
+class Deaf:
+    """A reader that waits for an answer and takes no notice when its parent hangs up."""
+
+    def __init__(self, *_: object) -> None:
+        self.process, self.channel, self.began, self.killed = self, self, threading.Event(), threading.Event()
+
+    def prepare(self, task: Task, inform: Any) -> None:
+        self.began.set()
+        assert self.killed.wait(30)
+        raise HungUp
+
+    def hang_up(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.killed.set()
+
+    def end(self, at_once: bool = False) -> None:
+        assert at_once
+
+
+def test_a_reader_that_does_not_hear_is_killed_and_its_claim_given_up(tmp_path: Path, monkeypatch) -> None:
+    deaf = Deaf()
+    monkeypatch.setattr(processes, "Reader", lambda *_: deaf)
+    monkeypatch.setattr(processes, "PATIENCE_S", 0.1)
+    tasks = [Task(tmp_path / f"{name}.tiff", name, tmp_path / f"{name}.h5") for name in "ab"]
+
+    class Config:
+        workers = 1
+
+    config: Any = Config()
+
+    def stopped_midway() -> None:
+        with Claims() as claims:
+            work = Work(tasks, claims)
+            with processes.Readers(config, Identity("demo", 4, None), work, Records(str(tmp_path), ())):
+                assert deaf.began.wait(30)
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        stopped_midway()
+    assert deaf.killed.is_set()
+    assert not list(tmp_path.glob(".*.claim"))

@@ -1,0 +1,186 @@
+"""The demo world: the same seed draws the same slide anywhere, every zoom has something to see, files are real ones."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import openslide
+import pytest
+import rasterio
+
+from ldm.demo.histology import GLASS, histology_slide
+from ldm.demo.histology_map import region_maps
+from ldm.demo.satellite import satellite_scene
+from ldm.demo.textures import STEP, TILE, RegionMaps, jittered_grid, mosaic, noise
+from ldm.demo.world import generate, main
+from ldm.errors import UserError
+from ldm.images.pyramid_tiff import halve
+
+DRAW = {"histology": histology_slide, "satellite": satellite_scene}
+SIZE = 1024
+
+
+def digest(image: np.ndarray) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def slides() -> dict[str, np.ndarray]:
+    return {kind: draw(5, SIZE) for kind, draw in DRAW.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("slides")
+    for kind in DRAW:
+        generate(out, count=1, seed=5, kind=kind, size_px=SIZE)
+    return out
+
+
+@pytest.mark.parametrize(("kind", "bands"), [("histology", 3), ("satellite", 4)])
+def test_a_fresh_process_draws_the_same_slide(slides, kind, bands):
+    assert slides[kind].shape == (SIZE, SIZE, bands)
+    assert slides[kind].dtype == np.uint8
+    code = (
+        f"import hashlib; from data_prep.demo_{kind} import {DRAW[kind].__name__} as draw;"
+        f"print(hashlib.sha256(draw(5, {SIZE}).tobytes()).hexdigest())"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert printed == digest(slides[kind])
+
+
+@pytest.mark.parametrize("kind", DRAW)
+def test_another_seed_draws_another_slide(slides, kind):
+    other = DRAW[kind](6, SIZE)
+    assert (other != slides[kind]).any(-1).mean() > 0.3
+
+
+@pytest.mark.parametrize("kind", DRAW)
+def test_every_zoom_has_structure(slides, kind):
+    level = slides[kind]
+    while len(level) >= 64:
+        detail = np.abs(np.diff(level.astype(float), axis=0)).mean()
+        assert detail > 1.5, f"{len(level)} px wide"
+        level = halve(level)
+
+
+def test_glass_is_one_colour(slides):
+    tissue = region_maps(np.random.default_rng([5, 0]), SIZE)["tissue"]
+    glass = (tissue < -40).repeat(STEP, axis=0).repeat(STEP, axis=1)
+    assert glass.mean() > 0.05
+    assert (slides["histology"][glass] == GLASS.astype(np.uint8)).all()
+
+
+@pytest.mark.parametrize("kind", DRAW)
+def test_blocks_join_without_a_seam(slides, kind):
+    slide = slides[kind].astype(float)
+    step = np.abs(np.diff(slide, axis=0)).mean((1, 2))
+    across_blocks = step[255::256].mean()
+    assert across_blocks < 1.25 * step.mean()
+
+
+def test_histology_is_a_pyramid_that_openslide_opens(folder, slides):
+    with openslide.OpenSlide(folder / "histology_5.tiff") as slide:
+        assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == pytest.approx(0.5, rel=1e-4)
+        assert slide.level_dimensions == ((1024, 1024), (512, 512), (256, 256))
+        half = np.asarray(slide.read_region((0, 0), 1, (512, 512)).convert("RGB"))
+    assert np.abs(half.astype(int) - halve(slides["histology"])).mean() < 3
+
+
+def test_satellite_is_a_geotiff_in_metres(folder, slides):
+    with rasterio.open(folder / "satellite_5.tiff") as scene:
+        assert scene.crs.to_epsg() == 32614
+        assert scene.res == (1.0, 1.0)
+        assert scene.overviews(1) == [2, 4]
+        assert scene.descriptions[3] == "near infrared"
+        np.testing.assert_array_equal(np.moveaxis(scene.read(), 0, 2), slides["satellite"])
+
+
+def test_whole_slides_are_kept_and_broken_ones_drawn_again(folder):
+    path = folder / "histology_5.tiff"
+    before = path.stat().st_mtime_ns
+    generate(folder, count=1, seed=5, kind="histology", size_px=SIZE)
+    assert path.stat().st_mtime_ns == before
+    whole = path.read_bytes()
+    path.write_bytes(b"not a slide")
+    generate(folder, count=1, seed=5, kind="histology", size_px=SIZE)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "fluorescence"}, "histology, follicles, satellite"),
+        ({"count": 0}, "at least 1"),
+        ({"seed": -1}, "at least 0"),
+        ({"size_px": 1000}, "multiple of 256"),
+        ({"size_px": 512}, "from 1024 on"),
+        ({"size_px": 2048}, "1024 x 1024 px, asked for 2048"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line(folder, change, message):
+    request = {"count": 1, "seed": 5, "kind": "histology", "size_px": SIZE} | change
+    with pytest.raises(UserError, match=message) as refusal:
+        generate(folder, **request)
+    assert "\n" not in str(refusal.value)
+
+
+def test_command_line_ends_with_an_overview(folder, capsys):
+    main(["--out", str(folder), "--count", "1", "--seed", "5", "--size", str(SIZE)])
+    assert "overview.png" in capsys.readouterr().out
+    assert (folder / "overview.png").stat().st_size > 10_000
+
+
+def test_noise_is_standard_and_periodic():
+    field = noise(np.random.default_rng(0), (128, 192), 16)
+    assert field.mean() == pytest.approx(0, abs=1e-4)
+    assert field.std() == pytest.approx(1, abs=1e-3)
+    wrap = np.abs(field[0] - field[-1]).mean()
+    assert wrap < 2 * np.abs(np.diff(field, axis=0)).mean()
+
+
+def test_mosaic_has_thin_walls_around_wide_cells():
+    walls = mosaic(np.random.default_rng(0), 100, vary=0.5, rounding=8)
+    assert walls.shape == (TILE, TILE)
+    assert 0.02 < (walls < 2).mean() < 0.35
+    assert walls.max() > 20
+
+
+def test_region_maps_are_linear_between_samples():
+    y, x = np.mgrid[0:64, 0:64].astype(np.float32) * 8 + 3.5
+    maps = RegionMaps({"slope": 2 * y - x})
+    block = maps.block("slope", 256, 0)
+    rows, columns = np.mgrid[256:512, 0:256]
+    inner = (slice(8, -8), slice(8, -8))
+    np.testing.assert_allclose(block[inner], (2 * rows - columns)[inner], atol=1e-2)
+    points = np.array([[300.0, 100.0], [40.0, 77.0]])
+    np.testing.assert_allclose(maps.at("slope", points + 0.5), 2 * points[:, 0] - points[:, 1], atol=1e-2)
+
+
+def test_jittered_grid_fills_the_square_evenly():
+    points = jittered_grid(np.random.default_rng(0), 512, 16)
+    assert ((points >= 0) & (points < 512)).all()
+    counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=8, range=[[0, 512], [0, 512]])
+    assert counts.min() > 8
+    assert counts.max() < 24
+
+
+def test_follicles_are_drawn_where_the_labels_say_and_change_nothing_else(tmp_path):
+    generate(tmp_path, count=2, seed=6, kind="follicles", size_px=SIZE)
+    generate(tmp_path, count=1, seed=8, kind="follicles", size_px=SIZE)
+    expected = ["slide,label", "follicles_6,absent", "follicles_7,present", "follicles_8,absent"]
+    assert (tmp_path / "labels.csv").read_text().splitlines() == expected
+    usual, none, some = (region_maps(np.random.default_rng([7, 0]), 2048, count) for count in (None, 0, 5))
+    assert (none["lymphocytes"] == 0).all()
+    assert (some["lymphocytes"] > 0.9).mean() > 0.02
+    for name in ("tissue", "nest", "fat", "vessel", "flow", "tint"):
+        assert (usual[name] == none[name]).all()
+        assert (usual[name] == some[name]).all()
+
+
+def test_at_least_a_tile_of_follicles_lies_in_free_tissue():
+    for seed in (501, 519, 539):
+        maps = region_maps(np.random.default_rng([seed, 0]), 2048, 5)
+        free = (maps["tissue"] > 8) & (maps["nest"] < -4) & (maps["fat"] < -5) & (maps["vessel"] < -8)
+        assert ((maps["lymphocytes"] > 0.9) & free).sum() * STEP**2 > 128**2

@@ -1,0 +1,53 @@
+"""Steps: DDIM's are those of the sampler, the released rule's are the published table."""
+
+import pytest
+import torch
+
+from ldm.diffusion.samplers import ddim_step, ddim_timesteps
+from ldm.diffusion.schedule import Prediction, scaled_linear_alpha_bar
+from ldm.diffusion.steps import ddim_steps, released_steps
+from ldm.errors import UserError
+from tests.golden.parity import golden, noise
+
+ALPHA_BAR = scaled_linear_alpha_bar()
+
+
+@pytest.mark.parametrize(("start", "stride"), [(1000, 50), (300, 50)])
+def test_the_released_steps_are_the_published_table(start: int, stride: int) -> None:
+    t, of_z_0, joint, repair, of_noise = golden("joint")[f"steps_{start}_{stride}"].unbind(1)
+    added, reduced = (released_steps(start, stride, ALPHA_BAR, reduced) for reduced in (False, True))
+    assert [step.t for step in added] == t.tolist()
+    torch.testing.assert_close(torch.stack([step.a_next.sqrt() for step in added]), of_z_0, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.stack([step.eps_scale for step in added]), joint, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.stack([step.eps_scale for step in reduced]), repair, rtol=0, atol=1e-6)
+    for plan in (added, reduced):
+        torch.testing.assert_close(torch.stack([step.noise_scale for step in plan]), of_noise, rtol=0, atol=2e-5)
+
+
+def test_the_repair_keeps_the_variance_and_joint_sampling_adds_to_it() -> None:
+    for reduced in (True, False):
+        for step in released_steps(300, 50, ALPHA_BAR, reduced):
+            total = step.a_next + step.eps_scale**2 + step.noise_scale**2
+            assert float(total - (0 if reduced else step.noise_scale**2)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("start", "stride"), [(1000, 0), (1000, 300), (50, 100), (1200, 100)])
+def test_a_stride_that_misses_zero_is_refused(start: int, stride: int) -> None:
+    with pytest.raises(UserError, match=f"steps: from {start} by {stride}"):
+        released_steps(start, stride, ALPHA_BAR)
+
+
+def test_ddim_steps_are_the_samplers() -> None:
+    prediction, timesteps = Prediction(noise(1, 3, 8, 8), noise(2, 3, 8, 8)), ddim_timesteps(20)
+    table = ALPHA_BAR.double()
+    for step, t, then in zip(ddim_steps(20, ALPHA_BAR), timesteps, [*timesteps[1:], 0], strict=True):
+        expected = ddim_step(prediction, table[t], table[then])
+        assert step.t == t
+        torch.testing.assert_close(step.advance(prediction), expected, check_dtype=False)
+
+
+def test_noise_comes_on_top() -> None:
+    step = released_steps(300, 50, ALPHA_BAR)[0]
+    prediction = Prediction(noise(1, 3, 8, 8), noise(2, 3, 8, 8))
+    added = step.advance(prediction, noise(3, 3, 8, 8)) - step.advance(prediction)
+    torch.testing.assert_close(added, step.noise_scale.float() * noise(3, 3, 8, 8), rtol=0, atol=1e-6)

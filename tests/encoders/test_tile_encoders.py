@@ -1,0 +1,208 @@
+"""Tile encoders by name: frozen, as wide as they say, and plain about weights that they cannot have."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import timm
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+
+from ldm.checkpoint import save_weights
+from ldm.doctor import published
+from ldm.encoders import tile_encoders as encoders
+from ldm.encoders.tile_encoders import PUBLISHED, ConchEncoder, TimmEncoder, known_width, load_encoder
+from ldm.errors import UserError
+
+TINY = "test_vit"
+
+
+@pytest.fixture
+def tiles() -> torch.Tensor:
+    return torch.randint(256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_timm_model_by_name_with_local_weights(tmp_path, tiles):
+    network = timm.create_model(TINY, pretrained=False)
+    save_weights(tmp_path / "tiny.safetensors", network.state_dict())
+    encoder = load_encoder(TINY, tmp_path / "tiny.safetensors")
+    found = encoder(tiles)
+    assert found.shape == (3, encoder.width) == (3, network.num_features)
+    assert encoder.id.startswith(f"{TINY}-")
+    torch.testing.assert_close(found, load_encoder(TINY, tmp_path / "tiny.safetensors")(tiles))
+
+
+def test_an_id_names_the_weights_too(tmp_path):
+    encoder = load_encoder("demo")
+    assert load_encoder(encoder.id).id == encoder.id
+    with pytest.raises(UserError, match=f"encoder: {encoder.id} is here, expected demo-0123456789ab"):
+        load_encoder("demo-0123456789ab")
+    save_weights(tmp_path / "tiny.safetensors", timm.create_model(TINY, pretrained=False).state_dict())
+    found = load_encoder(TINY, tmp_path / "tiny.safetensors")
+    assert load_encoder(found.id, tmp_path / "tiny.safetensors").id == found.id
+
+
+@pytest.mark.parametrize(("name", "width"), [("demo", 256), ("colours", 24), ("clip", 512), ("conch", 512)])
+def test_widths_are_known_without_weights(name, width):
+    assert known_width(name) == width
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_weights(tmp_path / "other.safetensors", {"weight": torch.zeros(1)})
+    for name in (TINY, "demo"):
+        with pytest.raises(UserError, match="other") as error:
+            load_encoder(name, tmp_path / "other.safetensors")
+        assert "\n" not in str(error.value)
+
+
+def test_unknown_encoder_is_told_the_known_ones():
+    known = "demo, colours, conch, uni, uni2-h, dinov2, clip, hipt or a timm model name"
+    with pytest.raises(UserError, match=f"encoder.name: unn is unknown; expected {known}"):
+        load_encoder("unn")
+
+
+def test_gated_weights_are_one_line_with_the_remedy(monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("401 Client Error\nAccess to model is restricted")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(UserError, match=r"huggingface\.co/MahmoodLab/UNI,.*hf auth login.*encoder\.weights") as error:
+        load_encoder("uni")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "width"), [("uni", 1024), ("uni2-h", 1536), ("dinov2", 1024), ("hipt", 384)])
+def test_published_architectures_exist(name, width):
+    published = PUBLISHED[name]
+    with torch.device("meta"):
+        network = timm.create_model(published.architecture, pretrained=False, num_classes=0, **published.options)
+    assert network.num_features == width
+
+
+def test_hipt_reads_the_teacher_of_a_dino_checkpoint_and_nothing_else(tmp_path, tiles):
+    published = PUBLISHED["hipt"]
+    network: Any = timm.create_model(published.architecture, pretrained=False, num_classes=0)  # 224 px, as DINO trains
+    teacher = {f"backbone.{name}": value for name, value in network.state_dict().items()}
+    teacher["head.mlp.0.weight"] = torch.zeros(2, 2)
+    checkpoint = {"student": {}, "teacher": teacher, "epoch": 1, "args": argparse.Namespace(lr=1.0)}
+    torch.save(checkpoint, tmp_path / "vit256_small_dino.pth")
+    encoder = load_encoder("hipt", tmp_path / "vit256_small_dino.pth")
+    assert isinstance(encoder, TimmEncoder)
+    assert encoder.size == (256, 256)
+    assert encoder.mean.flatten().tolist() == [0.5] * 3
+    assert encoder(tiles).shape == (3, 384)
+    torch.testing.assert_close(encoder.network.blocks[3].mlp.fc1.weight, network.blocks[3].mlp.fc1.weight)
+
+
+def test_hipt_without_a_file_is_told_where_it_is():
+    with pytest.raises(UserError, match=r"set encoder\.weights to HIPT_4K/Checkpoints/vit256_small_dino\.pth of"):
+        load_encoder("hipt")
+
+
+def test_colours_are_histograms_and_blind_to_where(tiles):
+    found = load_encoder("colours")(tiles)
+    assert found.shape == (3, load_encoder("colours").width)
+    torch.testing.assert_close(found.sum(1), torch.full((3,), 3.0))
+    torch.testing.assert_close(load_encoder("colours")(tiles.flip(1, 2)), found)
+    black = load_encoder("colours")(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
+    assert sorted(black[0].tolist()) == [0.0] * 21 + [1.0] * 3
+
+
+class Conch(nn.Module):
+    """Stands in for the network of the package conch, which is not installed where these tests run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = nn.ModuleDict({"trunk": nn.Linear(3, 512), "attn_pool_caption": nn.Linear(1, 1)})
+
+    def encode_image(self, images: Tensor, normalize: bool = True, proj_contrast: bool = True) -> Tensor:
+        assert not normalize
+        assert not proj_contrast
+        return self.visual["trunk"](images.mean((2, 3)))
+
+
+def mean_colour(image: Image.Image) -> Tensor:
+    pixel = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    return rearrange(torch.tensor(pixel).float(), "c -> c 1 1")
+
+
+@pytest.fixture
+def conch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that, like the real one, leaves random what a file lacks."""
+
+    def create(config: str, checkpoint_path: str) -> tuple[nn.Module, Callable[[Image.Image], Tensor]]:
+        assert config == "conch_ViT-B-16"
+        network = Conch()
+        network.load_state_dict(torch.load(checkpoint_path, weights_only=True), strict=False)
+        return network, mean_colour
+
+    package: Any = ModuleType("conch.open_clip_custom")
+    package.create_model_from_pretrained = create
+    monkeypatch.setitem(sys.modules, "conch", ModuleType("conch"))
+    monkeypatch.setitem(sys.modules, "conch.open_clip_custom", package)
+
+
+def test_conch_sees_each_tile_as_its_package_transforms_it(conch: None, tmp_path: Path) -> None:
+    network, file = Conch(), tmp_path / "pytorch_model.bin"
+    published = {name: value for name, value in network.state_dict().items() if "caption" not in name}
+    torch.save(published | {"text.weight": torch.zeros(1)}, file)
+    encoder = load_encoder("conch", file)
+    colours = torch.tensor([[250, 10, 10], [10, 250, 10], [90, 80, 70]], dtype=torch.uint8)
+    assert isinstance(encoder, ConchEncoder)
+    found = encoder(colours[:, None, None].expand(3, 64, 64, 3))
+    assert found.shape == (3, encoder.width)
+    torch.testing.assert_close(found, network.visual["trunk"](colours.float()))
+    assert not any(parameter.requires_grad for parameter in encoder.network.parameters())
+    assert load_encoder(encoder.id, file).id == encoder.id != "conch"
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"weight": torch.zeros(1)},
+        {"visual.trunk.weight": torch.zeros(512, 3)},
+        {"visual.trunk.weight": torch.zeros(4, 3), "visual.trunk.bias": torch.zeros(4)},
+    ],
+    ids=["others", "some", "shapes"],
+)
+def test_conch_refuses_the_weights_of_another_network(conch: None, tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(tensors, tmp_path / "other.bin")
+    with pytest.raises(UserError, match=r"other\.bin is another network's; expected pytorch_model\.bin of") as refusal:
+        load_encoder("conch", tmp_path / "other.bin")
+    assert "\n" not in str(refusal.value)
+
+
+def test_conch_that_cannot_be_fetched_is_one_line_with_the_remedy(conch: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("401 Client Error\nAccess to model is restricted")
+
+    monkeypatch.setattr(encoders, "hf_hub_download", refuse)
+    monkeypatch.setattr(encoders, "answered", lambda urls: dict.fromkeys(urls, 401))
+    with pytest.raises(UserError, match=r"huggingface\.co/MahmoodLab/conch,.*encoder\.weights") as refusal:
+        load_encoder("conch")
+    assert "\n" not in str(refusal.value)
+
+
+def test_conch_without_its_package_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "conch", None)
+    with pytest.raises(UserError, match=r"authors' package is missing .*; pip install git\+https://") as refusal:
+        load_encoder("conch")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["uni", "dinov2", "resnet18"])
+def test_a_hub_that_does_not_answer_is_told_and_its_client_is_not_asked(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(encoders, "answered", lambda urls: {})
+    monkeypatch.setattr(encoders.timm, "create_model", lambda *_, **__: pytest.fail("the client was asked"))
+    message = rf"encoder\.name: {name}: its weights could not be fetched .*the hub does not answer.*encoder\.weights"
+    with pytest.raises(UserError, match=message):
+        load_encoder(name)

@@ -1,0 +1,68 @@
+"""Pictures in every format that people have."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from ldm.errors import UserError
+from ldm.images.pictures import destination, listed, read_picture, write_picture
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def test_transparency_becomes_white_and_grey_becomes_colour(tmp_path: Path) -> None:
+    clear = np.zeros((4, 5, 4), np.uint8)
+    clear[0] = 10, 20, 30, 255
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    pixels, _ = read_picture(tmp_path / "clear.png")
+    assert (pixels[0] == [10, 20, 30]).all()
+    assert (pixels[1:] == 255).all()
+    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "grey.png")
+    assert (read_picture(tmp_path / "grey.png").pixels == PIXELS[..., :1]).all()
+
+
+def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=exif)
+    assert read_picture(tmp_path / "turned.png").pixels.shape == (9, 6, 3)
+
+
+@pytest.mark.parametrize(("name", "exact"), [("a.png", True), ("a.tif", True), ("a.JPG", False)])
+def test_the_format_and_the_profile_stay(name: str, exact: bool, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = destination(tmp_path, name, *PIXELS.shape[:2])
+    write_picture(path, iter(np.split(PIXELS, 2)), profile)
+    pixels, found = read_picture(tmp_path / name)
+    assert found == profile
+    assert pixels.shape == PIXELS.shape
+    assert not exact or (pixels == PIXELS).all()
+
+
+def test_where_pictures_go() -> None:
+    assert destination(Path("out"), "a.webp", 10, 10) == Path("out/a.png")
+    assert destination(Path("out"), "a.jpg", 10, 4097) == Path("out/a.tiff")
+
+
+def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.tif")
+    whole = tmp_path / "whole.png"
+    Image.fromarray(PIXELS).save(whole)
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:-60])
+    (tmp_path / "empty").mkdir()
+    for name, message in {
+        "text.png": "cannot",
+        "deep.tif": "8 bits",
+        "cut.png": "cannot",
+        "none.png": "cannot",
+    }.items():
+        with pytest.raises(UserError, match=f"{name}.*{message}") as caught:
+            read_picture(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="no image"):
+        listed([tmp_path / "empty"])
+    with pytest.raises(UserError, match="of one name"):
+        listed([tmp_path, Path("elsewhere/whole.jpg")])

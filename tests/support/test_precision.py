@@ -1,0 +1,102 @@
+"""Precision "auto": what a device computes natively; what is emulated is said."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm.optim.muon
+import torch
+from omegaconf import OmegaConf
+
+from ldm.errors import UserError
+from ldm.pipeline import ZoomLDM
+from ldm.support import precision
+from ldm.training.muon import Muon
+
+NATIVE = precision.native  # the suite's own fixture replaces it
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that sets what this CPU can do: PyTorch's capability and the processor's instructions."""
+    monkeypatch.setattr(precision, "native", NATIVE)
+
+    def can(capability: str, **instructions: bool) -> None:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+
+    return can
+
+
+@pytest.mark.parametrize(
+    ("capability", "instructions", "expected"),
+    [
+        ("AVX2", {}, "fp32"),
+        ("AVX2", {"avx512_bf16": True}, "fp32"),  # PyTorch is held below what the processor has
+        ("DEFAULT", {}, "fp32"),
+        ("AVX512", {}, "fp32"),
+        ("AVX512", {"avx512_bf16": True}, "bf16"),
+        ("AVX512", {"amx_bf16": True}, "bf16"),
+    ],
+)
+def test_auto_is_bf16_only_where_the_cpu_has_instructions_for_it(
+    device: Any, capability: str, instructions: dict[str, bool], expected: str
+) -> None:
+    device(capability, **instructions)
+    assert precision.choose("auto", "cpu") == expected
+    assert precision.choose_training("auto", "cpu") == precision.TRAINING[expected]
+
+
+@pytest.mark.parametrize(("capable", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_on_cuda_goes_by_the_card(
+    device: Any, monkeypatch: pytest.MonkeyPatch, capable: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: capable)
+    assert precision.choose("auto", "cuda:1") == expected
+
+
+@pytest.mark.parametrize("asked", ["bf16", "fp16"])
+def test_what_is_emulated_is_allowed_and_said_once(device: Any, asked: str) -> None:
+    device("AVX2")
+    with pytest.warns(UserWarning, match="emulated on this cpu, up to 50 times slower than fp32") as said:
+        assert precision.choose(asked, torch.device("cpu")) == asked
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match="emulated"):
+        precision.choose_training(f"{asked.removeprefix('fp')}-mixed", "cpu")
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(UserError, match="fp8 is unknown; it is one of auto, fp32, bf16, fp16"):
+        ZoomLDM.load("demo", precision="fp8")
+
+
+def test_a_model_says_what_auto_became(demo: ZoomLDM) -> None:
+    assert demo.precision == "fp32"
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [("AVX2", torch.float32), ("AVX512", torch.bfloat16)])
+def test_muon_orthogonalises_in_a_native_type(
+    device: Any, monkeypatch: pytest.MonkeyPatch, capability: str, dtype: torch.dtype
+) -> None:
+    device(capability, avx512_bf16=True)
+    used = []
+    theirs = timm.optim.muon.zeropower_via_newtonschulz
+
+    def seen(*arguments: Any, **options: Any) -> torch.Tensor:
+        used.append(options["dtype"])
+        return theirs(*arguments, **options)
+
+    monkeypatch.setattr(timm.optim.muon, "zeropower_via_newtonschulz", seen)
+    weight = torch.nn.Parameter(torch.eye(4, 8))
+    weight.grad = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    Muon([weight], lr=0.1, weight_decay=0.0).step()
+    assert used == [dtype], "timm's Muon no longer calls zeropower_via_newtonschulz: mend ldm/training/muon.py"
+    assert timm.optim.muon.zeropower_via_newtonschulz is seen
+    update = (torch.eye(4, 8) - weight) / 0.1
+    assert torch.linalg.matrix_rank(update) == 4
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.yaml")), ids=str)
+def test_no_config_asks_for_a_precision_that_a_laptop_emulates(path: Path) -> None:
+    assert OmegaConf.select(OmegaConf.load(path), "training.precision") in (None, "auto", "32-true")

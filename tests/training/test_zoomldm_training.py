@@ -1,0 +1,149 @@
+"""The training loss, learning rate and average against the published ones; where gradients reach."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from ldm.config.objects import load_config
+from ldm.data.batch import Batch, Stream
+from ldm.diffusion.schedule import scaled_linear_alpha_bar
+from ldm.diffusion.timestep_sampling import LogNormal, Uniform, timestep_of_sigma
+from ldm.networks.summarizer import Summarizer
+from ldm.networks.unet import UNet
+from ldm.training.base import learning_rate_factor
+from ldm.training.callbacks import Averaging
+from ldm.training.zoomldm import ZoomLDMTraining
+from tests.golden.fill import fill_
+from tests.golden.parity import noise
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "training.json").read_text())
+
+
+@pytest.fixture
+def system() -> ZoomLDMTraining:
+    denoiser = UNet(width=32, multipliers=(1, 2), blocks=1, attention=(2,))
+    summarizer = Summarizer(embedding_dim=64, layers=2, mlp=256)
+    fill_(denoiser.state_dict(), "model.diffusion_model.")
+    fill_(summarizer.state_dict(), "cond_stage_model.")
+    return ZoomLDMTraining(
+        denoiser=denoiser,
+        summarizer=summarizer,
+        alpha_bar=scaled_linear_alpha_bar(),
+        scale_names=[str(scale) for scale in range(8)],
+        optimizer=lambda params: torch.optim.AdamW(params),
+        warmup=1000,
+        last=10,
+    )
+
+
+def published_batch() -> Batch:
+    grids = [noise(8003, 64, 2, 2), noise(8004, 64, 8, 8)]
+    return Batch(noise(8001, 2, 3, 64, 64), grids, torch.tensor([1, 5]), Stream(0, 0, 0, 2))
+
+
+def test_loss_and_gradients_equal_the_published_ones(system: ZoomLDMTraining) -> None:
+    batch = published_batch()
+    context = system.summarizer(batch.embedding, batch.scale)
+    losses = system.losses(system.denoiser, batch.z_0, context, torch.tensor([10, 700]), noise(8002, 2, 3, 64, 64))
+    assert losses.tolist() == pytest.approx(GOLDEN["eval_per_sample"], rel=1e-6)
+    losses.mean().backward()
+    found = {
+        **{f"model.diffusion_model.{name}": p.grad for name, p in system.denoiser.named_parameters()},
+        **{f"cond_stage_model.{name}": p.grad for name, p in system.summarizer.named_parameters()},
+    }
+    for name, norm in GOLDEN["grad_norms"].items():
+        assert float(found[name].norm()) == pytest.approx(norm, rel=1e-4), name
+
+
+def test_learning_rate_warms_up_as_published_and_decays_to_its_floor() -> None:
+    for step, factor in GOLDEN["lr_factor"].items():
+        assert learning_rate_factor(int(step), 1000) == pytest.approx(factor, rel=1e-9)
+    assert learning_rate_factor(100, 10, decay_from=50, last=100) == pytest.approx(0.02)
+    assert learning_rate_factor(75, 10, decay_from=50, last=100) == pytest.approx(0.51)
+
+
+def test_the_average_follows_the_published_decay() -> None:
+    module = pl.LightningModule()
+    module.w = nn.Parameter(torch.zeros(()))
+    averaging = Averaging(0.9999)
+    averaging.setup(SimpleNamespace(), module, "fit")
+    average = averaging._average_model
+    for number in range(1, 1001):
+        module.w.data.fill_(number)
+        average.update_parameters(module)
+        if str(number) in GOLDEN["ema"]:
+            assert average.module.w.item() == pytest.approx(GOLDEN["ema"][str(number)]["shadow"], rel=1e-5)
+
+
+def test_one_step_reaches_every_parameter_of_both_networks(system: ZoomLDMTraining) -> None:
+    system.training_step(published_batch()).backward()
+    silent = [name for name, p in system.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert silent == []
+
+
+class Ones(nn.Module):
+    """A Summarizer that never gives zeros."""
+
+    def forward(self, grids: list[torch.Tensor], scale: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(grids), 65, 512)
+
+
+class Witness(nn.Module):
+    """A denoiser that notes which samples came with a context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[bool] = []
+
+    def forward(self, z_t: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        self.given += context.flatten(1).any(1).tolist()
+        return z_t
+
+
+def test_the_null_context_reaches_its_share_of_the_samples(system: ZoomLDMTraining) -> None:
+    system.summarizer, system.denoiser = Ones(), (witness := Witness())
+    for number in range(60):
+        grids = [torch.zeros(1, 1, 1)] * 20
+        system.training_step(Batch(torch.zeros(20, 3, 2, 2), grids, torch.zeros(20), Stream(0, number, 0, 20)))
+    assert 0.07 < witness.given.count(False) / len(witness.given) < 0.13
+
+
+def test_ranks_share_a_batch_s_noise_without_overlap(system: ZoomLDMTraining) -> None:
+    drawn = {}
+    system.losses = lambda network, z, context, t, eps: drawn.update(t=t, eps=eps) or z.mean((1, 2, 3))  # type: ignore[method-assign]
+    whole = published_batch()
+    system.training_step(whole)
+    expected = dict(drawn)
+    for rank in range(2):
+        part = Batch(
+            whole.z_0[rank : rank + 1], [whole.embedding[rank]], whole.scale[rank : rank + 1], Stream(0, 0, rank, 2)
+        )
+        system.training_step(part)
+        assert torch.equal(drawn["eps"], expected["eps"][rank : rank + 1])
+        assert torch.equal(drawn["t"], expected["t"][rank : rank + 1])
+
+
+def test_times_cover_the_schedule_where_they_should() -> None:
+    alpha_bar, generator = scaled_linear_alpha_bar(), torch.Generator().manual_seed(0)
+    uniform = Uniform()(20_000, alpha_bar, generator)
+    assert 0 <= uniform.min() < 5
+    assert 995 <= uniform.max() <= 999
+    fine = timestep_of_sigma(torch.tensor([0.1, 1.0]), alpha_bar)
+    texture = LogNormal()(20_000, alpha_bar, generator)
+    share = [float(((t > fine[0]) & (t < fine[1])).float().mean()) for t in (uniform, texture)]
+    assert share[1] > 1.3 * share[0]
+
+
+@pytest.mark.parametrize("name", ["zoomldm_brca", "zoomldm_naip"])
+def test_the_paper_s_values_stand_in_the_configs(name: str) -> None:
+    config = load_config([Path(__file__).parents[2] / f"configs/{name}.yaml"])
+    training = config.training
+    images = config.data.batch_size * training.accumulate  # of one GPU and step
+    assert (training.optimizer.lr, training.warmup, images, training.devices) == (1e-4, 10_000, 200, 3)
+    assert training.p_uncond == 0.1
+    assert config.ladder.scales == config.model.summarizer.scales == (8 if name.endswith("brca") else 4)
