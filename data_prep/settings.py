@@ -5,8 +5,8 @@ on it) stand apart: another cut-off for tissue makes another cohort, a slide tha
 """
 
 import hashlib
-import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,36 @@ from data_prep.slides.find import Task
 from data_prep.workers.embedding import Identity
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
+from ldm.images.rasters import world_suffixes
 
-FINGERPRINT_BYTES = 2**20
+BLOCK, BLOCKS = 2**20, 64
+"""bytes of a file that are read at a time, and how many times: of 64 MiB, all"""
 READING = {"satellite": 2}
 """raised when files of a kind are read to other pixels than before; 1 where none is named"""
 
 
-def fingerprint(path: Path) -> list[str | int]:
-    """Name, size, and a digest of both ends: of a slide of gigabytes, enough to see that it was replaced."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(FINGERPRINT_BYTES)
-        file.seek(-min(FINGERPRINT_BYTES, size), io.SEEK_END)
-        return [path.name, size, hashlib.sha256(start + file.read()).hexdigest()[:16]]
+def fingerprint(path: Path, parts: Sequence[Path] = ()) -> list[str | int]:
+    """Name and size of a file, and a digest of it, its `parts` and what stands beside it.
+
+    Of a file of gigabytes it reads evenly spread blocks: that it was replaced is seen, one retouched pixel is not.
+    """
+    digest = hashlib.sha256()
+    for part in [path, *sorted({*filter(Path.is_file, parts), *beside(path)})]:
+        size = part.stat().st_size
+        digest.update(f"{part.name} {size}\n".encode(errors="surrogateescape"))
+        with part.open("rb") as file:
+            for k in range(BLOCKS):
+                file.seek(BLOCK * k if size <= BLOCK * BLOCKS else (size - BLOCK) * k // (BLOCKS - 1))
+                digest.update(file.read(BLOCK))
+    return [path.name, path.stat().st_size, digest.hexdigest()[:16]]
+
+
+def beside(path: Path) -> list[Path]:
+    """Files whose content counts too: a MIRAX slide's folder, what GDAL writes beside a raster, a world file."""
+    world = {path.with_suffix(suffix) for suffix in (*world_suffixes(path), ".prj")}
+    gdal = {path.with_name(f"{path.name}{suffix}") for suffix in (".aux.xml", ".ovr", ".msk")}
+    inside = path.with_suffix("").iterdir() if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir() else ()
+    return sorted(part for part in {*world, *gdal, *inside} if part.is_file())
 
 
 def model_attrs(config: PrepareConfig, identity: Identity) -> dict[str, Any]:
@@ -63,7 +80,7 @@ def cohort_settings(config: PrepareConfig, identity: Identity) -> dict[str, Any]
 
 def settings(task: Task, config: PrepareConfig, identity: Identity) -> str:
     """Everything that the prepared file of a slide depends on."""
-    own: dict[str, Any] = {"source": fingerprint(task.path), "mpp": [config.mpp, task.mpp]}
+    own: dict[str, Any] = {"source": fingerprint(task.path, task.parts), "mpp": [config.mpp, task.mpp]}
     if config.coordinates:
         own["coordinates"] = fingerprint(file_of(task.path, config.coordinates, COORDINATES))
     if config.encoder.embeddings:

@@ -38,13 +38,16 @@ class Task(NamedTuple):
     """um or m per pixel, when the table gives it"""
     refusal: str = ""
     """why it cannot be prepared, when that is known without opening it"""
+    parts: tuple[Path, ...] = ()
+    """further files that the slide consists of"""
 
 
 def find_slides(config: PrepareConfig) -> list[Task]:
     """The slides of a cohort, in order. UserError when there is none, or the table does not fit them."""
     folder = Path(config.slides)
     alike: dict[str, list[Path]] = {}  # file systems may not tell case apart
-    for path in _without_parts(slide_files(folder, config.pattern)):
+    slides = _without_parts(slide_files(folder, config.pattern))
+    for path in slides:
         alike.setdefault(_id(path, folder).casefold(), []).append(path)
     tasks: dict[str, Task] = {}
     for paths in alike.values():
@@ -53,7 +56,8 @@ def find_slides(config: PrepareConfig) -> list[Task]:
         both = f"{', '.join(names[:-1])} and {names[-1]} would {'both' if len(names) == 2 else 'all'} be {slide_id}"
         refusal = f"{both}; rename {'one' if len(names) == 2 else 'all but one'}" if len(names) > 1 else ""
         target = Path(config.out) / f"{slide_id}.h5"
-        tasks[slide_id] = Task(paths[0], slide_id, target, refusal=refusal or _refusal(paths[0]))
+        parts = tuple(slides[paths[0]])
+        tasks[slide_id] = Task(paths[0], slide_id, target, refusal=refusal or _refusal(paths[0]), parts=parts)
     if not tasks:
         what = "" if folder.is_dir() else ", it is a file" if folder.exists() else ", it does not exist"
         left = left_out(config)
@@ -118,26 +122,29 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
 
 
-def _without_parts(paths: list[Path]) -> list[Path]:
-    """One file of each slide."""
-    parts = {path.with_name(name) for path in paths if path.suffix.lower() in HAMAMATSU_INDEX for name in _named(path)}
-    series: set[tuple[Path, bytes]] = set()
-    whole = []
+def _without_parts(paths: list[Path]) -> dict[Path, list[Path]]:
+    """One file of each slide, and the others that it consists of."""
+    named = {path: _named(path) for path in paths if path.suffix.lower() in HAMAMATSU_INDEX}
+    parts = {part for found in named.values() for part in found}
+    series: dict[tuple[Path, bytes], Path] = {}
+    slides: dict[Path, list[Path]] = {}
     for path in paths:
         uid = _series(path) if path.suffix.lower() == ".dcm" and path.is_file() else b""
-        if path not in parts and (path.parent, uid) not in series:
-            whole.append(path)
-        if uid:
-            series.add((path.parent, uid))
-    return whole
+        first = series.setdefault((path.parent, uid), path) if uid else path
+        if first != path:
+            slides.get(first, []).append(path)
+        elif path not in parts:
+            slides[path] = named.get(path, [])
+    return slides
 
 
-def _named(index: Path) -> list[str]:
+def _named(index: Path) -> list[Path]:
     """The files that a Hamamatsu index names: lines of key=name."""
     if not index.is_file():
         return []
     text = index.read_bytes()[:INDEX_BYTES].decode(errors="replace")
-    return [name for line in text.splitlines() if (name := Path(line.partition("=")[2].strip()).name)]
+    names = [Path(line.partition("=")[2].strip()).name for line in text.splitlines()]
+    return [index.with_name(name) for name in names if name]
 
 
 def _series(path: Path) -> bytes:

@@ -94,7 +94,7 @@ def place_of(dataset: "rasterio.DatasetReader") -> Place | None:
 def is_raster(path: Path) -> bool:
     """Whether a file says where it lies on Earth, or which values are no data: in its tags or in a file beside it."""
     beside = path.with_name(f"{path.name}.aux.xml")
-    if any(path.with_suffix(suffix).is_file() for suffix in _world_suffixes(path)):
+    if any(path.with_suffix(suffix).is_file() for suffix in world_suffixes(path)):
         return True
     if beside.is_file() and any(word in beside.read_bytes() for word in (b"<SRS", b"<GeoTransform", b"<GCPList")):
         return True
@@ -108,7 +108,7 @@ def is_raster(path: Path) -> bool:
         return any(tag in tiff.pages.first.tags for tag in GEO_TAGS)
 
 
-def _world_suffixes(path: Path) -> set[str]:
+def world_suffixes(path: Path) -> set[str]:
     """Endings of a world file: of a.tif .tfw, .tifw and .wld."""
     letters = path.suffix[1:].lower()
     return {f".{letters[0]}{letters[-1]}w", f".{letters}w", ".wld"} if len(letters) > 1 else {".wld"}

@@ -14,6 +14,7 @@ from data_prep import prepare_slide as pass_over
 from data_prep.preparation import prepare
 from data_prep.preparation_config import Encoder, PrepareConfig, Rungs, load_prepare_config
 from data_prep.prepare import main
+from data_prep.settings import fingerprint
 from data_prep.slides.find import left_out
 from data_prep.workers import networks
 from data_prep.workers.one_setting import NAME, check_folder, claim_folder
@@ -150,6 +151,21 @@ def test_files_without_settings_are_made_again_and_strangers_refused(cohort, cap
     toy.slide(Path(cohort.out) / "other.h5", settings="")
     with pytest.raises(UserError, match=r"other\.h5: lies in the cohort's folder, is none of its slides"):
         prepare(cohort)
+
+
+def test_a_fingerprint_is_of_every_file_of_a_slide_and_all_of_it(tmp_path):
+    slide, part = tmp_path / "a.mrxs", tmp_path / "b.dcm"
+    rng = np.random.default_rng(0)
+    for path in (slide, part, tmp_path / "a/Data0.dat", tmp_path / "a.mrxs.aux.xml"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(rng.bytes(2**22))
+    seen = [fingerprint(slide, (part,))]
+    for path in (slide, part, tmp_path / "a/Data0.dat", tmp_path / "a.mrxs.aux.xml"):
+        with path.open("r+b") as file:
+            file.seek(2**21)
+            file.write(b"other")
+        seen.append(fingerprint(slide, (part,)))
+        assert seen[-1] not in seen[:-1]
 
 
 def test_a_slide_that_was_replaced_is_made_anew_and_said(cohort):
