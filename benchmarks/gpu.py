@@ -35,8 +35,8 @@ from ldm.images.contact_sheet import Pixels
 from ldm.images.tensors import to_uint8
 from ldm.multiscale.conditions import TokenMap
 from ldm.multiscale.joint import Joint
-from ldm.multiscale.presets import PRESETS
-from ldm.multiscale.super_resolution import CONSISTENT, SuperResolution
+from ldm.multiscale.presets import CONSISTENT, PRESETS
+from ldm.multiscale.super_resolution import SuperResolution
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import Summarizer
 from ldm.networks.unet import UNet

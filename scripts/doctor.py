@@ -36,9 +36,11 @@ def environment() -> Iterator[Finding]:
 
 
 def published_weights() -> Iterator[Finding]:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
     from ldm.doctor.published import Weights, hub_weights, published
     from ldm.encoders.tile_encoders import CONCH_HUB, PUBLISHED
-    from ldm.evaluation.metrics.extractors import URL_INCEPTION_V3, inception_file
+    from ldm.evaluation.metrics.extractors import inception_file
     from ldm.evaluation.metrics.fidelity import ALEXNET_URL, alexnet_file
 
     files = (("Inception", inception_file(), URL_INCEPTION_V3), ("LPIPS", alexnet_file(), ALEXNET_URL))

@@ -15,7 +15,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from data_prep.slides.grid import BLOCK_TILES, Field, Mask
-from data_prep.slides.slide import Pixels
+from ldm.images.contact_sheet import Pixels
 
 Sums = NDArray[np.uint32]
 ReadBlock = Callable[[int, int], Pixels]

@@ -44,7 +44,7 @@ class CountFrom(Sampler[int]):
         return itertools.count(self.start)
 
 
-class ValidationBatches(Dataset):
+class ValidationBatches(Dataset[Any]):
     """The fixed picks in order, a batch at a time, each with its own stream: noise is the same at every visit."""
 
     def __init__(self, picks: list[Pick], batch_size: int, kind: str) -> None:
@@ -105,23 +105,23 @@ class CohortData(pl.LightningDataModule):
         self.trained = 0
         """batches trained on before this process started"""
 
-    def batches(self, rank: int = 0, world: int = 1) -> Dataset:
+    def batches(self, rank: int = 0, world: int = 1) -> Dataset[Any]:
         """The endless training batches of one rank."""
         if self.kind == "images":
             return ImageBatches(self.training, self.seed, self.batch_size, crop_px=self.crop_px, rank=rank, world=world)
         batches = PairBatches if self.kind == "pairs" else LatentBatches
         return batches(self.training, self.seed, self.batch_size, rank, world)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         batches = self.batches(self.trainer.global_rank, self.trainer.world_size)
         return self._loader(batches, CountFrom(self.trained))
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Any]:
         picks = self.validation.spread(self.validation_per_scale)
         return self._loader(ValidationBatches(picks, self.batch_size, self.kind), None)
 
-    def _loader(self, batches: Dataset, sampler: Sampler | None) -> DataLoader:
+    def _loader(self, batches: Dataset[Any], sampler: Sampler[int] | None) -> DataLoader[Any]:
         return DataLoader(
             batches,
             batch_size=None,

@@ -7,6 +7,7 @@ the same global batch and keep their own rows, so they are disjoint, and a run t
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class Cohort:
         ]
 
 
-class _Batches(Dataset):
+class _Batches(Dataset[Any]):
     """Item k is this rank's part of global batch k; see the subclasses for what a batch holds."""
 
     def __init__(self, cohort: Cohort, seed: int, batch_size: int, rank: int = 0, world: int = 1) -> None:

@@ -121,7 +121,7 @@ class Quantizer(VectorQuantizer2):
     A sample's distances to all codes take 128 MB at full size; under autocast they would pick wrong codes.
     """
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (b, c, h, w) -> (z_q (b, c, h, w) straight through, codebook loss, indices (b, h, w))."""
         with torch.autocast(z.device.type, enabled=False):
             each = [VectorQuantizer2.forward(self, sample) for sample in z.to(self.embedding.weight.dtype).split(1)]

@@ -8,6 +8,7 @@ than the forward and backward passes together.
 from functools import partial
 from typing import Any
 
+import timm.optim
 import timm.optim.muon
 import torch
 
@@ -24,6 +25,6 @@ class Muon(timm.optim.Muon):
         theirs = timm.optim.muon.zeropower_via_newtonschulz  # takes a dtype, which timm's optimiser never passes
         timm.optim.muon.zeropower_via_newtonschulz = partial(theirs, dtype=dtype)
         try:
-            return super().step(closure)
+            return super().step(closure)  # type: ignore[no-untyped-call]
         finally:
             timm.optim.muon.zeropower_via_newtonschulz = theirs

@@ -37,7 +37,7 @@ VALIDATION_SIGMAS = (0.15, 0.4, 1.0, 2.7)
 
 
 class ZoomLDMTraining(System):
-    """Joint training of `denoiser` and `summarizer` on latents."""
+    """Joint training of the U-Net `denoiser` and the `summarizer` on the latents of a frozen autoencoder."""
 
     alpha_bar: Tensor
 
@@ -58,6 +58,8 @@ class ZoomLDMTraining(System):
     ) -> None:
         super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
         self.denoiser, self.summarizer = denoiser, summarizer
+        self.autoencoder: Any = None
+        """frozen; set before training: the latents of the cohort are its own, and pictures are decoded with it"""
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         self.scale_names, self.prediction, self.p_uncond = scale_names, prediction, p_uncond
         self.times = times or Uniform()
@@ -169,7 +171,7 @@ class ZoomLDMRun(Run):
 
     def attach(self, data: CohortData) -> None:
         super().attach(data)
-        self.autoencoder = autoencoder_of(data, self.config.autoencoder)
+        self.system.autoencoder = autoencoder_of(data, self.config.autoencoder)
         source = open_source(self.config.autoencoder, "vq", "zoomldm")
         channels: Any = self.system.summarizer.dim_reduce.in_features  # type: ignore[union-attr]
         self.same("model.summarizer.embedding_dim", channels, data.training.slides[0].channels, f"{data.folder}")
@@ -190,14 +192,14 @@ class ZoomLDMRun(Run):
         )
 
     def weights(self, data: CohortData) -> dict[str, Tensor]:
-        networks = {**self.networks(), "autoencoder": self.autoencoder}
+        networks = {**self.networks(), "autoencoder": self.system.autoencoder}
         return join({name: network.state_dict() for name, network in networks.items()})
 
     def draw(self, path: Path, data: CohortData) -> None:
         model = ZoomLDM(
             unet=self.system.denoiser,  # type: ignore[arg-type]
             summarizer=self.system.summarizer,  # type: ignore[arg-type]
-            autoencoder=self.autoencoder.to(self.system.device),
+            autoencoder=self.system.autoencoder,
             alpha_bar=self.system.alpha_bar,
             prediction=self.system.prediction,
             ladder=self.ladder,

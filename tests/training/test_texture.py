@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ldm.networks.autoencoder import Autoencoder
 from ldm.training.discriminator import DetailDiscriminator, Halve
+from ldm.training.losses import TextureLoss
 from ldm.training.texture import band_energy_difference, stripes
-from ldm.training.vq import TextureLoss
 from tests.golden.parity import noise
 from tests.networks.gradients import without_gradient
 

@@ -41,9 +41,8 @@ from ldm.images.pictures import read_picture
 from ldm.images.tensors import from_uint8, to_uint8
 from ldm.multiscale.conditions import Conditions, TokenMap, Unconditional, image_tokens
 from ldm.multiscale.constraint import Shrink
-from ldm.multiscale.presets import Settings
+from ldm.multiscale.presets import CONSISTENT, Settings
 from ldm.multiscale.super_resolution import (
-    CONSISTENT,
     INVERSION_STEPS,
     Residual,
     SuperResolution,
