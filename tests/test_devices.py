@@ -31,8 +31,9 @@ from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
 from ldm.training.cdm import CDMTraining
 from ldm.training.control import ControlTraining
-from ldm.training.losses import AdversarialLoss, AutoencoderTraining, ReconstructionLoss, TextureLoss
+from ldm.training.losses import AdversarialLoss, ReconstructionLoss, TextureLoss
 from ldm.training.muon import Muon
+from ldm.training.vq import AutoencoderTraining
 from ldm.training.zoomldm import ZoomLDMTraining
 from tests import toy
 from tests.golden.fill import fill_

@@ -17,7 +17,7 @@ from ldm.checkpoint import load_weights, save_weights
 from ldm.cli import evaluate
 from ldm.errors import UserError
 from ldm.evaluation import spaces
-from ldm.evaluation.experiments import superres
+from ldm.evaluation.experiments import superres_methods as superres
 from ldm.evaluation.experiments.image_sets import Gallery, halves
 from ldm.evaluation.metrics.frechet import Statistics
 from ldm.support.cache import Identity

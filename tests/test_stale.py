@@ -17,7 +17,9 @@ import ldm.support.cache
 from ldm.checkpoint import load_weights, save_weights
 from ldm.cli import joint as sample_joint
 from ldm.data.h5 import SlideFile
-from ldm.evaluation.experiments import large, patches, superres
+from ldm.evaluation.experiments import large_images as large
+from ldm.evaluation.experiments import patches
+from ldm.evaluation.experiments import superres_methods as superres
 from ldm.evaluation.experiments.context import Bench
 from ldm.evaluation.mil.features import Extractor, Probe
 from ldm.multiscale.canvas import State

@@ -34,7 +34,7 @@ class Trial:
     wrong: list[str]
 
 
-def launch(config: PrepareConfig) -> subprocess.Popen:
+def launch(config: PrepareConfig) -> subprocess.Popen[bytes]:
     """The command, in a process group of its own."""
     command = [sys.executable, "data_prep/prepare.py", "--config", "configs/demo/data.yaml", *cohort.overrides(config)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -43,7 +43,7 @@ def launch(config: PrepareConfig) -> subprocess.Popen:
     )
 
 
-def wait_for_work(process: subprocess.Popen, out: str) -> None:
+def wait_for_work(process: subprocess.Popen[bytes], out: str) -> None:
     """Until the first slide is claimed."""
     deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline and not list(Path(out).glob(".*.claim")):

@@ -22,7 +22,7 @@ from ldm.cli import joint as sample_joint
 from ldm.data.h5 import SlideFile
 from ldm.pipeline import ZoomLDM
 from tests import toy
-from tests.data_prep.slides import tissue_image, write_slide
+from tests.data_prep.made_slides import tissue_image, write_slide
 
 STATM, DESCRIPTORS = Path("/proc/self/statm"), Path("/proc/self/fd")
 MOST_MB = 1.0

@@ -14,8 +14,8 @@ from ldm.cli import mil as train_mil
 from ldm.cli import sample as sample_patches
 from ldm.demo import world as demo_world
 from ldm.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
-from ldm.evaluation.experiments import large
-from ldm.evaluation.experiments import superres as enlarging
+from ldm.evaluation.experiments import large_images as large
+from ldm.evaluation.experiments import superres_methods as enlarging
 from ldm.evaluation.experiments.names import CONTROLLED, LARGE, SUPERRES
 from ldm.evaluation.mil.features import SOURCES, Extractor, Probe
 from ldm.multiscale.presets import SAMPLER_NAMES
