@@ -6,6 +6,7 @@ on it) stand apart: another cut-off for tissue makes another cohort, a slide tha
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def beside(path: Path) -> list[Path]:
     world = {path.with_suffix(suffix) for suffix in (*world_suffixes(path), ".prj")}
     gdal = {path.with_name(f"{path.name}{suffix}") for suffix in (".aux.xml", ".ovr", ".msk")}
     inside = path.with_suffix("").iterdir() if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir() else ()
-    return sorted(part for part in {*world, *gdal, *inside} if part.is_file())
+    return sorted(part for part in {*world, *gdal, *inside} if os.path.isfile(part))  # a name may be too long to ask
 
 
 def model_attrs(config: PrepareConfig, identity: Identity) -> dict[str, Any]:

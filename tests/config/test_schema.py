@@ -43,7 +43,7 @@ TRAINING = {
     "optimizer.lr=fast": '"fast" found, expected a number',
     "optimizer.nesterov=3": "true or false",
     "optimizer=1": "expected a mapping",
-    "times={target: ldm.networks.unet.UNet}": "times.LogNormal",
+    "times={target: ldm.networks.unet.UNet}": "timestep_sampling.LogNormal",
 }
 OTHERS = {
     "data=1": "data: 1 found, expected a mapping",

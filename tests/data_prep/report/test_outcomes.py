@@ -72,7 +72,7 @@ def test_a_fault_of_the_program_is_logged_and_the_others_go_on(
     first, second = preparation.prepare(config)
     assert (first.status, second.status) == ("failed", "prepared")
     log = Path(config.out, "report", "0.log")
-    assert re.search(r"0\.tiff: KeyError at test_report\.py:\d+ \('no such thing'\); its traceback", first.message)
+    assert re.search(r"0\.tiff: KeyError at test_outcomes\.py:\d+ \('no such thing'\); its traceback", first.message)
     assert str(log) in first.message
     assert "no such thing" in log.read_text()
     assert "Traceback" in log.read_text()
