@@ -6,10 +6,12 @@ Letters: b contexts, w their width.
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm.diffusion.samplers import ddim, respaced_timesteps
-from ldm.hub import build_part, load_network, open_source
+from ldm.errors import UserError
+from ldm.hub import build_part, load_network, open_source, save_model
 from ldm.networks.dit import DiT
 
 
@@ -25,14 +27,22 @@ class ConditioningModel:
     """names what their config says of the network"""
     contexts_id: str | None = None
     """of the Summarizer whose contexts it learnt; None: not known, as of the published CDM"""
+    config: DictConfig | None = None
+    """what builds it again"""
 
     @classmethod
     def load(cls, source: str | Path) -> "ConditioningModel":
-        """From "demo", a cdm run folder or a published file."""
+        """From "demo", a cdm run folder, a published file or a name on the hub: see `ldm.hub`."""
         found = open_source(source, "cdm")
         network = load_network(found, "cdm", {"cdm": found.tensors})
         contexts_id = found.config.get("contexts_id")
-        return cls(network, build_part(found, "schedule"), found.id, found.config_id, contexts_id)
+        return cls(network, build_part(found, "schedule"), found.id, found.config_id, contexts_id, found.config)
+
+    def save(self, folder: str | Path) -> None:
+        """Write config, weights and their sha256, which `load` reads back. UserError when the disk refuses."""
+        if self.config is None:
+            raise UserError("cdm: was not loaded, so there is no config to save; use ConditioningModel.load")
+        save_model(Path(folder), self.config, self.network.state_dict(), "cdm")
 
     @property
     def weights(self) -> dict[str, str]:

@@ -1,27 +1,41 @@
-"""Where weights come from: "demo" (in the package), a run folder, or a published file.
+"""Where weights come from: "demo" (in the package), a folder, a published file, or a name on the Hugging Face hub.
 
-A run folder holds config.yaml, which names the networks, and weights.safetensors. A published file has no config: its
-networks are the constructors' defaults.
+A model's folder, as a finished run and `save_pretrained` write it, holds config.yaml, which names the networks, and
+weights.safetensors. A published file, weights.ckpt, has no config that is read: its networks are the constructors'
+defaults, which its tensors must match name for name and shape for shape.
+
+On the hub a model is ORG/NAME[/SUBFOLDER][@REVISION], such as StonyBrook-CVLab/ZoomLDM/brca. A file or folder of that
+name on this disk wins, unless `hf:` stands before it.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ldm.checkpoint import check_strict, load_metadata, load_strict, load_weights
+from ldm.checkpoint import check_strict, load_metadata, load_strict, load_weights, save_weights
 from ldm.config.objects import build
-from ldm.config.run_config import check_settings, load_run_config, model_settings
+from ldm.config.run_config import SETTINGS, check_settings, load_run_config, model_settings, save_config
 from ldm.config.training_config import check_finished
 from ldm.errors import UserError
-from ldm.support.files import sha256
+from ldm.support.files import check_destination, sha256
+from ldm.support.hub_files import Repository, fetch, list_files
 
 BUNDLED = Path(__file__).parent / "weights" / "demo"
+CONFIG, WEIGHTS, PUBLISHED = "config.yaml", "weights.safetensors", "weights.ckpt"
+CDM = "cdm"
+"""the folder, in a saved model's, of the CDM that was saved with it"""
+PART = r"[A-Za-z0-9][\w.-]*"
+HUB_NAME = re.compile(rf"(hf:)?(?P<id>{PART}/{PART})/?(?P<inside>(?:{PART}/?)*)(?:@(?P<revision>[\w./-]+))?")
+WEIGHTS_FILES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
+OF_MODEL = ("system", "ladder", "tile_px", "encoder", "model", "contexts_id")
+"""keys of a config that say what a model is; the others, of its training, may hold paths of whoever trained it"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,14 @@ class Source:
         """Whether it is a file without a config of its own."""
         return self.config.get("system") is None
 
+    @property
+    def own_cdm(self) -> Path | None:
+        """Where the CDM is that comes with these weights: the demo's, or one that was saved with them."""
+        if self.path.parent == BUNDLED / "zoomldm":
+            return BUNDLED / CDM
+        folder = self.path.parent / CDM
+        return folder if (folder / WEIGHTS).is_file() and not self.published else None
+
     @cached_property
     def id(self) -> str:
         """Names the weights: "<name>-<12 hex>", the first digits of the file's sha256."""
@@ -49,36 +71,129 @@ class Source:
         return model_settings(self.config)
 
 
+class HubName(NamedTuple):
+    """A model's name on the hub."""
+
+    text: str
+    repository: Repository
+    inside: str
+    """the subfolder, or the file, in the repository; empty at its top"""
+
+    @property
+    def last(self) -> str:
+        """What the weights are called by."""
+        return PurePosixPath(self.inside).stem or self.repository.id.partition("/")[2]
+
+    def file(self, name: str) -> str:
+        return str(PurePosixPath(self.inside) / name)
+
+
+def hub_name(source: str | Path) -> HubName | None:
+    """`source` as a name on the hub; None where it is, or looks like, a path of this disk.
+
+    UserError for what begins with hf: and is no such name.
+    """
+    text = str(source)
+    found = HUB_NAME.fullmatch(text)
+    if text.startswith("hf:"):
+        if not found:
+            raise UserError(f"{text}: is no name on the hub; expected hf:ORG/NAME[/SUBFOLDER][@REVISION]")
+    elif isinstance(source, Path) or not found or Path(text).exists() or Path(found["id"]).parent.exists():
+        return None  # a missing path of a folder that is here is no name
+    elif text.endswith(WEIGHTS_FILES):
+        return None
+    what = text if text.startswith("hf:") else f"{text} (no file or folder here)"
+    return HubName(what, Repository(found["id"], found["revision"]), found["inside"].rstrip("/"))
+
+
 def open_source(source: str | Path, *systems: str) -> Source:
-    """Read "demo", a run folder or a published file, as one of `systems`; the first is the bundled one.
+    """Read a model, named as this module says, as one of `systems`; the first is the bundled one.
 
     UserError when the source is missing, damaged, unfinished or a run of another system.
     """
-    demo = str(source) == "demo"
-    path = BUNDLED / systems[0] if demo else Path(source)
+    path, name = locate(source, systems[0])
     if not path.is_dir():
         tensors = load_weights(path)
-        return Source(path.stem, path, OmegaConf.create(_published(tensors, systems[0])), tensors)
-    weights = path / "weights.safetensors"
+        return Source(name, path, OmegaConf.create(_published(tensors, systems[0])), tensors)
+    weights = path / WEIGHTS
     if not weights.is_file():
-        raise UserError(f"{path}: has no weights.safetensors, written when a run ends; run main.py --resume {path}")
+        raise UserError(f"{path}: has no {WEIGHTS}, written when a run ends; run main.py --resume {path}")
     config = load_run_config(path)
     if config.get("system") not in systems:
         raise UserError(f"{path}: a run of system {config.get('system')}; expected {' or '.join(systems)}")
-    check_finished(config, str(path / "config.yaml"))
+    check_finished(config, str(path / CONFIG))
     check_settings(path, config, load_metadata(weights))
-    return Source("demo" if demo else path.name, weights, config, load_weights(weights))
+    return Source(name, weights, config, load_weights(weights))
+
+
+def locate(source: str | Path, system: str) -> tuple[Path, str]:
+    """The folder or file on this disk that `source` names, fetched if need be, and what its weights are called by.
+
+    UserError when it cannot be fetched.
+    """
+    if str(source) == "demo":
+        return BUNDLED / system, "demo"
+    name = hub_name(source)
+    path = Path(source) if name is None else _fetched(name)
+    called = name.last if name else path.name if path.is_dir() else path.stem
+    if path.is_dir() and not (path / WEIGHTS).is_file() and (path / PUBLISHED).is_file():
+        path = path / PUBLISHED
+    return path, called
+
+
+def _fetched(name: HubName) -> Path:
+    """The folder, or the one file, of a model on the hub. UserError when there is none, or it cannot be had."""
+    files = _needed(name)
+    paths = [fetch(name.repository, file, name.text) for file in files]
+    if len({str(path).removesuffix(file) for path, file in zip(paths, files, strict=True)}) > 1:
+        raise UserError(f"{name.text}: changed on the hub while it was fetched; run the same command again")
+    return paths[0] if len(paths) == 1 else paths[0].parent
+
+
+def _needed(name: HubName) -> list[str]:
+    """The files that make a model, as they are called on the hub. UserError that says what is there instead."""
+    saved = [WEIGHTS, CONFIG, f"{WEIGHTS}.sha256", f"{CONFIG}.sha256"]
+    own = [name.file(file) for file in saved + [f"{CDM}/{file}" for file in saved]]
+    published = name.file(PUBLISHED)
+    likely = [*own, published, *([name.inside] if name.inside else [])]
+    there = list_files(name.repository, likely, name.text)
+    if name.inside in there:
+        return [name.inside]
+    if own[0] in there:
+        return [file for file in own if file in there]
+    if published in there:
+        return [published]
+    models = {str(PurePosixPath(file).parent) for file in there if PurePosixPath(file).name in (WEIGHTS, PUBLISHED)}
+    choice = sorted(f"{name.repository.id}/{folder}" for folder in models - {"."})
+    remedy = f"choose {' or '.join(choice)}" if choice else "name a repository that does"
+    place = f"{name.repository.page}{'/' if name.inside else ''}{name.inside}"
+    raise UserError(f"{name.text}: {place} itself holds neither {WEIGHTS} nor {PUBLISHED}; {remedy}")
 
 
 def check_there(source: str | Path | None, key: str) -> None:
     """UserError when `source`, the value of `key`, names no file and no finished run; cheap, so before all else."""
     if source is None or str(source) == "demo":
         return
+    if (name := hub_name(source)) is not None:
+        _needed(name)
+        return
     path = Path(source)
     if not path.exists():
         raise UserError(f"{key}: {path} does not exist; name a weights file, a finished run's folder, or demo")
-    if path.is_dir() and not (path / "weights.safetensors").is_file():
-        raise UserError(f"{key}: {path} has no weights.safetensors, written when a run ends; name a finished run")
+    if path.is_dir() and not any((path / weights).is_file() for weights in (WEIGHTS, PUBLISHED)):
+        raise UserError(f"{key}: {path} has no {WEIGHTS}, written when a run ends; name a finished run")
+
+
+def save_model(folder: Path, config: DictConfig, tensors: Mapping[str, Tensor], system: str) -> None:
+    """Write a model's folder: config.yaml, of which only what says what the model is, weights, and their sha256.
+
+    UserError when the disk refuses.
+    """
+    check_destination(folder, folder=True)
+    read = {key: config[key] for key in OF_MODEL if config.get(key) is not None}
+    kept = OmegaConf.create({**read, "system": system})  # a published file has no config that says it
+    save_weights(folder / WEIGHTS, tensors, {SETTINGS: model_settings(kept)})
+    save_config(folder, kept)
 
 
 def _published(tensors: dict[str, Tensor], system: str) -> dict[str, Any]:

@@ -4,12 +4,13 @@
     images = model.sample("5x", count=4)                        # conditions drawn from the CDM
     images = model.sample("5x", embeddings=[grid])              # the condition of a real region
 
-Weights come from "demo" (in the package), a run folder or a published file: see `ldm.hub`.
+Weights come from "demo" (in the package), a folder, a published file or a name on the hub: see `ldm.hub`.
 
 Letters: n images, b images in a batch, d embedding width, w context width, H pixels and h = H / 4 latents a side.
 """
 
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,36 +21,40 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
-from torch import Tensor
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from ldm.checkpoint import split
+from ldm.checkpoint import join, split
 from ldm.conditioning_model import ConditioningModel
 from ldm.data.tokens import TOKENS
 from ldm.diffusion.guidance import Denoiser, guided
 from ldm.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, seeded_noise
 from ldm.diffusion.schedule import Prediction, at, predict
 from ldm.errors import UserError
-from ldm.hub import build_part, load_network, open_source
+from ldm.hub import CDM, build_part, load_network, open_source, save_model
 from ldm.images.tensors import to_uint8
 from ldm.layers.statistics import share_statistics
+from ldm.model_card import Card, Facts, model_card
 from ldm.multiscale.decoding import decode_bands
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
 from ldm.networks.unet import UNet
 from ldm.networks.weights_id import weights_id
 from ldm.scales import Ladder, ladder
+from ldm.support.files import whole
 from ldm.support.finite import checked
+from ldm.support.hub_files import push
 from ldm.support.precision import DTYPES, allow_tf32, choose
 
 REQUIRED = ("ladder.kind", "tile_px", "encoder", "model.prediction")
+NO_CARD = Card()
 FOR_LATENT, FOR_CONTEXT = 0, 1
 """what an image's noise is for: the second key of its generator"""
 
 
 def load_autoencoder(source: str | Path) -> tuple[Autoencoder, str]:
-    """The autoencoder of "demo", a run folder (vq or zoomldm) or a published file, and its id "<name>-<12 hex>".
+    """The autoencoder of "demo", a folder (vq or zoomldm), a file or a name on the hub, and its id "<name>-<12 hex>".
 
     A file may be ZoomLDM's or CompVis' VQ-f4. The digits are the first of the weights file's sha256.
     """
@@ -76,6 +81,8 @@ class ZoomLDM:
     """names the weights"""
     config_id: str = ""
     """names what their config says of the networks"""
+    config: DictConfig | None = None
+    """what builds them again"""
 
     @classmethod
     def load(
@@ -85,7 +92,9 @@ class ZoomLDM:
         device: str | torch.device = "cpu",
         precision: str = "auto",
     ) -> "ZoomLDM":
-        """Load `source`, and the CDM from its own source (the bundled model brings the bundled CDM).
+        """Load `source`, and the CDM from its own source; the demo model and a saved one bring theirs.
+
+        `source` "demo" | FOLDER | FILE | "StonyBrook-CVLab/ZoomLDM/brca" | "hf:ORG/NAME[/SUBFOLDER][@REVISION]".
 
         `precision` "auto" | "fp32" | "bf16" | "fp16" is what the networks compute in; latents stay in float32. "auto"
         is bf16 where `device` computes it natively, fp32 elsewhere; the model's `precision` says which.
@@ -99,7 +108,7 @@ class ZoomLDM:
         missing = [key for key in REQUIRED if OmegaConf.select(config, key) is None]
         if missing:
             raise UserError(f"{found.path.parent / 'config.yaml'}: lacks {', '.join(missing)}; a finished run has them")
-        cdm = "demo" if cdm is None and str(source) == "demo" else cdm
+        cdm = found.own_cdm if cdm is None else cdm
         parts = split(found.tensors)
         model = cls(
             unet=load_network(found, "denoiser", parts),
@@ -113,11 +122,50 @@ class ZoomLDM:
             precision=precision,
             id=found.id,
             config_id=found.config_id,
+            config=config,
         )
         if cdm is not None:
             model.cdm = ConditioningModel.load(cdm)
             model.check_cdm(model.cdm, found.published)
         return model.to(device)
+
+    def save_pretrained(self, folder: str | Path, card: Card = NO_CARD, source: str = "") -> Path:
+        """Write what `ZoomLDM.load(folder)` reads back bit-equal, CDM included; returns the folder.
+
+        config.yaml, weights.safetensors, their sha256, and README.md, a model card, which says what `card` says and
+        what the model knows of itself; `source` is the name that it tells to load it by. UserError when the disk
+        refuses, or for a model that was not loaded.
+        """
+        folder = Path(folder)
+        if self.config is None:
+            raise UserError("save_pretrained: this model was not loaded, so there is no config to save")
+        networks: dict[str, nn.Module] = {
+            "denoiser": self.unet,
+            "summarizer": self.summarizer,
+            "autoencoder": self.autoencoder,
+        }
+        save_model(folder, self.config, join({part: net.state_dict() for part, net in networks.items()}), "zoomldm")
+        if self.cdm is not None:
+            self.cdm.save(folder / CDM)
+            networks["CDM"] = self.cdm.network
+        facts = Facts(
+            id=self.id,
+            kind=self.ladder.kind,
+            scales=self.ladder.names,
+            tile_px=self.tile_px,
+            encoder=self.encoder,
+            prediction=self.prediction,
+            parameters={name: sum(weight.numel() for weight in net.parameters()) for name, net in networks.items()},
+            draws_conditions=self.cdm is not None,
+        )
+        with whole(folder / "README.md") as partial:
+            partial.write_text(model_card(facts, card, source or str(folder)), encoding="utf-8")
+        return folder
+
+    def push_to_hub(self, repository: str, card: Card = NO_CARD, private: bool = True) -> str:
+        """Upload what `save_pretrained` writes to ORG/NAME; returns its page. UserError when the hub refuses."""
+        with tempfile.TemporaryDirectory() as folder:
+            return push(self.save_pretrained(folder, card, repository), repository, private)
 
     def check_cdm(self, cdm: ConditioningModel, published: bool = False) -> None:
         """UserError when the CDM was made for another model; published ones do not say, and are believed, in a line."""

@@ -38,30 +38,27 @@ def environment() -> Iterator[Finding]:
 def published_weights() -> Iterator[Finding]:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    from ldm.doctor.published import Weights, hub_weights, published
+    from ldm.doctor.published import HubWeights, elsewhere, published
     from ldm.encoders.tile_encoders import CONCH_HUB, PUBLISHED
     from ldm.evaluation.metrics.extractors import inception_file
     from ldm.evaluation.metrics.fidelity import ALEXNET_URL, alexnet_file
+    from ldm.support.hub_files import TIMM_FILES
 
-    files = (("Inception", inception_file(), URL_INCEPTION_V3), ("LPIPS", alexnet_file(), ALEXNET_URL))
     local = "set encoder.weights to a local file"
+    vq = "https://ommer-lab.com/files/latent-diffusion/vq-f4.zip"
     yield from published(
         [
-            *(hub_weights(name, of.hub, local) for name, of in PUBLISHED.items() if of.hub),
-            hub_weights("conch", CONCH_HUB, local),
-            hub_weights("ZoomLDM", "StonyBrook-CVLab/ZoomLDM", "give --model the path of its weights.ckpt"),
-            Weights(
-                "VQ-f4",
-                None,
-                "https://ommer-lab.com/files/latent-diffusion/vq-f4.zip",
-                "set autoencoder to the path of its model.ckpt",
-            ),
-            *(
-                Weights(name, file if file.is_file() else None, url, f"put the file at {file}")
-                for name, file, url in files
-            ),
+            *(HubWeights(name, of.hub, TIMM_FILES, local) for name, of in PUBLISHED.items() if of.hub),
+            HubWeights("conch", CONCH_HUB, ("pytorch_model.bin",), local),
+            HubWeights("ZoomLDM", "StonyBrook-CVLab/ZoomLDM", ("brca/weights.ckpt",), "give --model a local path"),
         ]
     )
+    yield elsewhere("VQ-f4", None, vq, "set autoencoder to the path of its model.ckpt")
+    for name, file, url in (
+        ("Inception", inception_file(), URL_INCEPTION_V3),
+        ("LPIPS", alexnet_file(), ALEXNET_URL),
+    ):
+        yield elsewhere(name, file, url, f"put the file at {file}")
 
 
 def bundled() -> Iterator[Finding]:
@@ -103,7 +100,9 @@ def training_run(base: list[str]) -> Iterator[Finding]:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", type=Path, metavar="FOLDER", help="prepared slides; all of them are read")
-    parser.add_argument("--model", metavar="demo | RUN | WEIGHTS", help="a model, as the other scripts take it")
+    parser.add_argument(
+        "--model", metavar="demo | RUN | WEIGHTS | ORG/NAME", help="a model, as the other scripts take it"
+    )
     parser.add_argument("--base", nargs="+", metavar="YAML", help="config files of main.py; then key=value overrides")
     args = parser.parse_args(argv)
     if args.cohort and not args.cohort.is_dir():

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 import torch
 from safetensors.torch import save_file
 
@@ -18,9 +17,11 @@ from ldm.checkpoint import load_weights
 from ldm.data.split_file import NAME, Line, Shares, Split, write_split
 from ldm.doctor import environment, published
 from ldm.doctor.finding import Finding, checked
+from ldm.support import hub_files
 from ldm.support.files import sidecar
 from scripts import doctor
-from tests import toy
+from tests import local_hub, toy
+from tests.local_hub import Repo
 from tests.training import cohort
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +59,7 @@ def found(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
 def test_a_whole_installation_has_no_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(published, "answered", lambda urls: {})
+    monkeypatch.setattr(published, "refusals", lambda wanted: {})
     monkeypatch.setattr(environment, "_driver", lambda: "")
     status, printed = found(capsys)
     assert status == 0
@@ -103,22 +104,33 @@ def test_without_the_package_one_line_says_so(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("status", "told"), [(200, "gives it"), (403, "accept the licence"), (500, "answers 500")])
-def test_published_weights_are_asked_for(status: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    response = requests.Response()
-    response.status_code = status
-    monkeypatch.setattr(requests, "head", lambda *_, **__: response)
-    wanted = published.Weights("uni", None, "https://example.org/uni", "put it somewhere")
-    assert told in next(published.published([wanted])).told
+def test_published_weights_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [published.HubWeights(name, f"lab/{name}", ("weights.bin",), "put it here") for name in ("a", "b", "c")]
+    with local_hub.running() as hub:
+        local_hub.use(monkeypatch, hub.url, tmp_path)
+        hub.repos["lab/a"] = Repo({"weights.bin": b"x"})
+        hub.repos["lab/b"] = Repo({"weights.bin": b"x"}, gated=True)
+        given, gated, missing = published.published(wanted)
+        assert (given.status, given.told) == ("ok", f"a: not on this disk; {hub.url}/lab/a gives it")
+        assert gated.status == missing.status == "warn"
+        assert "is gated; accept its licence there and run `hf auth login`, or put it here" in gated.told
+        assert "does not exist or is private" in missing.told
+        hub_files.fetch(hub_files.Repository("lab/a"), "weights.bin", "a")
+        assert next(published.published(wanted)).told.startswith(f"a: {tmp_path}")
 
 
 def test_a_network_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "head", lambda *_, **__: threading.Event().wait())
+    monkeypatch.setattr(published, "check_access", lambda *_: threading.Event().wait())
     monkeypatch.setattr(published, "SECONDS", 0.2)
-    wanted = published.Weights("uni", None, "https://example.org/uni", "put it somewhere")
-    finding = next(published.published([wanted]))
+    finding = next(published.published([published.HubWeights("uni", "lab/never", ("x.bin",), "put it somewhere")]))
     assert finding.status == "warn"
     assert "no answer" in finding.told
+
+
+def test_weights_on_no_hub_are_told_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").touch()
+    assert published.elsewhere("VQ-f4", None, "https://example.org", "set autoencoder").status == "warn"
+    assert published.elsewhere("VQ-f4", tmp_path / "w.pth", "https://example.org", "x").status == "ok"
 
 
 def test_a_whole_cohort_is_read_to_the_end(slides: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

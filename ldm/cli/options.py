@@ -11,7 +11,11 @@ Add = Callable[..., Any]
 
 def add_model(add: Add) -> None:
     """--model: which weights."""
-    add("--model", default="demo", help="demo (the default), a run folder or a published weights file")
+    add(
+        "--model",
+        default="demo",
+        help="demo (the default), a folder, a weights file, or a name on the hub: StonyBrook-CVLab/ZoomLDM/brca",
+    )
 
 
 def add_device(add: Add) -> None:

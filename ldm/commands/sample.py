@@ -18,7 +18,7 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 def origin_of(args: argparse.Namespace, model: ZoomLDM) -> SlideFile | None:
     """The slide that conditions come from, or None for the CDM. UserError when slide and model do not match."""
-    origin = args.origin or (BUNDLED / "slide.h5" if args.model == "demo" else "cdm" if args.cdm else None)
+    origin = args.origin or (BUNDLED / "slide.h5" if args.model == "demo" else "cdm" if model.cdm else None)
     if origin is None:
         raise UserError(f"--from: no conditions for {args.model}; give --from SLIDE.h5 or --cdm RUN")
     if str(origin) == "cdm":

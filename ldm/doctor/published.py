@@ -1,78 +1,73 @@
 """Weights that others publish: on this disk, to be fetched, or where to put them by hand.
 
-The network is asked once, for all of them at a time, and not for long.
+The hub is asked through its own client, for all of them at a time, and not for long.
 """
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import requests
-from huggingface_hub import constants, get_token
-
 from ldm.doctor.finding import Finding, ok, warn
-
-SECONDS = 5.0
-"""that the network may take to answer"""
-LICENCE = (401, 403)
+from ldm.errors import UserError
+from ldm.support.hub_files import SECONDS, Repository, cached, check_access, explained
 
 
-class Weights(NamedTuple):
-    """A published file: what it is for, where it may be on this disk, where it comes from, how to do without a hub."""
+class HubWeights(NamedTuple):
+    """Weights in a repository on the hub."""
 
     name: str
-    here: Path | None
-    url: str
-    remedy: str
+    repository: str
+    files: tuple[str, ...]
+    """which of them hold weights; the first is asked for"""
+    otherwise: str
+    """how to do without the hub"""
 
 
-def hub_weights(name: str, repository: str, remedy: str) -> Weights:
-    """Weights of a Hugging Face repository, found in the hub's cache when they were fetched before."""
-    cached = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
-    files = (path for kind in ("*.safetensors", "*.bin", "*.ckpt") for path in cached.glob(f"*/**/{kind}"))
-    return Weights(name, next(files, None), f"{constants.ENDPOINT}/{repository}", remedy)
-
-
-def published(wanted: list[Weights]) -> Iterator[Finding]:
+def published(wanted: list[HubWeights]) -> Iterator[Finding]:
     """One line for each of `wanted`; what is not there is a warning, since the demo needs none of it."""
-    answers = answered([weights.url for weights in wanted if weights.here is None])
+    here = {weights.name: cached(Repository(weights.repository), weights.files) for weights in wanted}
+    refused = refusals([weights for weights in wanted if here[weights.name] is None])
     for weights in wanted:
-        if weights.here is not None:
-            yield ok(f"{weights.name}: {weights.here}")
-            continue
-        status = answers.get(weights.url)
-        if status is None:
-            yield warn(f"{weights.name}: not on this disk, and no answer from {weights.url}; {weights.remedy}")
-        elif status in LICENCE:
-            yield warn(
-                f"{weights.name}: accept the licence at {weights.url} and run `hf auth login`, or {weights.remedy}"
-            )
-        elif status >= 400:
-            yield warn(f"{weights.name}: {weights.url} answers {status}; {weights.remedy}")
+        if here[weights.name] is not None:
+            yield ok(f"{weights.name}: {here[weights.name]}")
+        elif reason := refused.get(weights.name):
+            yield warn(f"{reason} (not on this disk)")
         else:
-            yield ok(f"{weights.name}: not on this disk; {weights.url} gives it")
+            yield ok(f"{weights.name}: not on this disk; {Repository(weights.repository).page} gives it")
 
 
-def answered(urls: list[str]) -> Mapping[str, int]:
-    """The HTTP status of each that answers in time. Threads are left behind: looking a name up cannot be stopped."""
-    statuses: dict[str, int] = {}
-    token = get_token()
+def elsewhere(name: str, file: Path | None, page: str, remedy: str) -> Finding:
+    """Weights that are on no hub: `file` where they are looked for on this disk, `page` where they come from."""
+    if file is not None and file.is_file():
+        return ok(f"{name}: {file}")
+    return warn(f"{name}: not on this disk; it is at {page}; {remedy}")
 
-    def ask(url: str) -> None:
-        hub = url.startswith(constants.ENDPOINT)
-        headers = {"authorization": f"Bearer {token}"} if token and hub else {}
-        file = f"{url}/resolve/main/config.json" if hub else url
+
+def refusals(wanted: list[HubWeights]) -> dict[str, str]:
+    """Why the hub does not give them, by name; those that it gives are not named.
+
+    Threads are left behind: looking an address up cannot be stopped.
+    """
+    page = {weights.name: Repository(weights.repository).page for weights in wanted}
+    told = {
+        weights.name: f"{weights.name}: no answer from {page[weights.name]}; {weights.otherwise}" for weights in wanted
+    }
+
+    def ask(weights: HubWeights) -> None:
+        repository = Repository(weights.repository)
         try:
-            statuses[url] = requests.head(file, headers=headers, timeout=SECONDS).status_code
-        except requests.RequestException:
-            return
+            with explained(weights.name, repository, weights.otherwise):
+                check_access(repository, weights.files)
+            told.pop(weights.name)
+        except UserError as error:
+            told[weights.name] = str(error)
 
-    threads = [threading.Thread(target=ask, args=(url,), daemon=True) for url in urls]
-    until = time.monotonic() + SECONDS
+    threads = [threading.Thread(target=ask, args=(weights,), daemon=True) for weights in wanted]
+    until = time.monotonic() + 1.2 * SECONDS
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
-    return dict(statuses)
+    return dict(told)

@@ -13,7 +13,7 @@ from ldm.checkpoint import BARE_AUTOENCODER, PARTS, check_strict, load_weights, 
 from ldm.config.run_config import load_run_config
 from ldm.config.training_config import check_finished
 from ldm.doctor.finding import Finding, checked, fail, ok, warn
-from ldm.hub import BUNDLED, Source, load_network, open_source
+from ldm.hub import BUNDLED, Source, load_network, locate, open_source
 from ldm.support.files import intact, sidecar
 from ldm.training.callbacks import checkpoints
 from ldm.training.systems import SYSTEMS
@@ -24,14 +24,13 @@ EXPECTED = {"vq": ("autoencoder",), "zoomldm": ("denoiser", "summarizer", "autoe
 
 
 def model(source: str | Path) -> Iterator[Finding]:
-    """What --model takes: "demo", a run folder or a weights file."""
+    """What --model takes: "demo", a folder, a weights file or a name on the hub."""
     if str(source) == "demo":
         for system in BUNDLE:
             yield from run(BUNDLED / system)
-    elif Path(source).is_dir():
-        yield from run(Path(source))
-    else:
-        yield from published(Path(source))
+        return
+    path, _ = locate(source, "zoomldm")
+    yield from run(path) if path.is_dir() else published(path)
 
 
 class Wanted(NamedTuple):

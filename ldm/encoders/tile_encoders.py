@@ -19,23 +19,21 @@ import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils.logging import set_verbosity_error
 from PIL import Image
 from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from ldm.checkpoint import check_kinds, load_strict, load_weights
-from ldm.doctor.published import answered, hub_weights
 from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from ldm.errors import UserError
 from ldm.support.files import sha256
 from ldm.support.finite import not_finite
+from ldm.support.hub_files import TIMM_FILES, Repository, cached, check_access, explained, fetch
 
 COLOUR_BINS = 8
 CONCH_HUB = "MahmoodLab/conch"
+LOCAL = "set encoder.weights to a local file"
 
 
 class TileEncoder(Protocol):
@@ -192,34 +190,16 @@ def _timm_network(name: str, published: Published, weights: str | Path | None) -
 
 
 def _fetched(name: str, hub: str, fetch: Callable[[], Any]) -> Any:
-    """What `fetch` downloads. UserError when it cannot: who grants access, how to do without."""
-    set_verbosity_error()  # one line of ours says it all
-    page = f"accept the licence at https://huggingface.co/{hub}, run `hf auth login`, or " if hub else ""
-    remedy = f"{page}set encoder.weights to a local file"
-    told = f"encoder.name: {name}: its weights could not be fetched"
-    if not _within_reach(name, hub):
-        raise UserError(f"{told} (they are not on this disk, and the hub does not answer); {remedy}")
-    try:
-        return fetch()
-    except (OSError, RuntimeError, HfHubHTTPError) as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0].split('. ')[0]}"
-        raise UserError(f"{told} ({reason}); {remedy}") from error
-
-
-def _within_reach(name: str, hub: str) -> bool:
-    """Whether the weights are in the hub's cache, or the hub answers; its own client tries for a minute, in silence."""
+    """What `fetch` downloads from the hub's repository. UserError when it cannot: why, and how to do without."""
     if not hub and timm.is_model(name):
         published = timm.get_pretrained_cfg(name)
         hub = (published and published.hf_hub_id) or ""
-    if not hub or constants.HF_HUB_OFFLINE:
-        return True
-    weights = hub_weights(name, hub, "")
-    if weights.here is not None:
-        return True
-    answers = bool(answered([weights.url]))
-    if answers:
-        print(f"encoder.name: {name}: fetching its weights from {weights.url}", file=sys.stderr)
-    return answers
+    with explained(f"encoder.name: {name}: its weights could not be fetched", Repository(hub), LOCAL):
+        if hub:
+            check_access(Repository(hub), TIMM_FILES)
+            if cached(Repository(hub), TIMM_FILES) is None:
+                print(f"encoder.name: {name}: fetching its weights from {Repository(hub).page}", file=sys.stderr)
+        return fetch()
 
 
 def _local_state(network: Any, weights: str | Path) -> dict[str, Tensor]:
@@ -260,7 +240,7 @@ class ConchEncoder:
         except ImportError as error:
             remedy = "pip install git+https://github.com/Mahmoodlab/CONCH.git"
             raise UserError(f"encoder.name: conch: its authors' package is missing ({error}); {remedy}") from error
-        path = weights or _fetched("conch", CONCH_HUB, lambda: hf_hub_download(CONCH_HUB, "pytorch_model.bin"))
+        path = weights or fetch(Repository(CONCH_HUB), "pytorch_model.bin", "encoder.name: conch", LOCAL)
         tensors = {name.removeprefix("module."): value for name, value in load_weights(path).items()}  # runs no code
         try:
             network, self.transform = create_model_from_pretrained("conch_ViT-B-16", str(path))

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ldm.checkpoint import save_weights
-from ldm.doctor import published
-from ldm.encoders import tile_encoders as encoders
 from ldm.encoders.tile_encoders import PUBLISHED, ConchEncoder, TimmEncoder, known_width, load_encoder
 from ldm.errors import UserError
+from tests import local_hub
+from tests.local_hub import Hub, Repo
 
 TINY = "test_vit"
 
@@ -67,14 +67,32 @@ def test_unknown_encoder_is_told_the_known_ones():
         load_encoder("unn")
 
 
-def test_gated_weights_are_one_line_with_the_remedy(monkeypatch):
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("401 Client Error\nAccess to model is restricted")
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine, and an empty cache."""
+    with local_hub.running() as server:
+        local_hub.use(monkeypatch, server.url, tmp_path / "cache")
+        yield server
 
-    monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(UserError, match=r"huggingface\.co/MahmoodLab/UNI,.*hf auth login.*encoder\.weights") as error:
+
+def test_gated_weights_are_one_line_with_the_remedy(hub: Hub) -> None:
+    hub.repos["MahmoodLab/UNI"] = Repo({"pytorch_model.bin": b"x"}, gated=True)
+    with pytest.raises(UserError, match=r"/MahmoodLab/UNI is gated.*hf auth login.*encoder\.weights") as error:
         load_encoder("uni")
     assert "\n" not in str(error.value)
+
+
+def test_weights_come_from_the_hub(hub: Hub, tmp_path: Path, tiles: Tensor, capsys: pytest.CaptureFixture[str]) -> None:
+    network = timm.create_model(TINY, pretrained=False)
+    save_weights(tmp_path / "tiny.safetensors", network.state_dict())
+    hub.repos["timm/test_vit.r160_in1k"] = Repo({"model.safetensors": (tmp_path / "tiny.safetensors").read_bytes()})
+    found = load_encoder(TINY)(tiles)
+    torch.testing.assert_close(found, load_encoder(TINY, tmp_path / "tiny.safetensors")(tiles))
+    assert f"fetching its weights from {hub.url}/timm/test_vit.r160_in1k" in capsys.readouterr().err
+    asked = len(hub.asked)
+    load_encoder(TINY)
+    assert "fetching" not in capsys.readouterr().err
+    assert not [path for method, path, _ in hub.asked[asked:] if method == "GET"]
 
 
 @pytest.mark.parametrize(("name", "width"), [("uni", 1024), ("uni2-h", 1536), ("dinov2", 1024), ("hipt", 384)])
@@ -178,13 +196,9 @@ def test_conch_refuses_the_weights_of_another_network(conch: None, tensors: dict
     assert "\n" not in str(refusal.value)
 
 
-def test_conch_that_cannot_be_fetched_is_one_line_with_the_remedy(conch: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError("401 Client Error\nAccess to model is restricted")
-
-    monkeypatch.setattr(encoders, "hf_hub_download", refuse)
-    monkeypatch.setattr(encoders, "answered", lambda urls: dict.fromkeys(urls, 401))
-    with pytest.raises(UserError, match=r"huggingface\.co/MahmoodLab/conch,.*encoder\.weights") as refusal:
+def test_conch_that_cannot_be_fetched_is_one_line_with_the_remedy(conch: None, hub: Hub) -> None:
+    hub.repos["MahmoodLab/conch"] = Repo({"pytorch_model.bin": b"x"}, gated=True)
+    with pytest.raises(UserError, match=r"/MahmoodLab/conch is gated.*hf auth login") as refusal:
         load_encoder("conch")
     assert "\n" not in str(refusal.value)
 
@@ -197,12 +211,9 @@ def test_conch_without_its_package_is_told_how_to_get_it(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", ["uni", "dinov2", "resnet18"])
-def test_a_hub_that_does_not_answer_is_told_and_its_client_is_not_asked(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(published.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(encoders, "answered", lambda urls: {})
-    monkeypatch.setattr(encoders.timm, "create_model", lambda *_, **__: pytest.fail("the client was asked"))
-    message = rf"encoder\.name: {name}: its weights could not be fetched .*the hub does not answer.*encoder\.weights"
+def test_a_hub_that_does_not_answer_is_told_at_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local_hub.use(monkeypatch, "http://127.0.0.1:1", tmp_path)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("timm was asked, which tries for a minute"))
+    message = rf"encoder\.name: {name}: its weights could not be fetched: .* gives no whole answer.*encoder\.weights"
     with pytest.raises(UserError, match=message):
         load_encoder(name)
