@@ -20,7 +20,7 @@ from ldm.images.contact_sheet import Pixels, contact_sheet
 from ldm.images.tensors import to_uint8
 from ldm.multiscale.canvas import State
 from ldm.multiscale.conditions import Conditions, TokenMap, drawn_tokens
-from ldm.multiscale.inversion import Inference
+from ldm.multiscale.inversion import Inversion
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS
 from ldm.pipeline import ZoomLDM
@@ -60,7 +60,7 @@ def conditions(model: ZoomLDM, from_context: Tensor, patch: Tensor, seed: int) -
     """The three ways; `patch` (1, 3, h, w) is the coarse image."""
     tiles = model.ladder[COARSE].downsample
     drawn = model.sample_context(FINE, tiles**2, seed=seed)
-    from_image = Inference(model, COARSE, seed).from_latents(patch)[0]
+    from_image = Inversion(model, COARSE, seed).from_latents(patch)[0]
     return {
         "(a) CDM, by tile": PerTile(drawn, tiles, patch.shape[-1]),
         "(b) from image": TokenMap(model, from_image),

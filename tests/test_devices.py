@@ -22,7 +22,7 @@ from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from ldm.evaluation.mil.features import Probe, denoiser_features
 from ldm.multiscale.canvas import Rule
 from ldm.multiscale.conditions import TokenMap, Unconditional, drawn_tokens
-from ldm.multiscale.inversion import Inference
+from ldm.multiscale.inversion import Inversion
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS
 from ldm.multiscale.super_resolution import CONSISTENT, SuperResolution, inferred
@@ -134,7 +134,7 @@ BACKWARD: dict[str, Callable[[ZoomLDM], Tensor]] = {
     "joint, backpropagation": lambda model: joint(
         model, settings("default", rule=Rule(codec="backprop", denoiser="backprop"))
     ),
-    "inversion": lambda model: Inference(model, "5x").from_latents(noise(4, 2, 3, 8, 8).to(model.device), 3),
+    "inversion": lambda model: Inversion(model, "5x").from_latents(noise(4, 2, 3, 8, 8).to(model.device), 3),
     "super-resolution's conditions": lambda model: inferred(model, SMALL_PIXELS, ["20x", "5x"], steps=2).tokens,
     "a place of the CDM's": lambda model: drawn_tokens(model, "5x", 4, 8, steps=2),
 }

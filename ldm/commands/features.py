@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     )
     files = open_cohort(args.cohort)
     failed = 0
-    for number in tqdm(processes.mine(len(files)), desc=extract.folder.name, unit="slide", disable=extract.quiet):
+    for number in tqdm(
+        processes.local_indices(len(files)), desc=extract.folder.name, unit="slide", disable=extract.quiet
+    ):
         try:
             extract(matching_slide(files[number].path, model))
         except DiskFull:
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         except UserError as error:
             failed += 1
             tqdm.write(f"failed: {error}")
-    failed = int(processes.total(torch.tensor(failed)))
+    failed = int(processes.all_reduce_sum(torch.tensor(failed)))
     if fabric.global_rank == 0:
         done = f"bags of {len(files) - failed} of {len(files)} slides are in {extract.folder}"
         print(done + (f"; {failed} failed" if failed else ""))

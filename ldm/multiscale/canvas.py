@@ -1,12 +1,17 @@
-"""Images of any size: the windows of a canvas denoised step by step, held to a coarser canvas of the same place.
+"""One canvas of Algorithm 2: its windows denoised step by step under the constraint of a coarser canvas.
 
-    for every step: cut windows -> predict z_0 and eps -> correct them towards A Dec(z_0) = y -> blend -> one step
+    for each step of the schedule                                  supplement 8.2, Algorithm 2
+        cut z_t into windows
+        z_0, eps = predict(denoise(z_t, t))                        the denoiser's prediction of each window
+        K times: z_0, eps = correct towards A Dec(z_0) = y         inner loop: eq. 4, 6 and 12 (`correct`)
+        average z_0 and eps where windows overlap
+        z_t = the scheduler's step from z_0 and eps
 
-(paper, section 3.2; supplement 8.2, Algorithm 2). y comes from the next coarser scale: its decoded prediction of the
-same step (lock-step, as published) or its finished image. A coarser canvas hears nothing of a finer one, so a chain of
-scales is a row of such loops, each one's `y` fed by the one before. Super-resolution is the loop with y given.
+(paper, section 3.2.) y comes from the next coarser scale: its decoded prediction of the same step (lock-step, as
+published) or its finished image. A coarser canvas is not conditioned on a finer one, so a chain of scales is a sequence
+of such loops, each constrained by the one before: `ldm.multiscale.joint`. In super-resolution y is given.
 
-Letters: n windows, c channels, H, W latents of a canvas, f the factor between two scales.
+Shapes: n windows, H, W latents of a canvas, f the factor between two scales.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +28,7 @@ from ldm.diffusion.steps import Step
 from ldm.multiscale.constraint import Map, Shrink, difference, jvp, unit, vjp
 from ldm.multiscale.presets import Rule
 from ldm.multiscale.windows import Blend, cover, cut
+from ldm.support.processes import ALONE, Processes
 
 Target = Callable[[Tensor], Tensor]
 """places (n, 2) -> y (n, 3, h, w): what the images of these windows shrink to"""
@@ -45,24 +51,36 @@ class Corrected(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """One scale's canvas: how its windows are denoised.
-
-    `denoiser(places)` is the denoiser of the windows at places (n, 2); `offset(step)` shifts the windows of a step,
-    which stand `stride` apart; `noise(step)` (3, H, W) is what a step adds. Of n windows this process denoises
-    `mine(n)`; `total` sums over the processes after the steps that `meet` names, and before the next one only a
-    process' own windows are valid: for windows that neither move nor overlap, that is enough.
-    """
+    """One scale's canvas: the windows of each step, and what denoises them."""
 
     steps: Sequence[Step]
     denoiser: Callable[[Tensor], Denoiser]
+    """places (n, 2) of windows -> their denoiser"""
     side: int
+    """latents of a window, a side"""
     stride: int | None = None
-    batch: int = 16
-    offset: Callable[[int], tuple[int, int]] = lambda step: (0, 0)
+    """latents between windows; None: side by side"""
+    offsets: Sequence[tuple[int, int]] | None = None
+    """(row, column) by which the windows of each step are shifted; None: not at all"""
     noise: Callable[[int], Tensor] | None = None
-    mine: Callable[[int], range] = range
-    total: Map = lambda x: x
-    meet: Callable[[int], bool] = lambda step: True
+    """number of a step -> the noise (3, H, W) that it adds; None: steps add none"""
+    batch_size: int = 16
+    """windows at a time"""
+    processes: Processes = ALONE
+    """among which windows are divided"""
+    sync_every: int = 1
+    """steps after which processes exchange their windows, besides the last; above 1 for windows that neither move nor
+    overlap, since between two exchanges a process knows its own alone"""
+
+    def windows(self, step: int, height: int, width: int) -> Tensor:
+        """Places (n, 2) of this process' windows at step number `step` on a canvas of height x width latents."""
+        offset = (0, 0) if self.offsets is None else self.offsets[step]
+        places = cover(height, width, self.side, self.stride, offset)
+        return places[list(self.processes.local_indices(len(places)))]
+
+    def synchronises(self, step: int) -> bool:
+        """Whether processes exchange their windows after step number `step`."""
+        return (step + 1) % self.sync_every == 0 or step + 1 == len(self.steps)
 
 
 class State(NamedTuple):
@@ -85,37 +103,35 @@ def denoise_canvas(
     codec: Codec | None = None,
     rule: Rule | None = None,
 ) -> Iterator[State]:
-    """Denoise z_t (3, H, W) from step `first` on, one State after every step.
+    """Denoise z_t (3, H, W) from step number `first` on; one State after every step (Algorithm 2, the outer loop).
 
-    With `target(step)`, `codec` and `rule`, windows are held to what the target says.
+    With `target(step)`, `codec` and `rule`, windows are constrained by what the target says.
     """
     weight = torch.ones(canvas.side, canvas.side, dtype=z_t.dtype, device=z_t.device)
-    height, width = z_t.shape[1:]
     for index in range(first, len(canvas.steps)):
         step = canvas.steps[index]
-        places = cover(height, width, canvas.side, canvas.stride, canvas.offset(index))
+        constrained = rule is not None and rule.inner > 0 and index < rule.until * len(canvas.steps)
+        y = target(index) if constrained and target else None
         z_0, eps = Blend(z_t.shape, weight), Blend(z_t.shape, weight)
-        held = rule is not None and rule.inner > 0 and index < rule.until * len(canvas.steps)
-        y = target(index) if held and target else None
         errors = z_t.new_zeros(2)  # sum, count
-        mine = places[list(canvas.mine(len(places)))]
-        for some in mine.split(canvas.batch) if len(mine) else ():
-            windows = Windows(cut(z_t, some, canvas.side), canvas.denoiser(some), step)
+        places = canvas.windows(index, *z_t.shape[1:])
+        for here in torch.split(places, canvas.batch_size) if len(places) else ():
+            windows = Windows(cut(z_t, here, canvas.side), canvas.denoiser(here), step)
             if y is None or codec is None or rule is None:
                 prediction = windows.predict()
             else:
-                prediction, error = correct(windows, y(some).to(z_t), codec, rule)
+                prediction, error = correct(windows, y(here).to(z_t), codec, rule)
                 errors += torch.stack([error.sum(), error.new_full((), len(error))])
-            z_0.add(prediction.z_0, some)
-            eps.add(prediction.eps, some)
-        if canvas.meet(index):
+            z_0.add(prediction.z_0, here)
+            eps.add(prediction.eps, here)
+        if canvas.synchronises(index):
             for tensor in (z_0.total, z_0.weights, eps.total, eps.weights, errors):
-                tensor.copy_(canvas.total(tensor))
+                tensor.copy_(canvas.processes.all_reduce_sum(tensor))
         mean = Prediction(z_0.total.div_(z_0.weights), eps.total.div_(eps.weights))  # in place: canvases are large
         z_t = step.advance(mean, canvas.noise(index) if canvas.noise else None)
         del z_0, eps
         total, count = errors.tolist()
-        yield State(index + 1, z_t, mean.z_0, total / count if count else None, canvas.meet(index))
+        yield State(index + 1, z_t, mean.z_0, total / count if count else None, canvas.synchronises(index))
         del mean
 
 
@@ -128,13 +144,14 @@ class Windows:
     step: Step
 
     def predict(self, z_t: Tensor | None = None) -> Prediction:
+        """z_0 and eps (n, 3, side, side) of these windows, or of `z_t` in their place."""
         z_t = self.z_t if z_t is None else z_t
         a_t = self.step.a_t.to(z_t)
         return predict(self.denoise(z_t, timestep(z_t, self.step.t)), z_t, a_t, "eps")
 
 
 def correct(windows: Windows, y: Tensor, codec: Codec, rule: Rule) -> Corrected:
-    """Bring windows towards A Dec(z_0) = y (n, 3, h, w), `rule.inner` times (Algorithm 2, the inner loop).
+    """Move windows towards A Dec(z_0) = y (n, 3, h, w), `rule.inner` times (Algorithm 2, the inner loop).
 
     Windows whose error is within `rule.tolerance` are left alone.
     """

@@ -21,7 +21,7 @@ from ldm.data.h5 import SlideFile
 from ldm.data.tokens import TOKENS
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels
-from ldm.multiscale.inversion import Inference
+from ldm.multiscale.inversion import Inversion
 from ldm.multiscale.model import MultiscaleModel
 from ldm.multiscale.token_windows import pool, unpool, window_embeddings
 from ldm.support.arguments import whole_numbers
@@ -96,7 +96,7 @@ def drawn_tokens(
     rung = model.ladder[scale]
     down, across = -(-rows // rung.downsample), -(-cols // rung.downsample)
     context = model.sample_context(scale, down * across, seed=seed)
-    grids = Inference(model, scale, seed, progress=progress).from_context(context, steps)  # (n, d, g, g)
+    grids = Inversion(model, scale, seed, progress=progress).from_context(context, steps)  # (n, d, g, g)
     return laid_out(grids, down, rung.pyramid_level)[:, :rows, :cols]
 
 

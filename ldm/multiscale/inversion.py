@@ -1,16 +1,17 @@
-"""Conditions where no slide gives any: grids of embeddings that a model infers from latents or from contexts.
+"""Condition inversion: grids of embeddings for images or contexts that no slide gives any for.
 
-    grids = Inference(model, "20x").from_latents(model.encode(x))          an image (paper, section 8.3)
-    grids = Inference(model, "5x").from_context(model.sample_context("5x"))     what the CDM drew
+    grids = Inversion(model, "20x").from_latents(model.encode(x))          an image (paper, section 8.3)
+    grids = Inversion(model, "5x").from_context(model.sample_context("5x"))     what the CDM drew
 
 The second is how detail gets conditions without any reference: each token of a coarse patch's grid is the embedding of
 the base tiles that lie there. Grid i depends on seed + i and its own image or context alone.
 
-Letters: n images, d channels of an embedding, g tokens a side, w context width, h latents a side.
+Shapes: n images, d channels of an embedding, g tokens a side, w context width, h latents a side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from ldm.diffusion.samplers import seeded_noise
 from ldm.errors import UserError
-from ldm.multiscale.inversion_loss import Loss, context_loss, denoising_loss, inversion_timesteps, invert
+from ldm.multiscale.inversion_loss import ContextLoss, DenoisingLoss, Loss, inversion_timesteps, invert
 from ldm.multiscale.model import MultiscaleModel
 
 FOR_GRID, FOR_EPS = 2, 3
@@ -28,8 +29,8 @@ SPREAD = 0.1
 
 
 @dataclass(frozen=True)
-class Inference:
-    """Infers grids (n, d, g, g), tokens normalised, of patches of `scale`."""
+class Inversion:
+    """Finds grids (n, d, g, g), tokens normalised, of patches of `scale`."""
 
     model: MultiscaleModel
     scale: str
@@ -45,38 +46,45 @@ class Inference:
             raise UserError(
                 f"invert: latents of {height}x{width}; a patch of this model is {side}x{side}: cut the image into tiles"
             )
-        timesteps = inversion_timesteps(steps)
-
-        def loss_of(part: slice) -> Loss:
-            z = z_0[part].to(self.model.device)
-
-            def noise(step: int) -> Tensor:
-                return self._noise(z.shape[1:], part, FOR_EPS, step)
-
-            return denoising_loss(self.model.denoiser, self._summarize, z, self.model.alpha_bar, timesteps, noise)
-
-        return self._invert(loss_of, len(z_0), steps)
+        model, parts = self.model, self._batches(len(z_0))
+        losses = [
+            DenoisingLoss(
+                model.denoiser,
+                self._summarize,
+                z_0[part].to(model.device),
+                model.alpha_bar,
+                inversion_timesteps(steps),
+                partial(self._noise, z_0.shape[1:], part, FOR_EPS),
+            )
+            for part in parts
+        ]
+        return self._invert(losses, parts, steps)
 
     def from_context(self, context: Tensor, steps: int = 200) -> Tensor:
         """Of contexts (n, 65, w): the grids whose summaries come nearest to them."""
-        context = context.to(self.model.device)
-        return self._invert(lambda part: context_loss(self._summarize, context[part]), len(context), steps)
+        context, parts = context.to(self.model.device), self._batches(len(context))
+        return self._invert([ContextLoss(self._summarize, context[part]) for part in parts], parts, steps)
+
+    def _batches(self, count: int) -> list[slice]:
+        return [slice(i, min(i + self.batch_size, count)) for i in range(0, count, self.batch_size)]
 
     def _summarize(self, grids: Tensor) -> Tensor:
         return self.model.context(grids, self.scale)
 
-    def _invert(self, loss_of: Callable[[slice], Loss], count: int, steps: int) -> Tensor:
+    def _invert(self, losses: Sequence[Loss], parts: Sequence[slice], steps: int) -> Tensor:
         side = self.model.ladder[self.scale].grid
         shape = (self.model.embedding_width, side, side)
         grids = []
         with tqdm(
-            total=count * steps, desc="inferring conditions", unit="step", disable=not self.progress, leave=False
+            total=parts[-1].stop * steps,
+            desc="inverting conditions",
+            unit="step",
+            disable=not self.progress,
+            leave=False,
         ) as bar:
-            for first in range(0, count, self.batch_size):
-                part = slice(first, min(first + self.batch_size, count))
+            for loss, part in zip(losses, parts, strict=True):
                 start = SPREAD * self._noise(shape, part, FOR_GRID)
-                found = invert(loss_of(part), start, steps, callback=lambda step, losses: bar.update(len(losses)))
-                grids.append(found)
+                grids.append(invert(loss, start, steps, callback=lambda step, values: bar.update(len(values))))
         return torch.cat(grids)
 
     def _noise(self, shape: Sequence[int], part: slice, *key: int) -> Tensor:

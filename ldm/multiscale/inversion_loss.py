@@ -4,14 +4,15 @@
                 w_t = sqrt(alpha_bar_t) (1 - alpha_bar_t),  t from 950 down to 50
     context     mean |Summarizer(u) - context|^2, which needs no denoiser
 
-Adam takes the loss of u down (paper, section 8.3); networks stay as they are, and see u with its tokens normalised.
+Adam minimises the loss over u (paper, section 8.3); networks are frozen, and see u with its tokens normalised.
 The prior makes the tokens u_i of an image alike. Losses are summed over images, not averaged: an image's grid does not
 depend on the others in its batch.
 
-Letters: b images, d channels of an embedding, g tokens a side, n tokens of a context, w its width.
+Shapes: b images, d channels of an embedding, g tokens a side, n tokens of a context, w its width.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,39 +39,43 @@ def inversion_timesteps(steps: int = 200) -> list[int]:
     return np.linspace(NOISIEST, CLEANEST, steps).astype(int).tolist()
 
 
-def denoising_loss(
-    denoise_under: Callable[[Tensor], Denoiser],
-    summarize: Summarize,
-    z_0: Tensor,
-    alpha_bar: Tensor,
-    timesteps: Sequence[int],
-    noise: Callable[[int], Tensor],
-    prior: float = 0.05,
-) -> Loss:
-    """How badly u explains latents z_0 (b, 3, h, w), at one of `timesteps` a step.
+@dataclass(frozen=True, eq=False)
+class DenoisingLoss:
+    """How badly grids explain latents z_0 (b, 3, h, w), at one timestep a step (paper, eq. 13 to 15).
 
-    `denoise_under(context (b, n, w))` is the denoiser without guidance, `noise(step)` (b, 3, h, w) the eps of a step.
     The noise level of timestep t is alpha_bar[t - 1], as published.
     """
 
-    def loss(u: Tensor, step: int) -> Tensor:
-        t = torch.full((len(z_0),), timesteps[step], device=z_0.device)  # (b,)
-        a_t, eps = at(alpha_bar, t - 1, z_0), noise(step)
-        denoise = denoise_under(summarize(normalize_tokens(u)))
-        error = (denoise(add_noise(z_0, eps, a_t), t) - eps).square()
+    denoise_under: Callable[[Tensor], Denoiser]
+    """contexts (b, n, w) -> the denoiser under them, without guidance"""
+    summarize: Summarize
+    z_0: Tensor
+    alpha_bar: Tensor
+    timesteps: Sequence[int]
+    eps: Callable[[int], Tensor]
+    """number of a step -> its noise (b, 3, h, w)"""
+    prior: float = 0.05
+
+    def __call__(self, u: Tensor, step: int) -> Tensor:
+        """(b,) the loss of grids u (b, d, g, g) at step number `step`."""
+        t = torch.full((len(self.z_0),), self.timesteps[step], device=self.z_0.device)  # (b,)
+        a_t, eps = at(self.alpha_bar, t - 1, self.z_0), self.eps(step)
+        denoise = self.denoise_under(self.summarize(normalize_tokens(u)))
+        error = (denoise(add_noise(self.z_0, eps, a_t), t) - eps).square()
         weighted = (a_t.sqrt() * (1 - a_t) * error).mean((1, 2, 3))  # (b,)
-        return weighted - prior * similarity(u)
-
-    return loss
+        return weighted - self.prior * similarity(u)
 
 
-def context_loss(summarize: Summarize, context: Tensor) -> Loss:
-    """How far the summary of u is from `context` (b, n, w); the same at every step."""
+@dataclass(frozen=True, eq=False)
+class ContextLoss:
+    """How far the summaries of grids are from contexts (b, n, w); the same at every step."""
 
-    def loss(u: Tensor, step: int) -> Tensor:
-        return (summarize(normalize_tokens(u)) - context).square().mean((1, 2))  # (b,)
+    summarize: Summarize
+    context: Tensor
 
-    return loss
+    def __call__(self, u: Tensor, step: int) -> Tensor:
+        """(b,) the loss of grids u (b, d, g, g)."""
+        return (self.summarize(normalize_tokens(u)) - self.context).square().mean((1, 2))  # (b,)
 
 
 def similarity(u: Tensor) -> Tensor:

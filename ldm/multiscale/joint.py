@@ -42,7 +42,7 @@ REPAIR = "repair"
 """its canvas among the states"""
 ROOM = 1.5
 """patches a side of the smallest canvas whose windows move"""
-MEET_EVERY = 10
+SYNC_EVERY = 10
 """steps after which processes exchange windows that neither move nor overlap, so that what they have can be saved"""
 
 
@@ -184,9 +184,9 @@ class Joint:
             self._canvas(scale),
             steps=steps,
             stride=self.side // OVERLAP,
-            offset=lambda step: (0, 0),
-            noise=lambda step: self._noise(scale, FOR_REPAIR, step),
-            meet=lambda step: True,
+            offsets=None,
+            noise=partial(self._noise, scale, FOR_REPAIR),
+            sync_every=1,
         )
         for state in denoise_canvas(start.z_t, canvas, first=start.step):
             self.states[REPAIR] = state
@@ -223,12 +223,11 @@ class Joint:
             denoiser=partial(self.denoiser, scale),
             side=self.side,
             stride=self.side // OVERLAP if overlaps else None,
-            batch=self.batch_size,
-            offset=partial(self._offset, scale),
+            batch_size=self.batch_size,
+            offsets=[self._offset(scale, step) for step in range(len(steps))],
             noise=partial(self._noise, scale, FOR_STEP) if settings.released else None,
-            mine=processes.mine,
-            total=processes.total,
-            meet=lambda step: moves or overlaps or (step + 1) % MEET_EVERY == 0 or step + 1 == len(steps),
+            processes=processes,
+            sync_every=1 if moves or overlaps else SYNC_EVERY,
         )
 
     def denoiser(self, scale: str, places: Tensor) -> Denoiser:

@@ -27,7 +27,7 @@ from ldm.images.tensors import from_uint8, to_uint8
 from ldm.multiscale.canvas import State
 from ldm.multiscale.conditions import Conditions, TokenMap, laid_out
 from ldm.multiscale.constraint import Shrink, project_bands
-from ldm.multiscale.inversion import Inference
+from ldm.multiscale.inversion import Inversion
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.model import MultiscaleModel
 from ldm.multiscale.presets import CONSISTENT, Settings
@@ -75,7 +75,7 @@ def inferred(
     with torch.no_grad():
         starts = range(0, len(tiles), batch_size)
         z = [model.encode(from_uint8(tiles[first : first + batch_size]).to(model.device)) for first in starts]
-    grids = Inference(model, finest.name, seed, batch_size, progress).from_latents(torch.cat(z), steps)
+    grids = Inversion(model, finest.name, seed, batch_size, progress).from_latents(torch.cat(z), steps)
     return TokenMap(model, laid_out(grids, len(enlarged) // model.tile_px, finest.pyramid_level))
 
 

@@ -22,20 +22,23 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Processes:
-    """`mine(n)` of n items, `total` of a tensor over all processes, `wait` for all of them."""
+    """How this process takes part: alone by default."""
 
-    mine: Callable[[int], range] = range
-    total: Callable[[Tensor], Tensor] = lambda x: x
-    wait: Callable[[], None] = _nothing
+    local_indices: Callable[[int], range] = range
+    """number of items -> indices of those that this process works on"""
+    all_reduce_sum: Callable[[Tensor], Tensor] = lambda x: x
+    """sum of a tensor over all processes"""
+    barrier: Callable[[], None] = _nothing
+    """waits for all processes"""
     first: bool = True
 
     def once(self, make: Callable[[], Made]) -> Made:
         """What `make` leaves on disk and returns: the first process makes it, the others find it."""
         if not self.first:
-            self.wait()
+            self.barrier()
         made = make()
         if self.first:
-            self.wait()
+            self.barrier()
         return made
 
 
@@ -52,12 +55,12 @@ def launch(devices: int, nodes: int, accelerator: str) -> tuple[Fabric, Processe
     if fabric.world_size == 1:
         return fabric, ALONE
 
-    def total(x: Tensor) -> Tensor:
+    def all_reduce_sum(x: Tensor) -> Tensor:
         summed = x.to(fabric.device)
         torch.distributed.all_reduce(summed)
         return summed.to(x.device)
 
-    def mine(count: int) -> range:
+    def local_indices(count: int) -> range:
         return range(fabric.global_rank, count, fabric.world_size)
 
-    return fabric, Processes(mine, total, fabric.barrier, first=fabric.global_rank == 0)
+    return fabric, Processes(local_indices, all_reduce_sum, fabric.barrier, first=fabric.global_rank == 0)

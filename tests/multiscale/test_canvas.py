@@ -16,6 +16,7 @@ from ldm.multiscale.canvas import Canvas, Codec, Target, Windows, correct, denoi
 from ldm.multiscale.constraint import OPERATORS, Shrink
 from ldm.multiscale.presets import PASSAGES, Rule
 from ldm.multiscale.windows import cut
+from ldm.support.processes import Processes
 from tests.golden.parity import noise
 
 ALPHA_BAR = scaled_linear_alpha_bar()
@@ -48,8 +49,8 @@ def test_a_perfect_denoiser_gives_the_data(size: tuple[int, int], stride: int | 
     canvas = replace(
         perfect(data, STEPS),
         stride=stride,
-        batch=3,
-        offset=lambda step: (step * offset[0], step * offset[1]),
+        batch_size=3,
+        offsets=[(step * offset[0], step * offset[1]) for step in range(len(STEPS))],
     )
     states = list(denoise_canvas(start, canvas))
     assert [state.step for state in states] == [1, 2, 3, 4, 5, 6]
@@ -71,17 +72,17 @@ def test_the_released_steps_lead_to_the_data_too() -> None:
 
 def test_going_on_from_a_state_is_going_on() -> None:
     data, start = noise(1, 3, 16, 16), noise(2, 3, 16, 16)
-    canvas = replace(perfect(data, STEPS), offset=lambda step: (step, 2 * step))
+    canvas = replace(perfect(data, STEPS), offsets=[(step, 2 * step) for step in range(len(STEPS))])
     states = list(denoise_canvas(start, canvas))
     resumed = list(denoise_canvas(states[1].z_t, canvas, first=2))
     assert [state.step for state in resumed] == [3, 4, 5, 6]
     assert torch.equal(resumed[-1].z_t, states[-1].z_t)
 
 
-def test_windows_that_stand_still_need_no_meeting() -> None:
+def test_windows_that_do_not_move_need_no_exchange() -> None:
     data, start = noise(1, 3, 16, 24), noise(2, 3, 16, 24)
     *_, whole = denoise_canvas(start, perfect(data, STEPS))
-    alone = replace(perfect(data, STEPS), mine=lambda n: range(1, n, 4), meet=lambda step: False)
+    alone = replace(perfect(data, STEPS), processes=Processes(lambda n: range(1, n, 4)), sync_every=99)
     *_, part = denoise_canvas(start, alone)
     own = torch.zeros(16, 24, dtype=torch.bool)
     own[:8, 8:16] = own[8:, 16:] = True
@@ -90,7 +91,9 @@ def test_windows_that_stand_still_need_no_meeting() -> None:
 
 
 def test_a_process_without_windows_takes_part() -> None:
-    idle = replace(perfect(noise(1, 3, 8, 8), STEPS[:1]), mine=lambda n: range(1, n, 2), total=torch.ones_like)
+    idle = replace(
+        perfect(noise(1, 3, 8, 8), STEPS[:1]), processes=Processes(lambda n: range(1, n, 2), torch.ones_like)
+    )
     (state,) = denoise_canvas(noise(2, 3, 8, 8), idle)
     assert state.z_0.eq(1).all()  # the sums that the others had
 

@@ -11,6 +11,7 @@ from ldm.multiscale.canvas import Canvas, Codec, Target, denoise_canvas
 from ldm.multiscale.presets import Rule
 from ldm.multiscale.token_windows import window_embeddings
 from ldm.networks.unet import UNet
+from ldm.support.processes import Processes
 from tests.golden.parity import error, golden, noise
 from tests.golden.small import small_autoencoder, small_summarizer, small_unet
 
@@ -61,7 +62,7 @@ def test_a_tile_held_to_it_is_the_published_one() -> None:
         denoiser=lambda places: under(unet, context),
         side=SIDE,
         noise=lambda step: tiles(6102 + 2 * step),
-        mine=lambda count: range(3, count),
+        processes=Processes(lambda count: range(3, count)),
     )
     rule = Rule(operator="bicubic", inner=2, weight=0.5, zeta=0.005, denoiser="difference", delta=0.005, normalise=True)
     codec = Codec(autoencoder.decode, autoencoder.encode)

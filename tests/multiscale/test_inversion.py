@@ -8,8 +8,8 @@ from torch import Tensor
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.images.tensors import from_uint8
-from ldm.multiscale.inversion import Inference
-from ldm.multiscale.inversion_loss import denoising_loss, inversion_timesteps
+from ldm.multiscale.inversion import Inversion
+from ldm.multiscale.inversion_loss import DenoisingLoss, inversion_timesteps
 from ldm.pipeline import ZoomLDM
 from tests import toy
 from tests.golden.parity import noise
@@ -21,8 +21,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ZoomLDM:
 
 
 def both(model: ZoomLDM, z_0: Tensor, context: Tensor, seed: int = 0, batch_size: int = 8) -> Tensor:
-    inference = Inference(model, "5x", seed, batch_size)
-    return torch.stack([inference.from_latents(z_0, 3), inference.from_context(context, 3)])
+    inversion = Inversion(model, "5x", seed, batch_size)
+    return torch.stack([inversion.from_latents(z_0, 3), inversion.from_context(context, 3)])
 
 
 def test_neither_batch_size_nor_other_images_change_a_grid(model: ZoomLDM) -> None:
@@ -36,17 +36,17 @@ def test_neither_batch_size_nor_other_images_change_a_grid(model: ZoomLDM) -> No
 
 def test_latents_of_another_size_than_a_patch_are_refused(model: ZoomLDM) -> None:
     with pytest.raises(UserError, match="latents of 8x16; a patch of this model is 8x8"):
-        Inference(model, "5x").from_latents(torch.zeros(1, 3, 8, 16))
+        Inversion(model, "5x").from_latents(torch.zeros(1, 3, 8, 16))
 
 
 def test_a_grid_inferred_from_a_patch_explains_it_better_than_a_strangers(demo: ZoomLDM, demo_slide: SlideFile) -> None:
     z_0 = demo.encode(from_uint8(np.stack(demo_slide.images("20x", [0, 5]))))
-    own = Inference(demo, "20x").from_latents(z_0, steps=10)
+    own = Inversion(demo, "20x").from_latents(z_0, steps=10)
 
     def eps(step: int) -> Tensor:
         return noise(step, *z_0.shape)
 
-    loss = denoising_loss(
+    loss = DenoisingLoss(
         demo.denoiser, lambda u: demo.context(u, "20x"), z_0, demo.alpha_bar, inversion_timesteps(4), eps, prior=0
     )
 
@@ -59,7 +59,7 @@ def test_a_grid_inferred_from_a_patch_explains_it_better_than_a_strangers(demo: 
 
 def test_a_context_gives_back_what_lies_in_each_base_tile(demo: ZoomLDM, demo_slide: SlideFile) -> None:
     truth = demo_slide.embedding("5x", 0)[None]
-    found = Inference(demo, "5x").from_context(demo.context(truth, "5x"), steps=60)
+    found = Inversion(demo, "5x").from_context(demo.context(truth, "5x"), steps=60)
 
     def tiles(grid: Tensor) -> Tensor:
         return demo.context(grid.flatten(2).mT.reshape(16, -1, 1, 1), "20x")

@@ -11,7 +11,7 @@ from ldm.data.tokens import normalize_tokens
 from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.samplers import seeded_noise
 from ldm.diffusion.schedule import scaled_linear_alpha_bar
-from ldm.multiscale.inversion_loss import Loss, context_loss, denoising_loss, inversion_timesteps, invert, similarity
+from ldm.multiscale.inversion_loss import ContextLoss, DenoisingLoss, Loss, inversion_timesteps, invert, similarity
 from ldm.networks.summarizer import Summarizer
 from ldm.networks.unet import UNet
 from tests.golden.parity import error, golden, noise
@@ -48,7 +48,7 @@ def toy_loss(toy: Networks, images: slice) -> Loss:
         return torch.stack([seeded_noise((3, 8, 8), i, step) for i in range(3)[images]])
 
     z_0 = noise(1, 3, 3, 8, 8)[images]
-    return denoising_loss(toy.under, toy.at_scale(1), z_0, ALPHA_BAR, inversion_timesteps(5), eps)
+    return DenoisingLoss(toy.under, toy.at_scale(1), z_0, ALPHA_BAR, inversion_timesteps(5), eps)
 
 
 def test_timesteps_are_the_published_ones() -> None:
@@ -63,7 +63,7 @@ def test_losses_gradients_and_grids_are_the_published_ones(published: Networks) 
         return noise(8210 + step, 1, 3, 64, 64).double()
 
     z_0, start = noise(8200, 1, 3, 64, 64).double(), noise(8201, 1, 64, 2, 2).double()
-    loss = denoising_loss(published.under, published.at_scale(1), z_0, ALPHA_BAR, inversion_timesteps(), eps)
+    loss = DenoisingLoss(published.under, published.at_scale(1), z_0, ALPHA_BAR, inversion_timesteps(), eps)
     losses: list[Tensor] = []
     found = invert(loss, start, steps=3, callback=lambda step, values: losses.append(values))
     assert error(torch.cat(losses), expected["losses"]) < 1e-6
@@ -102,7 +102,7 @@ def test_a_denoiser_that_rewards_one_grid_leads_to_it() -> None:
     def eps(step: int) -> Tensor:
         return torch.ones_like(z_0)
 
-    loss = denoising_loss(under, lambda grids: grids, z_0, ALPHA_BAR, inversion_timesteps(200), eps, prior=0)
+    loss = DenoisingLoss(under, lambda grids: grids, z_0, ALPHA_BAR, inversion_timesteps(200), eps, prior=0)
     found = invert(loss, noise(4, 2, 6, 2, 2), steps=200)
     torch.testing.assert_close(found, goal, atol=0.2, rtol=0)
 
@@ -113,7 +113,7 @@ def test_the_summarizers_inversion_finds_a_grid_with_the_same_context(toy: Netwo
         context = summarize(normalize_tokens(noise(5, 2, 6, 4, 4)))
     losses: list[Tensor] = []
     found = invert(
-        context_loss(summarize, context),
+        ContextLoss(summarize, context),
         noise(6, 2, 6, 4, 4),
         steps=100,
         callback=lambda step, values: losses.append(values),

@@ -216,7 +216,7 @@ class Gallery:
             unfinished.write_text(json.dumps(json.loads(self._identity.text), indent=2) + "\n")
         batches = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
         made, started = 0, time.process_time()
-        for numbers in (batches[i] for i in processes.mine(len(batches))):
+        for numbers in (batches[i] for i in processes.local_indices(len(batches))):
             missing = [number for number in numbers if not self.path(number).is_file()]
             if missing:
                 images = dict(zip(numbers, make(numbers), strict=True))
@@ -225,4 +225,4 @@ class Gallery:
                 made += len(numbers)
             progress(len(numbers))
         self.seconds = (time.process_time() - started) / made if made else float("nan")
-        processes.wait()
+        processes.barrier()

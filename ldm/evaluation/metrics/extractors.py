@@ -119,7 +119,7 @@ def features_of(
     for first in range(0, len(images), CHUNK):
         chunk = images[first : first + CHUNK]
         features = torch.zeros(len(chunk), extractor.width)
-        mine = list(processes.mine(len(chunk)))
+        mine = list(processes.local_indices(len(chunk)))
         for start in range(0, len(mine), batch):
             numbers = mine[start : start + batch]
             pixels = [chunk[number]() for number in numbers]
@@ -128,4 +128,4 @@ def features_of(
                 found = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
                 raise UserError(f"images: of {found} px in one set; expected one size")
             features[numbers] = extractor(torch.from_numpy(np.stack(pixels)))
-        yield processes.total(features).numpy()
+        yield processes.all_reduce_sum(features).numpy()
