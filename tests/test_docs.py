@@ -55,3 +55,40 @@ def test_links_and_files_named_by_a_page_exist(page: Path) -> None:
     assert not [name for name in FILE.findall(text) if not (ROOT / name).is_file()]
     modules = [module.replace(".", "/") + ".py" for module in MODULE.findall(text)]
     assert not [module for module in modules if not (ROOT / module).is_file()]
+
+
+def templates() -> list[str]:
+    """Every text in the code, its values written as one control character."""
+    found = []
+    for path in [*(ROOT / "ldm").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (item.value if isinstance(item, ast.Constant) else "\0" for item in node.values)
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def unknown_messages(page: str, texts: list[str]) -> list[str]:
+    """Messages in the first column of the tables of `page` that no text of the code holds; `...` stands for values."""
+    code = "\n".join(texts)
+    cells = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    assert messages
+    return [
+        message for message in messages if not re.search("[^\n]*?".join(map(re.escape, message.split("..."))), code)
+    ]
+
+
+def test_the_faq_lists_messages_that_the_code_has() -> None:
+    page = (ROOT / "docs/faq.md").read_text().partition("## Refusals")[2]
+    assert not unknown_messages(page, templates())
+    row = "| `is damaged ...; copy it` | |\n| `no such text ...` | |"
+    assert unknown_messages(row, ["is damaged \0; copy it"]) == ["no such text ..."]
+
+
+def test_the_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 160
+    assert not [line for line in lines if len(line) > 120]
