@@ -2,6 +2,7 @@
 # make ablations   one model for all scales against one model per scale, and what else matters: docs/results/ablations.md
 # make test   the tests; make slow-test: those that take longer (JOBS=2 processes of one thread)
 # make lint   ruff and mypy
+# make docs   the site of docs/, into site/; a warning is an error
 # Each creates .venv and installs into it when that has not been done.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ JOBS ?= 2
 BIN := .venv/bin
 RUN := runs/make-demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo ablations test slow-test lint
+.PHONY: demo ablations test slow-test lint docs
 
 demo: .venv/installed
 	@echo "1/4  the bundled model's patches, real ones beside them: about 20 s on two laptop cores"
@@ -35,8 +36,15 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .venv/installed: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $@
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/pip install --quiet --editable ".[docs]"
 	touch $@

@@ -94,7 +94,8 @@ class ZoomLDM:
     ) -> "ZoomLDM":
         """Load `source`, and the CDM from its own source; the demo model and a saved one bring theirs.
 
-        `source` "demo" | FOLDER | FILE | "StonyBrook-CVLab/ZoomLDM/brca" | "hf:ORG/NAME[/SUBFOLDER][@REVISION]".
+        `source`: `"demo"`, a folder, a file, or a name on the hub: `"StonyBrook-CVLab/ZoomLDM/brca"`, in general
+        `"hf:ORG/NAME[/SUBFOLDER][@REVISION]"`.
 
         `precision` "auto" | "fp32" | "bf16" | "fp16" is what the networks compute in; latents stay in float32. "auto"
         is bf16 where `device` computes it natively, fp32 elsewhere; the model's `precision` says which.
