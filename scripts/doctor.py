@@ -39,17 +39,17 @@ def published_weights() -> Iterator[Finding]:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     from ldm.doctor.published import HubWeights, elsewhere, published
-    from ldm.encoders.tile_encoders import CONCH_HUB, PUBLISHED
+    from ldm.encoders.conch import CONCH_FILE, CONCH_HUB
+    from ldm.encoders.table import PUBLISHED
     from ldm.evaluation.metrics.extractors import inception_file
     from ldm.evaluation.metrics.fidelity import ALEXNET_URL, alexnet_file
-    from ldm.support.hub_files import TIMM_FILES
 
     local = "set encoder.weights to a local file"
     vq = "https://ommer-lab.com/files/latent-diffusion/vq-f4.zip"
     yield from published(
         [
-            *(HubWeights(name, of.hub, TIMM_FILES, local) for name, of in PUBLISHED.items() if of.hub),
-            HubWeights("conch", CONCH_HUB, ("pytorch_model.bin",), local),
+            *(HubWeights(name, of.hub, of.files, local) for name, of in PUBLISHED.items() if of.hub),
+            HubWeights("conch", CONCH_HUB, (CONCH_FILE,), local),
             HubWeights("ZoomLDM", "StonyBrook-CVLab/ZoomLDM", ("brca/weights.ckpt",), "give --model a local path"),
         ]
     )

@@ -36,8 +36,6 @@ SECONDS = 5.0
 """that the hub may take to answer; its client by itself tries for a minute, in silence"""
 FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, HFValidationError)
 """what the client raises: errors of its HTTP library, which differs between versions, and its own"""
-TIMM_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""what weights that timm loads are called"""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -59,12 +57,12 @@ def cached(repository: Repository, files: Sequence[str]) -> Path | None:
     return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
-def list_files(repository: Repository, likely: Sequence[str], what: str) -> list[str]:
+def list_files(repository: Repository, likely: Sequence[str], what: str, otherwise: str = "") -> list[str]:
     """Every file of a repository or, where the hub does not answer, those of `likely` that are in the cache.
 
-    UserError, which begins with `what`, when the hub refuses, or does not answer and none of `likely` is in the cache.
+    UserError as `explained` tells it when the hub refuses, or does not answer and none of `likely` is in the cache.
     """
-    with explained(what, repository):
+    with explained(what, repository, otherwise):
         try:
             info = HfApi().model_info(repository.id, revision=repository.revision, timeout=SECONDS)
             return [file.rfilename for file in info.siblings or []]

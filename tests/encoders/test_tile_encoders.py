@@ -15,7 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ldm.checkpoint import save_weights
-from ldm.encoders.tile_encoders import PUBLISHED, ConchEncoder, TimmEncoder, known_width, load_encoder
+from ldm.encoders.conch import ConchEncoder
+from ldm.encoders.table import IMAGENET, PUBLISHED, SWIGLU, Published
+from ldm.encoders.tile_encoders import known_width, load_encoder
+from ldm.encoders.timm_encoder import TimmEncoder, build, class_and_mean
 from ldm.errors import UserError
 from tests import local_hub
 from tests.local_hub import Hub, Repo
@@ -61,9 +64,8 @@ def test_weights_of_another_network_are_refused(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_unknown_encoder_is_told_the_known_ones():
-    known = "demo, colours, conch, uni, uni2-h, dinov2, clip, hipt or a timm model name"
-    with pytest.raises(UserError, match=f"encoder.name: unn is unknown; expected {known}"):
+def test_unknown_encoder_is_told_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"encoder\.name: unn is unknown; expected demo, colours, conch, uni, .* timm"):
         load_encoder("unn")
 
 
@@ -95,17 +97,122 @@ def test_weights_come_from_the_hub(hub: Hub, tmp_path: Path, tiles: Tensor, caps
     assert not [path for method, path, _ in hub.asked[asked:] if method == "GET"]
 
 
-@pytest.mark.parametrize(("name", "width"), [("uni", 1024), ("uni2-h", 1536), ("dinov2", 1024), ("hipt", 384)])
-def test_published_architectures_exist(name, width):
-    published = PUBLISHED[name]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_encoder_is_as_wide_as_the_table_says(name: str) -> None:
+    row = PUBLISHED[name]
     with torch.device("meta"):
-        network = timm.create_model(published.architecture, pretrained=False, num_classes=0, **published.options)
-    assert network.num_features == width
+        network, x = build(row).eval(), torch.zeros(2, 3, row.size, row.size)
+        found = class_and_mean(network, x) if row.tokens == "class and mean" else network(x)
+    assert found.shape == (2, row.width)
+    assert known_width(name) == row.width
+    if row.tokens == "class":  # and not timm's usual pooling, which for some is the mean
+        assert network.global_pool == "token"
+
+
+WIDTHS = {
+    **{"uni": 1024, "uni2-h": 1536, "virchow2": 2560, "h-optimus-0": 1536, "h-optimus-1": 1536, "h0-mini": 1536},
+    **{"prov-gigapath": 1536, "phikon-v2": 1024, "hibou-b": 768, "hibou-l": 1024, "gpfm": 1024, "midnight": 3072},
+    **{"dinov2": 1024, "dinov3": 1024, "dinov3-sat": 1024, "clip": 512, "hipt": 384},
+}
+"""as their publishers state them"""
+MILLIONS = {"virchow2": 631, "h-optimus-0": 1135, "h0-mini": 86, "prov-gigapath": 1135, "hibou-b": 86, "hibou-l": 303}
+"""parameters, as their publishers state them"""
+
+
+def test_the_table_is_what_publishers_state() -> None:
+    assert {name: row.width for name, row in PUBLISHED.items()} == WIDTHS
+    with torch.device("meta"):
+        found = {name: sum(weight.numel() for weight in build(PUBLISHED[name]).parameters()) for name in MILLIONS}
+    assert {name: round(count / 1e6) for name, count in found.items()} == MILLIONS
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Puts a small encoder into the table; returns its network, which is as it will be built."""
+
+    def put(**changes: Any) -> Any:
+        options = {"patch_size": 14, "embed_dim": 48, "depth": 2, "num_heads": 2, **changes.pop("options", {})}
+        row = Published(**{"hub": "lab/tiny", "size": 28, "normalisation": IMAGENET, "options": options, **changes})
+        monkeypatch.setitem(PUBLISHED, "tiny", row)
+        return build(row).eval()
+
+    return put
+
+
+def test_class_and_mean_leave_registers_out(tiny: Callable[..., Any], tmp_path: Path, tiles: Tensor) -> None:
+    network = tiny(architecture="vit_base_patch14_reg4_dinov2", width=96, tokens="class and mean")
+    save_weights(tmp_path / "tiny.safetensors", network.state_dict())
+    encoder = load_encoder("tiny", tmp_path / "tiny.safetensors")
+    assert isinstance(encoder, TimmEncoder)
+    found = encoder(tiles)
+    x = torch.nn.functional.interpolate(
+        rearrange(tiles, "n h w c -> n c h w") / 255, (28, 28), mode="bicubic", antialias=True
+    )
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in IMAGENET)
+    tokens = network.forward_features((x.clamp(0, 1) - mean) / std)
+    assert tokens.shape == (3, 1 + 4 + 4, 48)
+    torch.testing.assert_close(found, torch.cat([tokens[:, 0], tokens[:, 5:].mean(1)], 1))
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_dinov2_of_transformers_gives_the_same(
+    registers: int, swiglu: bool, tiny: Callable[..., Any], tmp_path: Path, tiles: Tensor
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="the original to compare with is not installed")
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14, "image_size": 28}
+    kind = "Dinov2WithRegisters" if registers else "Dinov2"
+    extra = {"num_register_tokens": registers} if registers else {}
+    config = getattr(transformers, f"{kind}Config")(**sizes, use_swiglu_ffn=swiglu, **extra)
+    original = getattr(transformers, f"{kind}Model")(config).eval()
+    with torch.no_grad():
+        for weight in original.parameters():
+            weight.normal_(std=0.3)
+    original.save_pretrained(tmp_path)
+    ratio = 2 * 128 / 48 if swiglu else 4  # two thirds of 4 x 48, for the gate and for the value
+    network = tiny(
+        architecture="vit_base_patch14_reg4_dinov2" if registers else "vit_base_patch14_dinov2",
+        width=96,
+        tokens="class and mean",
+        options={"mlp_ratio": ratio, **(SWIGLU if swiglu else {})},
+    )
+    encoder = load_encoder("tiny", tmp_path / "model.safetensors")
+    assert isinstance(encoder, TimmEncoder)
+    x = torch.randn(2, 3, 28, 28)
+    expected = original(x).last_hidden_state
+    expected = torch.cat([expected[:, 0], expected[:, 1 + registers :].mean(1)], 1)
+    torch.testing.assert_close(class_and_mean(encoder.network, x), expected, rtol=1e-4, atol=1e-4)
+    assert len(network.state_dict()) == len(encoder.network.state_dict())
+
+
+def test_a_repository_that_timm_saved_comes_by_its_name(hub: Hub, tmp_path: Path, tiles: Tensor) -> None:
+    network = timm.create_model(TINY, pretrained=False, num_classes=0).eval()
+    timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
+    hub.repos["lab/own"] = Repo({path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()})
+    encoder = load_encoder("hf-hub:lab/own")
+    assert (encoder.id, encoder.width) == ("hf-hub:lab/own", network.num_features)
+    save_weights(tmp_path / "tiny.safetensors", network.state_dict())
+    torch.testing.assert_close(encoder(tiles), load_encoder(TINY, tmp_path / "tiny.safetensors")(tiles))
+    with pytest.raises(UserError, match=r"lab/none does not exist or is private"):
+        load_encoder("hf-hub:lab/none")
+
+
+def test_a_published_file_comes_from_the_hub(
+    hub: Hub, tiny: Callable[..., Any], tmp_path: Path, tiles: Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = tiny(architecture="vit_base_patch14_dinov2", width=48, files=("GPFM.pth",))
+    torch.save(network.state_dict(), tmp_path / "GPFM.pth")
+    hub.repos["lab/tiny"] = Repo({"GPFM.pth": (tmp_path / "GPFM.pth").read_bytes(), "README.md": b"x"})
+    encoder = load_encoder("tiny")
+    assert encoder.id == "tiny"
+    assert f"fetching its weights from {hub.url}/lab/tiny" in capsys.readouterr().err
+    torch.testing.assert_close(encoder(tiles), load_encoder("tiny", tmp_path / "GPFM.pth")(tiles))
+    assert "fetching" not in capsys.readouterr().err
 
 
 def test_hipt_reads_the_teacher_of_a_dino_checkpoint_and_nothing_else(tmp_path, tiles):
-    published = PUBLISHED["hipt"]
-    network: Any = timm.create_model(published.architecture, pretrained=False, num_classes=0)  # 224 px, as DINO trains
+    architecture = PUBLISHED["hipt"].architecture
+    network: Any = timm.create_model(architecture, pretrained=False, num_classes=0)  # 224 px, as DINO trains
     teacher = {f"backbone.{name}": value for name, value in network.state_dict().items()}
     teacher["head.mlp.0.weight"] = torch.zeros(2, 2)
     checkpoint = {"student": {}, "teacher": teacher, "epoch": 1, "args": argparse.Namespace(lr=1.0)}
