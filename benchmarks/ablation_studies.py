@@ -120,9 +120,9 @@ def read(rows: Sequence[Row], runs: Path, studies: Collection[Study]) -> Values:
     """What runs of `studies` say; rows without any are left out. UserError names the first run that is missing."""
     found: Values = {}
     for name, filled, of in rows:
-        mine = {scale: [study for study in seeds if study in studies] for scale, seeds in filled.items()}
-        if any(mine.values()):
-            found[name] = {s: [of(runs / study.name)[s] for study in seeds] for s, seeds in mine.items() if seeds}
+        own = {scale: [study for study in seeds if study in studies] for scale, seeds in filled.items()}
+        if any(own.values()):
+            found[name] = {s: [of(runs / study.name)[s] for study in seeds] for s, seeds in own.items() if seeds}
     return found
 
 
@@ -135,8 +135,8 @@ def cell(values: Sequence[float], digits: int) -> str:
 def table(title: str, values: Values, digits: int, factor: float = 1) -> str:
     """Rows of values by scale as Markdown."""
     lines = [f"| {title} | {' | '.join(SCALES)} |", "|---" * (len(SCALES) + 1) + "|"]
-    for name, mine in values.items():
-        cells = [cell([factor * value for value in mine.get(scale, [])], digits) for scale in SCALES]
+    for name, own in values.items():
+        cells = [cell([factor * value for value in own.get(scale, [])], digits) for scale in SCALES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

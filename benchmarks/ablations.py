@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmarks.ablation_studies import CDM, SCALES, SHARED, SINGLE, STUDIES, Study, report, scores
 from ldm.config.objects import load_config
 from ldm.config.run_config import load_run_config
-from ldm.data.batch import Stream
+from ldm.data.batch import BatchRNG
 from ldm.data.dataset import image_batch, latent_batch
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError, cli
@@ -112,7 +112,7 @@ def score(study: Study, run: Path) -> None:
         if scale.name in done:
             continue
         real, picks = ([pick for pick in data.validation.spread(n) if pick[1] == scale] for n in (REAL, SAMPLES))
-        conditions = None if study is CDM else latent_batch(picks, Stream(0, 0, 0, len(picks))).embedding
+        conditions = None if study is CDM else latent_batch(picks, BatchRNG(0, 0, 0, len(picks))).embedding
         drawn = model.sample(scale.name, len(picks), conditions, seed=1000 * study.seed, **SAMPLING, progress=True)
         features = [encoder(torch.from_numpy(x)).numpy() for x in (to_uint8(image_batch(real)), drawn)]
         found: dict[str, float] = {"regions": data.training.count(scale), "real": len(real), "n": len(picks)}

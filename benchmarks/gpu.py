@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ldm.data.batch import Batch, Stream
+from ldm.data.batch import Batch, BatchRNG
 from ldm.data.h5 import SlideFile
 from ldm.diffusion.schedule import scaled_linear_alpha_bar
 from ldm.errors import UserError, cli
@@ -197,7 +197,7 @@ def training(model: ZoomLDM, size: Size) -> Row:
 
     def steps(first: int, count: int) -> None:
         for number in tqdm(range(first, first + count), desc="training", unit="step", leave=False):
-            batch = Batch(z_0, grids, scale, Stream(0, number, 0, size.train_batch)).to(device)
+            batch = Batch(z_0, grids, scale, BatchRNG(0, number, 0, size.train_batch)).to(device)
             with autocast(model):
                 loss = system.training_step(batch)
             optimizer.zero_grad()

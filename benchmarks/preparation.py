@@ -24,7 +24,7 @@ import torch
 from einops import reduce
 
 from data_prep.plan import Plan, plan_slide, read_block
-from data_prep.preparation_config import Encoder, PrepareConfig, Rungs
+from data_prep.preparation_config import Encoder, LadderConfig, PrepareConfig
 from data_prep.slides.find import Task
 from data_prep.slides.grid import BLOCK_TILES
 from data_prep.slides.pyramid import field_patches
@@ -50,7 +50,7 @@ def config_of(folder: Path, workers: int = 0) -> PrepareConfig:
     return PrepareConfig(
         slides=str(folder / "slides"),
         out=str(folder / f"out{workers}"),
-        ladder=Rungs("histology", 8),
+        ladder=LadderConfig("histology", 8),
         encoder=Encoder("demo"),
         autoencoder="demo",
         regions_per_scale=48,

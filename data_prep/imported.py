@@ -9,7 +9,7 @@ Embeddings stand for base tiles, so they must lie on one lattice whose step is a
 read on that lattice. Tissue is where they are. Other tiles have the zero embedding: it leaves the direction of a mean
 of tokens, which is all that the model sees of it, to the tiles with tissue.
 
-Letters: n patches; d channels; `_l0` pixels of full resolution; rows, cols base tiles.
+Shapes: n patches; d channels; `_l0` pixels of full resolution; rows, cols base tiles.
 """
 
 from dataclasses import dataclass

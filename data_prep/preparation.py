@@ -56,21 +56,21 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
     remove_leftovers(out)
     records = Records(config.out, [task.slide_id for task in tasks])
     index, count = config.part
-    mine = tasks[index::count]
+    own = tasks[index::count]
     done: dict[str, SlideReport] = {}
 
     def tell() -> None:
         if fabric.global_rank == 0:
             write_report(config, [_latest(task, done, records) for task in tasks])
 
-    tell()  # a killed run leaves word of what waits
+    tell()  # a killed run has recorded what is pending
     try:
         with stopping(fabric), Claims() as claims:
-            for report in run(Work(mine, claims), len(mine), config, networks, records):
+            for report in run(Work(own, claims), len(own), config, networks, records):
                 done[report.slide_id] = report
     finally:
         tell()
-    return [done[task.slide_id] for task in mine]
+    return [done[task.slide_id] for task in own]
 
 
 def _check_inputs(config: PrepareConfig) -> None:

@@ -33,7 +33,7 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Rungs:
+class LadderConfig:
     """The zoom ladder: its kind and how many of its finest scales (None: all)."""
 
     __pydantic_config__ = STRICT
@@ -61,7 +61,7 @@ class PrepareConfig:
     """folder of slides"""
     out: Text
     """folder of the prepared cohort"""
-    ladder: Rungs
+    ladder: LadderConfig
     encoder: Encoder
     autoencoder: Text | None
     """demo, a run folder or a weights file; None: no latents"""
@@ -85,7 +85,7 @@ class PrepareConfig:
     mpp: Positive | None = None
     """um (m) per pixel of slides that do not say theirs"""
     table: Text | None = None
-    """CSV with a row a slide (data_prep/slides/metadata.py); its mpp wins over the slide's own"""
+    """CSV with one row per slide (data_prep/slides/metadata.py); its mpp wins over the slide's own"""
     unreadable_share: Share = 0.01
     """a slide fails when more of its wanted base tiles cannot be read"""
     seed: Seed = 0

@@ -1,6 +1,6 @@
 """The conditioning model (CDM): draws the contexts that the Summarizer would give (paper, section 3.3).
 
-Letters: b contexts, w their width.
+Shapes: b contexts, w their width.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,7 @@
 
 (paper, Table 3; Zhang et al. 2023.) Nothing holds the result to y: it is as near as the control learnt to keep it.
 
-Letters: b, n windows, h, w pixels of y, f the factor.
+Shapes: b, n windows, h, w pixels of y, f the factor.
 """
 
 from dataclasses import dataclass, replace
@@ -72,7 +72,7 @@ class ControlModel:
     def scales(self) -> list[str]:
         """Those of what comes out and of what goes in."""
         downsample = self.factor * self.model.ladder[self.scale].downsample
-        return [self.scale, *(rung.name for rung in self.model.ladder if rung.downsample == downsample)]
+        return [self.scale, *(zoom.name for zoom in self.model.ladder if zoom.downsample == downsample)]
 
     def enlarge(
         self, y: Pixels, conditions: Conditions, seed: int = 0, *, settings: Settings = SETTINGS, batch_size: int = 16

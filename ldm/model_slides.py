@@ -3,7 +3,7 @@
 Embeddings are for a model of the same encoder, patch size and ladder (`matching_slide`); latents besides for one whose
 autoencoder encodes alike, whatever its decoder (`latents`).
 
-Letters: n regions, h, w latents a side.
+Shapes: n regions, h, w latents a side.
 """
 
 from collections.abc import Sequence

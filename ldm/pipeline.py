@@ -6,7 +6,7 @@
 
 Weights come from "demo" (in the package), a folder, a published file or a name on the hub: see `ldm.hub`.
 
-Letters: n images, b images in a batch, d embedding width, w context width, H pixels and h = H / 4 latents a side.
+Shapes: n images, b images in a batch, d embedding width, w context width, H pixels and h = H / 4 latents a side.
 """
 
 import sys

@@ -16,7 +16,7 @@ GRID_MAX = 8
 
 @dataclass(frozen=True)
 class Scale:
-    """One rung: `index` 0 is the base; a pixel spans 2^index base pixels."""
+    """One scale: `index` 0 is the base; a pixel spans 2^index base pixels."""
 
     name: str
     index: int

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ldm.config.objects import build
 from ldm.controlnet_superres import ControlModel
-from ldm.data.batch import Batch, Stream
+from ldm.data.batch import Batch, BatchRNG
 from ldm.data.h5 import SlideFile
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.schedule import cosine_alpha_bar
@@ -180,7 +180,7 @@ def test_the_encoder_of_tiles_runs_on_cuda() -> None:
 
 def batch(image: Tensor | None = None) -> Batch:
     grids = [noise(5, toy.EMBEDDING, 2, 2), noise(6, toy.EMBEDDING, 1, 1)]
-    return Batch(noise(7, 2, 3, 8, 8), grids, torch.tensor([1, 0]), Stream(0, 0, 0, 2), image)
+    return Batch(noise(7, 2, 3, 8, 8), grids, torch.tensor([1, 0]), BatchRNG(0, 0, 0, 2), image)
 
 
 def shared(**optimizer: Any) -> dict[str, Any]:
@@ -233,8 +233,8 @@ SYSTEMS = {
 @pytest.fixture
 def one_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU's random numbers on every device: one that is not there has none."""
-    generator = Stream.generator
-    monkeypatch.setattr(Stream, "generator", lambda self, device="cpu": generator(self))
+    generator = BatchRNG.generator
+    monkeypatch.setattr(BatchRNG, "generator", lambda self, device="cpu": generator(self))
     monkeypatch.setattr("torch.Generator", lambda device="cpu", real=torch.Generator: real())
 
 

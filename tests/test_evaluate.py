@@ -18,7 +18,7 @@ from ldm.cli import evaluate
 from ldm.errors import UserError
 from ldm.evaluation import spaces
 from ldm.evaluation.experiments import superres_methods as superres
-from ldm.evaluation.experiments.image_sets import Gallery, halves
+from ldm.evaluation.experiments.image_sets import SampleCache, halves
 from ldm.evaluation.metrics.frechet import Statistics
 from ldm.support.cache import Identity
 from ldm.support.files import sha256
@@ -284,12 +284,12 @@ def test_a_gallery_makes_what_is_missing_in_the_same_ranges(tmp_path: Path) -> N
         asked.append(list(numbers))
         return [np.full((4, 4, 3), number, np.uint8) for number in numbers]
 
-    gallery = Gallery(tmp_path, "ours 5x", Identity("samples", settings={"seed": 0}))
+    gallery = SampleCache(tmp_path, "ours 5x", Identity("samples", settings={"seed": 0}))
     gallery.fill(5, make, batch=2)
     assert asked == [[0, 1], [2, 3], [4]]
     gallery.path(3).unlink()
-    again = Gallery(tmp_path, "ours 5x", Identity("samples", settings={"seed": 0}))
+    again = SampleCache(tmp_path, "ours 5x", Identity("samples", settings={"seed": 0}))
     again.fill(5, make, batch=2)
     assert asked[3:] == [[2, 3]]
     assert [int(load().mean()) for load in again.loaders(5)] == [0, 1, 2, 3, 4]
-    assert Gallery(tmp_path, "ours 5x", Identity("samples", settings={"seed": 1})).folder != gallery.folder
+    assert SampleCache(tmp_path, "ours 5x", Identity("samples", settings={"seed": 1})).folder != gallery.folder

@@ -2,7 +2,7 @@
 
 <out>/report.json                  a list, in the order of the slides
 <out>/report/<slide_id>.json       one of them, written when the slide is done: how processes tell each other
-<out>/report/<slide_id>.log        the traceback of an error that nobody foresaw
+<out>/report/<slide_id>.log        the traceback of an unforeseen error
 """
 
 import json

@@ -163,7 +163,7 @@ def shown(path: str | Path) -> str:
 def _refusal(path: Path) -> str:
     """Why no reader need try `path`, empty when one should."""
     if path.is_symlink() and not path.exists():
-        return f"{shown(path)}: is a link to {os.readlink(path)}, which does not exist; mend the link, or remove it"
+        return f"{shown(path)}: is a link to {os.readlink(path)}, which does not exist; fix the link, or remove it"
     if path.is_dir():
         return f"{shown(path)}: is a folder without a slide, expected a file; copy the slide again"
     if not path.is_file():

@@ -2,9 +2,9 @@
 
 The base level is cut into tiles of `tile_px`. Fields, the coarsest regions (at least 8x8 tiles), partition the grid; a
 slide's last fields are padded with background. A region (i, j) of scale k covers tiles [i 2^k, (i+1) 2^k) x
-[j 2^k, (j+1) 2^k), so regions nest and one pass over the fields meets all of them.
+[j 2^k, (j+1) 2^k), so regions nest and one pass over the fields reads all of them.
 
-Letters: rows, cols base tiles; k index of a scale.
+Shapes: rows, cols base tiles; k index of a scale.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What people say of their slides: a CSV with a header line, a row a slide.
+"""What users state of their slides: a CSV with a header line and one row per slide.
 
     slide,mpp,patient,subtype
     TCGA-A1-A0SB-01Z-00-DX1.svs,0.2520,TCGA-A1-A0SB,IDC

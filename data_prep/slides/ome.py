@@ -5,7 +5,7 @@ of fluorescence, stacks and series are refused.
 
 (OME-TIFF specification 6.0; OME schema 2016-06: Image, Pixels, Channel, TiffData.)
 
-Letters: `_level` pixels of a level. Pixels are uint8 (h, w, 4).
+Shapes: `_level` pixels of a level. Pixels are uint8 (h, w, 4).
 """
 
 import math

@@ -4,7 +4,7 @@ A pixel of scale k is the mean of 2^k x 2^k base pixels. Sums of base pixels tra
 divided once, so no rounding builds up: a patch of any scale is its base pixels' exact mean, rounded half up.
 Memory holds one block of base pixels and one patch for each node on the way up, whatever the slide's size.
 
-Letters: r, c patches of a block; p tile_px.
+Shapes: r, c patches of a block; p tile_px.
 """
 
 from collections.abc import Callable, Generator

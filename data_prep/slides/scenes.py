@@ -75,7 +75,7 @@ def _warp_target(scene: "rasterio.DatasetReader", path: Path) -> "CRS | None":
         remedy = "assign one, for example rio edit-info --crs EPSG:32614 FILE"
         raise UserError(f"{path}: its coordinates are in no system of the Earth; {remedy}") from error
     if not (max(map(abs, longitudes)) <= 360 and max(map(abs, latitudes)) <= 90):
-        raise UserError(f"{path}: lies at ({xs[0]:g}, {ys[0]:g}) in {scene.crs}, nowhere on Earth; mend its transform")
+        raise UserError(f"{path}: lies at ({xs[0]:g}, {ys[0]:g}) in {scene.crs}, nowhere on Earth; fix its transform")
     if scene.crs.is_projected:
         metres = scene.crs.linear_units_factor[1]
         sides = math.hypot(place.a, place.d) * metres, math.hypot(place.b, place.e) * metres

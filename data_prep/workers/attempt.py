@@ -23,7 +23,7 @@ Progress = Callable[[float], None]
 
 
 def attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Progress) -> SlideReport:
-    """Prepare a slide unless it is there, and leave a record; DiskFull alone is an error, as others would meet it too.
+    """Prepare a slide unless it is there, and leave a record; DiskFull alone is an error, as others would fail alike.
 
     A UserError or OSError says what is wrong with the slide in one line. Anything else is a fault of the program: its
     line names the place, and report/<slide_id>.log holds the traceback.

@@ -3,7 +3,7 @@
 A pass asks for the embeddings or the latents of some tiles, goes on reading, and uses the answers in the order in which
 it asked. So a prepared file depends neither on timing nor on who else asks.
 
-Letters: n tiles; p tile_px; d channels of an embedding; h, w of a latent.
+Shapes: n tiles; p tile_px; d channels of an embedding; h, w of a latent.
 """
 
 import os

@@ -3,7 +3,7 @@
 They always see full batches of one shape, the last filled up with black tiles: kernels are chosen by shape and may
 round differently, so only then does what a tile gives not depend on how many happened to wait with it.
 
-Letters: n tiles; p tile_px; d channels of an embedding; h, w of a latent.
+Shapes: n tiles; p tile_px; d channels of an embedding; h, w of a latent.
 """
 
 from collections.abc import Callable, Sequence

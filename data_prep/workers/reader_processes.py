@@ -138,7 +138,7 @@ class Readers:
         until = time.monotonic() + PATIENCE_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-        for reader in list(self._readers):  # one that is deep in a library's call hears nothing
+        for reader in list(self._readers):  # one inside a library's call does not react
             reader.process.kill()
         for thread in self._threads:
             thread.join()

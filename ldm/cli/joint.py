@@ -1,4 +1,4 @@
-"""Sample one image too large for the network: a coarse canvas, and the tiles under it held to it.
+"""Sample one image too large for the network: a coarse canvas, and the tiles under it, constrained by it.
 
 Without arguments, the bundled demo model paints 1024x1024 pixels of the bundled held-out slide. The same command, run
 again, continues an interrupted one.

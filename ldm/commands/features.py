@@ -23,10 +23,10 @@ def run(args: argparse.Namespace) -> int:
     if fabric.is_global_zero:
         announce(model.precision, model.device)
     names = args.scales.split(",") if args.scales is not None else model.ladder.names[:1]
-    rungs = sorted({model.ladder[name].index for name in names})
+    zooms = sorted({model.ladder[name].index for name in names})
     extract = Extractor(
         model,
-        [model.ladder.names[rung] for rung in rungs],
+        [model.ladder.names[zoom] for zoom in zooms],
         args.out,
         args.source,
         Probe(args.block, args.t, args.clean, args.seed),

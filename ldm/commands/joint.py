@@ -90,16 +90,16 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], s
     args.origin = origin
     if origin == "none":
         return Origin("none")
-    rungs = sorted((model.ladder[name] for name in scales), key=lambda rung: rung.index)
-    tile = model.tile_px // rungs[0].downsample
+    zooms = sorted((model.ladder[name] for name in scales), key=lambda zoom: zoom.index)
+    tile = model.tile_px // zooms[0].downsample
     rows, cols = (-(-length // tile) for length in size)
     if origin == "cdm":
         cdm = model.cdm_needed
-        draw = partial(drawn_tokens, model, rungs[-1].name, rows, cols, seed=args.seed, progress=True)
+        draw = partial(drawn_tokens, model, zooms[-1].name, rows, cols, seed=args.seed, progress=True)
         return Origin("cdm", draw, cdm.weights, slow=True)
     if Path(origin).suffix == ".h5":
         slide = matching_slide(origin, model)
-        place = place_of(args.place) if args.place else richest_place(slide, rungs[-1].name, rows, cols)
+        place = place_of(args.place) if args.place else richest_place(slide, zooms[-1].name, rows, cols)
         args.place = f"{place[0]},{place[1]}"
         tokens = tokens_at(slide, place, rows, cols)
         inputs, settings = {"slide": content(origin)}, {"place": args.place}

@@ -134,11 +134,11 @@ def table(rows: Sequence[Row], labels: Labels, splits: Sequence[int], shuffles: 
     return "\n".join(lines) + "\n"
 
 
-Glances = dict[int, tuple[Pixels, float]]
+Thumbnails = dict[int, tuple[Pixels, float]]
 """by number of the slide: its thumbnail, and full-resolution pixels per pixel"""
 
 
-def glances(labels: Labels, args: argparse.Namespace) -> Glances:
+def thumbnails(labels: Labels, args: argparse.Namespace) -> Thumbnails:
     """The slides to show, SHOWN of each label. UserError for one that is not there or that the model cannot decode."""
     model = ZoomLDM.load(args.model)
     shown = [i for value in (1, 0) for i in np.flatnonzero(labels.values == value)[:SHOWN].tolist()]
@@ -146,7 +146,7 @@ def glances(labels: Labels, args: argparse.Namespace) -> Glances:
     return {i: thumbnail(slide, partial(pictures, model=model)) for i, slide in slides.items()}
 
 
-def draw_attention(labels: Labels, run: CrossValidation, shown: Glances, args: argparse.Namespace) -> Path:
+def draw_attention(labels: Labels, run: CrossValidation, shown: Thumbnails, args: argparse.Namespace) -> Path:
     """A picture a slide, for those that are shown, and one of all of them: the slide, and who looks where."""
     rows, names = [], []
     for i, (picture, px_l0) in shown.items():
@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> None:
     elif twice := [folder for folder in args.features if args.features.count(folder) > 1]:
         raise UserError(f"--features: {twice[0]} is named twice; name it once")
     labels = labelled(args.labels, args.features)
-    shown = glances(labels, args) if args.cohort else {}
+    shown = thumbnails(labels, args) if args.cohort else {}
     rows = compare(labels, args, splits)
     text = table(rows, labels, splits, args.shuffles)
     with whole(args.out / "table.md") as unfinished:

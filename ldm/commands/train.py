@@ -157,7 +157,7 @@ def prepared(cohort: str) -> bool:
 def prepare_when_absent(config: DictConfig) -> None:
     """Run the preparation that the config names when its cohort is not there yet, or go on with it.
 
-    UserError where another preparation was stopped: training on a part of its slides is nobody's wish.
+    UserError where another preparation was stopped: training on a part of its slides is never intended.
     """
     cohort, preparation = Path(config.data.cohort), config.data.get("prepare")
     missing = waiting(cohort)
@@ -202,7 +202,7 @@ def split_when_absent(config: DictConfig) -> None:
 def train(run: Run, folder: Path, checkpoint: Path | None, signals: StopSignals) -> int:
     """Fit `run`, write its weights; returns the exit status."""
     config, settings = run.config, run.config.training
-    signals.hear(signal.SIGINT)
+    signals.listen(signal.SIGINT)
     data = open_data(config)
     run.attach(data)
     saver = Checkpoints(folder / "checkpoints", settings.checkpoint_every, signals)

@@ -13,7 +13,7 @@
 A region (i, j) of one scale lies in region (i // 2, j // 2) of the next. Fusing scales keeps a row for each tile of the
 finest one, with the features of the coarser regions around that tile beside its own (paper, Table 4).
 
-Letters: n tiles, d channels.
+Shapes: n tiles, d channels.
 """
 
 import hashlib

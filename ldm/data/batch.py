@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Stream:
+class BatchRNG:
     """The randomness of one batch: batch `number` of run `seed`, samples [first, first + b) of all ranks' `total`.
 
     Noise drawn from it depends on nothing else, so neither the number of processes nor an interruption changes it.
@@ -26,12 +26,12 @@ class Stream:
     total: int
 
     def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
-        """A generator that every rank starts in the same state; draw for `total` samples and keep `mine`."""
+        """A generator that every rank starts in the same state; draw for `total` samples and keep the `local` ones."""
         mixed = torch.tensor([self.seed, self.number], dtype=torch.int64)
         state = int((mixed[0] * 6364136223846793005 + mixed[1] * 1442695040888963407 + 1).item()) & (2**63 - 1)
         return torch.Generator(device).manual_seed(state)
 
-    def mine(self, drawn: Tensor, count: int) -> Tensor:
+    def local(self, drawn: Tensor, count: int) -> Tensor:
         """The rows of a draw over all ranks that belong to this rank's `count` samples."""
         return drawn[self.first : self.first + count]
 
@@ -50,7 +50,7 @@ class Batch:
     z_0: Tensor
     embedding: list[Tensor]
     scale: Tensor
-    stream: Stream
+    stream: BatchRNG
     image: Tensor | None = None
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class Batch:
         )
 
 
-def collate(samples: Sequence[Sample], stream: Stream) -> Batch:
+def collate(samples: Sequence[Sample], stream: BatchRNG) -> Batch:
     """Stack latents and scales; grids keep their own sizes."""
     return Batch(
         z_0=torch.stack([sample.z_0 for sample in samples]),

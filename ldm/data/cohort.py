@@ -30,7 +30,8 @@ def open_cohort(folder: str | Path) -> list[SlideFile]:
 def refuse_mixture(slides: Sequence[SlideFile]) -> None:
     """UserError when two slides have one id, or were prepared with different settings: both files, and what differs.
 
-    Slides of earlier versions do not record their settings: they are held to SHARED alone, and refused beside others.
+    Slides of earlier versions do not record their settings: they are checked for SHARED alone and refused beside
+    others.
     """
     paths: dict[str, Path] = {}
     first = slides[0]

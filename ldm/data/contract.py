@@ -3,7 +3,7 @@
 A file may come from anywhere. So its attributes are of the right type and finite, its tables have the ranks, types and
 lengths that belong together, lie in the file itself under checksums, and are as large on disk as they say they are.
 
-Letters: n regions of a scale, d channels, s a latent's side.
+Shapes: n regions of a scale, d channels, s a latent's side.
 """
 
 import math
@@ -71,7 +71,7 @@ TABLES = {
     "latents": Kind(4, "f"),
     "image_ends": Kind(1, "iu"),
 }
-"""of a scale, a row a region"""
+"""of a scale, one row per region"""
 NEEDED = ("ij", "tissue")
 IMAGES, EMBEDDINGS, CORNERS = Kind(1, "u", 1), Kind(3, "f"), Kind(2, "iu")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ldm.data.batch import Stream
+from ldm.data.batch import BatchRNG
 from ldm.data.cohort import open_cohort
 from ldm.data.dataset import (
     Cohort,
@@ -59,7 +59,7 @@ class ValidationBatches(Dataset[Any]):
         if self.kind == "images":
             return image_batch(part)
         read = pair_batch if self.kind == "pairs" else latent_batch
-        return read(part, Stream(0, number, 0, len(part)))
+        return read(part, BatchRNG(0, number, 0, len(part)))
 
 
 class CohortData(pl.LightningDataModule):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.batch import Batch, Sample, Stream, collate
+from ldm.data.batch import Batch, BatchRNG, Sample, collate
 from ldm.data.cohort import refuse_mixture
 from ldm.data.h5 import SlideFile
 from ldm.data.split_file import read_split
@@ -83,10 +83,10 @@ class _Batches(Dataset[Any]):
     def __init__(self, cohort: Cohort, seed: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.cohort, self.seed, self.batch_size, self.rank, self.world = cohort, seed, batch_size, rank, world
 
-    def _part(self, number: int) -> tuple[list[Pick], Stream]:
+    def _part(self, number: int) -> tuple[list[Pick], BatchRNG]:
         first, total = self.rank * self.batch_size, self.world * self.batch_size
         picks = self.cohort.draw(self.seed, number, total)
-        return picks[first : first + self.batch_size], Stream(self.seed, number, first, total)
+        return picks[first : first + self.batch_size], BatchRNG(self.seed, number, first, total)
 
 
 class LatentBatches(_Batches):
@@ -103,12 +103,12 @@ class PairBatches(_Batches):
         return pair_batch(*self._part(number))
 
 
-def latent_batch(picks: Sequence[Pick], stream: Stream) -> Batch:
+def latent_batch(picks: Sequence[Pick], stream: BatchRNG) -> Batch:
     """Read `picks` into a Batch."""
     return collate([_sample(*pick) for pick in picks], stream)
 
 
-def pair_batch(picks: Sequence[Pick], stream: Stream) -> Batch:
+def pair_batch(picks: Sequence[Pick], stream: BatchRNG) -> Batch:
     """Read `picks` into a Batch, images and all."""
     return replace(latent_batch(picks, stream), image=image_batch(picks))
 

@@ -183,9 +183,9 @@ class SlideFile:
 
     def embedding(self, scale: str, row: int) -> Tensor:
         """(d, g, g) float32: the condition of region `row`, its tokens normalised."""
-        rung = self.ladder[scale]
-        i, j = (self._read(f"scales/{scale}/ij", row) * rung.grid).tolist()
-        return normalize_tokens(self.tokens(rung.pyramid_level, i, j, rung.grid, rung.grid))
+        zoom = self.ladder[scale]
+        i, j = (self._read(f"scales/{scale}/ij", row) * zoom.grid).tolist()
+        return normalize_tokens(self.tokens(zoom.pyramid_level, i, j, zoom.grid, zoom.grid))
 
     def tokens(self, level: int, row: int, col: int, rows: int, cols: int) -> Tensor:
         """(d, rows, cols) float32: a rectangle of one level of the embedding pyramid, as stored, not normalised.

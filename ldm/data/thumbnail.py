@@ -1,4 +1,4 @@
-"""A prepared slide at a glance, put together from its regions."""
+"""Thumbnail of a prepared slide, assembled from its regions."""
 
 from collections.abc import Callable, Sequence
 

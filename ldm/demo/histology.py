@@ -5,7 +5,7 @@ nests, glands with lumens, vessels. At full resolution: nuclei, fibres, cell mem
 nuclei and the stain are all drawn from the slide's own seed, so two slides share nothing but the recipe.
 
 Colour follows Beer and Lambert: intensity = glass * exp(-(hematoxylin * od_h + eosin * od_e)), per channel.
-Letters: n points (y, x) in base pixels; distances in base pixels, positive inside.
+Shapes: n points (y, x) in base pixels; distances in base pixels, positive inside.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Where everything lies on a procedural H&E slide: tissue, tumour nests, fat, vessels, lymphocytes, flow of the stroma.
 
-Letters: m samples of a region map (size / STEP). Distances and wavelengths in base pixels; distances positive inside.
+Shapes: m samples of a region map (size / STEP). Distances and wavelengths in base pixels; distances positive inside.
 """
 
 import numpy as np

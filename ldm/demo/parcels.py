@@ -1,6 +1,6 @@
 """Fields and streets: a rectangle split again and again, coarse roads first, down to fields or to blocks of houses.
 
-Letters: p side of the parcel map, in samples of PARCEL_STEP base pixels; (v, u) coordinates in it.
+Shapes: p side of the parcel map, in samples of PARCEL_STEP base pixels; (v, u) coordinates in it.
 """
 
 from dataclasses import dataclass, field

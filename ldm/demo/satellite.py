@@ -4,7 +4,7 @@ Seen from afar: forest, a river, a patchwork of fields, villages. Closer: roads,
 shadows. Fields and streets are drawn in a plane of their own, (v, u), which a rotation and a slow warp lay over the
 scene; so roads bend and fields are never quite square.
 
-Letters: n points (y, x) in base pixels (metres); s side of an object's picture. Distances in base pixels, positive
+Shapes: n points (y, x) in base pixels (metres); s side of an object's picture. Distances in base pixels, positive
 inside; reflectances in 4 bands, 1.0 is white.
 """
 

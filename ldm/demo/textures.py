@@ -3,7 +3,7 @@
 A scene is a set of region maps (where things are, in base pixels, sampled every STEP pixels) that a painter raises to
 full resolution block by block, adds small texture tiles to, and cuts at zero: crisp edges of any shape for little cost.
 
-Letters: h, w samples; n points, given as (n, 2) rows of (y, x) in base pixels; s side of a sprite in pixels.
+Shapes: h, w samples; n points, given as (n, 2) rows of (y, x) in base pixels; s side of a sprite in pixels.
 """
 
 from collections.abc import Iterator

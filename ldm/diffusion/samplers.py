@@ -15,7 +15,7 @@ the 50 even timesteps of the published sampler a spread of 0.5 ends at 0.94 of w
 since the steps near the data are too long for fine detail. On even steps of lambda 50 lose 3.8 % of every spread and
 100 lose 1.9 % (2.6 % of a spread of 0.1, where timesteps are whole numbers). DPM++ with 20 is within 1 %.
 
-Letters: b samples, ... the dimensions of one sample.
+Shapes: b samples, ... the dimensions of one sample.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -4,7 +4,7 @@
     v   = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) z_0                Salimans and Ho 2022, appendix D
 
 A schedule is a table alpha_bar (steps,); `at` looks it up. a_t is alpha_bar at t, shaped to broadcast over a sample.
-Letters: b samples, ... the dimensions of one sample.
+Shapes: b samples, ... the dimensions of one sample.
 """
 
 import math

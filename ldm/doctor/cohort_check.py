@@ -38,7 +38,7 @@ def cohort(folder: Path, wanted: Wanted | None = None) -> Iterator[Finding]:
     yield from dealt_out(folder, slides)
     leftovers = sorted([*folder.rglob(".*.partial"), *folder.rglob(".*.claim")])
     if leftovers:
-        remedy = "a preparation is at work, or was killed: its command, typed again, removes them"
+        remedy = "a preparation is running, or was killed: running its command again removes them"
         yield warn(f"{folder}: {len(leftovers)} temporary files, such as {leftovers[0]}; {remedy}")
 
 
@@ -91,7 +91,7 @@ def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
     """report.json against the files."""
     path = folder / "report.json"
     if not path.is_file():
-        yield warn(f"{path}: missing, so nobody knows what was left out; prepare.py writes it at its end")
+        yield warn(f"{path}: missing, so it is not known what was left out; prepare.py writes it at its end")
         return
     try:
         reports: dict[str, Any] = {report["slide_id"]: report for report in json.loads(path.read_text())}

@@ -7,7 +7,7 @@
 GDAL's COG driver copies a whole file, so the bands first go into a tiled GeoTIFF beside it. Both are lossless; levels
 are 2x2 means. Memory is one row of tiles and GDAL's cache, disk space about three times the file.
 
-Letters: h, w pixels. Bands are uint8 (rows, w, 3).
+Shapes: h, w pixels. Bands are uint8 (rows, w, 3).
 """
 
 import errno

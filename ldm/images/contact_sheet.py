@@ -1,6 +1,6 @@
 """Pictures on disk: PNG, and labelled contact sheets.
 
-Letters: h, w pixels. Every image is uint8 (h, w, 3), sRGB. A file appears under its name only once it is whole.
+Shapes: h, w pixels. Every image is uint8 (h, w, 3), sRGB. A file appears under its name only once it is whole.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ What a file holds is read from the file: Pillow's modes hide that it cut 16 bits
 unsigned one, or gave the first of many frames. TIFF goes through tifffile (ldm/images/tiff_pages.py), the formats
 of FORMATS through Pillow; anything else, and whatever would not come out right, is refused with a remedy.
 
-Letters: h, w pixels.
+Shapes: h, w pixels.
 """
 
 import io

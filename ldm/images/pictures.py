@@ -1,6 +1,6 @@
 """People's pictures: read one, plain or georeferenced; write what came of it in the format that it came in.
 
-Letters: h, w pixels. Pictures are uint8 (h, w, 3).
+Shapes: h, w pixels. Pictures are uint8 (h, w, 3).
 """
 
 from collections.abc import Iterable, Sequence

@@ -4,7 +4,7 @@ Rows wait until they fill a row of tiles. Its tiles wait, as JPEG, in a nameless
 its 2x2 means are the next level's rows. When the last row has come, tifffile puts the levels together. Memory is four
 thirds of a row of tiles, disk space at most twice the file.
 
-Letters: h, w pixels. Images and bands are uint8 (h, w, 3), sRGB.
+Shapes: h, w pixels. Images and bands are uint8 (h, w, 3), sRGB.
 """
 
 import tempfile

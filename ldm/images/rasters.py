@@ -4,7 +4,7 @@ A pixel has no data where the file's nodata value, mask or alpha says so. GDAL t
 unless the file names it, so the infrared of NAIP scenes often comes as an alpha band. A mask is 0 and 255 almost
 everywhere; a band tagged alpha that is something else is not used as one, and `notes` says so.
 
-Letters: h, w pixels. Pixels are uint8 (h, w, 4): red, green, blue, and 255 where there is data.
+Shapes: h, w pixels. Pixels are uint8 (h, w, 4): red, green, blue, and 255 where there is data.
 """
 
 import logging

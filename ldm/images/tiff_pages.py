@@ -3,7 +3,7 @@
 Eight bits a sample (grey and palettes also fewer); everything else is refused with a remedy. What the samples mean is
 TIFF 6.0, sections 4 to 8 and 16 to 21; ExtraSamples is its section 18.
 
-Letters: h, w pixels; s samples a pixel. Pixels are uint8 (h, w, 4): red, green, blue, alpha (not premultiplied).
+Shapes: h, w pixels; s samples a pixel. Pixels are uint8 (h, w, 4): red, green, blue, alpha (not premultiplied).
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Transformer block of the U-Net: self-attention, cross-attention to the context, gated MLP (Rombach et al. 2022).
 
-Letters: b samples, n tokens (pixels), m context tokens, d channels, e heads.
+Shapes: b samples, n tokens (pixels), m context tokens, d channels, e heads.
 """
 
 import torch.nn.functional as F

@@ -7,7 +7,7 @@ The statistics are found one norm at a time, in the order the network runs them:
 first norm that has none yet and sums its input; the norms before it already have theirs. K norms take K passes, about
 K / 2 runs over all windows.
 
-Letters: b windows, c channels, g groups, h w a window's size in cells of the network's input, H W in a norm's input.
+Shapes: b windows, c channels, g groups, h w a window's size in cells of the network's input, H W in a norm's input.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

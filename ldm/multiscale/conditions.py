@@ -4,7 +4,7 @@
     conditions = TokenMap(model, drawn_tokens(model, "5x", rows, cols, seed=0))             a place of the CDM's
     conditions = Unconditional(model)
 
-Letters: n windows, d channels, R, C rows and columns of base tiles, w context width.
+Shapes: n windows, d channels, R, C rows and columns of base tiles, w context width.
 """
 
 from collections.abc import Callable
@@ -60,14 +60,14 @@ class TokenMap:
     _levels: list[Tensor] = field(default_factory=list, init=False)
 
     def context(self, scale: str, places: Tensor) -> Tensor:
-        rung = self.model.ladder[scale]
+        zoom = self.model.ladder[scale]
         side = self.model.tile_px // self.model.downsample
-        rows, cols = (places.T / side * rung.grid).double()
-        level = self._level(rung.pyramid_level)
-        beyond = [int(begin.max()) + rung.grid + 1 for begin in (rows, cols)]
+        rows, cols = (places.T / side * zoom.grid).double()
+        level = self._level(zoom.pyramid_level)
+        beyond = [int(begin.max()) + zoom.grid + 1 for begin in (rows, cols)]
         missing = [max(0, end - size) for end, size in zip(beyond, level.shape[1:], strict=True)]
         level = F.pad(level[None], (0, missing[1], 0, missing[0]), mode="replicate")[0]
-        return self.model.context(window_embeddings(level, rows, cols, rung.grid), scale)
+        return self.model.context(window_embeddings(level, rows, cols, zoom.grid), scale)
 
     def guidance(self, asked: float) -> float:
         return asked
@@ -93,11 +93,11 @@ def drawn_tokens(
     token that stands for several base tiles is spread over them. Patch i, counted row by row, depends on seed + i
     alone: more rows continue a place, another width is another place. UserError without a CDM.
     """
-    rung = model.ladder[scale]
-    down, across = -(-rows // rung.downsample), -(-cols // rung.downsample)
+    zoom = model.ladder[scale]
+    down, across = -(-rows // zoom.downsample), -(-cols // zoom.downsample)
     context = model.sample_context(scale, down * across, seed=seed)
     grids = Inversion(model, scale, seed, progress=progress).from_context(context, steps)  # (n, d, g, g)
-    return laid_out(grids, down, rung.pyramid_level)[:, :rows, :cols]
+    return laid_out(grids, down, zoom.pyramid_level)[:, :rows, :cols]
 
 
 def laid_out(grids: Tensor, rows: int, level: int) -> Tensor:

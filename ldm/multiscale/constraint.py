@@ -5,12 +5,12 @@ x is a fine image, y the coarse one of the same place, A shrinks by a whole fact
     e_x = f^2 A' (y - A x)                            descent: the paper's Algorithm 2 prints the opposite sign
 
 and it reaches the latents through the encoder (paper, section 3.2; supplement 8.2, eq. 6 and 12) or the decoder
-(Algorithm 1), then the noisy latents through the denoiser (eq. 4). Each passage is a derivative, taken by a finite
+(Algorithm 1), then the noisy latents through the denoiser (eq. 4). Each is a product with a Jacobian, taken by a finite
 difference, by forward mode (`jvp`: exact, and right at half precision, where differences are not) or by
 backpropagation. The first two cost about two evaluations, the function's own among them: of the published networks,
 forward mode takes 2.04 (U-Net), 2.05 (decoder) and 2.10 (encoder) times the operations of one.
 
-Letters: b windows, H, W pixels, f the factor between the scales.
+Shapes: b windows, H, W pixels, f the factor between the scales.
 """
 
 import warnings

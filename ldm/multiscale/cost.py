@@ -4,7 +4,7 @@ Memory is what grows with the image: a canvas that is denoised takes BYTES_A_LAT
 finished one its latents, and the image of the scale above it stands in memory while it constrains. The networks and a
 batch of windows come on top, whatever the size. Time is that of one window, measured, as often as there are windows.
 
-Letters: H, W latents of a canvas.
+Shapes: H, W latents of a canvas.
 """
 
 import shutil

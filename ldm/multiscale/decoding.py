@@ -10,7 +10,7 @@ Memory is a row of windows: neither the image nor the decoder's activations ever
     decoder has it, stays inside a window, which makes (b) close to the untiled decoding rather than equal to it.
 (c) Otherwise windows overlap, and pixels are their means under a Gaussian weight, as in the published code.
 
-Letters: n windows, h w their latents, H W those of the canvas, f pixels per latent, a side.
+Shapes: n windows, h w their latents, H W those of the canvas, f pixels per latent, a side.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Joint multi-scale sampling with a loaded model: a chain of canvases, coarse to fine, each holding the next.
+"""Joint multi-scale sampling with a loaded model: a chain of canvases, coarse to fine, each constraining the next.
 
     joint = Joint(model, ["20x", "5x"], height=1024, width=1024, conditions=conditions)
     for scale, state in joint.run():
@@ -7,7 +7,7 @@
 
 (paper, section 3.2 and supplement 8.2; `ldm.multiscale.presets` for the conventions.)
 
-Letters: H, W latents of a canvas, f the factor between two neighbouring scales of the chain.
+Shapes: H, W latents of a canvas, f the factor between two neighbouring scales of the chain.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -69,14 +69,14 @@ class Joint:
     states: dict[str, State] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        rungs = sorted((self.model.ladder[name] for name in self.scales), key=lambda rung: rung.index)
-        if len({rung.name for rung in rungs}) < len(self.scales) or not rungs:
+        zooms = sorted((self.model.ladder[name] for name in self.scales), key=lambda zoom: zoom.index)
+        if len({zoom.name for zoom in zooms}) < len(self.scales) or not zooms:
             raise UserError(f"scales: {', '.join(self.scales)}; expected different scales, for example 20x,5x")
-        if self.fixed is not None and len(rungs) < 2:
-            raise UserError(f"scales: {rungs[0].name} alone; the image that is given takes the coarsest of two or more")
+        if self.fixed is not None and len(zooms) < 2:
+            raise UserError(f"scales: {zooms[0].name} alone; the image that is given takes the coarsest of two or more")
         if min(self.height, self.width) < 1:
             raise UserError(f"size: {self.width}x{self.height}; expected pixels, for example 1024x1024")
-        self.scales = [rung.name for rung in rungs]
+        self.scales = [zoom.name for zoom in zooms]
         """finest first"""
         self.settings = at_precision(self.settings, self.model.precision)
         grain = self.factor(self.scales[-1]) * self.model.downsample
@@ -145,7 +145,7 @@ class Joint:
             yield from self._repair()
 
     def _lockstep(self, chain: Sequence[str]) -> Iterator[tuple[str, State]]:
-        """The finest canvas of `chain` (coarse to fine); each of its steps pulls one of the canvas above it."""
+        """The finest canvas of `chain` (coarse to fine); each of its steps takes one step of the canvas above it."""
         *above, scale = chain
         if not above:
             yield from self._sample(scale, self._finished(scale) if self.fixed is not None else None)
@@ -257,7 +257,7 @@ class Joint:
         return self.factor(self.scales[place], scale) if place < len(self.scales) else 1
 
     def _finished(self, scale: str) -> Callable[[int], Target] | None:
-        """What holds `scale`: the finished image of the scale above it, None at the top."""
+        """What constrains `scale`: the finished image of the next coarser scale, None at the top."""
         place = self.scales.index(scale) + 1
         if place == len(self.scales):
             return None

@@ -11,7 +11,7 @@
 | seams | other windows every step | repaired at the end | repaired at the end |
 | at the end | one correction in pixels | | |
 
-The baselines know no coarser canvas. "independent" samples tile by tile. "interpolated" is the large-image method of
+The baselines have no coarser canvas. "independent" samples tile by tile. "interpolated" is the large-image method of
 Graikos et al. 2024: overlapping windows, each under embeddings interpolated between the tiles', averaged every step.
 
 Ours spends no denoiser evaluation on the constraint, and none on guiding tiles, which the coarser canvas guides; the
@@ -24,13 +24,13 @@ from ldm.errors import UserError
 
 SAMPLER_NAMES = ("dpmpp", "ddim")
 """of patches; the first is the default"""
-PASSAGES = ("difference", "jvp", "backprop")
+JACOBIANS = ("difference", "jvp", "backprop")
 SEAMS = ("none", "jitter", "overlap", "repair")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How windows are held to the coarser scale. UserError for a passage that is unknown."""
+    """How windows are constrained by the coarser scale. UserError for an unknown Jacobian approximation."""
 
     operator: str = "area"
     inner: int = 1
@@ -38,11 +38,11 @@ class Rule:
     weight: float = 1.0
     """lambda, length of a correction"""
     codec: str = "difference"
-    """passage from pixels to latents: "difference" or "jvp" through the encoder, "backprop" through the decoder"""
+    """Jacobian from pixels to latents: "difference" or "jvp" of the encoder, "backprop" through the decoder"""
     zeta: float = 1.0
     """step of that difference; 1 moves the image all the way, which half precision can follow"""
     denoiser: str | None = None
-    """passage from z_0 to z_t: "difference", "jvp" or "backprop"; None corrects z_0 and leaves eps as predicted"""
+    """Jacobian from z_0 to z_t: "difference", "jvp" or "backprop"; None corrects z_0 and leaves eps as predicted"""
     delta: float = 0.005
     normalise: bool = False
     """directions over their largest magnitude, as published: a move of the same size however small the error"""
@@ -52,8 +52,8 @@ class Rule:
     """share of the steps, from the first, that are constrained"""
 
     def __post_init__(self) -> None:
-        if self.codec not in PASSAGES or self.denoiser not in (None, *PASSAGES):
-            raise UserError(f"rule: codec {self.codec}, denoiser {self.denoiser}; expected {', '.join(PASSAGES)}")
+        if self.codec not in JACOBIANS or self.denoiser not in (None, *JACOBIANS):
+            raise UserError(f"rule: codec {self.codec}, denoiser {self.denoiser}; expected {', '.join(JACOBIANS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Settings:
     """of the finest canvas, which the coarser one guides; None: the same"""
     rule: Rule = field(default_factory=Rule)
     lockstep: bool = False
-    """windows are held to the coarser canvas as it is at the same step, not to the finished one"""
+    """windows are constrained by the coarser canvas as it is at the same step, not by the finished one"""
     quantize: bool = False
     """whether decoding within the loop goes through the codebook"""
     seam: str = "jitter"
@@ -111,7 +111,7 @@ _DEFAULT = PRESETS["default"]
 CONSISTENT = replace(
     _DEFAULT, steps=20, guidance=2.0, fine_guidance=None, rule=replace(_DEFAULT.rule, until=1.0), rounds=4, share=1.0
 )
-"""how y is enlarged: a real image has all the detail of its scale, so every step is held to it, and then the pixels"""
+"""how y is enlarged: a real image has all the detail of its scale, so it constrains every step, and then the pixels"""
 
 
 def at_precision(settings: Settings, precision: str) -> Settings:

@@ -1,4 +1,4 @@
-"""Super-resolution: an image stands for the coarsest canvas of a chain, and the finer ones are sampled held to it.
+"""Super-resolution: an image takes the place of the coarsest canvas of a chain, and constrains the finer ones.
 
     sharp = SuperResolution(model, y, ["20x", "5x"], inferred(model, y, ["20x", "5x"]))
     for scale, state in sharp.run():
@@ -9,7 +9,7 @@
 (paper, sections 3.2 and 4.4; supplement 8.3.) A shrinks by f. The consistency step is the back-projection of
 `ldm.multiscale.constraint` in pixels, over all bands: A x becomes y, so that colours are those of y.
 
-Letters: h, w pixels of y, f the factor between the finest and the coarsest scale, n tiles.
+Shapes: h, w pixels of y, f the factor between the finest and the coarsest scale, n tiles.
 """
 
 from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ def inferred(
     and on its pixels alone, but for rounding that goes by `batch_size`.
     """
     factor = magnification(model, scales)
-    finest = min((model.ladder[name] for name in scales), key=lambda rung: rung.index)
+    finest = min((model.ladder[name] for name in scales), key=lambda zoom: zoom.index)
     side = model.tile_px // factor
     missing = [(0, -length % side) for length in y.shape[:2]]
     enlarged = bicubic(np.pad(y, [*missing, (0, 0)], mode="edge"), factor)

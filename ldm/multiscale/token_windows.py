@@ -4,7 +4,7 @@ The map holds an embedding for every base tile of the canvas, or for every 2^k x
 scale is a window of `Scale.grid` tokens a side of level `Scale.pyramid_level` of that map; one that begins between
 tiles takes mixes of the tokens around it: slerp along rows and columns, as the published seam repair does.
 
-Letters: n windows, d channels, R, C rows and columns of the map, g tokens a side of a window.
+Shapes: n windows, d channels, R, C rows and columns of the map, g tokens a side of a window.
 """
 
 import torch

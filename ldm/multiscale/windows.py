@@ -3,7 +3,7 @@
 A canvas is the latent z (c, H, W) of a whole image; a window is a side x side piece of it, its place the (row, col) of
 its first latent. Sums over windows are divided by the sums of their weights: a partition of unity.
 
-Letters: n windows, c channels, H, W latents of the canvas.
+Shapes: n windows, c channels, H, W latents of the canvas.
 """
 
 from collections.abc import Sequence

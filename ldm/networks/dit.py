@@ -6,7 +6,7 @@ Every block is modulated by time and scale: adaLN-Zero (Peebles and Xie 2023, se
 
 with shift, factor and gate linear in the sum of the two embeddings, all 0 at the start.
 
-Letters: b samples, n tokens (65), c channels of the context, d width.
+Shapes: b samples, n tokens (65), c channels of the context, d width.
 """
 
 from torch import Tensor, nn

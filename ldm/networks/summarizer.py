@@ -4,7 +4,7 @@ A transformer over 65 tokens: the scale's own, then the grid's, row by row, in t
 a learned pad token (paper, sections 3.1 and 8.1). n tokens occupy places [32 - n // 2, 32 - n // 2 + n).
 CNNSummarizer is the paper's convolutional variant.
 
-Letters: b samples, d channels of an embedding, gh gw a grid's rows and columns, each 1 to 8, n = gh gw.
+Shapes: b samples, d channels of an embedding, gh gw a grid's rows and columns, each 1 to 8, n = gh gw.
 """
 
 from collections.abc import Sequence

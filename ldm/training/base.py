@@ -61,8 +61,8 @@ class System(pl.LightningModule):
         """Log the validation loss: the mean, and one value a scale. losses (b,), scale (b,) indices into `names`."""
         self.log("val/loss", losses.mean(), batch_size=len(losses), on_epoch=True, prog_bar=True)
         for index in scale.unique().tolist():
-            mine = losses[scale == index]
-            self.log(f"val/loss/{names[index]}", mine.mean(), batch_size=len(mine), on_epoch=True)
+            own = losses[scale == index]
+            self.log(f"val/loss/{names[index]}", own.mean(), batch_size=len(own), on_epoch=True)
 
 
 COLUMNS = 6

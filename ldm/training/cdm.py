@@ -68,7 +68,7 @@ class CDMTraining(System):
         generator, total = batch.stream.generator(self.device), batch.stream.total
         t = self.times(total, self.alpha_bar, generator)
         eps = torch.randn(total, *x_0.shape[1:], generator=generator, device=self.device)
-        t, eps = batch.stream.mine(t, len(batch)), batch.stream.mine(eps, len(batch))
+        t, eps = batch.stream.local(t, len(batch)), batch.stream.local(eps, len(batch))
         mse, bound = self.errors(x_0, batch.scale, t, eps)
         loss = (mse + bound).mean()
         self.log_dict({"loss": loss, "mse": mse.mean()}, prog_bar=True, batch_size=len(batch), sync_dist=True)

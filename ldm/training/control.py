@@ -19,7 +19,7 @@ from ldm.checkpoint import load_strict
 from ldm.config.objects import build
 from ldm.config.training_config import put
 from ldm.controlnet_superres import ControlModel
-from ldm.data.batch import Batch, Stream
+from ldm.data.batch import Batch, BatchRNG
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import pair_batch
 from ldm.errors import UserError
@@ -127,7 +127,7 @@ class ControlRun(Run):
     @torch.no_grad()
     def draw(self, path: Path, data: CohortData) -> None:
         picks = data.validation.spread(COLUMNS)[:COLUMNS]
-        x = pair_batch(picks, Stream(0, 0, 0, len(picks))).image
+        x = pair_batch(picks, BatchRNG(0, 0, 0, len(picks))).image
         assert x is not None
         y = self.system.shrink(x.to(self.system.device))
         model: ZoomLDM = self.steered.steered(self.steered.hint(y))

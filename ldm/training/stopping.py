@@ -22,7 +22,7 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """Hears the signals within its context. SIGINT keeps its handler until `hear` asks for it too."""
+    """Listens for the signals within its context. SIGINT keeps its handler until `listen` asks for it too."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -32,10 +32,10 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        self.hear(signal.SIGTERM, signal.SIGUSR1)
+        self.listen(signal.SIGTERM, signal.SIGUSR1)
         return self
 
-    def hear(self, *numbers: int) -> None:
+    def listen(self, *numbers: int) -> None:
         """Handle these signals from now on, whoever handled them; SIGINT stays ignored where it is, as by nohup."""
         for number in numbers:
             if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
@@ -44,7 +44,7 @@ class StopSignals:
 
     def defer(self) -> None:
         """From here on requests wait; all signals are heard, also where Lightning put handlers of its own."""
-        self.hear(signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        self.listen(signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
         self.deferred = True
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

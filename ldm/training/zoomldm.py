@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ldm.checkpoint import PARTS, join, load_strict, load_weights, split
 from ldm.config.objects import build
 from ldm.config.training_config import put
-from ldm.data.batch import Batch, Stream
+from ldm.data.batch import Batch, BatchRNG
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import latent_batch
 from ldm.diffusion.schedule import add_noise, at, target
@@ -79,7 +79,7 @@ class ZoomLDMTraining(System):
         t = self.times(total, self.alpha_bar, generator)
         kept = torch.rand(total, generator=generator, device=self.device) >= self.p_uncond
         eps = torch.randn(total, *batch.z_0.shape[1:], generator=generator, device=self.device)
-        t, kept, eps = (batch.stream.mine(drawn, len(batch)) for drawn in (t, kept, eps))
+        t, kept, eps = (batch.stream.local(drawn, len(batch)) for drawn in (t, kept, eps))
         context = self.summarizer(batch.embedding, batch.scale) * kept[:, None, None]  # null context = zeros
         loss = self.losses(self.network(batch), batch.z_0, context, t, eps).mean()
         self.log("loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
@@ -108,7 +108,7 @@ def draw_samples(path: Path, data: CohortData, model: ZoomLDM, from_regions: boo
     rows, labels = [], []
     for scale in data.validation.scales:
         picks = [pick for pick in data.validation.spread(COLUMNS) if pick[1] == scale]
-        batch = latent_batch(picks, Stream(0, 0, 0, len(picks)))
+        batch = latent_batch(picks, BatchRNG(0, 0, 0, len(picks)))
         embeddings = batch.embedding if from_regions else None
         rows += [
             list(to_uint8(model.decode(batch.z_0.to(model.device)))),

@@ -10,7 +10,7 @@ import h5py
 import pytest
 import torch
 
-from ldm.data.batch import Stream
+from ldm.data.batch import BatchRNG
 from ldm.data.cohort import open_cohort
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import Cohort, ImageBatches, LatentBatches, split_slides
@@ -73,9 +73,9 @@ def test_a_grid_is_the_region_s_window(cohort: Cohort) -> None:
 
 
 def test_streams_differ_between_batches_and_agree_between_ranks() -> None:
-    draws = [torch.randn(4, generator=Stream(0, number, 0, 4).generator()) for number in range(50)]
+    draws = [torch.randn(4, generator=BatchRNG(0, number, 0, 4).generator()) for number in range(50)]
     assert len({tuple(draw.tolist()) for draw in draws}) == 50
-    assert torch.equal(torch.randn(4, generator=Stream(0, 3, 2, 4).generator()), draws[3])
+    assert torch.equal(torch.randn(4, generator=BatchRNG(0, 3, 2, 4).generator()), draws[3])
 
 
 def test_slides_are_split_as_the_file_says(folder: Path, tmp_path: Path) -> None:

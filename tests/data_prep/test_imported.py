@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_prep.imported import ImportedEmbeddings, coordinate_shares, covered_shares
 from data_prep.preparation import prepare
-from data_prep.preparation_config import Encoder, PrepareConfig, Rungs
+from data_prep.preparation_config import Encoder, LadderConfig, PrepareConfig
 from data_prep.slides.readers import Box
 from data_prep.slides.slide import Plane, Slide
 from ldm.data.h5 import SlideFile
@@ -41,7 +41,7 @@ def config(folder: Path, **changes: Any) -> PrepareConfig:
     values: dict[str, Any] = {
         "slides": str(folder / "slides"),
         "out": str(folder / "out"),
-        "ladder": Rungs("histology", 4),
+        "ladder": LadderConfig("histology", 4),
         "encoder": Encoder("demo"),
         "autoencoder": None,
         "tile_px": TILE,

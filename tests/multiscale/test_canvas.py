@@ -14,7 +14,7 @@ from ldm.diffusion.steps import Step, ddim_steps, released_steps
 from ldm.errors import UserError
 from ldm.multiscale.canvas import Canvas, Codec, Target, Windows, correct, denoise_canvas
 from ldm.multiscale.constraint import OPERATORS, Shrink
-from ldm.multiscale.presets import PASSAGES, Rule
+from ldm.multiscale.presets import JACOBIANS, Rule
 from ldm.multiscale.windows import cut
 from ldm.support.processes import Processes
 from tests.golden.parity import noise
@@ -120,7 +120,7 @@ def gap(z_0: Tensor, y: Tensor, operator: str = "area") -> Tensor:
     return (y - Shrink(8, operator)(CODEC.decode(z_0))).square().mean((1, 2, 3)).sqrt()
 
 
-@pytest.mark.parametrize(("codec", "denoiser", "operator"), product(PASSAGES, (None, *PASSAGES), OPERATORS))
+@pytest.mark.parametrize(("codec", "denoiser", "operator"), product(JACOBIANS, (None, *JACOBIANS), OPERATORS))
 @pytest.mark.parametrize("normalise", [False, True])
 def test_every_passage_comes_nearer_and_its_opposite_goes_away(
     codec: str, denoiser: str | None, operator: str, normalise: bool
@@ -143,7 +143,7 @@ def test_every_passage_comes_nearer_and_its_opposite_goes_away(
     assert (free < away).all()
 
 
-@pytest.mark.parametrize("denoiser", [None, *PASSAGES])
+@pytest.mark.parametrize("denoiser", [None, *JACOBIANS])
 def test_differences_are_derivatives_in_the_limit(denoiser: str | None) -> None:
     moved = []
     for codec, through in (("difference", denoiser and "difference"), ("jvp", denoiser)):
@@ -174,7 +174,7 @@ def test_more_corrections_come_nearer_and_the_error_told_is_the_one_before_the_l
     assert (errors[1] < errors[0]).all()
 
 
-@pytest.mark.parametrize("denoiser", [None, *PASSAGES])
+@pytest.mark.parametrize("denoiser", [None, *JACOBIANS])
 @pytest.mark.parametrize("normalise", [False, True])
 def test_windows_within_the_tolerance_are_left_alone(denoiser: str | None, normalise: bool) -> None:
     windows, y = held()

@@ -25,7 +25,7 @@ from ldm.multiscale.canvas import Codec, State, Windows, correct
 from ldm.multiscale.conditions import TokenMap
 from ldm.multiscale.constraint import Shrink
 from ldm.multiscale.joint import REPAIR, Joint
-from ldm.multiscale.presets import PASSAGES, PRESETS, Rule, Settings
+from ldm.multiscale.presets import JACOBIANS, PRESETS, Rule, Settings
 from ldm.pipeline import ZoomLDM
 from ldm.support.processes import Processes
 from tests import toy
@@ -248,7 +248,7 @@ def test_half_precision_takes_forward_derivatives(joint: Callable[..., Joint], m
 
 @pytest.mark.parametrize(
     ("codec", "denoiser"),
-    [*((codec, None) for codec in PASSAGES), *(("difference", denoiser) for denoiser in PASSAGES)],
+    [*((codec, None) for codec in JACOBIANS), *(("difference", denoiser) for denoiser in JACOBIANS)],
 )
 @torch.no_grad()
 def test_every_passage_through_trained_networks_comes_nearer(demo: ZoomLDM, codec: str, denoiser: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_prep.preparation_config import Encoder, PrepareConfig, Rungs
+from data_prep.preparation_config import Encoder, LadderConfig, PrepareConfig
 from tests.data_prep.made_slides import tissue_image, write_slide
 
 TILE_PX, SCALES = 32, 5
@@ -16,7 +16,7 @@ def make(folder: Path, slides: int, side: int = 512) -> PrepareConfig:
     return PrepareConfig(
         slides=str(folder / "slides"),
         out=str(folder / "out"),
-        ladder=Rungs("histology", SCALES),
+        ladder=LadderConfig("histology", SCALES),
         encoder=Encoder("demo"),
         autoencoder="demo",
         tile_px=TILE_PX,

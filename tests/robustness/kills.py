@@ -1,4 +1,4 @@
-"""R2: data preparation is killed at a random moment, then the command is typed again.
+"""R2: data preparation is killed at a random moment, then the command is run again.
 
 Half of the trials run all in one process, half with two readers; half kill the whole process group, half the first
 process alone, whose readers must then end by themselves.

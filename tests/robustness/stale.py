@@ -1,4 +1,4 @@
-"""R13: something that a kept result depends on changes under the same path or option, and the command is typed again.
+"""R13: something that a kept result depends on changes under the same path or option, and the command is run again.
 
 Each trial makes a result (or begins to: a sampling is stopped in the middle), changes one thing, and makes it again in
 the same folder. It must be what a new folder gives. The commands run on the toy model, in this process.

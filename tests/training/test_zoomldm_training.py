@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ldm.config.objects import load_config
-from ldm.data.batch import Batch, Stream
+from ldm.data.batch import Batch, BatchRNG
 from ldm.diffusion.schedule import scaled_linear_alpha_bar
 from ldm.diffusion.timestep_sampling import LogNormal, Uniform, timestep_of_sigma
 from ldm.networks.summarizer import Summarizer
@@ -43,7 +43,7 @@ def system() -> ZoomLDMTraining:
 
 def published_batch() -> Batch:
     grids = [noise(8003, 64, 2, 2), noise(8004, 64, 8, 8)]
-    return Batch(noise(8001, 2, 3, 64, 64), grids, torch.tensor([1, 5]), Stream(0, 0, 0, 2))
+    return Batch(noise(8001, 2, 3, 64, 64), grids, torch.tensor([1, 5]), BatchRNG(0, 0, 0, 2))
 
 
 def test_loss_and_gradients_equal_the_published_ones(system: ZoomLDMTraining) -> None:
@@ -109,7 +109,7 @@ def test_the_null_context_reaches_its_share_of_the_samples(system: ZoomLDMTraini
     system.summarizer, system.denoiser = Ones(), (witness := Witness())
     for number in range(60):
         grids = [torch.zeros(1, 1, 1)] * 20
-        system.training_step(Batch(torch.zeros(20, 3, 2, 2), grids, torch.zeros(20), Stream(0, number, 0, 20)))
+        system.training_step(Batch(torch.zeros(20, 3, 2, 2), grids, torch.zeros(20), BatchRNG(0, number, 0, 20)))
     assert 0.07 < witness.given.count(False) / len(witness.given) < 0.13
 
 
@@ -121,7 +121,7 @@ def test_ranks_share_a_batch_s_noise_without_overlap(system: ZoomLDMTraining) ->
     expected = dict(drawn)
     for rank in range(2):
         part = Batch(
-            whole.z_0[rank : rank + 1], [whole.embedding[rank]], whole.scale[rank : rank + 1], Stream(0, 0, rank, 2)
+            whole.z_0[rank : rank + 1], [whole.embedding[rank]], whole.scale[rank : rank + 1], BatchRNG(0, 0, rank, 2)
         )
         system.training_step(part)
         assert torch.equal(drawn["eps"], expected["eps"][rank : rank + 1])

@@ -5,7 +5,7 @@
                                      writes them, and FOLDER/*.png where only one scale is asked for
     FOLDER/<scale>_<extractor>.npz   statistics alone
 
-Letters: H, W pixels, n images.
+Shapes: H, W pixels, n images.
 """
 
 import json
@@ -181,8 +181,8 @@ def statistics_name(scale: str, extractor: Extractor) -> str:
     return f"{scale}_{extractor.id}.npz"
 
 
-class Gallery:
-    """Images made here, kept as PNG 0, 1, ...: an interrupted command, typed again, makes what is missing.
+class SampleCache:
+    """Images made here, kept as PNG 0, 1, ...: an interrupted command, run again, makes what is missing.
 
     The folder's name holds the digest of their identity, so what depends on anything else finds other images.
     """

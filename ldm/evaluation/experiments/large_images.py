@@ -6,7 +6,7 @@ constraint's error, seams, gradients and the power spectrum stand beside them.
 A method turns a Place into an image and declares what it depends on: add one to METHODS, or rows of your own with
 `--generated NAME=FOLDER`.
 
-Letters: H, W pixels, d channels, R, C rows and columns of base tiles, f the factor between two scales, n images.
+Shapes: H, W pixels, d channels, R, C rows and columns of base tiles, f the factor between two scales, n images.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.evaluation.experiments.context import SHOWN, Bench, Embedder, Method, Report, Sheet
-from ldm.evaluation.experiments.image_sets import Gallery, picture_loader
+from ldm.evaluation.experiments.image_sets import SampleCache, picture_loader
 from ldm.evaluation.experiments.patches import measure
 from ldm.evaluation.metrics.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.metrics.seams import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
@@ -57,7 +57,7 @@ class Place(NamedTuple):
 
 
 class Painted(NamedTuple):
-    """An image (H, W, 3), and the coarse canvas (H / f, W / f, 3) that it was held to, if any."""
+    """An image (H, W, 3), and the coarse canvas (H / f, W / f, 3) that constrained it, if any."""
 
     image: Pixels
     coarse: Pixels | None = None
@@ -146,7 +146,7 @@ def crops(images: Sequence[Loader], side: int) -> list[Loader]:
 
 @dataclass
 class Images:
-    """A method's images, the coarse canvases that they were held to, the real images of their places: where known."""
+    """A method's images, the coarse canvases that constrained them, the real images of their places: where known."""
 
     images: list[Loader]
     coarse: list[Loader] | None = None
@@ -166,12 +166,12 @@ class Images:
 
 def gallery(
     bench: Bench, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
-) -> Gallery:
+) -> SampleCache:
     """Where the images of a method are kept."""
     weights = {**method.weights, "encoder": embed.id}
     inputs = {str(number): content(path) for number, path in enumerate(given)}
     identity = bench.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
-    return Gallery(bench.samples, f"large {name}", identity)
+    return SampleCache(bench.samples, f"large {name}", identity)
 
 
 def painted(

@@ -3,7 +3,7 @@
 The reference are real patches; what real patches of other slides measure against it is the floor that no method can be
 expected to pass.
 
-Letters: n images, m of the reference.
+Shapes: n images, m of the reference.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.evaluation.experiments.context import SHOWN, Bench, Report, Sheet
-from ldm.evaluation.experiments.image_sets import Gallery, Source, regions, slide_id
+from ldm.evaluation.experiments.image_sets import SampleCache, Source, regions, slide_id
 from ldm.evaluation.metrics.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.metrics.frechet import frechet_distance
 from ldm.evaluation.metrics.kid import kid
@@ -28,12 +28,12 @@ REAL, GIVEN, DRAWN = "real, other slides", "given embeddings", "CDM"
 
 def gallery(
     bench: Bench, method: str, scale: str, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
-) -> Gallery:
+) -> SampleCache:
     """Where the images of `sample` are kept."""
     inputs = {} if slides is None else {slide_id(slide): content(slide.path) for slide in slides}
     weights = bench.model.cdm.weights if slides is None and bench.model.cdm else {}
     order = list(inputs)  # that of the images
-    return Gallery(
+    return SampleCache(
         bench.samples,
         f"{method} {scale}",
         bench.identity(weights, inputs, {**sampling, "scale": scale, "slides": order}),

@@ -1,8 +1,8 @@
 """Super-resolution against the truth (paper, Table 3): PSNR, SSIM, LPIPS, what encoders see, what is left of A x - y.
 
-A method turns a Low into an image and declares what the image depends on: add one to METHODS.
+A method turns a LowRes into an image and declares what the image depends on: add one to METHODS.
 
-Letters: H, W pixels of the truth, f the factor, h = H / f, w = W / f, d channels, R, C rows and columns of base tiles.
+Shapes: H, W pixels of the truth, f the factor, h = H / f, w = W / f, d channels, R, C rows and columns of base tiles.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ldm.controlnet_superres import SETTINGS, ControlModel
 from ldm.errors import UserError
 from ldm.evaluation.experiments.context import SHOWN, Bench, Embedder, Method, Report, Sheet
-from ldm.evaluation.experiments.image_sets import Gallery
+from ldm.evaluation.experiments.image_sets import SampleCache
 from ldm.evaluation.experiments.names import CONTROLLED, SUPERRES
 from ldm.evaluation.metrics.extractors import Extractor
 from ldm.evaluation.metrics.fidelity import (
@@ -54,7 +54,7 @@ from ldm.pipeline import ZoomLDM
 from ldm.support.cache import content
 
 
-class Low(NamedTuple):
+class LowRes(NamedTuple):
     """An image y (h, w, 3) at the coarsest of `scales`, to become one of the finest."""
 
     number: int
@@ -67,7 +67,7 @@ class Low(NamedTuple):
 
 
 class Enlarge(Method, Protocol):
-    def __call__(self, model: ZoomLDM, low: Low, /) -> Pixels:
+    def __call__(self, model: ZoomLDM, low: LowRes, /) -> Pixels:
         """(h, w, 3) -> (H, W, 3); the noise depends on the number alone."""
 
 
@@ -78,7 +78,7 @@ class Bicubic:
     weights = settings = MappingProxyType[str, Any]({})
     embeds = False
 
-    def __call__(self, model: ZoomLDM, low: Low) -> Pixels:
+    def __call__(self, model: ZoomLDM, low: LowRes) -> Pixels:
         return bicubic(low.y, magnification(model, low.scales))
 
 
@@ -100,7 +100,7 @@ class Constrained:
     def embeds(self) -> bool:
         return self.condition == "given"
 
-    def conditions(self, model: ZoomLDM, low: Low) -> Conditions:
+    def conditions(self, model: ZoomLDM, low: LowRes) -> Conditions:
         if self.condition == "none":
             return Unconditional(model)
         if self.condition == "given":
@@ -108,7 +108,7 @@ class Constrained:
         steps, seed = self.inversion_steps, low.number
         return inferred(model, low.y, low.scales, steps=steps, seed=seed)
 
-    def __call__(self, model: ZoomLDM, low: Low) -> Pixels:
+    def __call__(self, model: ZoomLDM, low: LowRes) -> Pixels:
         sampling = SuperResolution(
             model,
             low.y,
@@ -139,7 +139,7 @@ class Steered:
     def settings(self) -> dict[str, Any]:
         return {"embeds": self.embeds, "scale": self.control.scale, "sampling": asdict(self.sampling)}
 
-    def __call__(self, model: ZoomLDM, low: Low) -> Pixels:
+    def __call__(self, model: ZoomLDM, low: LowRes) -> Pixels:
         conditions = TokenMap(model, low.tokens()) if self.embeds else Unconditional(model)
         return self.control.enlarge(low.y, conditions, low.number, settings=self.sampling, batch_size=low.batch)
 
@@ -251,17 +251,17 @@ def run(
 
 def gallery(
     bench: Bench, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
-) -> Gallery:
+) -> SampleCache:
     """Where the images of a method are kept."""
     weights = {**method.weights, **({"encoder": embed.id} if method.embeds else {})}
     inputs = {str(number): content(path) for number, path in enumerate(truths)}
     identity = bench.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
-    return Gallery(bench.samples, f"superres {name}", identity)
+    return SampleCache(bench.samples, f"superres {name}", identity)
 
 
 def painted(
     bench: Bench, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
-) -> Gallery:
+) -> SampleCache:
     """The images of a method, made where they are missing."""
     kept = gallery(bench, name, method, truths, scales, embed)
     factor = magnification(bench.model, scales)
@@ -270,7 +270,7 @@ def painted(
         for i in numbers:
             truth = read(truths[i], factor)
             tokens = partial(image_tokens, truth, embed, bench.model.tile_px)
-            yield method(bench.model, Low(bench.seed + i, shrunk(truth, factor), tokens, scales, bench.batch))
+            yield method(bench.model, LowRes(bench.seed + i, shrunk(truth, factor), tokens, scales, bench.batch))
 
     with tqdm(total=len(truths), desc=name, unit="image", leave=False, disable=not bench.processes.first) as bar:
         kept.fill(len(truths), make, processes=bench.processes, progress=bar.update)

@@ -3,7 +3,7 @@
 An extractor is any frozen network from uint8 images to vectors: the encoders of `ldm.encoders.tile_encoders` (UNI,
 CONCH, DINOv2, CLIP, the demo's, any timm model), and Inception, which is here since nothing else needs it.
 
-Letters: n images, b images of a batch, H, W pixels, d channels.
+Shapes: n images, b images of a batch, H, W pixels, d channels.
 """
 
 import io
@@ -119,9 +119,9 @@ def features_of(
     for first in range(0, len(images), CHUNK):
         chunk = images[first : first + CHUNK]
         features = torch.zeros(len(chunk), extractor.width)
-        mine = list(processes.local_indices(len(chunk)))
-        for start in range(0, len(mine), batch):
-            numbers = mine[start : start + batch]
+        own = list(processes.local_indices(len(chunk)))
+        for start in range(0, len(own), batch):
+            numbers = own[start : start + batch]
             pixels = [chunk[number]() for number in numbers]
             sizes = {image.shape[:2] for image in pixels}
             if len(sizes) > 1:

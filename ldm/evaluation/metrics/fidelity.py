@@ -3,7 +3,7 @@
 PSNR rewards blur, the others do not. LPIPS (Zhang et al. 2018) needs AlexNet's weights, which are not in the package;
 a frozen encoder's features stand in for it where they are missing.
 
-Letters: n images, H, W pixels, d channels, h, w positions of a feature map. Images are uint8 (n, H, W, 3), and every
+Shapes: n images, H, W pixels, d channels, h, w positions of a feature map. Images are uint8 (n, H, W, 3), and every
 measure gives a value an image (n,), so that a table can have mean and spread.
 """
 

@@ -6,7 +6,7 @@ It is biased: two samples of one distribution lie apart, the further the fewer i
 1/n_2) and more, where n is below d). So n is part of the statistics, and only rows of equal n compare. KID
 (`ldm.evaluation.metrics.kid`) has no such bias.
 
-Letters: n images, b images of a batch, d channels of the space.
+Shapes: n images, b images of a batch, d channels of the space.
 """
 
 import zipfile

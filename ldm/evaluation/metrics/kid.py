@@ -5,7 +5,7 @@
 
 Unbiased at any number of images, so it may be negative; it is what to read where few are compared.
 
-Letters: n, m features of the two sets, d channels.
+Shapes: n, m features of the two sets, d channels.
 """
 
 from typing import NamedTuple

@@ -4,7 +4,7 @@ A near neighbour alone says little: tissue looks like tissue. So every distance 
 images to the same training images (the data-copying test of Meehan, Chaudhuri and Dasgupta 2020): a model that copies
 lies nearer to its training images than new real ones do.
 
-Letters: n images, m training images, d channels of the space.
+Shapes: n images, m training images, d channels of the space.
 """
 
 from collections.abc import Iterable, Mapping

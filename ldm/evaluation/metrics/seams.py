@@ -1,8 +1,8 @@
 """What a large image made of tiles is measured by: its seams, and its texture against that of real images.
 
-An image held to a blurry context loses texture, independent tiles are a quilt: it takes both numbers to see it.
+An image constrained by a blurry context loses texture, and independent tiles show their borders: it takes both numbers.
 
-Letters: H, W pixels, n bins. Images are uint8 (H, W, 3); their values are taken from 0 to 1.
+Shapes: H, W pixels, n bins. Images are uint8 (H, W, 3); their values are taken from 0 to 1.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Where a classifier of bags looks: its attention over a picture of the slide.
 
-Letters: n tiles, H, W pixels.
+Shapes: n tiles, H, W pixels.
 """
 
 import numpy as np

@@ -4,7 +4,7 @@ Gated-attention pooling (ABMIL, Ilse et al. 2018), cross-validated with every pa
 as test, the next one then as validation: it says when to stop, and the test fold is only looked at once, at the end.
 Features are standardised by the training bags. Everything follows from the seed.
 
-Letters: m slides, n tiles of one of them, d channels, k folds, b bags in a batch.
+Shapes: m slides, n tiles of one of them, d channels, k folds, b bags in a batch.
 """
 
 import math

@@ -7,7 +7,7 @@ The paper leaves three things open. Blocks are counted from 0, so block 3 of the
 quarter of the latent's size: 576 channels at 16x16. The latent is noised, as it always was in training; the noise is a
 function of (seed, slide, scale, row, column), so a tile's features depend on nothing but the tile. Pooling is the mean.
 
-Letters: n regions, d channels, h, w latents a side.
+Shapes: n regions, d channels, h, w latents a side.
 """
 
 import zlib
@@ -77,9 +77,9 @@ def denoiser_features(
 
 def encoder_features(slide: SlideFile, scale: str, rows: Sequence[int]) -> Tensor:
     """Mean (n, d) of the tile encoder's embeddings, as stored, under regions `rows` of a slide."""
-    rung = slide.ladder[scale]
-    corners = slide.ij(scale)[list(rows)] * rung.grid
-    grids = [slide.tokens(rung.pyramid_level, i, j, rung.grid, rung.grid) for i, j in corners.tolist()]
+    zoom = slide.ladder[scale]
+    corners = slide.ij(scale)[list(rows)] * zoom.grid
+    grids = [slide.tokens(zoom.pyramid_level, i, j, zoom.grid, zoom.grid) for i, j in corners.tolist()]
     return torch.stack([reduce(grid, "d gh gw -> d", "mean") for grid in grids])
 
 
