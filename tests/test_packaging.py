@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 SOURCES = [*(path for name in ("ldm", "data_prep", "scripts", "benchmarks") for path in (ROOT / name).rglob("*.py"))]
 SOURCES += [ROOT / "main.py"]
 OURS = {"ldm", "data_prep", "scripts", "benchmarks", "main", "tests"}
-OPTIONAL = {"conch"}
-"""its authors' package; told in one line where it is missing"""
+OPTIONAL = {"conch", "diffusers"}
+"""CONCH's own package, and an extra; told in one line where they are missing"""
 PRIVATE = {"torchmetrics.functional.image.lpips._LPIPS"}
 """names without a public counterpart that takes local weights; tests/evaluation/metrics/test_fidelity.py uses them"""
 
