@@ -28,7 +28,7 @@ from ldm.data.batch import Batch, BatchRNG
 from ldm.data.h5 import SlideFile
 from ldm.diffusion.schedule import scaled_linear_alpha_bar
 from ldm.errors import UserError, cli
-from ldm.evaluation.experiments.operations import Work, costs, counted, gflop, pflop
+from ldm.evaluation.experiments.operations import WorkCount, costs, counted, gflop, pflop
 from ldm.evaluation.tables import markdown
 from ldm.hub import BUNDLED
 from ldm.images.contact_sheet import Pixels
@@ -98,7 +98,7 @@ SIZES = {
 
 
 @dataclass
-class Row:
+class GpuRow:
     """A task, measured: images a run of it makes, seconds, bytes at most, and PFLOP."""
 
     name: str
@@ -173,7 +173,7 @@ def tokens(size: Size, pixels: int) -> Tensor:
     return torch.randn(size.embedding_dim, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def training(model: ZoomLDM, size: Size) -> Row:
+def training(model: ZoomLDM, size: Size) -> GpuRow:
     """Steps of AdamW on U-Net and Summarizer, in mixed precision."""
     device, total = model.device, WARM_UP + size.train_steps
     allow_tf32(True)
@@ -214,7 +214,7 @@ def training(model: ZoomLDM, size: Size) -> Row:
     allow_tf32(False)
     images = size.train_batch * size.train_steps
     each = training_gflop(model.unet, side, size.context_dim)
-    return Row(f"training, {size.train_batch} a step", images, meter.seconds, meter.memory, images * each / 1e6)
+    return GpuRow(f"training, {size.train_batch} a step", images, meter.seconds, meter.memory, images * each / 1e6)
 
 
 def training_gflop(unet: nn.Module, side: int, context_dim: int) -> float:
@@ -285,14 +285,14 @@ TASKS: dict[str, Callable[[ZoomLDM, Size], Pixels]] = {
 }
 
 
-def sampled(name: str, model: ZoomLDM, size: Size, each: Work) -> Row:
+def sampled(name: str, model: ZoomLDM, size: Size, each: WorkCount) -> GpuRow:
     """One task, after a first one that warms up."""
     task, meter = TASKS[name], Meter(model.device)
     task(model, replace(size, steps=1, large_px=size.tile_px))
     with counted(model) as work, meter.running():
         images = task(model, size)
     title = f"{name}, {images.shape[2]} x {images.shape[1]} px"
-    return Row(title, len(images), meter.seconds, meter.memory, pflop(work, each))
+    return GpuRow(title, len(images), meter.seconds, meter.memory, pflop(work, each))
 
 
 def peak(device: torch.device, precision: str, side: int, times: int = 5) -> float:

@@ -42,7 +42,7 @@ SEED, SLIDE_PX, RINGS, SHOWN_PX = 100, 4096, 32, 512
 DEFAULT = PRESETS["default"]
 
 
-class Row(NamedTuple):
+class PresetRow(NamedTuple):
     """A way to sample."""
 
     name: str
@@ -51,14 +51,14 @@ class Row(NamedTuple):
 
 
 ROWS = [
-    Row("independent tiles", ("20x", "5x"), PRESETS["independent"]),
-    Row("interpolated embeddings", ("20x", "5x"), PRESETS["interpolated"]),
-    Row("default", ("20x", "5x"), DEFAULT),
-    Row("default, chain", ("20x", "5x", "1.25x"), DEFAULT),
-    Row("paper", ("20x", "5x"), replace(PRESETS["paper"], seam="none")),
-    Row("paper, repaired", ("20x", "5x"), PRESETS["paper"]),
-    Row("published", ("20x", "5x"), replace(PRESETS["published"], seam="none")),
-    Row("published, repaired", ("20x", "5x"), PRESETS["published"]),
+    PresetRow("independent tiles", ("20x", "5x"), PRESETS["independent"]),
+    PresetRow("interpolated embeddings", ("20x", "5x"), PRESETS["interpolated"]),
+    PresetRow("default", ("20x", "5x"), DEFAULT),
+    PresetRow("default, chain", ("20x", "5x", "1.25x"), DEFAULT),
+    PresetRow("paper", ("20x", "5x"), replace(PRESETS["paper"], seam="none")),
+    PresetRow("paper, repaired", ("20x", "5x"), PRESETS["paper"]),
+    PresetRow("published", ("20x", "5x"), replace(PRESETS["published"], seam="none")),
+    PresetRow("published, repaired", ("20x", "5x"), PRESETS["published"]),
 ]
 
 
@@ -89,7 +89,7 @@ def constraint_errors(joint: Joint, image: torch.Tensor) -> list[str]:
     return [f"{(a(image[None])[0] - y).square().mean().sqrt():.3f}" for a in shrink]
 
 
-def run_row(row: Row, model: ZoomLDM, real: Pixels, place: tuple[int, int]) -> tuple[list[str], Pixels, Pixels]:
+def run_row(row: PresetRow, model: ZoomLDM, real: Pixels, place: tuple[int, int]) -> tuple[list[str], Pixels, Pixels]:
     """Sample; the table's cells, the image and its coarser canvas."""
     size, tiles = len(real), (len(real) // model.tile_px) ** 2
     slide = matching_slide(BUNDLED / "slide.h5", model)

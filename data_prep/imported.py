@@ -34,7 +34,7 @@ Corners = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Patches:
+class ImportedPatches:
     """What a file says: `corners_l0` (n, 2) x and y; where they are stated, their side and the slide's size; `features`
     (n, d), where it has any."""
 
@@ -145,7 +145,7 @@ def coordinate_shares(plane: Plane, folder: str, tile_px: int, rows: int, cols: 
 
     UserError when the side of the patches is not known.
     """
-    patches = Patches.read(file_of(plane.slide.path, folder, COORDINATES))
+    patches = ImportedPatches.read(file_of(plane.slide.path, folder, COORDINATES))
     if patches.side_l0 is None:
         raise UserError(f"{patches.path}: coords have no patch_size; name the folder of coordinates, not of features")
     corners_l0 = patches.inside(plane.slide.size_l0, patches.side_l0).corners_l0
@@ -177,7 +177,7 @@ class Lattice(NamedTuple):
         return np.rint((corners_l0 - self.origin_l0) / self.step_l0).astype(np.int64)
 
 
-def lattice(patches: Patches, tile_l0: float, begin_l0: tuple[float, float]) -> Lattice:
+def lattice(patches: ImportedPatches, tile_l0: float, begin_l0: tuple[float, float]) -> Lattice:
     """The lattice that the patches lie on, from `begin_l0` or just before on; `tile_l0` is the side of a base tile.
 
     UserError when there is none, or its step is no base tile.
@@ -205,7 +205,7 @@ def lattice(patches: Patches, tile_l0: float, begin_l0: tuple[float, float]) -> 
     return Lattice((float(x), float(y)), step)
 
 
-def _step(patches: Patches, tile_l0: float) -> float:
+def _step(patches: ImportedPatches, tile_l0: float) -> float:
     """The side that is stated; else what divides all distances, else a base tile."""
     if patches.side_l0 is not None:
         return patches.side_l0
@@ -229,7 +229,7 @@ def imported_encoder(name: str, folder: str, width: int | None) -> ImportedEncod
     """
     for path in [] if width else [path for paths in _files(folder).values() for path in paths]:
         try:
-            width = _features(Patches.read(path)).shape[1]
+            width = _features(ImportedPatches.read(path)).shape[1]
             break
         except UserError:
             continue  # told when its slide is prepared
@@ -238,7 +238,7 @@ def imported_encoder(name: str, folder: str, width: int | None) -> ImportedEncod
     return ImportedEncoder(f"imported-{name}-{width}", width)
 
 
-def _features(patches: Patches) -> NDArray[np.floating]:
+def _features(patches: ImportedPatches) -> NDArray[np.floating]:
     features, found = patches.features, len(patches.corners_l0)
     if features is None or features.ndim != 2 or features.dtype.kind != "f":
         shape = "none" if features is None else f"{features.dtype} {features.shape}"
@@ -251,7 +251,7 @@ def _features(patches: Patches) -> NDArray[np.floating]:
 class ImportedEmbeddings:
     """The embeddings of a slide, and the lattice of base tiles that they stand for."""
 
-    def __init__(self, patches: Patches, lattice: Lattice, width: int) -> None:
+    def __init__(self, patches: ImportedPatches, lattice: Lattice, width: int) -> None:
         """UserError for features that are not finite or not `width` wide, and for two of one place."""
         self.lattice = lattice
         self._features = _features(patches)
@@ -272,7 +272,9 @@ class ImportedEmbeddings:
     def of(cls, plane: Plane, folder: str, tile_px: int, width: int) -> Self:
         """Those that `folder` has for the slide of `plane`."""
         tile_l0 = tile_px * plane.mpp / plane.slide.mpp
-        patches = Patches.read(file_of(plane.slide.path, folder, EMBEDDINGS)).inside(plane.slide.size_l0, tile_l0)
+        patches = ImportedPatches.read(file_of(plane.slide.path, folder, EMBEDDINGS)).inside(
+            plane.slide.size_l0, tile_l0
+        )
         return cls(patches, lattice(patches, tile_l0, plane.origin_l0), width)
 
     def plane(self, slide: Slide, tile_px: int) -> Plane:

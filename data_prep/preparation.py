@@ -23,8 +23,8 @@ from data_prep.report.page import write_report
 from data_prep.settings import cohort_settings
 from data_prep.slides.find import Task, find_slides, left_out, shown, slide_files
 from data_prep.workers.attempt import attempt
-from data_prep.workers.claims import Claims, Work
-from data_prep.workers.embedding import Stopped
+from data_prep.workers.claims import Claims, TaskQueue
+from data_prep.workers.embedding import WorkStopped
 from data_prep.workers.networks import LocalNetworks
 from data_prep.workers.one_setting import claim_folder, refuse_strangers
 from data_prep.workers.reader_processes import STOPS, raise_stopped, serve
@@ -66,7 +66,7 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
     tell()  # a killed run has recorded what is pending
     try:
         with stopping(fabric), Claims() as claims:
-            for report in run(Work(own, claims), len(own), config, networks, records):
+            for report in run(TaskQueue(own, claims), len(own), config, networks, records):
                 done[report.slide_id] = report
     finally:
         tell()
@@ -99,7 +99,7 @@ def launch(config: PrepareConfig) -> Fabric:
 
 @contextmanager
 def stopping(fabric: Fabric) -> Iterator[None]:
-    """A scheduler's signals raise Stopped here, and in the processes that Fabric started from this one."""
+    """A scheduler's signals raise WorkStopped here, and in the processes that Fabric started from this one."""
     before = {number: signal.signal(number, raise_stopped) for number in STOPS}
     try:
         yield
@@ -114,7 +114,7 @@ def stopping(fabric: Fabric) -> Iterator[None]:
 
 
 def run(
-    work: Work[Task], count: int, config: PrepareConfig, networks: LocalNetworks, records: Records
+    work: TaskQueue[Task], count: int, config: PrepareConfig, networks: LocalNetworks, records: Records
 ) -> Iterator[SlideReport]:
     """Reports as slides finish, under a bar that knows the time left."""
     watched = os.isatty(2)
@@ -136,7 +136,7 @@ def run(
 
 
 def _reports(
-    work: Work[Task],
+    work: TaskQueue[Task],
     config: PrepareConfig,
     networks: LocalNetworks,
     records: Records,
@@ -183,7 +183,7 @@ def command(path: str, overrides: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         if first:
             print(f"stopped; whole slides are in {config.out}, and the same command goes on", file=sys.stderr)
-        return 0 if not first else RESUMABLE if isinstance(stop, Stopped) else INTERRUPTED
+        return 0 if not first else RESUMABLE if isinstance(stop, WorkStopped) else INTERRUPTED
     if not first:
         return 0
     print(table(reports, config))

@@ -42,7 +42,7 @@ class LadderConfig:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderConfig:
     """The tile encoder, and a local file when its weights are not to be fetched.
 
     `embeddings` is a folder of embeddings that TRIDENT or CLAM computed with it; then nothing is encoded here.
@@ -62,7 +62,7 @@ class PrepareConfig:
     out: Text
     """folder of the prepared cohort"""
     ladder: LadderConfig
-    encoder: Encoder
+    encoder: EncoderConfig
     autoencoder: Text | None
     """demo, a run folder or a weights file; None: no latents"""
     pattern: Text = "**/*"

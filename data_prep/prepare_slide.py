@@ -24,7 +24,7 @@ from data_prep.slides.find import Task, shown
 from data_prep.slides.grid import Field, halve
 from data_prep.slides.pyramid import Patches, field_patches
 from data_prep.slides.readers import Pixels
-from data_prep.workers.embedding import AUTOENCODER, ENCODER, Identity, InOrder, Networks
+from data_prep.workers.embedding import AUTOENCODER, ENCODER, InOrder, Networks, NetworksIdentity
 from ldm.data.slide_writer import SlideWriter
 
 JPEG_QUALITY = 95
@@ -42,7 +42,7 @@ def prepare_slide(
         writer.create_embeddings(plan.grid.rows, plan.grid.cols, identity.width, levels)
         work = InOrder()
         regions = Regions(writer, plan, config, networks, work)
-        source = plan.imported or Embedder(plan, config, networks, work)
+        source = plan.imported or TileEmbedder(plan, config, networks, work)
         passed = 0
         for field in plan.grid.fields():
             grid = source.field(field)  # (tiles, tiles, d)
@@ -59,7 +59,7 @@ def prepare_slide(
         writer.write_unreadable(lost_corners(plan, config.tile_px))
 
 
-def expected_bytes(plan: Plan, config: PrepareConfig, identity: Identity) -> int:
+def expected_bytes(plan: Plan, config: PrepareConfig, identity: NetworksIdentity) -> int:
     """About what the file will take; pictures count as if they were not compressed."""
     regions, p = sum(int(mask.sum()) for mask in plan.kept), config.tile_px
     tokens = plan.grid.rows * plan.grid.cols * 4 // 3 * identity.width * 2
@@ -73,7 +73,7 @@ def write_pyramid(writer: SlideWriter, field: Field, grid: NDArray[np.float32], 
         grid = halve(grid)
 
 
-def _attrs(plan: Plan, config: PrepareConfig, identity: Identity) -> dict[str, Any]:
+def _attrs(plan: Plan, config: PrepareConfig, identity: NetworksIdentity) -> dict[str, Any]:
     width_l0, height_l0 = plan.slide.size_l0
     source, place = plan.plane.source, plan.slide.reader.place
     return {
@@ -100,7 +100,7 @@ def _attrs(plan: Plan, config: PrepareConfig, identity: Identity) -> dict[str, A
     }
 
 
-class Embedder:
+class TileEmbedder:
     """Embeds the base tiles of a slide that have tissue; the others get the embedding of plain background."""
 
     def __init__(self, plan: Plan, config: PrepareConfig, networks: Networks, work: InOrder) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from data_prep.imported import COORDINATES, EMBEDDINGS, file_of
 from data_prep.preparation_config import PrepareConfig
 from data_prep.slides.find import Task
-from data_prep.workers.embedding import Identity
+from data_prep.workers.embedding import NetworksIdentity
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.images.rasters import world_suffixes
@@ -49,7 +49,7 @@ def beside(path: Path) -> list[Path]:
     return sorted(part for part in {*world, *gdal, *inside} if os.path.isfile(part))  # a name may be too long to ask
 
 
-def model_attrs(config: PrepareConfig, identity: Identity) -> dict[str, Any]:
+def model_attrs(config: PrepareConfig, identity: NetworksIdentity) -> dict[str, Any]:
     """What a model must share with a prepared slide: attributes of the file, and part of its settings."""
     return {
         "kind": config.zooms.kind,
@@ -61,7 +61,7 @@ def model_attrs(config: PrepareConfig, identity: Identity) -> dict[str, Any]:
     }
 
 
-def cohort_settings(config: PrepareConfig, identity: Identity) -> dict[str, Any]:
+def cohort_settings(config: PrepareConfig, identity: NetworksIdentity) -> dict[str, Any]:
     """What all files of a cohort depend on, by the names of the config, as JSON gives it back."""
     named = dict(zip(config.zooms.names, config.tissue_shares, strict=True))
     settings = {
@@ -79,7 +79,7 @@ def cohort_settings(config: PrepareConfig, identity: Identity) -> dict[str, Any]
     return json.loads(json.dumps(settings))
 
 
-def settings(task: Task, config: PrepareConfig, identity: Identity) -> str:
+def settings(task: Task, config: PrepareConfig, identity: NetworksIdentity) -> str:
     """Everything that the prepared file of a slide depends on."""
     own: dict[str, Any] = {"source": fingerprint(task.path, task.parts), "mpp": [config.mpp, task.mpp]}
     if config.coordinates:

@@ -21,7 +21,7 @@ from ldm.evaluation.experiments import large_images as large
 from ldm.evaluation.experiments import patches
 from ldm.evaluation.experiments import superres_methods as superres
 from ldm.evaluation.experiments.context import Bench
-from ldm.evaluation.mil.features import Extractor, Probe
+from ldm.evaluation.mil.features import FeatureExtractor, Probe
 from ldm.multiscale.canvas import State
 from ldm.multiscale.conditions import drawn_tokens
 from ldm.multiscale.joint import Joint
@@ -257,7 +257,7 @@ def test_another_version_of_the_code_keeps_nothing(own: Path, monkeypatch: pytes
 )
 def test_bags_are_made_again_when_what_they_were_made_of_changes(own: Path, scales: list[str], change: Change) -> None:
     def made(**settings: Any) -> bool:
-        extract = Extractor(ZoomLDM.load(own / "zoomldm"), scales, own / "bags", **settings)
+        extract = FeatureExtractor(ZoomLDM.load(own / "zoomldm"), scales, own / "bags", **settings)
         return extract(SlideFile(own / "a.h5"))
 
     assert made()

@@ -17,7 +17,7 @@ from ldm.errors import UserError
 from ldm.support.csv_table import read_csv
 
 
-class Row(NamedTuple):
+class SlideRow(NamedTuple):
     """One slide's line of the table."""
 
     line: int
@@ -27,23 +27,25 @@ class Row(NamedTuple):
     """every other column, `patient` among them"""
 
 
-def read_table(path: str | Path) -> list[Row]:
+def read_table(path: str | Path) -> list[SlideRow]:
     """The rows of a CSV. UserError for one that is missing, no CSV, without a column `slide`, or with an odd mpp."""
     return [_row(path, line, dict(cells)) for line, cells in read_csv(path, ["slide"], ["mpp", "patient"]).rows]
 
 
-def _row(path: str | Path, line: int, cells: dict[str, str]) -> Row:
+def _row(path: str | Path, line: int, cells: dict[str, str]) -> SlideRow:
     where = f"{path}: line {line}"
     slide, mpp = cells.pop("slide"), cells.pop("mpp", "")
     if not slide:
         raise UserError(f"{where} names no slide; fill in the column slide, or remove the line")
     try:
-        return Row(line, slide, float(mpp) if mpp else None, cells)
+        return SlideRow(line, slide, float(mpp) if mpp else None, cells)
     except ValueError as error:
         raise UserError(f"{where}: mpp {mpp} found, expected a number such as 0.25, or nothing") from error
 
 
-def match_rows(path: str | Path, rows: Sequence[Row], slides: Mapping[str, str], strict: bool = True) -> dict[str, Row]:
+def match_rows(
+    path: str | Path, rows: Sequence[SlideRow], slides: Mapping[str, str], strict: bool = True
+) -> dict[str, SlideRow]:
     """The row of each slide that has one; `slides` maps ids to files (relative paths, or names).
 
     Raises UserError for a row that names several slides or, when `strict`, none, and for two rows of one slide.
@@ -53,7 +55,7 @@ def match_rows(path: str | Path, rows: Sequence[Row], slides: Mapping[str, str],
         source = PurePosixPath(file)
         for name in (slide_id, file, str(source.with_suffix("")), source.name, source.stem):
             known.setdefault(unicodedata.normalize("NFC", name), set()).add(slide_id)
-    matched: dict[str, Row] = {}
+    matched: dict[str, SlideRow] = {}
     for row in rows:
         where, found = f"{path}: line {row.line}", sorted(known.get(row.slide, ()))
         if not found and not strict:

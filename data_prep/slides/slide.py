@@ -110,7 +110,7 @@ def _resolution(
     return own, "file"
 
 
-class Source(NamedTuple):
+class SlideSource(NamedTuple):
     """Where a Plane's pixels come from."""
 
     level: int
@@ -152,14 +152,14 @@ class Plane:
         return width_l0 / width, height_l0 / height
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> SlideSource:
         """The coarsest level as fine as the plane, to 1 %; level 0 when there is none."""
         steps = [self._downsample(level) for level in range(len(self.slide.reader.sizes))]
         levels_mpp = [self.slide.mpp * math.sqrt(x * y) for x, y in steps]
         level = max((k for k, mpp in enumerate(levels_mpp) if mpp <= self.mpp * 1.01), default=0)
         step_x, step_y = (self.mpp / (self.slide.mpp * step) for step in steps[level])
         drift = max(abs(step_x - 1) * self.width, abs(step_y - 1) * self.height)
-        return Source(level, levels_mpp[level], *((1.0, 1.0) if drift < 1 else (step_x, step_y)))
+        return SlideSource(level, levels_mpp[level], *((1.0, 1.0) if drift < 1 else (step_x, step_y)))
 
     def read(self, x: int, y: int, width: int, height: int) -> Pixels:
         """(height, width, 3): pixels from (x, y) on; background where nothing was scanned, and outside.
@@ -270,7 +270,7 @@ def salvage(
     return np.concatenate(parts, axis), np.concatenate(lost, axis)
 
 
-def _whole(x_level: float, y_level: float, source: Source) -> bool:
+def _whole(x_level: float, y_level: float, source: SlideSource) -> bool:
     """Whether pixels from here on are plain means of whole pixels of the level."""
     return all(
         math.isclose(edge, round(edge), abs_tol=1e-6) for edge in (x_level, y_level, source.step_x, source.step_y)

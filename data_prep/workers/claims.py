@@ -112,7 +112,7 @@ class Claimable(Protocol):
 T = TypeVar("T", bound=Claimable)
 
 
-class Work(Generic[T]):
+class TaskQueue(Generic[T]):
     """Hands out tasks that nobody else has, to any number of threads; ends when every task was somebody's, once."""
 
     def __init__(self, tasks: Sequence[T], claims: Claims, poll_s: float = POLL_S) -> None:

@@ -27,15 +27,15 @@ Answer = Callable[[], NDArray[np.float32]]
 """waits for an answer and returns it"""
 
 
-class Stopped(KeyboardInterrupt):
+class WorkStopped(KeyboardInterrupt):
     """This process was asked to end."""
 
 
-class HungUp(Stopped):
+class HungUp(WorkStopped):
     """The process at the other end of a channel has ended, or wants no more of it."""
 
 
-class Identity(NamedTuple):
+class NetworksIdentity(NamedTuple):
     """Which networks answer."""
 
     encoder: str
@@ -50,7 +50,7 @@ class Identity(NamedTuple):
 class Networks(Protocol):
     """Whoever answers."""
 
-    identity: Identity
+    identity: NetworksIdentity
 
     def ask(self, network: str, tiles: Tiles) -> Answer:
         """uint8 (n, p, p, 3) -> of the ENCODER (n, d), of the AUTOENCODER unquantised latents (n, 3, h, w), float32."""
@@ -136,7 +136,7 @@ class Channel:
 class Remote:
     """Asks over a channel."""
 
-    def __init__(self, channel: Channel, identity: Identity) -> None:
+    def __init__(self, channel: Channel, identity: NetworksIdentity) -> None:
         self.identity, self._channel = identity, channel
         self._asked = 0
         self._open: set[int] = set()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data_prep.imported import ImportedEncoder, imported_encoder
 from data_prep.preparation_config import PrepareConfig
-from data_prep.workers.embedding import AUTOENCODER, ENCODER, Answer, Identity, Tiles
+from data_prep.workers.embedding import AUTOENCODER, ENCODER, Answer, NetworksIdentity, Tiles
 from ldm.encoders.tile_encoders import TileEncoder, known_width, load_encoder
 from ldm.pipeline import load_autoencoder
 
@@ -40,7 +40,9 @@ class Request:
 class LocalNetworks:
     """Networks of this process. They run when `batch_size` tiles wait, or somebody waits for an answer."""
 
-    def __init__(self, identity: Identity, networks: dict[str, Network], device: torch.device, batch_size: int) -> None:
+    def __init__(
+        self, identity: NetworksIdentity, networks: dict[str, Network], device: torch.device, batch_size: int
+    ) -> None:
         self.identity, self.batch_size = identity, batch_size
         self._networks = networks
         self._full = FULL_BATCH.get(device.type, FULL_BATCH_GPU)
@@ -64,7 +66,9 @@ class LocalNetworks:
             latents_id = autoencoder.latents_id()
             autoencoder.eval().requires_grad_(False).to(device)
             networks[AUTOENCODER] = lambda tiles: latents_of(tiles, autoencoder.encode, device)
-        return cls(Identity(encoder.id, encoder.width, autoencoder_id, latents_id), networks, device, config.batch_size)
+        return cls(
+            NetworksIdentity(encoder.id, encoder.width, autoencoder_id, latents_id), networks, device, config.batch_size
+        )
 
     def ask(self, network: str, tiles: Tiles) -> Answer:
         request = Request(network, tiles)

@@ -25,8 +25,8 @@ from data_prep.preparation_config import PrepareConfig
 from data_prep.report.outcomes import Records, SlideReport
 from data_prep.slides.find import Task
 from data_prep.workers.attempt import attempt, failed
-from data_prep.workers.claims import Work
-from data_prep.workers.embedding import Channel, HungUp, Identity, Remote, Stopped
+from data_prep.workers.claims import TaskQueue
+from data_prep.workers.embedding import Channel, HungUp, NetworksIdentity, Remote, WorkStopped
 from data_prep.workers.networks import LocalNetworks, Request
 from ldm.support.files import DiskFull
 
@@ -43,10 +43,10 @@ def raise_stopped(number: int, frame: Any) -> None:
     """A signal handler; what it begins is not to be interrupted again."""
     for stop in STOPS:
         signal.signal(stop, signal.SIG_IGN)
-    raise Stopped
+    raise WorkStopped
 
 
-def read_slides(pipe: Connection, config: PrepareConfig, identity: Identity) -> None:
+def read_slides(pipe: Connection, config: PrepareConfig, identity: NetworksIdentity) -> None:
     """What a reader process does. Signals are its parent's business, which hangs up."""
     for stop in (signal.SIGINT, *STOPS):
         signal.signal(stop, signal.SIG_IGN)
@@ -79,10 +79,10 @@ class Asked(NamedTuple):
     request: Request
 
 
-class Reader:
+class ReaderProcess:
     """A reader process, seen from its parent."""
 
-    def __init__(self, config: PrepareConfig, identity: Identity) -> None:
+    def __init__(self, config: PrepareConfig, identity: NetworksIdentity) -> None:
         pipe, theirs = CONTEXT.Pipe()
         self.channel = Channel(pipe)
         self.process = CONTEXT.Process(target=read_slides, args=(theirs, config, identity), daemon=True)
@@ -117,11 +117,13 @@ class Reader:
 class Readers:
     """`config.workers` reader processes, each with a thread here; what they send is in `events`."""
 
-    def __init__(self, config: PrepareConfig, identity: Identity, work: Work[Task], records: Records) -> None:
+    def __init__(
+        self, config: PrepareConfig, identity: NetworksIdentity, work: TaskQueue[Task], records: Records
+    ) -> None:
         self.running = config.workers
         self._config, self._identity, self._work, self._records = config, identity, work, records
         self._events: SimpleQueue[Asked | SlideReport | Share | BaseException | None] = SimpleQueue()
-        self._readers: set[Reader] = set()
+        self._readers: set[ReaderProcess] = set()
         self._threads = [threading.Thread(target=self._attend, daemon=True) for _ in range(config.workers)]
         self._stopping = False
 
@@ -158,7 +160,7 @@ class Readers:
 
     def _attend(self) -> None:
         """One thread: hands slides to a reader, and to the next one when that dies."""
-        reader: Reader | None = None
+        reader: ReaderProcess | None = None
         try:
             for task in self._work:
                 report = self._records.news(task.slide_id)
@@ -175,18 +177,18 @@ class Readers:
                 self._end(reader)
             self._events.put(None)
 
-    def _start(self) -> Reader:
-        reader = Reader(self._config, self._identity)
+    def _start(self) -> ReaderProcess:
+        reader = ReaderProcess(self._config, self._identity)
         self._readers.add(reader)
         if self._stopping:  # it was not in the list of those to be told
             reader.channel.hang_up()
         return reader
 
-    def _end(self, reader: Reader) -> int | None:
+    def _end(self, reader: ReaderProcess) -> int | None:
         self._readers.discard(reader)
         return reader.end(at_once=self._stopping)
 
-    def _prepared(self, task: Task, reader: Reader) -> tuple[SlideReport | None, Reader | None]:
+    def _prepared(self, task: Task, reader: ReaderProcess) -> tuple[SlideReport | None, ReaderProcess | None]:
         """The report of a slide, and the reader while it lives; no report when all are told to stop."""
         started = time.perf_counter()
         try:
@@ -204,7 +206,7 @@ class Readers:
 def serve(
     networks: LocalNetworks,
     config: PrepareConfig,
-    work: Work[Task],
+    work: TaskQueue[Task],
     records: Records,
     progress: Callable[[str, float], None],
 ) -> Iterator[SlideReport]:

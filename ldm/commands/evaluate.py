@@ -19,7 +19,7 @@ from ldm.errors import UserError
 from ldm.evaluation.experiments import large_images, memorization, patches, superres_methods
 from ldm.evaluation.experiments.context import Bench, Report
 from ldm.evaluation.experiments.image_sets import (
-    Source,
+    ImageSet,
     cohort,
     halves,
     slide_id,
@@ -61,7 +61,7 @@ def load(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
     return ZoomLDM.load(args.model, cdm=cdm, device=fabric.device, precision=args.precision)
 
 
-class Embedder:
+class ModelEmbedder:
     """The model's own tile encoder, loaded when it is first needed."""
 
     def __init__(self, args: argparse.Namespace, model: ZoomLDM, device: str) -> None:
@@ -99,7 +99,7 @@ def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) 
     slides = None
     if args.real is None:
         args.real, slides = processes.once(lambda: own_slides(args, trained_on=False))
-    real = Source(args.real, args.scale or (model.ladder.names if model else []), slides)
+    real = ImageSet(args.real, args.scale or (model.ladder.names if model else []), slides)
     if not real.scales:
         raise UserError("--scale: none given; name the scales of the images")
     given: Sequence[SlideFile] = []
@@ -109,7 +109,7 @@ def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) 
         real.slides, given = halves(real.slides, slide_id)
     bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
     sampling = None if model is None else {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
-    sources = {name: Source(path, real.scales) for name, path in generated.items()}
+    sources = {name: ImageSet(path, real.scales) for name, path in generated.items()}
     report = patches.run(bench, real, given, args.count, sampling, sources)
     if args.statistics:
         for scale in real.scales:
@@ -140,7 +140,7 @@ def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) ->
     generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
     real = reference, spread_over(given, args.count)
     return large_images.run(
-        bench, real, args.scales.split(","), methods, generated, crop_spaces, Embedder(args, model, device)
+        bench, real, args.scales.split(","), methods, generated, crop_spaces, ModelEmbedder(args, model, device)
     )
 
 
@@ -158,7 +158,7 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
     demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
     features = None if demo is None else demo.maps
     lpips = Lpips.found(named(args.weights, "--weights").get("lpips"))
-    embed = Embedder(args, model, str(fabric.device))
+    embed = ModelEmbedder(args, model, str(fabric.device))
     return superres_methods.run(bench, paths, scales, methods, embed, features, lpips)
 
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from ldm.data.bags import subsets
 from ldm.data.cohort import open_cohort
 from ldm.errors import UserError
-from ldm.evaluation.mil.features import Extractor, Probe
+from ldm.evaluation.mil.features import FeatureExtractor, Probe
 from ldm.model_slides import matching_slide
 from ldm.pipeline import ZoomLDM
 from ldm.support.files import DiskFull
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         announce(model.precision, model.device)
     names = args.scales.split(",") if args.scales is not None else model.ladder.names[:1]
     zooms = sorted({model.ladder[name].index for name in names})
-    extract = Extractor(
+    extract = FeatureExtractor(
         model,
         [model.ladder.names[zoom] for zoom in zooms],
         args.out,

@@ -22,7 +22,7 @@ from ldm.data.thumbnail import thumbnail
 from ldm.errors import UserError
 from ldm.evaluation.mil.attention_map import attention_map
 from ldm.evaluation.mil.classifier import CrossValidation, cross_validate, half_interval
-from ldm.evaluation.mil.features import Extractor
+from ldm.evaluation.mil.features import FeatureExtractor
 from ldm.images.contact_sheet import Pixels, contact_sheet, fitted
 from ldm.model_slides import matching_slide, pictures
 from ldm.pipeline import ZoomLDM
@@ -58,7 +58,7 @@ def demo(args: argparse.Namespace) -> None:
     slides = [matching_slide(file.path, model) for file in open_cohort(config.out)]
     args.features, args.labels, args.cohort = [], str(Path(config.slides) / "labels.csv"), Path(config.out)
     for source, scales in DEMO_BAGS:
-        extract = Extractor(model, scales, DEMO_FEATURES, source)
+        extract = FeatureExtractor(model, scales, DEMO_FEATURES, source)
         for slide in tqdm(slides, desc=extract.folder.name, unit="slide"):
             extract(slide)
         args.features.append(extract.folder)
@@ -81,7 +81,7 @@ def labelled(path: str, features: Sequence[Path]) -> Labels:
     return kept
 
 
-class Row(NamedTuple):
+class ScoreRow(NamedTuple):
     """A row of the table: one folder of bags, the cross-validations of a column each."""
 
     name: str
@@ -96,19 +96,19 @@ class Row(NamedTuple):
         return [f"{np.mean(aucs):.3f} ± {np.std(aucs, ddof=1):.3f}" for aucs in self.aucs]
 
 
-def compare(labels: Labels, args: argparse.Namespace, splits: Sequence[int]) -> list[Row]:
+def compare(labels: Labels, args: argparse.Namespace, splits: Sequence[int]) -> list[ScoreRow]:
     """Cross-validate every folder of bags and, last, the last folder under shuffled labels."""
     names = [folder.name for folder in args.features]
     names = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, args.features, strict=True)]
     bags_of = {name: BagFolder(folder, labels.slides) for name, folder in zip(names, args.features, strict=True)}
     rows = []
     for name, bags in bags_of.items():
-        rows.append(Row(name, [[validated(bags, labels, k, args.seed)] for k in splits]))
+        rows.append(ScoreRow(name, [[validated(bags, labels, k, args.seed)] for k in splits]))
         print(" | ".join([name, *rows[-1].cells()]), flush=True)
     if args.shuffles:
         drawn = range(args.seed, args.seed + args.shuffles)
         columns = [[validated(bags, labels.shuffled(seed), k, seed) for seed in drawn] for k in splits]
-        rows.append(Row(f"{name}, shuffled labels", columns))
+        rows.append(ScoreRow(f"{name}, shuffled labels", columns))
         print(" | ".join([rows[-1].name, *rows[-1].cells()]), flush=True)
     return rows
 
@@ -118,7 +118,7 @@ def validated(bags: BagFolder, labels: Labels, k: int, seed: int) -> CrossValida
     return cross_validate(bags, labels.values, fold, seed)
 
 
-def table(rows: Sequence[Row], labels: Labels, splits: Sequence[int], shuffles: int) -> str:
+def table(rows: Sequence[ScoreRow], labels: Labels, splits: Sequence[int], shuffles: int) -> str:
     """Markdown in the layout of the paper's Table 4."""
     lines = [
         f"AUC of {labels.names[1]} against {labels.names[0]}, mean ± standard deviation over the folds; "

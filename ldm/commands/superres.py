@@ -98,7 +98,7 @@ def demo(args: argparse.Namespace) -> Job:
 
 
 @dataclass(frozen=True)
-class Source:
+class InputImage:
     """Where the conditions of a picture come from, and what they depend on."""
 
     make: Callable[[], Tensor] | None = None
@@ -113,15 +113,15 @@ class Source:
         return TokenMap(model, file.kept("conditions", self.make) if self.inferred else self.make())
 
 
-def source_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> Source:
+def source_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> InputImage:
     """As --condition says. UserError where the slide does not hold them."""
     condition = args.condition or ("given" if args.slide else "inferred")
     if condition == "none":
-        return Source(settings={"condition": condition})
+        return InputImage(settings={"condition": condition})
     if condition == "inferred":
         settings = {"condition": condition, "inversion_steps": INVERSION_STEPS}
         infer = partial(inferred, model, y, args.scales, seed=args.seed, progress=True)
-        return Source(lambda: infer().tokens, settings=settings, inferred=True)
+        return InputImage(lambda: infer().tokens, settings=settings, inferred=True)
     if args.slide is None:
         raise UserError("--condition: given, but no slide; give --from SLIDE.h5 and --place ROW,COL")
     slide = matching_slide(args.slide, model)
@@ -129,7 +129,7 @@ def source_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> Source:
     rows, cols = (-(-length * per_pixel // model.tile_px) for length in y.shape[:2])
     place = place_of(args.place or "0,0")
     tokens = tokens_at(slide, place, rows, cols)
-    return Source(lambda: tokens, {"slide": content(slide.path)}, {"condition": condition, "place": list(place)})
+    return InputImage(lambda: tokens, {"slide": content(slide.path)}, {"condition": condition, "place": list(place)})
 
 
 def slide_place(args: argparse.Namespace, model: ZoomLDM) -> Place | None:
@@ -145,7 +145,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return replace(CONSISTENT, steps=args.steps, guidance=args.guidance, rounds=rounds)
 
 
-def identity_of(args: argparse.Namespace, model: ZoomLDM, job: Job, source: Source) -> Identity:
+def identity_of(args: argparse.Namespace, model: ZoomLDM, job: Job, source: InputImage) -> Identity:
     """Everything that the pixels of a picture's enlargement depend on."""
     settings = {
         "scales": args.scales,

@@ -62,11 +62,11 @@ class Denoiser(Target):
     target: Literal["ldm.networks.unet.UNet"]
 
 
-class Summarizer(Target):
+class SummarizerTarget(Target):
     target: Literal["ldm.networks.summarizer.Summarizer", "ldm.networks.summarizer.CNNSummarizer"]
 
 
-class Autoencoder(Target):
+class AutoencoderTarget(Target):
     target: Literal["ldm.networks.autoencoder.Autoencoder"]
 
 
@@ -74,7 +74,7 @@ class Cdm(Target):
     target: Literal["ldm.networks.dit.DiT"]
 
 
-class Control(Target):
+class ControlTarget(Target):
     target: Literal["ldm.networks.controlnet.Control"]
     unet: Denoiser
 
@@ -125,7 +125,7 @@ class Training(Section):
     checkpoint_every: Count
 
 
-class AutoencoderTraining(Training):
+class AutoencoderSection(Training):
     loss: Loss
     smooth: NonNegative
     noise: NonNegative = 0.0
@@ -134,38 +134,38 @@ class AutoencoderTraining(Training):
     normalise_latents: bool
 
 
-class ControlTraining(Training):
+class ControlSection(Training):
     p_uncond: Share
     times: Times
 
 
-class ZoomLDMTraining(ControlTraining):
+class ZoomLDMSection(ControlSection):
     keep: Literal["last", "best"] = "last"
 
 
 class AutoencoderModel(Section):
-    autoencoder: Autoencoder
+    autoencoder: AutoencoderTarget
 
 
 class ZoomLDMModel(Section):
     denoiser: Denoiser
-    summarizer: Summarizer
+    summarizer: SummarizerTarget
     schedule: Schedule
     prediction: Literal["eps", "v", "z_0"]
-    autoencoder: Autoencoder | None = None
+    autoencoder: AutoencoderTarget | None = None
     """written when the run starts"""
 
 
 class CdmModel(Section):
     cdm: Cdm
     schedule: Schedule
-    autoencoder: Autoencoder | None = None
+    autoencoder: AutoencoderTarget | None = None
 
 
 class ControlNetModel(Section):
-    control: Control
+    control: ControlTarget
     factor: Literal[2, 4, 8, 16]
-    autoencoder: Autoencoder | None = None
+    autoencoder: AutoencoderTarget | None = None
 
 
 class Config(Section):
@@ -186,7 +186,7 @@ class Config(Section):
 class AutoencoderConfig(Config):
     init: Text | None
     data: ImageData
-    training: AutoencoderTraining
+    training: AutoencoderSection
     model: AutoencoderModel
 
 
@@ -195,7 +195,7 @@ class ZoomLDMConfig(Config):
     autoencoder: Text
     init: Text | None
     data: LatentData
-    training: ZoomLDMTraining
+    training: ZoomLDMSection
     model: ZoomLDMModel
 
 
@@ -212,7 +212,7 @@ class ControlConfig(Config):
     autoencoder: Text
     steers: Text | None = None
     data: PairData
-    training: ControlTraining
+    training: ControlSection
     model: ControlNetModel
 
 

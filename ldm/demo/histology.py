@@ -18,7 +18,7 @@ from ldm.demo.textures import (
     STEP,
     TILE,
     Array,
-    Canvas,
+    ImageCanvas,
     RegionMaps,
     Spot,
     blocks,
@@ -95,9 +95,11 @@ def character(rng: np.random.Generator) -> Character:
     )
 
 
-def stamp_nuclei(rng: np.random.Generator, maps: RegionMaps, look: Character, tiles: Textures, size_px: int) -> Canvas:
+def stamp_nuclei(
+    rng: np.random.Generator, maps: RegionMaps, look: Character, tiles: Textures, size_px: int
+) -> ImageCanvas:
     """Every nucleus of the slide: tumour, necrotic debris, spindle cells of the stroma, vessels, lymphocytes."""
-    canvas = Canvas(size_px)
+    canvas = ImageCanvas(size_px)
     px, vesicular = look.nucleus_px, rng.uniform(0, 0.5)
     tumour = Spot((0.8 * px, 1.3 * px), (0.65 * px, 0.95 * px), (0.75, 1.25), vesicular, dots=rng.uniform(0, 0.8))
     debris = Spot((2, 4.5), (2, 3.5), (1.3, 1.7))

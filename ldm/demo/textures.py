@@ -176,7 +176,7 @@ def sprite_bank(rng: np.random.Generator, spot: Spot, variants: int) -> Bank:
     return Bank((coverage * 255).astype(np.uint8), np.clip(density * 100, 0, 255).astype(np.uint8))
 
 
-class Canvas:
+class ImageCanvas:
     """A full-resolution plane that sprites are stamped on; where two overlap, the one that covers more stays."""
 
     def __init__(self, size_px: int, margin: int = 32) -> None:

@@ -60,7 +60,7 @@ class Middle(nn.Module):
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
-class Downsample(nn.Module):
+class PaddedDownsample(nn.Module):
     """Half the size: 3x3 convolution of stride 2, zeros added on the right and the bottom only."""
 
     def __init__(self, channels: int) -> None:

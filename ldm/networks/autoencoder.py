@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ldm.config.schema import Count, Counts
 from ldm.errors import UserError
 from ldm.layers.blocks import Upsample
-from ldm.layers.codec import AttentionBlock, Downsample, Head, Level, Middle, Norm, ResnetBlock
+from ldm.layers.codec import AttentionBlock, Head, Level, Middle, Norm, PaddedDownsample, ResnetBlock
 from ldm.layers.norms import PixelNorm, group_norm
 from ldm.networks.weights_id import weights_id
 
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(Level(a, b, blocks, norm) for a, b in pairwise(widths))
         for level, width in zip(self.down[:-1], widths[1:-1], strict=True):
-            level.downsample = Downsample(width)
+            level.downsample = PaddedDownsample(width)
         self.mid = Middle(widths[-1], norm, attention)
         self.norm_out = norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)

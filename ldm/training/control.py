@@ -34,7 +34,7 @@ from ldm.training.memory import saved_bytes
 from ldm.training.zoomldm import PICTURE_STEPS, ZoomLDMTraining, autoencoder_of, finished_model
 
 
-class Steered(Protocol):
+class SteeredModel(Protocol):
     """A frozen model and the control beside it: `ldm.controlnet_superres.ControlModel`."""
 
     factor: int
@@ -52,7 +52,7 @@ class Steered(Protocol):
 class ControlTraining(ZoomLDMTraining):
     """Trains the control of `steered`, which is no module: no checkpoint holds its frozen networks."""
 
-    def __init__(self, *, steered: Steered, **options: Any) -> None:
+    def __init__(self, *, steered: SteeredModel, **options: Any) -> None:
         """`options` as for ZoomLDMTraining; its `denoiser` is the control."""
         super().__init__(**options)
         self.steered, self.shrink = steered, Shrink(steered.factor)

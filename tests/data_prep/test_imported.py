@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_prep.imported import ImportedEmbeddings, coordinate_shares, covered_shares
 from data_prep.preparation import prepare
-from data_prep.preparation_config import Encoder, LadderConfig, PrepareConfig
+from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig
 from data_prep.slides.readers import Box
 from data_prep.slides.slide import Plane, Slide
 from ldm.data.h5 import SlideFile
@@ -42,7 +42,7 @@ def config(folder: Path, **changes: Any) -> PrepareConfig:
         "slides": str(folder / "slides"),
         "out": str(folder / "out"),
         "ladder": LadderConfig("histology", 4),
-        "encoder": Encoder("demo"),
+        "encoder": EncoderConfig("demo"),
         "autoencoder": None,
         "tile_px": TILE,
         "images": "png",
@@ -119,7 +119,7 @@ def test_embeddings_are_placed_on_their_own_lattice(
     features = load_encoder("demo")(torch.from_numpy(crops(corners, 64))).numpy()
     attrs = {"patch_size_level0": step} if stated else {}
     write(folder / "features_uni" / f"{NAME}.h5", corners, features[None], **attrs)
-    asked = config(folder, encoder=Encoder("demo", embeddings=str(folder / "features_uni")))
+    asked = config(folder, encoder=EncoderConfig("demo", embeddings=str(folder / "features_uni")))
     (report,) = prepare(asked)
     assert report.status == "prepared", report.message
     slide = SlideFile(folder / "out" / f"{NAME}.h5")
@@ -148,7 +148,7 @@ def test_a_cohort_of_imported_embeddings_is_that_of_computed_ones_where_tissue_i
     places = own.ij("20x")[:, ::-1]
     tokens = own.tokens(0, 0, 0, *own.grid).numpy()
     write(folder / "h5_files" / f"{NAME}.h5", corners_at((0, 0), 64, places), tokens[:, places[:, 1], places[:, 0]].T)
-    imported = Encoder("demo", embeddings=str(folder / "h5_files"))
+    imported = EncoderConfig("demo", embeddings=str(folder / "h5_files"))
     prepare(config(folder, encoder=imported, out=str(folder / "again")))
     again = SlideFile(folder / "again" / f"{NAME}.h5")
     np.testing.assert_array_equal(again.ij("20x"), own.ij("20x"))
@@ -161,7 +161,7 @@ def test_a_cohort_of_imported_embeddings_is_that_of_computed_ones_where_tissue_i
 def test_a_slide_is_prepared_again_when_its_embeddings_change(folder: Path) -> None:
     corners = corners_at((0, 0), 64, np.array([[2, 2], [3, 2], [9, 7]]))
     path = write(folder / "e" / f"{NAME}.h5", corners, np.ones((3, 5), np.float32))
-    asked = config(folder, encoder=Encoder("virchow", embeddings=str(folder / "e")))
+    asked = config(folder, encoder=EncoderConfig("virchow", embeddings=str(folder / "e")))
     assert [prepare(asked)[0].status for _ in range(2)] == ["prepared", "kept"]
     write(path, corners, np.full((3, 5), 2.0, np.float32))
     assert prepare(asked)[0].status == "prepared"
@@ -172,7 +172,7 @@ def test_a_slide_without_patches_is_refused(folder: Path) -> None:
     write(folder / "e" / f"{NAME}.h5", np.zeros((0, 2), int), np.zeros((0, 5), np.float32), patch_size_level0=64)
     write(folder / "c" / f"{NAME}.h5", np.zeros((0, 2), int), patch_size_level0=64)
     for asked in (
-        config(folder, encoder=Encoder("virchow", embeddings=str(folder / "e"))),
+        config(folder, encoder=EncoderConfig("virchow", embeddings=str(folder / "e"))),
         config(folder, coordinates=str(folder / "c")),
     ):
         (report,) = prepare(asked)
@@ -221,18 +221,18 @@ def test_embeddings_that_do_not_fit_are_refused(
 ) -> None:
     write(folder / "e" / "A.h5", LATTICE, ONES)  # tells the width
     path = write(folder / "e" / f"{NAME}.h5", corners, features, **attrs)
-    said = failure(config(folder, encoder=Encoder("virchow", embeddings=str(folder / "e"))))
+    said = failure(config(folder, encoder=EncoderConfig("virchow", embeddings=str(folder / "e"))))
     assert said.startswith(str(path))
     assert message in said
 
 
 def test_embeddings_of_another_width_are_refused(folder: Path) -> None:
     write(folder / "e" / f"{NAME}.h5", LATTICE, ONES)
-    said = failure(config(folder, encoder=Encoder("demo", embeddings=str(folder / "e"))))
+    said = failure(config(folder, encoder=EncoderConfig("demo", embeddings=str(folder / "e"))))
     assert "features are 5 wide, expected 256" in said
     write(folder / "f" / f"{NAME}.h5", LATTICE, ONES)
     write(folder / "f" / "A.h5", LATTICE, repeat(ONES, "n d -> n (2 d)"))
-    said = failure(config(folder, encoder=Encoder("virchow", embeddings=str(folder / "f"))))
+    said = failure(config(folder, encoder=EncoderConfig("virchow", embeddings=str(folder / "f"))))
     assert "features are 5 wide, expected 10" in said
 
 
@@ -279,7 +279,7 @@ def test_two_slides_of_one_name_get_no_imports(folder: Path) -> None:
 def test_folders_that_do_not_fit_are_refused(folder: Path) -> None:
     assert "holds no" in failure(config(folder, coordinates=str(folder / "slides")))
     with pytest.raises(UserError, match=r"no .h5 in .* has features"):
-        prepare(config(folder, encoder=Encoder("virchow", embeddings=str(folder / "slides"))))
+        prepare(config(folder, encoder=EncoderConfig("virchow", embeddings=str(folder / "slides"))))
     with pytest.raises(UserError, match=r"nowhere does not exist; correct the path"):
         prepare(config(folder, coordinates=str(folder / "nowhere")))
     for size in (10, 20):
@@ -291,4 +291,4 @@ def test_folders_that_do_not_fit_are_refused(folder: Path) -> None:
     write(folder / "f" / f"{NAME}.h5", LATTICE)
     assert "no patch_size" in failure(config(folder, coordinates=str(folder / "f")))
     with pytest.raises(UserError, match=r"beside encoder.embeddings"):
-        config(folder, coordinates="c", encoder=Encoder("demo", embeddings="e"))
+        config(folder, coordinates="c", encoder=EncoderConfig("demo", embeddings="e"))

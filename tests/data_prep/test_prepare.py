@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_prep import prepare_slide as pass_over
 from data_prep.preparation import prepare
-from data_prep.preparation_config import Encoder, LadderConfig, PrepareConfig, load_prepare_config
+from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig, load_prepare_config
 from data_prep.prepare import main
 from data_prep.settings import fingerprint
 from data_prep.slides.find import left_out
@@ -39,7 +39,7 @@ def cohort(tmp_path) -> PrepareConfig:
         slides=str(tmp_path / "slides"),
         out=str(tmp_path / "out"),
         ladder=LadderConfig("histology", SCALES),
-        encoder=Encoder("demo"),
+        encoder=EncoderConfig("demo"),
         autoencoder=None,
         tile_px=TILE,
         images="png",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_prep.preparation_config import Encoder, LadderConfig, PrepareConfig
+from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig
 from tests.data_prep.made_slides import tissue_image, write_slide
 
 TILE_PX, SCALES = 32, 5
@@ -17,7 +17,7 @@ def make(folder: Path, slides: int, side: int = 512) -> PrepareConfig:
         slides=str(folder / "slides"),
         out=str(folder / "out"),
         ladder=LadderConfig("histology", SCALES),
-        encoder=Encoder("demo"),
+        encoder=EncoderConfig("demo"),
         autoencoder="demo",
         tile_px=TILE_PX,
         images="png",

@@ -17,7 +17,7 @@ from ldm.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
 from ldm.evaluation.experiments import large_images as large
 from ldm.evaluation.experiments import superres_methods as enlarging
 from ldm.evaluation.experiments.names import CONTROLLED, LARGE, SUPERRES
-from ldm.evaluation.mil.features import SOURCES, Extractor, Probe
+from ldm.evaluation.mil.features import SOURCES, FeatureExtractor, Probe
 from ldm.multiscale.presets import SAMPLER_NAMES
 from ldm.support.arguments import LARGEST_SEED, fraction, integer, non_negative, positive_int, real, seed_int
 
@@ -73,4 +73,4 @@ def test_names_and_defaults_that_commands_read_without_pytorch_are_those_of_the_
     assert set(SUPERRES) == {*enlarging.METHODS, *CONTROLLED}
     args = extract_features.parse_args(["cohort"])
     assert Probe(args.block, args.t, args.clean, args.seed) == Probe()
-    assert (args.source, args.batch_size) == (SOURCES[0], Extractor.batch_size)
+    assert (args.source, args.batch_size) == (SOURCES[0], FeatureExtractor.batch_size)

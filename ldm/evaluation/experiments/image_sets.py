@@ -141,7 +141,7 @@ def slides_of_run(run: Path, trained_on: bool) -> tuple[Path, list[SlideFile]]:
     return folder, cohort(folder, trained_on, Path(split) if split else None)
 
 
-class Source:
+class ImageSet:
     """Images of every scale that were not made here, as a set in the space of an extractor."""
 
     def __init__(self, path: Path, scales: Sequence[str], slides: Sequence[SlideFile] | None = None) -> None:

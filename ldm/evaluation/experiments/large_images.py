@@ -3,7 +3,7 @@
 CLIP-FID looks at whole images, shrunk; Crop-FID at crops of a patch's size. Neither sees a quilt for what it is, so the
 constraint's error, seams, gradients and the power spectrum stand beside them.
 
-A method turns a Place into an image and declares what it depends on: add one to METHODS, or rows of your own with
+A method turns a CanvasPlace into an image and declares what it depends on: add one to METHODS, or rows of your own with
 `--generated NAME=FOLDER`.
 
 Shapes: H, W pixels, d channels, R, C rows and columns of base tiles, f the factor between two scales, n images.
@@ -42,7 +42,7 @@ RINGS = 32
 """of the power spectrum"""
 
 
-class Place(NamedTuple):
+class CanvasPlace(NamedTuple):
     """What is to be painted."""
 
     number: int
@@ -64,7 +64,7 @@ class Painted(NamedTuple):
 
 
 class Paint(Method, Protocol):
-    def __call__(self, model: ZoomLDM, place: Place, /) -> Painted:
+    def __call__(self, model: ZoomLDM, place: CanvasPlace, /) -> Painted:
         """The noise depends on the place's number alone."""
 
 
@@ -80,7 +80,7 @@ class JointMethod:
     def settings(self) -> dict[str, Any]:
         return asdict(self)
 
-    def __call__(self, model: ZoomLDM, place: Place) -> Painted:
+    def __call__(self, model: ZoomLDM, place: CanvasPlace) -> Painted:
         sampling = Joint(
             model=model,
             scales=place.scales,
@@ -185,7 +185,7 @@ def painted(
         for i in numbers:
             real = read_picture(given[i]).pixels
             tokens = image_tokens(real, embed, bench.model.tile_px)
-            place = Place(bench.seed + i, tokens, real.shape[0], real.shape[1], scales, bench.batch)
+            place = CanvasPlace(bench.seed + i, tokens, real.shape[0], real.shape[1], scales, bench.batch)
             image, coarse = method(bench.model, place)
             if coarse is not None:
                 save_png(held[i], coarse)

@@ -35,7 +35,7 @@ class Counts:
     """evaluations together with their forward derivative"""
 
 
-class Work(NamedTuple):
+class WorkCount(NamedTuple):
     """Counts of the three networks."""
 
     unet: Counts
@@ -44,9 +44,9 @@ class Work(NamedTuple):
 
 
 @contextmanager
-def counted(model: ZoomLDM) -> Iterator[Work]:
+def counted(model: ZoomLDM) -> Iterator[WorkCount]:
     """Count what the networks of `model` do meanwhile."""
-    work = Work(Counts(), Counts(), Counts())
+    work = WorkCount(Counts(), Counts(), Counts())
     side = model.tile_px // model.autoencoder.downsample
     networks = (
         (model.unet, side),
@@ -77,13 +77,13 @@ def counted(model: ZoomLDM) -> Iterator[Work]:
 
 
 @cache
-def full_size() -> Work:
+def full_size() -> WorkCount:
     """GFLOP of the published networks on a 256 px patch."""
     with torch.device("meta"):
         return costs(UNet(), Autoencoder(), tile_px=256, context_dim=512)
 
 
-def costs(unet: UNet, autoencoder: Autoencoder, tile_px: int, context_dim: int) -> Work:
+def costs(unet: UNet, autoencoder: Autoencoder, tile_px: int, context_dim: int) -> WorkCount:
     """GFLOP of each network on a patch: of an evaluation, and of one with its forward derivative.
 
     Copies of them are run on the meta device.
@@ -99,7 +99,7 @@ def costs(unet: UNet, autoencoder: Autoencoder, tile_px: int, context_dim: int) 
         (partial(autoencoder.decode, quantize=False), z),
         (autoencoder.encode, x),
     )
-    return Work(*(Counts(gflop(partial(call, at)), gflop(partial(jvp, call, at, at))) for call, at in calls))
+    return WorkCount(*(Counts(gflop(partial(call, at)), gflop(partial(jvp, call, at, at))) for call, at in calls))
 
 
 def gflop(call: Callable[[], Any]) -> float:
@@ -108,12 +108,12 @@ def gflop(call: Callable[[], Any]) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def pflop(work: Work, costs: Work) -> float:
+def pflop(work: WorkCount, costs: WorkCount) -> float:
     """Operations of the counted evaluations, at the `costs` of these or other networks."""
     return sum(worth(done, cost) * cost.evaluations for done, cost in zip(work, costs, strict=True)) / 1e6
 
 
-def full_size_pflop(work: Work) -> float:
+def full_size_pflop(work: WorkCount) -> float:
     """What the published networks would have computed."""
     return pflop(work, full_size())
 

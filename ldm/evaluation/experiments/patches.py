@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.evaluation.experiments.context import SHOWN, Bench, Report, Sheet
-from ldm.evaluation.experiments.image_sets import SampleCache, Source, regions, slide_id
+from ldm.evaluation.experiments.image_sets import ImageSet, SampleCache, regions, slide_id
 from ldm.evaluation.metrics.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.metrics.frechet import frechet_distance
 from ldm.evaluation.metrics.kid import kid
@@ -110,11 +110,11 @@ def methods_at(
 
 def run(
     bench: Bench,
-    real: Source,
+    real: ImageSet,
     given: Sequence[SlideFile],
     count: int,
     sampling: Mapping[str, Any] | None,
-    generated: Mapping[str, Source],
+    generated: Mapping[str, ImageSet],
 ) -> Report:
     """Measure every scale of `real` against it: real patches of the slides `given`, samples under their embeddings and
     under the CDM (none if `sampling` is None), and images made elsewhere; `count` of each, or as many as there are.

@@ -124,7 +124,7 @@ class Constrained:
 
 
 @dataclass(frozen=True)
-class Steered:
+class SteeredMethod:
     """A ControlNet (paper, Table 3), under no embeddings or those of the truth."""
 
     control: ControlModel
@@ -170,7 +170,7 @@ def control_for(source: str | None, model: ZoomLDM, scales: Sequence[str]) -> Co
 
 def methods(names: Sequence[str] | None, control: ControlModel | None) -> dict[str, Enlarge]:
     """Those named, or all that there are. UserError for a ControlNet's without one."""
-    known = METHODS | ({name: Steered(control, given) for name, given in CONTROLLED.items()} if control else {})
+    known = METHODS | ({name: SteeredMethod(control, given) for name, given in CONTROLLED.items()} if control else {})
     for name in names or ():
         if name not in known:
             raise UserError(f"--methods: {name} needs a ControlNet and there is none; give --control RUN")

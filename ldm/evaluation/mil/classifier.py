@@ -60,7 +60,7 @@ class Standardiser(NamedTuple):
         return (bag - self.mean) / self.std
 
 
-class Prediction(NamedTuple):
+class SlidePrediction(NamedTuple):
     """What a classifier says of a bag: the logit of label 1, and how its attention is shared among the tiles (n,)."""
 
     logit: float
@@ -75,9 +75,9 @@ class Classifier:
     scale: Standardiser
 
     @torch.no_grad()
-    def __call__(self, bag: Tensor) -> Prediction:
+    def __call__(self, bag: Tensor) -> SlidePrediction:
         logit, attention = self.network(self.scale(bag)[None], return_att=True)
-        return Prediction(float(logit), attention[0].softmax(0))
+        return SlidePrediction(float(logit), attention[0].softmax(0))
 
 
 def build_network(width_in: int) -> ABMIL:
@@ -130,7 +130,7 @@ class CrossValidation:
     labels: Labels
     fold: NDArray[np.int64]
     """(m,) in which each slide was tested"""
-    predictions: list[Prediction]
+    predictions: list[SlidePrediction]
     aucs: list[float]
     """of each fold"""
 
@@ -154,7 +154,7 @@ def cross_validate(bags: Bags, labels: Labels, fold: NDArray[np.int64], seed: in
             raise UserError(
                 f"folds: fold {number} of {k} holds one label only, so it has no AUC; ask for fewer folds or label more"
             )
-    predictions: dict[int, Prediction] = {}
+    predictions: dict[int, SlidePrediction] = {}
     aucs = []
     for number in range(k):
         test, validation = fold == number, fold == (number + 1) % k

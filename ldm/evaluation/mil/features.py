@@ -84,7 +84,7 @@ def encoder_features(slide: SlideFile, scale: str, rows: Sequence[int]) -> Tenso
 
 
 @dataclass(frozen=True)
-class Extractor:
+class FeatureExtractor:
     """Makes the bags of slides: of each scale in out/<source>-<scale>/, fused in out/<source>-<scale>+<scale>.../.
 
     Whole bags of the same settings are kept, so an interrupted run is continued by running it again.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from data_prep.preparation_config import Encoder, LadderConfig, PrepareConfig, load_prepare_config
+from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig, load_prepare_config
 from data_prep.slides.find import find_slides, shown
 from data_prep.slides.metadata import match_rows, read_table
 from data_prep.slides.slide import open_slide
@@ -101,7 +101,7 @@ def test_a_global_mpp_that_contradicts_a_plausible_tag_and_absurd_statements_are
 
 
 def cohort(tmp_path: Path, **more: object) -> PrepareConfig:
-    common = {"ladder": LadderConfig("histology", 3), "encoder": Encoder("demo"), "autoencoder": None}
+    common = {"ladder": LadderConfig("histology", 3), "encoder": EncoderConfig("demo"), "autoencoder": None}
     return PrepareConfig(slides=str(tmp_path / "slides"), out=str(tmp_path / "out"), **common, **more)
 
 
@@ -204,7 +204,7 @@ def test_shares_of_tissue_by_scale():
         slides="s",
         out="o",
         ladder=LadderConfig("histology", 5),
-        encoder=Encoder("demo"),
+        encoder=EncoderConfig("demo"),
         autoencoder=None,
         tissue_share={"20x": 0.25, "1.25x": 0.05},
     )

@@ -7,7 +7,7 @@ from PIL import Image
 
 from data_prep.plan import Plan, plan_slide
 from data_prep.preparation import prepare
-from data_prep.preparation_config import Encoder, LadderConfig, PrepareConfig
+from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig
 from data_prep.slides.find import Task
 from data_prep.slides.readers import Box, OpenSlideReader
 from data_prep.slides.slide import Plane, Slide, UnreadableError, open_slide, salvage
@@ -155,7 +155,7 @@ def test_partial_regions_are_padded_or_skipped_and_tissue_is_asked_for_by_scale(
     task = Task(path, "a", tmp_path / "a.h5")
 
     def plan(**more: object) -> Plan:
-        ladder, encoder = LadderConfig("histology", 4), Encoder("demo")
+        ladder, encoder = LadderConfig("histology", 4), EncoderConfig("demo")
         common = {"slides": "", "out": "", "ladder": ladder, "encoder": encoder, "autoencoder": None, "tile_px": 32}
         return plan_slide(task, PrepareConfig(**common, tissue_share={"20x": 0.5, "2.5x": 0.2}, **more), 4)
 
@@ -179,7 +179,7 @@ def test_regions_of_the_eight_scales_are_level_0_at_their_size_on_a_slide_smalle
         slides=str(tmp_path / "slides"),
         out=str(tmp_path / "out"),
         ladder=LadderConfig("histology"),
-        encoder=Encoder("demo"),
+        encoder=EncoderConfig("demo"),
         autoencoder=None,
         tile_px=tile,
         tissue_share=0.0,

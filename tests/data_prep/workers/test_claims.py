@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.workers.claims import Claims, Work, claim_of
+from data_prep.workers.claims import Claims, TaskQueue, claim_of
 from ldm.support.files import is_gone, remove_leftovers, whole, writer
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -71,7 +71,7 @@ def test_two_that_share_tasks_do_each_of_them_once(tmp_path: Path) -> None:
     done: list[str] = []
 
     def labour(claims: Claims) -> None:
-        work = Work(tasks, claims, poll_s=0.01)
+        work = TaskQueue(tasks, claims, poll_s=0.01)
         for task in work:
             if not task.target.exists():
                 done.append(task.target.name)

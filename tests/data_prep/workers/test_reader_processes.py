@@ -9,8 +9,8 @@ import pytest
 from data_prep.report.outcomes import Records
 from data_prep.slides.find import Task
 from data_prep.workers import reader_processes as processes
-from data_prep.workers.claims import Claims, Work
-from data_prep.workers.embedding import HungUp, Identity, Stopped
+from data_prep.workers.claims import Claims, TaskQueue
+from data_prep.workers.embedding import HungUp, NetworksIdentity, WorkStopped
 
 
 class Deaf:
@@ -36,7 +36,7 @@ class Deaf:
 
 def test_a_reader_that_does_not_hear_is_killed_and_its_claim_given_up(tmp_path: Path, monkeypatch) -> None:
     deaf = Deaf()
-    monkeypatch.setattr(processes, "Reader", lambda *_: deaf)
+    monkeypatch.setattr(processes, "ReaderProcess", lambda *_: deaf)
     monkeypatch.setattr(processes, "PATIENCE_S", 0.1)
     tasks = [Task(tmp_path / f"{name}.tiff", name, tmp_path / f"{name}.h5") for name in "ab"]
 
@@ -47,12 +47,12 @@ def test_a_reader_that_does_not_hear_is_killed_and_its_claim_given_up(tmp_path: 
 
     def stopped_midway() -> None:
         with Claims() as claims:
-            work = Work(tasks, claims)
-            with processes.Readers(config, Identity("demo", 4, None), work, Records(str(tmp_path), ())):
+            work = TaskQueue(tasks, claims)
+            with processes.Readers(config, NetworksIdentity("demo", 4, None), work, Records(str(tmp_path), ())):
                 assert deaf.began.wait(30)
-                raise Stopped
+                raise WorkStopped
 
-    with pytest.raises(Stopped):
+    with pytest.raises(WorkStopped):
         stopped_midway()
     assert deaf.killed.is_set()
     assert not list(tmp_path.glob(".*.claim"))

@@ -16,7 +16,7 @@ from ldm.commands import mil
 from ldm.data.bags import read_bag
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
-from ldm.evaluation.mil.features import Extractor, Probe, denoiser_features, encoder_features
+from ldm.evaluation.mil.features import FeatureExtractor, Probe, denoiser_features, encoder_features
 from ldm.pipeline import ZoomLDM
 from tests import toy
 
@@ -99,7 +99,7 @@ def test_encoder_features_are_the_mean_embeddings_under_a_region(slide: SlideFil
 
 
 def test_bags_hold_every_region_and_fuse(model: ZoomLDM, slide: SlideFile, tmp_path: Path) -> None:
-    assert Extractor(model, ["20x", "5x"], tmp_path, batch_size=7)(slide)
+    assert FeatureExtractor(model, ["20x", "5x"], tmp_path, batch_size=7)(slide)
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.h5")} == {
         f"denoiser-{scales}/slide.h5" for scales in ("20x", "5x", "20x+5x")
     }
@@ -115,17 +115,17 @@ def test_bags_hold_every_region_and_fuse(model: ZoomLDM, slide: SlideFile, tmp_p
 def test_whole_bags_are_kept_and_those_of_other_settings_made_again(
     model: ZoomLDM, slide: SlideFile, tmp_path: Path
 ) -> None:
-    assert Extractor(model, ["5x"], tmp_path)(slide)
-    assert not Extractor(model, ["5x"], tmp_path, batch_size=1)(slide)
+    assert FeatureExtractor(model, ["5x"], tmp_path)(slide)
+    assert not FeatureExtractor(model, ["5x"], tmp_path, batch_size=1)(slide)
     before = read_bag(tmp_path / "denoiser-5x/slide.h5").features
-    assert Extractor(model, ["5x"], tmp_path, probe=Probe(seed=1))(slide)
+    assert FeatureExtractor(model, ["5x"], tmp_path, probe=Probe(seed=1))(slide)
     assert (read_bag(tmp_path / "denoiser-5x/slide.h5").features != before).any()
 
 
 def test_a_run_that_stops_is_continued_to_the_same_bags(
     model: ZoomLDM, slide: SlideFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Extractor(model, ["10x", "5x"], tmp_path / "straight", batch_size=8)(slide)
+    FeatureExtractor(model, ["10x", "5x"], tmp_path / "straight", batch_size=8)(slide)
     calls = []
 
     def stopping(*given: object) -> Tensor:
@@ -134,7 +134,7 @@ def test_a_run_that_stops_is_continued_to_the_same_bags(
             raise KeyboardInterrupt
         return denoiser_features(*given)  # type: ignore[arg-type]
 
-    extract = Extractor(model, ["10x", "5x"], tmp_path / "stopped", batch_size=8)
+    extract = FeatureExtractor(model, ["10x", "5x"], tmp_path / "stopped", batch_size=8)
     with monkeypatch.context() as patch:
         patch.setattr(ldm.evaluation.mil.features, "denoiser_features", stopping)
         with pytest.raises(KeyboardInterrupt):
@@ -155,7 +155,7 @@ def test_what_the_model_does_not_have_is_told_before_any_work(
     model: ZoomLDM, tmp_path: Path, probe: Probe, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        Extractor(model, ["20x"], tmp_path, probe=probe)
+        FeatureExtractor(model, ["20x"], tmp_path, probe=probe)
 
 
 def test_the_command_goes_on_past_a_slide_that_cannot_be_used(

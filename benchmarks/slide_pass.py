@@ -1,6 +1,6 @@
 """What one pass over a slide costs: bytes read, tiles a second, memory.
 
-    python -m benchmarks.preparation --out benchmarks/preparation.md
+    python -m benchmarks.slide_pass --out benchmarks/slide_pass.md
 
 A sparse slide of 40,000 px a side, with five islands of demo tissue and nothing stored between them, is read and
 prepared at all eight scales of 256 px. Bytes and speeds of reading are those of the blocks with tissue.
@@ -24,7 +24,7 @@ import torch
 from einops import reduce
 
 from data_prep.plan import Plan, plan_slide, read_block
-from data_prep.preparation_config import Encoder, LadderConfig, PrepareConfig
+from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig
 from data_prep.slides.find import Task
 from data_prep.slides.grid import BLOCK_TILES
 from data_prep.slides.pyramid import field_patches
@@ -51,7 +51,7 @@ def config_of(folder: Path, workers: int = 0) -> PrepareConfig:
         slides=str(folder / "slides"),
         out=str(folder / f"out{workers}"),
         ladder=LadderConfig("histology", 8),
-        encoder=Encoder("demo"),
+        encoder=EncoderConfig("demo"),
         autoencoder="demo",
         regions_per_scale=48,
         tissue_share=0.01,
@@ -165,7 +165,7 @@ def parts(folder: Path, times: int) -> list[str]:
     )
     slower = statistics.median(many / one for many, one in zip(eight, once, strict=True))
     return [
-        f"`python -m benchmarks.preparation`: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"`python -m benchmarks.slide_pass`: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads for the networks; medians of {times} in turn, to compare "
         f"with each other. A slide of {SIDE:,} px a "
         f"side, {len(PLACES)} islands of {ISLAND} px, {path.stat().st_size / 1e6:.0f} MB; {tiles:,} base tiles of "
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description="Measure preparation; writes a table.")
     parser.add_argument("--folder", type=output_folder, default="data/demo/preparation", help="(%(default)s)")
     parser.add_argument("--times", type=positive_int, default=3, help="measurements, whose median counts (%(default)s)")
-    parser.add_argument("--out", type=output_file, default="benchmarks/preparation.md", help="(%(default)s)")
+    parser.add_argument("--out", type=output_file, default="benchmarks/slide_pass.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     lines = parts(args.folder, args.times) + commands(args.folder)
     with whole(args.out) as partial_file:
