@@ -36,6 +36,11 @@ HUB_NAME = re.compile(rf"(hf:)?(?P<id>{PART}/{PART})/?(?P<inside>(?:{PART}/?)*)(
 WEIGHTS_FILES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 OF_MODEL = ("system", "ladder", "tile_px", "encoder", "model", "contexts_id")
 """keys of a config that say what a model is; the others, of its training, may hold paths of whoever trained it"""
+PARTS_OF = {
+    "zoomldm": ("denoiser", "summarizer", "autoencoder", "schedule", "prediction"),
+    "cdm": ("cdm", "schedule"),
+}
+"""what `model` in a config holds, by system"""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,15 @@ class Source:
     def config_id(self) -> str:
         """Names what the config says of the networks."""
         return model_settings(self.config)
+
+
+def weights_file(source: str | Path) -> Path:
+    """The weights of a ZoomLDM, named as this module says, whatever their config; fetched if need be.
+
+    UserError when they cannot be fetched.
+    """
+    path, _ = locate(source, "zoomldm")
+    return path / WEIGHTS if path.is_dir() else path
 
 
 class HubName(NamedTuple):
@@ -135,6 +149,11 @@ def locate(source: str | Path, system: str) -> tuple[Path, str]:
         return BUNDLED / system, "demo"
     name = hub_name(source)
     path = Path(source) if name is None else _fetched(name)
+    if not path.exists() and (found := HUB_NAME.fullmatch(str(source))):
+        raise UserError(
+            f"{source}: does not exist, and is taken for a path as {Path(found['id']).parent} is a folder here or the "
+            f"name is a file's; correct the path, or write hf:{source} for the hub"
+        )
     called = name.last if name else path.name if path.is_dir() else path.stem
     if path.is_dir() and not (path / WEIGHTS).is_file() and (path / PUBLISHED).is_file():
         path = path / PUBLISHED
@@ -191,7 +210,8 @@ def save_model(folder: Path, config: DictConfig, tensors: Mapping[str, Tensor], 
     """
     check_destination(folder, folder=True)
     read = {key: config[key] for key in OF_MODEL if config.get(key) is not None}
-    kept = OmegaConf.create({**read, "system": system})  # a published file has no config that says it
+    parts = {key: config.model[key] for key in PARTS_OF[system]}
+    kept = OmegaConf.create({**read, "system": system, "model": parts})  # a published file's config says no system
     save_weights(folder / WEIGHTS, tensors, {SETTINGS: model_settings(kept)})
     save_config(folder, kept)
 

@@ -39,6 +39,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos: dict[str, Repo] = {}
         self.cut_after, self.cuts = 0, 0
+        self.page = b""
+        """what a network that wants a login gives in place of every answer"""
         self.asked: list[tuple[str, str, str]] = []
         """method, path and Range of each request"""
 
@@ -77,7 +79,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.asked.append((self.command, path, self.headers.get("Range") or ""))
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+        if self.server.page:
+            self.answer(200, self.server.page, {"Content-Type": "text/html"})
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self.about(*found.groups())
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self.file(*found.groups())

@@ -11,8 +11,9 @@ import torch
 from huggingface_hub import constants
 
 from ldm.checkpoint import load_weights
+from ldm.doctor import weights_check
 from ldm.errors import UserError
-from ldm.hub import PUBLISHED, check_there, hub_name, locate, open_source
+from ldm.hub import PUBLISHED, check_there, hub_name, locate, open_source, save_model, weights_file
 from ldm.model_card import Card
 from ldm.pipeline import ZoomLDM
 from tests import local_hub
@@ -103,6 +104,7 @@ def test_a_subfolder_a_revision_and_a_file_are_named(hub: Hub, files: dict[str, 
     for name in ("lab/many/small", f"hf:lab/many/small@{local_hub.COMMIT}"):
         assert open_source(name, "zoomldm").name == "small"
     assert locate("hf:lab/many/small/weights.safetensors", "zoomldm")[0].is_file()
+    assert weights_file("lab/many/small").read_bytes() == files["weights.safetensors"]
 
 
 def test_a_bare_name_is_told_the_subfolders(hub: Hub) -> None:
@@ -209,6 +211,36 @@ def test_a_hub_that_is_not_there(hub: Hub, saved: Repo, tmp_path: Path, monkeypa
     assert same(ZoomLDM.load(SAVED), model)
     told = refusal("lab/other")
     assert "http://127.0.0.1:1 gives no whole answer" in told
+
+
+def test_a_network_that_wants_a_login_is_no_hub(hub: Hub, saved: Repo) -> None:
+    hub.page = b"<html>Welcome to the hotel</html>"
+    assert "gives no whole answer" in refusal(SAVED)
+
+
+def test_a_missing_path_of_a_folder_that_is_here_is_told_how_to_mean_the_hub(
+    hub: Hub, saved: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab").mkdir()
+    assert f"write hf:{SAVED} for the hub" in refusal(SAVED)
+    assert open_source(f"hf:{SAVED}", "zoomldm").name == "toy"
+
+
+def test_the_doctor_looks_at_a_model_of_the_hub(hub: Hub, saved: Repo) -> None:
+    found = list(weights_check.model(SAVED))
+    assert {finding.status for finding in found} == {"ok"}
+    assert any("denoiser of" in finding.told for finding in found)
+
+
+@pytest.mark.parametrize("system", ["zoomldm", "cdm"])
+def test_what_is_saved_of_a_published_file_is_a_config_of_its_system(tmp_path: Path, system: str) -> None:
+    torch.save({"cond_stage_model.mag_embedding.weight": torch.zeros(4, 512)}, tmp_path / "weights.ckpt")
+    published = open_source(tmp_path / "weights.ckpt", system)
+    save_model(tmp_path / "saved", published.config, published.tensors, system)
+    again = open_source(tmp_path / "saved", system)
+    assert again.config.system == system
+    assert (again.config.ladder, again.config.tile_px) == (published.config.ladder, 256)
 
 
 def test_a_model_is_pushed_and_read_back(hub: Hub, world: Path) -> None:

@@ -6,6 +6,7 @@ What was fetched before is in the client's cache and needs no network. The clien
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,8 +35,8 @@ from ldm.support.files import sha256
 
 SECONDS = 5.0
 """that the hub may take to answer; its client by itself tries for a minute, in silence"""
-FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, HFValidationError)
-"""what the client raises: errors of its HTTP library, which differs between versions, and its own"""
+FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, HFValidationError, JSONDecodeError)
+"""what the client raises: errors of its HTTP library, which differs between versions, its own, and for no JSON"""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -22,7 +22,7 @@ from ldm.data.dataset import latent_batch
 from ldm.diffusion.schedule import add_noise, at, target
 from ldm.diffusion.timestep_sampling import Uniform, timestep_of_sigma
 from ldm.errors import UserError
-from ldm.hub import open_source
+from ldm.hub import open_source, weights_file
 from ldm.images.contact_sheet import contact_sheet
 from ldm.images.tensors import to_uint8
 from ldm.networks.autoencoder import Autoencoder
@@ -152,7 +152,7 @@ class ZoomLDMRun(Run):
         self.same("model.denoiser.context_dim", denoiser.context_dim, summarizer.mag_embedding.embedding_dim, WIDTH)
         self.same("model.summarizer.scales", summarizer.mag_embedding.num_embeddings, len(self.ladder), "the ladder")
         if config.init:
-            parts = split(load_weights(config.init))
+            parts = split(load_weights(weights_file(config.init)))
             if "denoiser" not in parts:
                 raise UserError(
                     f"init: {config.init} holds no denoiser; expected names that start with {PARTS['denoiser']}"
