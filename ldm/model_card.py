@@ -83,10 +83,13 @@ class Facts:
     """by network"""
     draws_conditions: bool
     """with a CDM of its own"""
+    steps: int | None = None
+    """of its training, where its config says"""
 
 
 def model_card(facts: Facts, card: Card, source: str) -> str:
     """The text of README.md; `source` is what `ZoomLDM.load` takes."""
+    steps = f"It was trained for at most {facts.steps:,} steps." if facts.steps else ""
     rows = {
         "weights": facts.id,
         "scales": ", ".join(facts.scales),
@@ -104,7 +107,7 @@ def model_card(facts: Facts, card: Card, source: str) -> str:
         first=facts.scales[0],
         conditions="count=4" if facts.draws_conditions else "embeddings=[grid]",
         facts="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
-        trained_on=card.trained_on or NOT_STATED,
+        trained_on=f"{card.trained_on or NOT_STATED} {steps}".strip(),
         figures=f"| | |\n|---|---|\n{figures}" if figures else NOT_STATED,
         licence_told=f"`{card.licence}`" if card.licence else NOT_STATED,
         forbidden=FORBIDDEN.get(facts.kind, ""),

@@ -158,6 +158,7 @@ class ZoomLDM:
             prediction=self.prediction,
             parameters={name: sum(weight.numel() for weight in net.parameters()) for name, net in networks.items()},
             draws_conditions=self.cdm is not None,
+            steps=OmegaConf.select(self.config, "training.max_steps"),
         )
         with whole(folder / "README.md") as partial:
             partial.write_text(model_card(facts, card, source or str(folder)), encoding="utf-8")

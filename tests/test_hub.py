@@ -80,6 +80,13 @@ def test_a_saved_model_is_read_back_bit_equal(tmp_path: Path, world: Path) -> No
     assert same(model, ZoomLDM.load(again.save_pretrained(tmp_path / "twice")))
 
 
+def test_a_card_says_what_is_known_and_what_is_not(demo: ZoomLDM, tmp_path: Path) -> None:
+    text = (demo.save_pretrained(tmp_path / "demo") / "README.md").read_text()
+    for told in ("trained for at most 2,200 steps", "Not stated by whoever saved", "license: unknown", "4,459,907"):
+        assert told in text
+    assert str(ROOT) not in (tmp_path / "demo" / "config.yaml").read_text()
+
+
 def test_a_saved_file_that_changes_is_refused(tmp_path: Path, world: Path) -> None:
     folder = ZoomLDM.load(world / "zoomldm").save_pretrained(tmp_path / "saved")
     content = bytearray((folder / "weights.safetensors").read_bytes())
