@@ -8,19 +8,11 @@
 PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
-RUN := runs/make-demo-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: demo ablations test slow-test lint docs
 
 demo: .venv/installed
-	@echo "1/4  the bundled model's patches, real ones beside them: about 20 s on two laptop cores"
-	$(BIN)/python scripts/sample_patches.py
-	@echo "2/4  drawing 12 demo slides and preparing them: about 2 minutes, once"
-	$(BIN)/python data_prep/prepare.py --config configs/demo/data.yaml
-	@echo "3/4  training a small model of all scales: about 4 minutes"
-	$(BIN)/python main.py --base configs/demo/zoomldm.yaml run=$(RUN)
-	@echo "4/4  its patches: about 20 s"
-	$(BIN)/python scripts/sample_patches.py --model $(RUN) --from data/demo/cohort/histology_100.h5 --out $(RUN)/samples
+	$(BIN)/zoomldm demo
 
 ablations: .venv/installed
 	$(BIN)/python -m benchmarks.ablations

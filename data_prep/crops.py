@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_prep.slides.find import SUFFIXES
-from data_prep.slides.slide import Plane, open_slide
-from data_prep.slides.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.errors import UserError, cli
-from ldm.images.cog import CogWriter
 from ldm.images.contact_sheet import save_png
 from ldm.scales import ladder
 from ldm.support.arguments import Parser, output_folder, positive_int, seed_int
@@ -36,6 +33,10 @@ def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, 
     Where they lie depends on the slide and on `seed` alone; files of the same slide and size, as KEPT says, are kept.
     Row and column are pixels of the base scale. UserError for a slide with less tissue than that.
     """
+    from data_prep.slides.slide import Plane, open_slide  # OpenSlide and rasterio take a while to import
+    from data_prep.slides.tissue import PER_TILE, read_foreground, tile_shares
+    from ldm.images.cog import CogWriter
+
     paths, kept = [], _kept(out / KEPT)
     for path in tqdm(slides, desc=f"{size_px} px pictures", unit="slide"):
         slide, mpp = open_slide(path, kind), ladder(kind).base_mpp
@@ -89,7 +90,7 @@ def apart(shares: NDArray[np.floating], side: int, count: int, seed: int) -> lis
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description="Cut large pictures out of the tissue of slides.")
+    parser = Parser("crops", description="Cut large pictures out of the tissue of slides.")
     parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE|FOLDER")
     parser.add_argument("--kind", choices=("histology", "satellite"), default="histology", help="(%(default)s)")
     parser.add_argument("--size", type=positive_int, default=1024, help="pixels a side (%(default)s)")

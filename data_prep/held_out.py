@@ -10,7 +10,6 @@ from data_prep.preparation import prepare
 from data_prep.preparation_config import load_prepare_config
 from ldm.demo.world import generate
 
-CONFIG = Path(__file__).parents[1] / "configs" / "demo" / "data.yaml"
 ROOT = Path("data/demo")
 SLIDE_PX = 4096
 SEED, COUNT = 300, 16
@@ -35,7 +34,7 @@ def _prepared(name: str, seed: int, count: int) -> Path:
     folder = ROOT / f"{name}_cohort"
     changes = {"slides": ROOT / name, "pattern": f"histology_{seed // 100}*.tiff", "out": folder, "images": "png"}
     changes |= {"generate.seed": seed, "generate.count": count, "workers": 1}
-    prepare(load_prepare_config([CONFIG], [f"{key}={value}" for key, value in changes.items()]))
+    prepare(load_prepare_config(["configs/demo/data.yaml"], [f"{key}={value}" for key, value in changes.items()]))
     return folder
 
 

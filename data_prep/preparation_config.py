@@ -137,7 +137,7 @@ class PrepareConfig:
 
 def load_prepare_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> PrepareConfig:
     """Read YAML `files` and key=value `overrides`. UserError for a key that is unknown, missing or out of range."""
-    values = load_config(files, [_as_text(item) for item in overrides])
+    values = load_config(files, [_as_text(item) for item in overrides], "data")
     return check(PrepareConfig, OmegaConf.to_container(values), "config")
 
 

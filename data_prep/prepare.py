@@ -29,8 +29,8 @@ FLAGS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="YAML, for example configs/demo/data.yaml")
+    parser = Parser("prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="YAML file, or a bundled one: demo, mine, histology, satellite")
     for flag, meaning in FLAGS.items():
         parser.add_argument(f"--{flag}", metavar=flag[0].upper(), help=meaning)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace the config's")

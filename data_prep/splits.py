@@ -70,7 +70,7 @@ def origins(patients: Mapping[str, str], tabled: Mapping[str, str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("splits", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", type=Path, required=True, help="folder of prepared slides")
     parser.add_argument("--by", choices=["patient", "slide"], default="patient", help="what is kept together")
     parser.add_argument("--table", help="CSV with columns slide and patient")

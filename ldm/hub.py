@@ -26,6 +26,7 @@ from ldm.config.training_config import check_finished
 from ldm.errors import UserError
 from ldm.support.files import check_destination, sha256
 from ldm.support.hub_files import Repository, fetch, list_files
+from ldm.support.typed import typed
 
 BUNDLED = Path(__file__).parent / "weights" / "demo"
 CONFIG, WEIGHTS, PUBLISHED = "config.yaml", "weights.safetensors", "weights.ckpt"
@@ -131,7 +132,7 @@ def open_source(source: str | Path, *systems: str) -> Source:
         return Source(name, path, OmegaConf.create(_published(tensors, systems[0])), tensors)
     weights = path / WEIGHTS
     if not weights.is_file():
-        raise UserError(f"{path}: has no {WEIGHTS}, written when a run ends; run main.py --resume {path}")
+        raise UserError(f"{path}: has no {WEIGHTS}, written when a run ends; run {typed('train')} --resume {path}")
     config = load_run_config(path)
     if config.get("system") not in systems:
         raise UserError(f"{path}: a run of system {config.get('system')}; expected {' or '.join(systems)}")

@@ -14,12 +14,13 @@ from safetensors.torch import save_file
 
 import main
 from ldm.checkpoint import load_weights
+from ldm.cli import doctor
 from ldm.data.split_file import NAME, Line, Shares, Split, write_split
 from ldm.doctor import environment, published
 from ldm.doctor.finding import Finding, checked
 from ldm.support import hub_files
 from ldm.support.files import sidecar
-from scripts import doctor
+from ldm.support.package import Project
 from tests import local_hub, toy
 from tests.local_hub import Repo
 from tests.training import cohort
@@ -69,14 +70,14 @@ def test_a_whole_installation_has_no_failure(
         assert part in printed
 
 
-def test_packages_that_are_old_or_missing_are_named(tmp_path: Path) -> None:
-    text = '[project]\nrequires-python = ">=9"\ndependencies = ["torch>=99", "no-such-package>=1", "numpy>=2"]\n'
-    (tmp_path / "pyproject.toml").write_text(text)
-    told = [str(finding) for finding in environment.packages(tmp_path / "pyproject.toml")]
+def test_packages_that_are_old_or_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Project("1", ">=9", ["torch>=99", "no-such-package>=1", "numpy>=2"])
+    monkeypatch.setattr(environment, "project", lambda: asked)
+    told = [str(finding) for finding in environment.packages()]
     assert len(told) == 2
     assert told[0].startswith("FAIL  torch 2.")
-    assert told[1] == "FAIL  no-such-package missing, expected >=1; pip install -e ."
-    assert next(environment.python(tmp_path / "pyproject.toml")).status == "FAIL"
+    assert told[1] == "FAIL  no-such-package missing, expected >=1; pip install 'no-such-package>=1'"
+    assert next(environment.python()).status == "FAIL"
 
 
 @pytest.mark.parametrize(
@@ -237,13 +238,13 @@ def test_the_checkpoints_of_a_run(
 
 def test_what_a_run_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = cohort.make(tmp_path)
-    status, printed = found(capsys, "--base", DEMO, *overrides)
+    status, printed = found(capsys, "--config", DEMO, *overrides)
     assert status == 0
     assert "cohort fits; 168 regions" in printed
-    status, printed = found(capsys, "--base", DEMO, *overrides, "data.batch_size=100000000")
+    status, printed = found(capsys, "--config", DEMO, *overrides, "data.batch_size=100000000")
     assert status == 1
     assert "FAIL  memory: about" in printed
-    status, printed = found(capsys, "--base", DEMO, *overrides, "tile_px=64")
+    status, printed = found(capsys, "--config", DEMO, *overrides, "tile_px=64")
     assert "tile_px: the config has 64, but the cohort" in printed
 
 

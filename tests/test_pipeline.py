@@ -224,7 +224,7 @@ def without_tile_px(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without_weights, "no weights.safetensors.*main.py --resume"),
+        (without_weights, "no weights.safetensors.*zoomldm train --resume"),
         (without_config, "config.yaml does not exist"),
         (other_system, "system vq; expected zoomldm"),
         (without_tile_px, "lacks tile_px"),

@@ -14,15 +14,14 @@ from ldm.cli.options import Add, add_machines, add_model
 from ldm.evaluation.experiments.names import LARGE, SUPERRES
 from ldm.multiscale.presets import SAMPLER_NAMES
 from ldm.support.arguments import Parser, non_negative, output_folder, positive_int, seed_int
+from ldm.support.typed import typed
 
 COUNTS = {"patches": 128, "large": 4, "superres": 8, "memorization": 64}
 """images of each method"""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        description="Measure a model.", epilog="example: python scripts/evaluate.py patches --scale 5x --count 512"
-    )
+    parser = Parser("evaluate", description="Measure a model.", example="patches --scale 5x --count 512")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about, options in (
         ("patches", "Frechet distance and KID of patches at every scale", (_slides, _sampling, _patches)),
@@ -76,7 +75,7 @@ def _memorization(add: Add) -> None:
 
 def _pictures(add: Add) -> None:
     add("--scales", default="20x,5x", help="finest and coarser ones (%(default)s; satellite: 1x,3x)")
-    add("--real", type=Path, metavar="FOLDER", help="real images at the finest scale (data_prep/crops.py makes them)")
+    add("--real", type=Path, metavar="FOLDER", help=f"real images at the finest scale ({typed('crops')} makes them)")
 
 
 def _large(add: Add) -> None:
@@ -95,7 +94,7 @@ def _superres(add: Add) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    args.typed = shlex.join(["python", "scripts/evaluate.py", *(sys.argv[1:] if argv is None else argv)])
+    args.typed = f"{typed('evaluate')} {shlex.join(sys.argv[1:] if argv is None else argv)}"
     from ldm.commands.evaluate import run
 
     run(args)

@@ -14,8 +14,9 @@ from ldm.support.arguments import Parser, non_negative_int, output_folder, posit
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
+        "features",
         description="Extract tile features of a prepared cohort, a bag (.h5) a slide.",
-        epilog="example: python scripts/extract_features.py data/mine --scales 20x,5x --model runs/NAME --devices 8",
+        example="data/mine --scales 20x,5x --model runs/NAME --devices 8",
     )
     add = parser.add_argument
     add("cohort", type=Path, help="folder of prepared slides; prepare with regions_per_scale=null tissue_share=0")

@@ -23,8 +23,9 @@ from ldm.support.arguments import (
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
+        "joint",
         description="Sample one large image at several scales at once.",
-        epilog="example: python scripts/sample_joint.py --scales 20x,5x --size 2048x1024 --from cdm --seed 3",
+        example="--scales 20x,5x --size 2048x1024 --from cdm --seed 3",
     )
     add = parser.add_argument
     add_model(add)

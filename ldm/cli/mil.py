@@ -15,8 +15,9 @@ from ldm.support.arguments import Parser, non_negative_int, output_folder, seed_
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
+        "mil",
         description="Learn slide labels from bags of tile features; without arguments, on demo slides.",
-        epilog="example: python scripts/train_mil.py --features features/denoiser-20x+5x --labels labels.csv",
+        example="--features features/denoiser-20x+5x --labels labels.csv",
     )
     add = parser.add_argument
     add("--features", type=Path, nargs="+", metavar="FOLDER", help="folders of bags (.h5), a row of the table each")

@@ -13,8 +13,9 @@ from ldm.support.arguments import Parser, non_negative, output_folder, positive_
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
+        "sample",
         description="Sample patches at every scale of a model.",
-        epilog="example: python scripts/sample_patches.py --scale 5x --count 8 --seed 3",
+        example="--scale 5x --count 8 --seed 3",
     )
     add = parser.add_argument
     add_model(add)

@@ -15,8 +15,9 @@ from ldm.support.arguments import Parser, non_negative, output_folder, positive_
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
+        "superres",
         description="Enlarge images with a multi-scale model.",
-        epilog="example: python scripts/superres.py photos/ --scales 20x,5x --condition inferred --out photos4x",
+        example="photos/ --scales 20x,5x --condition inferred --out photos4x",
     )
     add = parser.add_argument
     add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="at the coarsest of --scales; default: the demo")

@@ -21,12 +21,18 @@ from ldm.support.arguments import Parser
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
+        "train",
         description="Train the VQ-f4 autoencoder, the ZoomLDM or the CDM.",
-        epilog="example: python main.py --base configs/demo/zoomldm.yaml training.max_steps=200",
+        example="--base configs/demo/zoomldm.yaml training.max_steps=200",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--base", nargs="+", metavar="YAML", help="config files, later ones win; then key=value overrides"
+        "--config",
+        "--base",
+        dest="base",
+        nargs="+",
+        metavar="YAML",
+        help="files, or names of bundled ones (brca, naip, demo), later ones win; then key=value overrides",
     )
     source.add_argument(
         "--resume", type=Path, metavar="RUN", help="run folder to continue from its newest whole checkpoint"
@@ -38,9 +44,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         args.overrides = [item for item in args.base if "=" in item] + args.overrides
         args.base = [item for item in args.base if "=" not in item]
         if not args.base:
-            raise UserError(
-                "--base: no config file among the arguments; name one, for example configs/demo/zoomldm.yaml"
-            )
+            raise UserError("--config: no config among the arguments; name a file or a bundled one, for example demo")
     return args
 
 

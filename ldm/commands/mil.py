@@ -28,7 +28,7 @@ from ldm.model_slides import matching_slide, pictures
 from ldm.pipeline import ZoomLDM
 from ldm.support.files import whole
 
-DEMO = Path("configs/demo/data_mil.yaml")
+DEMO = "configs/demo/data_mil.yaml"
 
 
 DEMO_FEATURES = Path("data/demo/mil-features")
@@ -52,7 +52,7 @@ SHOWN_PX = 320
 def demo(args: argparse.Namespace) -> None:
     """Draw and prepare the demo cohort, extract its features, and fill in the arguments that name them."""
     config = load_prepare_config([DEMO])
-    if status := prepare(["--config", str(DEMO)]):
+    if status := prepare(["--config", DEMO]):
         raise SystemExit(status)  # it has said why
     model = ZoomLDM.load(args.model)
     slides = [matching_slide(file.path, model) for file in open_cohort(config.out)]

@@ -32,6 +32,7 @@ from ldm.support.finite import not_finite
 from ldm.support.lock import owned
 from ldm.support.machines import check_machines, told_by_lightning
 from ldm.support.precision import allow_tf32, announce, choose_training, device_of
+from ldm.support.typed import typed
 from ldm.training.callbacks import (
     Averaging,
     Best,
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
             if not is_first():
                 return 0  # its status is not asked for
             began = (folder / "config.yaml").exists()
-            remedy = f"continue with: python main.py --resume {folder}" if began else "the same command begins again"
+            remedy = f"continue with: {typed('train')} --resume {folder}" if began else "the same command begins again"
             print(f"stopped; {remedy}")
             return stop.status
 
@@ -141,7 +142,7 @@ def report(run: Run) -> None:
     batch = run.images_per_step()
     print(f"batch        {batch} images a step, {training.max_steps:,} steps")
     if not prepared(data.cohort):
-        print(f"data         {data.cohort} is not there yet; data_prep/prepare.py makes it")
+        print(f"data         {data.cohort} is not there yet; {typed('prepare')} makes it")
         return
     whole = data.get("split") is None and not (Path(data.cohort) / splits.NAME).exists()
     cohort = Cohort(open_cohort(data.cohort), data.get("scales")) if whole else open_data(run.config).training
@@ -167,12 +168,12 @@ def prepare_when_absent(config: DictConfig) -> None:
     if missing and not own:
         raise UserError(
             f"data.cohort: {cohort} is half prepared, {len(missing)} slides wait ({missing[0]} first); "
-            "type the command of data_prep/prepare.py that began it again, it goes on"
+            f"run the same command of {typed('prepare')} again, it goes on"
         )
     if preparation is None or not own:  # demo slides are for the demo's own cohort
         what = "" if cohort.is_dir() else " (it is a file)" if cohort.exists() else " (it does not exist)"
         raise UserError(
-            f"data.cohort: {cohort} holds no prepared slide{what}; run python data_prep/prepare.py --config "
+            f"data.cohort: {cohort} holds no prepared slide{what}; run {typed('prepare')} --config "
             f"configs/data_{config.ladder.kind}.yaml slides=FOLDER out={cohort}"
             + (f", or leave data.cohort out: {preparation} makes the config's own" if preparation else "")
         )
@@ -253,7 +254,7 @@ def diverged(error: DivergedError, folder: Path) -> str:
     left = next(iter(checkpoints(folder / "checkpoints")), None)
     kept = f"the last checkpoint before it is {left}" if left else "nothing had been saved before"
     return (
-        f"training: {error}; no weights were written, {kept}; go on with python main.py --resume {folder} "
+        f"training: {error}; no weights were written, {kept}; go on with {typed('train')} --resume {folder} "
         "training.clip=1 or, if it diverges again, begin anew with a lower training.optimizer.lr"
     )
 

@@ -23,6 +23,7 @@ from yaml import AliasEvent, CollectionEndEvent, CollectionStartEvent, YAMLError
 
 from ldm.config.schema import check, nearest, unknown_key
 from ldm.errors import UserError
+from ldm.support.bundled_configs import config_file
 
 FUNCTIONS = ("ldm.diffusion.",)
 CLASSES = (
@@ -46,14 +47,16 @@ VALUES = (ArithmeticError, AssertionError, AttributeError, MemoryError, RuntimeE
 """what a constructor raises when a value does not suit it"""
 
 
-def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> DictConfig:
+def load_config(files: Sequence[str | Path], overrides: Sequence[str] = (), kind: str = "zoomldm") -> DictConfig:
     """Merge YAML `files`, then dotted `key=value` overrides, into one config without references.
+
+    A file is a path, or the name of a bundled config of a `kind` (ldm/support/bundled_configs.py).
 
     Raises UserError for a missing or malformed file, or an override of a key that no file has.
     """
     merged: dict[str, Any] = {}
     for file in files:
-        merged = _merged(merged, _read(Path(file)))
+        merged = _merged(merged, _read(config_file(file, kind)))
     for item in overrides:
         merged = _merged(merged, _override(merged, item))
     config = OmegaConf.create(resolved(merged))

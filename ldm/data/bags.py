@@ -34,6 +34,7 @@ from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.support.cache import Identity
 from ldm.support.files import Sink, whole
+from ldm.support.typed import typed
 
 FORMAT = "zoomldm-bag-3"
 MISSING = 0.1
@@ -119,7 +120,7 @@ def digest(slide_id: str, scales: list[str], identity: str, side_l0: int, eligib
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
-        raise UserError(f"{path}: does not exist; make it with scripts/extract_features.py")
+        raise UserError(f"{path}: does not exist; make it with {typed('features')}")
     try:
         with h5py.File(path, "r") as file:
             attrs = file.attrs
@@ -131,7 +132,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
                 raise OSError("its attributes are not those that it was written with")
             yield file
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: is not a whole bag ({error}); make it with scripts/extract_features.py") from error
+        raise UserError(f"{path}: is not a whole bag ({error}); make it with {typed('features')}") from error
 
 
 def read_bag(path: str | Path) -> Bag:
@@ -194,7 +195,7 @@ class BagFolder:
                 different = "; ".join(found.differences(expected)).replace("kept", f"in {self._paths[0].name}")
                 raise UserError(
                     f"{path}: made in another way ({different}); "
-                    "make all of them with one command of scripts/extract_features.py"
+                    f"make all of them with one command of {typed('features')}"
                 )
         self._kept: dict[int, Tensor] = {}
         self._room = MEMORY

@@ -6,6 +6,7 @@ from typing import Any
 
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
+from ldm.support.typed import typed
 
 SHARED = ("kind", "scales", "tile_px", "encoder", "autoencoder")
 """attributes that the slides of a cohort have in common, whether they record their settings or not"""
@@ -16,7 +17,7 @@ def prepared_slides(folder: str | Path) -> list[SlideFile]:
     files = sorted(Path(folder).rglob("*.h5"))
     if not files:
         what = "" if Path(folder).is_dir() else "; it is a file" if Path(folder).exists() else "; it does not exist"
-        raise UserError(f"data: {folder} holds no prepared slide (*.h5){what}; make them with data_prep/prepare.py")
+        raise UserError(f"data: {folder} holds no prepared slide (*.h5){what}; make them with {typed('prepare')}")
     return [SlideFile(file) for file in files]
 
 

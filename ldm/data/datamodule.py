@@ -24,6 +24,7 @@ from ldm.data.dataset import (
 )
 from ldm.data.split_file import NAME
 from ldm.errors import UserError
+from ldm.support.bundled_configs import bundled_file
 
 KINDS = ("latents", "images", "pairs")
 
@@ -87,7 +88,7 @@ class CohortData(pl.LightningDataModule):
         if kind not in KINDS:
             raise UserError(f"data.kind: {kind} is unknown; it is one of {', '.join(KINDS)}")
         slides = open_cohort(cohort)
-        training, validation = split_slides(slides, split or Path(cohort) / NAME)
+        training, validation = split_slides(slides, bundled_file(split) if split else Path(cohort) / NAME)
         self.training = Cohort(training, scales)
         shown = [scale.name for scale in self.training.scales if any(slide.count(scale.name) for slide in validation)]
         self.validation = Cohort(validation, shown)  # a few slides may have no region of the coarsest scales

@@ -20,6 +20,7 @@ from ldm.data.h5 import SlideFile
 from ldm.data.split_file import read_split
 from ldm.errors import UserError
 from ldm.scales import Ladder, Scale
+from ldm.support.typed import typed
 
 Pick = tuple[SlideFile, Scale, int]
 """a slide, a scale, the row of a region in that scale's table"""
@@ -159,7 +160,7 @@ def split_slides(slides: Sequence[SlideFile], path: str | Path) -> tuple[list[Sl
     missing = [slide_id for slide_id in ids if slide_id not in split.lines]
     if missing:
         raise UserError(
-            f"{path}: lacks {len(missing)} of {len(ids)} slides, {missing[0]} first; add them by data_prep/splits.py, "
+            f"{path}: lacks {len(missing)} of {len(ids)} slides, {missing[0]} first; add them by {typed('splits')}, "
             "or take the cohort's own split (data.split=null)"
         )
     training, validation = (

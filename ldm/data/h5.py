@@ -39,6 +39,7 @@ from ldm.data.contract import check_attributes, check_datasets
 from ldm.data.tokens import normalize_tokens
 from ldm.errors import UserError
 from ldm.scales import Ladder, ladder
+from ldm.support.typed import typed
 
 _BLOCK_BYTES = 2**26
 
@@ -247,7 +248,7 @@ class SlideFile:
 
     def _open(self) -> h5py.File:
         if not self.path.is_file():
-            raise UserError(f"{self.path}: does not exist; make it with data_prep/prepare.py")
+            raise UserError(f"{self.path}: does not exist; make it with {typed('prepare')}")
         try:
             return h5py.File(self.path, "r")
         except OSError as error:

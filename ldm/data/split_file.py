@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ldm.errors import UserError
 from ldm.support.csv_table import alike, is_known, read_csv, refuse_variants
 from ldm.support.files import whole
+from ldm.support.typed import typed
 
 NAME = "splits.csv"
 """of a cohort's own file"""
@@ -133,7 +134,7 @@ def _fill(new: dict[str, list[str]], known: Counter[str], wanted: Sequence[str])
 def read_split(path: str | Path) -> Split:
     """UserError, with the line, when the file is missing or no split, and when a patient is in two parts."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: is no split file; make it with data_prep/splits.py --cohort {Path(path).parent}")
+        raise UserError(f"{path}: is no split file; make it with {typed('splits')} --cohort {Path(path).parent}")
     table = read_csv(path, COLUMNS)
     if table.columns != COLUMNS:
         raise UserError(f"{path}: columns are {','.join(table.columns)}; expected {','.join(COLUMNS)}; restore line 1")

@@ -1,6 +1,6 @@
 """Demo slides: procedural images written in the formats of real ones. No downloads, a function of the seed alone.
 
-    python ldm/demo/world.py --out data/demo/slides --count 4 --seed 0 --kind histology --size 4096
+    zoomldm draw --out data/demo/slides --count 4 --seed 0 --kind histology --size 4096
 
 histology: H&E at 0.5 um per pixel, a pyramidal TIFF that OpenSlide opens (ldm/demo/histology.py).
 follicles: the same, every other slide with lymphoid follicles and the rest without any cluster of lymphocytes: a
@@ -25,11 +25,10 @@ from tqdm import tqdm
 from ldm.demo.histology import histology_slide
 from ldm.demo.satellite import satellite_scene
 from ldm.demo.textures import BLOCK, Array
-from ldm.errors import UserError, cli
+from ldm.errors import UserError
 from ldm.images.contact_sheet import contact_sheet
 from ldm.images.pyramid_tiff import write_pyramid
 from ldm.scales import ladder
-from ldm.support.arguments import Parser, output_folder, positive_int, seed_int
 from ldm.support.files import whole
 
 KINDS = {"histology": "histology", "follicles": "histology", "satellite": "satellite"}
@@ -182,20 +181,3 @@ def richest(picture: Array) -> tuple[int, int]:
     detail = (values - ndimage.gaussian_filter(values, 3)) ** 2
     y, x = np.unravel_index(ndimage.gaussian_filter(detail, 16, mode="constant").argmax(), values.shape)
     return int(y), int(x)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description="Draw demo slides; see them in OUT/overview.png.")
-    parser.add_argument("--out", type=output_folder, default="data/demo/slides", help="folder (default: %(default)s)")
-    parser.add_argument("--count", type=positive_int, default=4, help="number of slides (default: %(default)s)")
-    parser.add_argument("--seed", type=seed_int, default=0, help="seed of the first slide (default: %(default)s)")
-    parser.add_argument("--kind", choices=KINDS, default="histology", help="(default: %(default)s)")
-    parser.add_argument("--size", type=positive_int, default=4096, help="side in pixels (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    paths = generate(arguments.out, arguments.count, arguments.seed, arguments.kind, arguments.size)
-    overview(paths[:6], arguments.kind, arguments.out / "overview.png")
-    print(f"{len(paths)} {arguments.kind} slides in {arguments.out}, shown in {arguments.out / 'overview.png'}")
-
-
-if __name__ == "__main__":
-    cli(main)

@@ -15,6 +15,7 @@ from ldm.data.split_file import NAME, read_split
 from ldm.doctor.finding import Finding, fail, ok, warn
 from ldm.doctor.weights_check import Wanted
 from ldm.errors import UserError
+from ldm.support.typed import typed
 
 GB = 1e9
 
@@ -91,7 +92,7 @@ def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
     """report.json against the files."""
     path = folder / "report.json"
     if not path.is_file():
-        yield warn(f"{path}: missing, so it is not known what was left out; prepare.py writes it at its end")
+        yield warn(f"{path}: missing, so it is not known what was left out; {typed('prepare')} writes it at its end")
         return
     try:
         reports: dict[str, Any] = {report["slide_id"]: report for report in json.loads(path.read_text())}
@@ -125,7 +126,7 @@ def dealt_out(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
     """splits.csv against the files."""
     path = folder / NAME
     if not path.is_file():
-        yield warn(f"{path}: missing; training will deal patients out, or python data_prep/splits.py --cohort {folder}")
+        yield warn(f"{path}: missing; training will deal patients out, or {typed('splits')} --cohort {folder}")
         return
     try:
         split = read_split(path)

@@ -4,7 +4,6 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
-import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +13,15 @@ from packaging.specifiers import SpecifierSet
 
 from ldm.doctor.finding import Finding, fail, ok, one_line, warn
 from ldm.support.machines import available_memory
+from ldm.support.package import project
 
 GB = 1e9
 CUDA_PROBE = 256
 
 
-def python(pyproject: Path) -> Iterator[Finding]:
-    """The interpreter against `requires-python`."""
-    wanted = tomllib.loads(pyproject.read_text())["project"]["requires-python"]
+def python() -> Iterator[Finding]:
+    """The interpreter against what the package asks for."""
+    wanted = project().python
     found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     if SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
         yield ok(found)
@@ -29,9 +29,9 @@ def python(pyproject: Path) -> Iterator[Finding]:
         yield fail(f"{found}, expected {wanted}; make an environment with it, for example from environment.yaml")
 
 
-def packages(pyproject: Path) -> Iterator[Finding]:
-    """Installed versions against the dependencies of `pyproject`."""
-    requirements = [Requirement(text) for text in tomllib.loads(pyproject.read_text())["project"]["dependencies"]]
+def packages() -> Iterator[Finding]:
+    """Installed versions against the package's dependencies."""
+    requirements = [Requirement(text) for text in project().needs]
     wrong = 0
     for requirement in requirements:
         try:
@@ -40,9 +40,10 @@ def packages(pyproject: Path) -> Iterator[Finding]:
             version = ""
         if not version or not requirement.specifier.contains(version, prereleases=True):
             wrong += 1
-            yield fail(f"{requirement.name} {version or 'missing'}, expected {requirement.specifier}; pip install -e .")
+            remedy = f"pip install '{requirement}'"
+            yield fail(f"{requirement.name} {version or 'missing'}, expected {requirement.specifier}; {remedy}")
     if not wrong:
-        yield ok(f"packages: all {len(requirements)} as pyproject.toml asks")
+        yield ok(f"packages: all {len(requirements)} as the package asks")
 
 
 def openslide() -> Iterator[Finding]:

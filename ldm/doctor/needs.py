@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from ldm.doctor.environment import GB
 from ldm.doctor.finding import Finding, fail, ok, warn
 from ldm.support.machines import available_memory
+from ldm.support.typed import typed
 from ldm.training.callbacks import KEPT
 from ldm.training.memory import parameter_count
 from ldm.training.systems import Run, open_data, open_run
@@ -35,7 +36,8 @@ def memory(run: Run) -> Finding:
     accelerator = run.config.training.accelerator
     if accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
         return fail(
-            f"training.accelerator: {accelerator}, but torch finds no GPU ({told}); see doctor.py without arguments"
+            f"training.accelerator: {accelerator}, but torch finds no GPU ({told}); "
+            f"see {typed('doctor')} without arguments"
         )
     on_gpu = accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
     free = torch.cuda.mem_get_info()[0] if on_gpu else available_memory()
@@ -60,7 +62,7 @@ def data(run: Run) -> Iterator[Finding]:
     folder = Path(run.config.data.cohort)
     if not folder.is_dir() or not any(folder.rglob("*.h5")):
         preparation = run.config.data.get("prepare")
-        remedy = f"main.py makes it with {preparation}" if preparation else "make it with data_prep/prepare.py"
+        remedy = f"{typed('train')} makes it with {preparation}" if preparation else f"make it with {typed('prepare')}"
         yield warn(f"data.cohort: {folder} holds no prepared slide yet; {remedy}")
         return
     cohort = open_data(run.config)

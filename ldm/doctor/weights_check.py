@@ -15,6 +15,7 @@ from ldm.config.training_config import check_finished
 from ldm.doctor.finding import Finding, checked, fail, ok, warn
 from ldm.hub import BUNDLED, Source, load_network, locate, open_source
 from ldm.support.files import intact, sidecar
+from ldm.support.typed import typed
 from ldm.training.callbacks import checkpoints
 from ldm.training.systems import SYSTEMS
 
@@ -62,10 +63,10 @@ def run(folder: Path) -> Iterator[Finding]:
     if weights.is_file():
         yield from _parts(open_source(folder, system), system)
     elif checkpoints(folder / "checkpoints"):
-        yield warn(f"{folder}: not finished, has no weights.safetensors; python main.py --resume {folder}")
+        yield warn(f"{folder}: not finished, has no weights.safetensors; {typed('train')} --resume {folder}")
     else:
         yield warn(
-            f"{folder}: neither weights.safetensors nor a checkpoint; python main.py --resume {folder} begins it"
+            f"{folder}: neither weights.safetensors nor a checkpoint; {typed('train')} --resume {folder} begins it"
         )
 
 

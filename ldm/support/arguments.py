@@ -1,6 +1,6 @@
 """Command lines: a parser and types that refuse what has no meaning in one line, before any work.
 
-    parser = Parser(description=...)
+    parser = Parser("sample", description=..., example="--steps 20")
     add("--steps", type=positive_int)
     add("--guidance", type=non_negative)
     add("--out", type=output_folder, default="samples")
@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from ldm.errors import UserError, one_line
 from ldm.support.files import check_destination
+from ldm.support.typed import SCRIPTS, typed
 
 LARGEST_SEED = 2**32 - 1
 LARGEST = 10**9
@@ -26,7 +27,17 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line, without the whole usage."""
+    """Tells a mistake in one line, without the whole usage.
+
+    `command`, a key of SCRIPTS, is named as the user typed it: in the usage, in `example` and in the description.
+    """
+
+    def __init__(self, command: str | None = None, example: str | None = None, **options: Any) -> None:
+        if command is not None:
+            options["prog"] = typed(command)
+            options["epilog"] = f"example: {typed(command)} {example}" if example else None
+            options["description"] = options["description"].replace(f"python {SCRIPTS[command]}", typed(command))
+        super().__init__(**options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else list(args)

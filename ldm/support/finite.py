@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
+from ldm.support.typed import typed
 
 SHOWN = 3
 
@@ -42,5 +43,5 @@ def checked(x: Tensor, what: str) -> Tensor:
     count = int((~torch.isfinite(x.detach())).sum())
     raise NotFiniteError(
         f"{what}: {count:,} of {x.numel():,} values are NaN or infinite, so nothing was made of them; compute with "
-        "--precision fp32, and if that does not help look at the weights with scripts/doctor.py --model"
+        f"--precision fp32, and if that does not help look at the weights with {typed('doctor')} --model"
     )

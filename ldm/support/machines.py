@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ldm.errors import UserError
+from ldm.support.typed import typed
 
 PER_CORE = 4
 """most processes for each core of a CPU"""
@@ -20,9 +21,9 @@ def check_machines(accelerator: str, devices: int | str, nodes: int) -> None:
 
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise UserError("accelerator: cuda found, but torch sees no GPU; see scripts/doctor.py, or use cpu")
+        raise UserError(f"accelerator: cuda found, but torch sees no GPU; see {typed('doctor')}, or use cpu")
     if accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        raise UserError("accelerator: gpu found, but torch sees none; see scripts/doctor.py, or use cpu")
+        raise UserError(f"accelerator: gpu found, but torch sees none; see {typed('doctor')}, or use cpu")
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise UserError("accelerator: mps found, but this is no Mac with a GPU of its own; use cpu")
     most = max(1, torch.cuda.device_count()) if gpu else PER_CORE * (os.cpu_count() or 1)

@@ -9,11 +9,12 @@ import openslide
 import pytest
 import rasterio
 
+from ldm.cli.draw import main
 from ldm.demo.histology import GLASS, histology_slide
 from ldm.demo.histology_map import region_maps
 from ldm.demo.satellite import satellite_scene
 from ldm.demo.textures import STEP, TILE, RegionMaps, jittered_grid, mosaic, noise
-from ldm.demo.world import generate, main
+from ldm.demo.world import generate
 from ldm.errors import UserError
 from ldm.images.pyramid_tiff import halve
 

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 import main
 from data_prep import crops, preparation, prepare, splits
+from ldm.cli import draw as drawing
 from ldm.commands import evaluate as evaluation
 from ldm.commands import joint, mil, train
 from ldm.demo import world as demo_world
@@ -260,7 +261,7 @@ def commands() -> dict[str, Command]:
     )  # fmt: skip
     found["crops"] = _command(crops.main, ("picture.png",), out=OUT, seed=SEED, size=COUNT, count=COUNT)
     found["demo_world"] = _command(
-        demo_world.main, (), out=OUT, seed=SEED, count=COUNT, kind=Values(("satellite",), ("foo", "")),
+        drawing.main, (), out=OUT, seed=SEED, count=COUNT, kind=Values(("satellite",), ("foo", "")),
         size=Values(("1024", "4096"), ("0", "512", "1025", "x", "1.5", "-1024")),
     )  # fmt: skip
     return found

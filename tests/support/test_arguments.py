@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from data_prep import crops, splits
-from ldm.cli import evaluate, superres
+from ldm.cli import draw, evaluate, superres
 from ldm.cli import features as extract_features
 from ldm.cli import joint as sample_joint
 from ldm.cli import mil as train_mil
 from ldm.cli import sample as sample_patches
-from ldm.demo import world as demo_world
 from ldm.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
 from ldm.evaluation.experiments import large_images as large
 from ldm.evaluation.experiments import superres_methods as enlarging
@@ -36,7 +35,7 @@ CASES: list[tuple[Callable[..., object], list[str]]] = [
     (extract_features.parse_args, ["data", "--devices", "0"]),
     (train_mil.parse_args, ["--shuffles", "-1"]),
     (crops.main, ["slides", "--count", "0"]),
-    (demo_world.main, ["--size", "1.5"]),
+    (draw.main, ["--size", "1.5"]),
     (splits.main, ["--cohort", "data", "--validation", "nan"]),
     (splits.main, ["--cohort", "data", "--seed", "-1"]),
 ]

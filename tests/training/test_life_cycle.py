@@ -140,7 +140,7 @@ def test_a_run_stopped_before_its_first_checkpoint_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(Watch, "on_train_batch_end", lambda *_: (_ for _ in ()).throw(Stopped(signal.SIGUSR1)))
         assert start("zoomldm", run, [*overrides, *LENGTHS]) == RESUMABLE
-    assert f"stopped; continue with: python main.py --resume {run}" in capsys.readouterr().out
+    assert f"stopped; continue with: zoomldm train --resume {run}" in capsys.readouterr().out
     assert (run / "config.yaml").is_file()
     assert newest_checkpoint(run / "checkpoints") is None
     with pytest.raises(UserError, match=f"run: .* exists; continue it with --resume {run}"):

@@ -28,9 +28,11 @@ from ldm.evaluation.metrics.extractors import Described, Extractor, Loader, desc
 from ldm.evaluation.metrics.frechet import Statistics
 from ldm.images.contact_sheet import Pixels, save_png
 from ldm.images.pictures import listed, read_picture
+from ldm.support.bundled_configs import bundled_file
 from ldm.support.cache import Identity
 from ldm.support.files import whole
 from ldm.support.processes import ALONE, Processes
+from ldm.support.typed import typed
 
 Item = TypeVar("Item")
 
@@ -127,7 +129,7 @@ def cohort(folder: Path, trained_on: bool = False, split: Path | None = None) ->
     lines = read_split(split).lines
     missing = [slide for slide in slides if slide_id(slide) not in lines]
     if missing:
-        raise UserError(f"{split}: lacks {slide_id(missing[0])}; add it by data_prep/splits.py --cohort {folder}")
+        raise UserError(f"{split}: lacks {slide_id(missing[0])}; add it by {typed('splits')} --cohort {folder}")
     return [slide for slide in slides if (lines[slide_id(slide)].part == "train") == trained_on]
 
 
@@ -138,7 +140,7 @@ def slides_of_run(run: Path, trained_on: bool) -> tuple[Path, list[SlideFile]]:
     if not data or not data.get("cohort"):
         raise UserError(f"--real: none given; {run} is neither demo nor a run with slides of its own")
     folder, split = Path(data.cohort), data.get("split")
-    return folder, cohort(folder, trained_on, Path(split) if split else None)
+    return folder, cohort(folder, trained_on, bundled_file(split) if split else None)
 
 
 class ImageSet:

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ldm.errors import UserError
 from ldm.support.files import whole
+from ldm.support.typed import typed
 
 FORMAT = "zoomldm-statistics-1"
 SAME = ("extractor", "preprocessing", "scale")
@@ -57,7 +58,7 @@ class Statistics:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: cannot be read as statistics ({reason}); make them again") from error
         if str(found.pop("format", "none")) != FORMAT or set(found) != set(cls.__annotations__):
-            raise UserError(f"{path}: not {FORMAT}; expected statistics that scripts/evaluate.py wrote")
+            raise UserError(f"{path}: not {FORMAT}; expected statistics that {typed('evaluate')} wrote")
         if not (np.isfinite(found["mean"]).all() and np.isfinite(found["covariance"]).all()):
             raise UserError(f"{path}: statistics that are not finite; make them again")
         texts = {key: str(found[key]) for key in SAME}

@@ -1,0 +1,29 @@
+"""Draw demo slides: procedural images in the formats of real ones (ldm/demo/world.py), and an overview of them."""
+
+import argparse
+from collections.abc import Sequence
+
+from ldm.support.arguments import Parser, output_folder, positive_int, seed_int
+
+KINDS = ("histology", "follicles", "satellite")
+"""of ldm.demo.world.KINDS, known here without importing it"""
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="zoomldm draw", description="Draw demo slides; see them in OUT/overview.png.")
+    add = parser.add_argument
+    add("--out", type=output_folder, default="data/demo/slides", help="folder (%(default)s)")
+    add("--count", type=positive_int, default=4, help="number of slides (%(default)s)")
+    add("--seed", type=seed_int, default=0, help="of the first slide (%(default)s)")
+    add("--kind", choices=KINDS, default=KINDS[0], help="(%(default)s)")
+    add("--size", type=positive_int, default=4096, help="pixels a side (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    from ldm.demo.world import generate, overview
+
+    paths = generate(args.out, args.count, args.seed, args.kind, args.size)
+    overview(paths[:6], args.kind, args.out / "overview.png")
+    print(f"{len(paths)} {args.kind} slides in {args.out}, shown in {args.out / 'overview.png'}")
