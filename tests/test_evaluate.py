@@ -243,7 +243,10 @@ def test_a_run_is_measured_on_the_slides_of_its_cohort_that_it_was_not_trained_o
     [
         (["patches", "--space", "demo"], "--real: none given; .* is neither demo nor a run"),
         (["patches", "--weights", "inception"], "--weights: inception; expected NAME=PATH"),
-        (["patches", "--space", "inceptoin"], "inceptoin is unknown; expected .* or a timm model name$"),
+        (
+            ["patches", "--space", "inceptoin"],
+            "inceptoin is unknown; expected .* timm model name or hf-hub:ORG/NAME$",
+        ),
         (["patches", "--space", "hipt"], "hipt: no hub has its weights; .* \\(here: --weights hipt=PATH\\)$"),
         (["patches", "--space", "inception"], "inception: .* is missing; download"),
         (["large", "--space", "demo"], "inception: .* is missing; download"),

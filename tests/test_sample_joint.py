@@ -161,6 +161,7 @@ def test_conditions_come_from_the_cdm_or_from_nothing(world: Path, tmp_path: Pat
         (("--size", "1000000000000"), r"--size: 1000000000000: needs about [\d,.]+ GB of memory, [\d,.]+ .B are free"),
         (("--scales", "20x,40x"), "scale: 40x is not on the histology ladder"),
         (("--scales", "20x,20x"), "expected different scales"),
+        (("--from", "none", "--place", "1,2"), "--place: 1,2 names a base tile of a slide, but --from is none"),
         (("--place", "9,0"), "slide"),
         (("--place", "a"), "--place: a; expected"),
         (("--steps", "5000"), "steps"),

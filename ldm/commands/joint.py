@@ -88,6 +88,8 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], s
     """What `--from` names. UserError when it does not suit the model."""
     origin = args.origin or (str(BUNDLED / "slide.h5") if args.model == "demo" else "cdm")
     args.origin = origin
+    if args.place and Path(origin).suffix != ".h5":
+        raise UserError(f"--place: {args.place} names a base tile of a slide, but --from is {origin}; leave one out")
     if origin == "none":
         return Origin("none")
     zooms = sorted((model.ladder[name] for name in scales), key=lambda zoom: zoom.index)

@@ -95,7 +95,16 @@ class Run:
             if self.ladder[scale].name in scales[:number]:
                 raise UserError(f"data.scales: {scale} found twice, expected each scale once")
         weight = nn.Parameter(torch.zeros(2, 2))
-        build(config.training.optimizer, "training.optimizer", kind=Optimizer, params=[weight])
+        optimizer = build(config.training.optimizer, "training.optimizer", kind=Optimizer, params=[weight])
+        weight.grad = torch.zeros_like(weight)
+        try:
+            optimizer.step()
+        except (RuntimeError, TypeError, AttributeError) as error:
+            target, why = config.training.optimizer.target, " ".join(str(error).split())[:200]
+            raise UserError(
+                f"training.optimizer.target: {target} takes no step from dense gradients alone ({why}); "
+                "expected one that does, for example torch.optim.AdamW"
+            ) from error
 
     def check_side(self, unet: UNet) -> None:
         """UserError where a patch's latent cannot be halved as often as `unet` has levels."""

@@ -176,7 +176,10 @@ class ZoomLDMRun(Run):
         channels: Any = self.system.summarizer.dim_reduce.in_features  # type: ignore[union-attr]
         self.same("model.summarizer.embedding_dim", channels, data.training.slides[0].channels, f"{data.folder}")
         self.config.model.autoencoder = source.config.model.autoencoder  # a run needs nothing but its own folder
-        put(self.config, encoder=data.training.encoder)
+        asked, found = self.config.encoder, data.training.encoder
+        if found != asked and not found.startswith(f"{asked}-"):
+            raise UserError(f"encoder: {asked} found, but the embeddings of {data.folder} are of {found}; change one")
+        put(self.config, encoder=found)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"denoiser": self.system.denoiser, "summarizer": self.system.summarizer}

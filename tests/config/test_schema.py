@@ -43,6 +43,8 @@ TRAINING = {
     "optimizer.lr=fast": '"fast" found, expected a number',
     "optimizer.nesterov=3": "true or false",
     "optimizer=1": "expected a mapping",
+    "optimizer={target: torch.optim.LBFGS, lr: 0.1}": "no step from dense gradients",
+    "optimizer={target: torch.optim.SparseAdam, lr: 0.1}": "no step from dense gradients",
     "times={target: ldm.networks.unet.UNet}": "timestep_sampling.LogNormal",
 }
 OTHERS = {

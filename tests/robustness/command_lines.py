@@ -293,7 +293,7 @@ def boundaries() -> Iterator[None]:
         (ZoomLDM, "sample", lambda model, scale, count, *_, **__: np.zeros((count, 128, 128, 3), np.uint8)),
         (joint, "sample", lambda *_, **__: {}),
         (joint, "write", lambda *_, **__: {}),
-        (features.Extractor, "__call__", lambda *_, **__: None),
+        (features.FeatureExtractor, "__call__", lambda *_, **__: None),
         (mil, "labelled", lambda *_, **__: empty),
         (mil, "compare", lambda *_, **__: []),
         (mil, "table", lambda *_, **__: ""),

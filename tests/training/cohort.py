@@ -31,7 +31,7 @@ def make(folder: Path, slides: int = 3) -> list[str]:
     autoencoder, identity = load_autoencoder(source)
     latents_id = autoencoder.latents_id()
     for number in range(slides):
-        toy.slide(folder / "cohort" / f"s{number}.h5", autoencoder=identity, latents_id=latents_id)
+        toy.slide(folder / "cohort" / f"s{number}.h5", encoder="demo", autoencoder=identity, latents_id=latents_id)
     parts = {f"s{number}": "train" if number else "validation" for number in range(slides)}
     write_split(folder / "cohort" / NAME, Split({slide: Line(slide, part) for slide, part in parts.items()}, Shares()))
     return [f"data.cohort={folder / 'cohort'}", f"autoencoder={source}", *SHRUNK, *MODEL]
