@@ -130,7 +130,7 @@ def test_a_cohort_without_images_is_refused_in_one_line(folder: Path, tmp_path: 
     bare = shutil.copytree(folder / "cohort", tmp_path / "cohort") / "s1.h5"
     identity = SlideFile(bare).attrs["autoencoder"]
     bare.unlink()
-    toy.slide(bare, images=False, autoencoder=identity)
+    toy.slide(bare, images=False, encoder="demo", autoencoder=identity)
     config = load_config([folder / "run" / "config.yaml"], [f"data.cohort={bare.parent}"])
     with pytest.raises(UserError, match="holds slides without images; prepare it with images=jpeg"):
         open_data(config)

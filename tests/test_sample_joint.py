@@ -152,6 +152,12 @@ def test_conditions_come_from_the_cdm_or_from_nothing(world: Path, tmp_path: Pat
     assert not np.array_equal(pixels(tmp_path / "cdm"), pixels(tmp_path / "none"))
 
 
+@pytest.mark.parametrize("origin", ["none", "cdm"])
+def test_a_place_without_a_slide_is_refused(world: Path, tmp_path: Path, origin: str) -> None:
+    with pytest.raises(UserError, match=f"--place: 1,2 names a base tile of a slide, but --from is {origin}"):
+        sample_joint.main(arguments(world, tmp_path, "--cdm", str(world / "cdm"), "--place", "1,2", origin=origin))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -161,7 +167,6 @@ def test_conditions_come_from_the_cdm_or_from_nothing(world: Path, tmp_path: Pat
         (("--size", "1000000000000"), r"--size: 1000000000000: needs about [\d,.]+ GB of memory, [\d,.]+ .B are free"),
         (("--scales", "20x,40x"), "scale: 40x is not on the histology ladder"),
         (("--scales", "20x,20x"), "expected different scales"),
-        (("--from", "none", "--place", "1,2"), "--place: 1,2 names a base tile of a slide, but --from is none"),
         (("--place", "9,0"), "slide"),
         (("--place", "a"), "--place: a; expected"),
         (("--steps", "5000"), "steps"),
