@@ -92,3 +92,12 @@ def test_the_readme_is_short() -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 160
     assert not [line for line in lines if len(line) > 120]
+
+
+def test_the_site_shows_every_page() -> None:
+    config = (ROOT / "mkdocs.yml").read_text()
+    shown = set(re.findall(r": ([\w/-]+\.md)$", config, re.M))
+    outside = {"index.md", "contributing.md", "bundled-model.md"}  # of README, CONTRIBUTING and the weights' README
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    measured = {f"benchmarks/{page.name}" for page in (ROOT / "benchmarks").glob("*.md")}
+    assert shown == outside | pages | measured
