@@ -372,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--device", default="cuda", help="(%(default)s)")
     add("--size", choices=SIZES, default="full", help="of the networks; tiny: to try the command (%(default)s)")
     add_precision(add)
-    add("--batch", type=positive_int, help="images of a training step (32)")
+    add("--batch-size", type=positive_int, help="images of a training step (32)")
     add("--out", type=output_file, help="default: benchmarks/gpu.md for full size on a card, else none")
     args = parser.parse_args(argv)
     device = torch.device(args.device)
@@ -381,8 +381,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--device: no CUDA device is there; run this on a machine with one, or try --device cpu --size tiny"
         )
     size = SIZES[args.size]
-    if args.batch:
-        size = replace(size, train_batch=args.batch)
+    if args.batch_size:
+        size = replace(size, train_batch=args.batch_size)
     try:
         text = report(device, size, choose(args.precision, device))
     except torch.OutOfMemoryError as error:

@@ -24,9 +24,8 @@ ROOT = Path(__file__).parents[1]
 COMMAND = [
     sys.executable,
     "scripts/sample_patches.py",
-    "--scale",
-    "20x",
-    "5x",
+    "--scales",
+    "20x,5x",
     "--precision",
     "fp32",
     "--device",

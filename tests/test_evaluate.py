@@ -90,7 +90,7 @@ def test_patches_of_every_scale_against_real_ones(run: Run, world: Path, cohort:
         "2",
         "--count",
         "3",
-        "--batch",
+        "--batch-size",
         "2",
     )
     found = by(run("patches", *options)["records"], "method", "scale")
@@ -110,7 +110,7 @@ def test_patches_of_every_scale_against_real_ones(run: Run, world: Path, cohort:
 def test_a_command_typed_again_samples_nothing_and_finds_the_same(
     run: Run, cohort: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("--real", cohort, "--space", "demo", "--scale", "5x", "--steps", "2", "--count", "3")
+    options = ("--real", cohort, "--space", "demo", "--scales", "5x", "--steps", "2", "--count", "3")
     first = run("patches", *options)["records"]
     monkeypatch.setattr("ldm.pipeline.ZoomLDM.sample", None)
     assert run("patches", *options)["records"] == first
@@ -120,7 +120,7 @@ def test_contexts_of_another_cdm_give_samples_of_their_own(run: Run, world: Path
     other = shutil.copytree(world / "cdm", tmp_path / "other")
     weights = load_weights(other / "weights.safetensors")
     save_weights(other / "weights.safetensors", {name: 2 * tensor for name, tensor in weights.items()})
-    options = ("--real", cohort, "--space", "demo", "--scale", "5x", "--steps", "2", "--count", "2")
+    options = ("--real", cohort, "--space", "demo", "--scales", "5x", "--steps", "2", "--count", "2")
     for cdm in (world / "cdm", other):
         run("patches", *options, "--cdm", cdm)
     samples = tmp_path / "results" / "samples"
@@ -130,7 +130,7 @@ def test_contexts_of_another_cdm_give_samples_of_their_own(run: Run, world: Path
 
 
 def test_more_images_are_added_to_those_that_are_there(run: Run, cohort: Path, tmp_path: Path) -> None:
-    options = ("--real", cohort, "--space", "demo", "--scale", "5x", "--steps", "2", "--batch", "2")
+    options = ("--real", cohort, "--space", "demo", "--scales", "5x", "--steps", "2", "--batch-size", "2")
     run("patches", *options, "--count", "4")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results" / "samples").rglob("*.png")}
     run("patches", *options, "--count", "6")
@@ -142,8 +142,8 @@ def test_more_images_are_added_to_those_that_are_there(run: Run, cohort: Path, t
 
 @pytest.mark.slow
 def test_two_processes_sample_and_measure_what_one_does(run: Run, world: Path, cohort: Path, tmp_path: Path) -> None:
-    options = ["--real", cohort, "--cdm", world / "cdm", "--space", "demo", "--scale", "5x", "10x", "--steps", "2"]
-    options += ["--count", "5", "--batch", "2"]
+    options = ["--real", cohort, "--cdm", world / "cdm", "--space", "demo", "--scales", "5x,10x", "--steps", "2"]
+    options += ["--count", "5", "--batch-size", "2"]
     one = run("patches", *options)["records"]
     command = [sys.executable, "scripts/evaluate.py", "patches", "--model", world / "zoomldm", "--precision", "fp32"]
     command += [*options, "--accelerator", "cpu", "--devices", "2", "--out", tmp_path / "two"]
@@ -165,7 +165,7 @@ def test_two_processes_sample_and_measure_what_one_does(run: Run, world: Path, c
 
 
 def test_folders_are_measured_against_shared_statistics(run: Run, cohort: Path, tmp_path: Path) -> None:
-    options = ("--space", "demo", "--scale", "5x", "--steps", "2", "--count", "4")
+    options = ("--space", "demo", "--scales", "5x", "--steps", "2", "--count", "4")
     first = run("patches", "--real", cohort, "--statistics", "stats", *options)["records"]
     kept = Statistics.load(next((tmp_path / "stats").glob("5x_demo-*.npz")))
     assert (kept.n, kept.scale) == (8, "5x")
@@ -212,7 +212,7 @@ def test_super_resolution_is_scored_by_every_measure(run: Run, pictures: Path, t
 def test_memorisation_compares_with_held_out_slides(run: Run, world: Path, cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     toy.slide(tmp_path / "train" / "seen.h5", slide_id="seen")
-    options = ("--space", "demo", "--scale", "5x", "--steps", "2", "--count", "4")
+    options = ("--space", "demo", "--scales", "5x", "--steps", "2", "--count", "4")
     found = run("memorization", "--train", tmp_path / "train", "--real", cohort, *options)
     records = by(found["records"], "method")
     assert records[("real, held out",)]["median distance"] == pytest.approx(0, abs=1e-4)  # the toy slides are alike
@@ -230,7 +230,7 @@ def test_a_run_is_measured_on_the_slides_of_its_cohort_that_it_was_not_trained_o
     )
     data = {"cohort": str(cohort), "split": str(tmp_path / "splits.csv")}
     toy.run_folder(tmp_path / "run", "zoomldm", data=data)
-    options = ("--model", tmp_path / "run", "--space", "demo", "--scale", "10x", "--steps", "2", "--count", "3")
+    options = ("--model", tmp_path / "run", "--space", "demo", "--scales", "10x", "--steps", "2", "--count", "3")
     records = run("patches", *options)["records"]
     assert {record["m"] for record in records} == {16}  # the regions of one slide, b
     assert {record["method"] for record in records} == {"real, other slides", "given embeddings"}

@@ -32,12 +32,12 @@ def test_patches_from_a_slide_are_drawn_beside_the_real_ones(
 
 
 def test_patches_from_the_cdm(world: Path, tmp_path: Path) -> None:
-    sample_patches.main(arguments(world, tmp_path, "--cdm", str(world / "cdm"), "--count", "2", "--scale", "5x"))
+    sample_patches.main(arguments(world, tmp_path, "--cdm", str(world / "cdm"), "--count", "2", "--scales", "5x"))
     assert {file.name for file in tmp_path.iterdir()} == {"5x_0.png", "5x_1.png", "contact_sheet.png"}
 
 
 def test_patch_i_depends_on_seed_plus_i_alone(world: Path, tmp_path: Path) -> None:
-    given = ("--from", str(world / "slide.h5"), "--scale", "10x")
+    given = ("--from", str(world / "slide.h5"), "--scales", "10x")
     sample_patches.main(arguments(world, tmp_path / "three", *given, "--count", "3"))
     sample_patches.main(arguments(world, tmp_path / "last", *given, "--count", "1", "--seed", "2"))
     first, second = (np.asarray(Image.open(tmp_path / run / "10x_2.png")).astype(int) for run in ("three", "last"))
@@ -46,7 +46,7 @@ def test_patch_i_depends_on_seed_plus_i_alone(world: Path, tmp_path: Path) -> No
 
 def test_a_slide_without_images_shows_its_decoded_latents(world: Path, tmp_path: Path) -> None:
     bare = toy.slide(tmp_path / "bare.h5", images=False)
-    sample_patches.main(arguments(world, tmp_path, "--from", str(bare), "--count", "1", "--scale", "20x"))
+    sample_patches.main(arguments(world, tmp_path, "--from", str(bare), "--count", "1", "--scales", "20x"))
     assert (tmp_path / "contact_sheet.png").is_file()
 
 
@@ -56,7 +56,7 @@ def test_latents_of_another_autoencoder_are_not_decoded_but_their_slide_is_a_con
     own = ZoomLDM.load(world / "zoomldm").latents_id
     for name, latents_id in (("own", own), ("other", "0123456789ab")):
         slide = toy.slide(tmp_path / f"{name}.h5", images=False, slide_id="s", latents_id=latents_id)
-        given = ("--from", str(slide), "--count", "1", "--scale", "20x")
+        given = ("--from", str(slide), "--count", "1", "--scales", "20x")
         sample_patches.main(arguments(world, tmp_path / name, *given))
     assert capsys.readouterr().out.count("other.h5: has neither images nor latents of this model's autoencoder") == 1
     first, second = ((tmp_path / name / "20x_0.png").read_bytes() for name in ("own", "other"))

@@ -15,6 +15,7 @@ from ldm.cli.zoomldm import COMMANDS, help_text, main
 from ldm.config.objects import load_config
 from ldm.errors import UserError
 from ldm.support import bundled_configs
+from ldm.support.arguments import RENAMED
 from ldm.support.bundled_configs import bundled_file, config_file, config_names
 from ldm.support.package import project
 from ldm.support.typed import SCRIPTS, typed
@@ -124,6 +125,47 @@ def test_configs_of_a_wheel_are_those_beside_the_modules(tmp_path: Path, monkeyp
     assert config_file("brca", "zoomldm") == tmp_path / "configs/zoomldm_brca.yaml"
 
 
+OLD = [
+    ("sample", "--scale", "--scales"),
+    ("joint", "--tile-batch", "--batch-size"),
+    ("superres", "--tile-batch=4", "--batch-size"),
+    ("evaluate patches", "--batch", "--batch-size"),
+    ("evaluate memorization", "--scale=5x", "--scales"),
+    ("doctor", "--base", "--config"),
+    ("prepare", "--base", "--config"),
+]
+
+
+@pytest.mark.parametrize(("command", "old", "new"), OLD)
+def test_an_old_spelling_is_refused_with_the_new_one(
+    command: str, old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), old, "4"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert f"{old.partition('=')[0]}: is called {new} now" in told
+    assert told.count("\n") == 1
+
+
+def test_an_option_has_one_name_in_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    found: set[str] = set()
+    for command in (*COMMANDS, *(f"evaluate {name}" for name in ("patches", "large", "superres", "memorization"))):
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--help"])
+        found |= set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
+    assert {"--scales", "--batch-size", "--device", "--devices", "--seed", "--out", "--model", "--config"} <= found
+    assert found & set(RENAMED) == {"--base"}  # of training, beside --config
+
+
+@pytest.mark.parametrize("scales", ["", "20x,,5x", "20x, 5x", ","])
+def test_scales_are_names_between_commas(scales: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("sample", "joint", "superres", "evaluate patches"):
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--scales", scales])
+        assert "expected names separated by commas, as 20x,5x" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that a wheel of this checkout was installed into."""
@@ -147,7 +189,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["--version"], 0, "zoomldm "),
         (["demo", "--dry-run"], 0, "4/4"),
-        (["sample", "--scale", "5x", "--count", "1", "--steps", "1", "--device", "cpu"], 0, "contact_sheet.png"),
+        (["sample", "--scales", "5x", "--count", "1", "--steps", "1", "--device", "cpu"], 0, "contact_sheet.png"),
         (["train", "--config", "brca", "--dry-run"], 0, "steps per epoch|is not there yet"),
         (["doctor", "--config", "demo"], 0, "0 failures"),
         (["doctor", "--model", "demo"], 0, "0 failures"),

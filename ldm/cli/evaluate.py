@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options import Add, add_machines, add_model
+from ldm.cli.options import Add, add_batch_size, add_cdm, add_machines, add_model, add_out, add_scales, add_seed
 from ldm.evaluation.experiments.names import LARGE, SUPERRES
 from ldm.multiscale.presets import SAMPLER_NAMES
-from ldm.support.arguments import Parser, non_negative, output_folder, positive_int, seed_int
+from ldm.support.arguments import Parser, non_negative, output_folder, positive_int
 from ldm.support.typed import typed
 
 COUNTS = {"patches": 128, "large": 4, "superres": 8, "memorization": 64}
@@ -21,7 +21,7 @@ COUNTS = {"patches": 128, "large": 4, "superres": 8, "memorization": 64}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser("evaluate", description="Measure a model.", example="patches --scale 5x --count 512")
+    parser = Parser("evaluate", description="Measure a model.", example="patches --scales 5x --count 512")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about, options in (
         ("patches", "Frechet distance and KID of patches at every scale", (_slides, _sampling, _patches)),
@@ -41,16 +41,16 @@ def _common(add: Add) -> None:
     add("--space", nargs="+", metavar="NAME", help="where to compare: demo, inception, clip, uni, any timm model ...")
     add("--weights", nargs="+", default=[], metavar="NAME=PATH", help="local files of those (superres: and of lpips)")
     add("--count", type=positive_int, help="images of each method (%(default)s)")
-    add("--seed", type=seed_int, default=0, help="image i depends on seed + i (%(default)s)")
-    add("--batch", type=positive_int, default=16, help="images at a time (%(default)s)")
+    add_seed(add, "image i depends on seed + i")
+    add_batch_size(add, "images")
     add_machines(add, "images")
-    add("--out", type=output_folder, default="results", help="folder of tables, pictures and images (%(default)s)")
+    add_out(add, "results", "folder of tables, pictures and images")
 
 
 def _slides(add: Add) -> None:
-    add("--cdm", help="the model's CDM, named likewise; the demo model brings its own")
+    add_cdm(add)
     add("--real", type=Path, metavar="COHORT|FOLDER", help="prepared slides, held out (patches: or images, statistics)")
-    add("--scale", nargs="+", metavar="NAME", help="scales to measure; default: all")
+    add_scales(add, "scales to measure, separated by commas; default: all")
 
 
 def _sampling(add: Add) -> None:
@@ -74,7 +74,7 @@ def _memorization(add: Add) -> None:
 
 
 def _pictures(add: Add) -> None:
-    add("--scales", default="20x,5x", help="finest and coarser ones (%(default)s; satellite: 1x,3x)")
+    add_scales(add, "finest and coarser ones (%(default)s; satellite: 1x,3x)", "20x,5x")
     add("--real", type=Path, metavar="FOLDER", help=f"real images at the finest scale ({typed('crops')} makes them)")
 
 

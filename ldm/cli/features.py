@@ -8,8 +8,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options import add_machines, add_model
-from ldm.support.arguments import Parser, non_negative_int, output_folder, positive_int, seed_int
+from ldm.cli.options import add_batch_size, add_machines, add_model, add_out, add_scales, add_seed
+from ldm.support.arguments import Parser, non_negative_int
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -21,16 +21,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("cohort", type=Path, help="folder of prepared slides; prepare with regions_per_scale=null tissue_share=0")
     add_model(add)
-    add("--scales", help="one, or several to fuse, separated by commas; default: the finest")
+    add_scales(add, "one, or several to fuse, separated by commas; default: the finest")
     sources = ("denoiser", "encoder")
     add("--source", choices=sources, default=sources[0], help="encoder: the embeddings alone (%(default)s)")
     add("--block", type=non_negative_int, default=3, help="output block of the U-Net, from 0 (%(default)s)")
     add("--t", type=non_negative_int, default=100, help="diffusion time (%(default)s)")
     add("--clean", action="store_true", help="feed latents as they are; default: noised to t")
-    add("--seed", type=seed_int, default=0, help="of that noise (%(default)s)")
-    add("--batch-size", type=positive_int, default=32, help="tiles at a time (%(default)s)")
+    add_seed(add, "of that noise")
+    add_batch_size(add, "tiles", 32)
     add_machines(add, "slides")
-    add("--out", type=output_folder, default="features", help="folder; bags go to OUT/SOURCE-SCALES/ (%(default)s)")
+    add_out(add, "features", "folder; bags go to OUT/SOURCE-SCALES/")
     return parser.parse_args(argv)
 
 

@@ -7,16 +7,14 @@ again, continues an interrupted one.
 import argparse
 from collections.abc import Sequence
 
-from ldm.cli.options import add_machines, add_model
+from ldm.cli.options import add_batch_size, add_cdm, add_machines, add_model, add_out, add_scales, add_seed
 from ldm.errors import UserError
 from ldm.multiscale.presets import PRESETS, SEAMS
 from ldm.support.arguments import (
     Parser,
     non_negative,
     non_negative_int,
-    output_folder,
     positive_int,
-    seed_int,
     whole_numbers,
 )
 
@@ -29,8 +27,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add_model(add)
-    add("--cdm", help="the model's CDM, named likewise; the demo model brings its own")
-    add("--scales", default="20x,5x", help="finest and coarser ones, any number (%(default)s; satellite: 1x,3x)")
+    add_cdm(add)
+    add_scales(add, "finest and coarser ones, any number (%(default)s; satellite: 1x,3x)", "20x,5x")
     add("--size", default="1024", metavar="PX|WxH", help="pixels at the finest scale (%(default)s)")
     add(
         "--from",
@@ -46,10 +44,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--tolerance", type=non_negative, help="error below which a tile is left alone")
     add("--guidance", type=non_negative, help="of all canvases; 1 is none")
     add("--seam", choices=SEAMS, help="against borders between tiles")
-    add("--tile-batch", type=positive_int, default=16, help="tiles at a time; fewer when memory is short (%(default)s)")
+    add_batch_size(add, "tiles")
     add_machines(add, "tiles")
-    add("--seed", type=seed_int, default=0, help="(%(default)s)")
-    add("--out", type=output_folder, default="samples/joint", help="folder (%(default)s)")
+    add_seed(add)
+    add_out(add, "samples/joint")
     return parser.parse_args(argv)
 
 

@@ -9,8 +9,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm.cli.options import add_model, add_out, add_seed
 from ldm.errors import UserError
-from ldm.support.arguments import Parser, non_negative_int, output_folder, seed_int, whole_numbers
+from ldm.support.arguments import Parser, non_negative_int, whole_numbers
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -23,7 +24,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--features", type=Path, nargs="+", metavar="FOLDER", help="folders of bags (.h5), a row of the table each")
     add("--labels", metavar="CSV", help="columns slide, label (two kinds) and, if you like, patient")
     add("--cohort", type=Path, metavar="FOLDER", help="prepared slides, for pictures of the attention")
-    add("--model", default="demo", help="of the demo slides' features (%(default)s)")
+    add_model(add)
     add("--folds", default="10,5", help="cross-validations, a column each (%(default)s)")
     add(
         "--shuffles",
@@ -31,8 +32,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=5,
         help="times that labels are shuffled to compare (%(default)s)",
     )
-    add("--seed", type=seed_int, default=0, help="(%(default)s)")
-    add("--out", type=output_folder, default="samples/mil", help="folder of table and pictures (%(default)s)")
+    add_seed(add)
+    add_out(add, "samples/mil", "folder of table and pictures")
     return parser.parse_args(argv)
 
 

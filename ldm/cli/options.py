@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from ldm.support.arguments import ACCELERATORS, device, positive_int
+from ldm.support.arguments import ACCELERATORS, device, names, output_folder, positive_int, seed_int
 from ldm.support.precision import add_precision
 
 Add = Callable[..., Any]
@@ -30,3 +30,29 @@ def add_machines(add: Add, shared: str) -> None:
     add("--devices", type=positive_int, default=1, help=f"GPUs or processes that share the {shared} (%(default)s)")
     add("--nodes", type=positive_int, default=1, help="machines (%(default)s)")
     add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")
+
+
+def add_scales(add: Add, help: str, default: str | None = None) -> None:
+    """--scales: names separated by commas; a list, or None where none was given."""
+    add("--scales", type=names, default=default, metavar="NAME,...", help=help)
+
+
+def add_batch_size(add: Add, what: str, default: int = 16) -> None:
+    """--batch-size: how many at a time; results do not depend on it."""
+    text = f"{what} at a time; fewer when memory is short (%(default)s)"
+    add("--batch-size", type=positive_int, default=default, help=text)
+
+
+def add_seed(add: Add, meaning: str = "of all randomness") -> None:
+    """--seed."""
+    add("--seed", type=seed_int, default=0, help=f"{meaning} (%(default)s)")
+
+
+def add_out(add: Add, default: str, meaning: str = "folder") -> None:
+    """--out: a folder to write to."""
+    add("--out", type=output_folder, default=default, help=f"{meaning} (%(default)s)")
+
+
+def add_cdm(add: Add) -> None:
+    """--cdm: the conditioning diffusion model of the model."""
+    add("--cdm", help="the model's CDM, named likewise; the demo model brings its own")

@@ -8,9 +8,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options import add_device, add_model
+from ldm.cli.options import add_batch_size, add_device, add_model, add_out, add_scales, add_seed
 from ldm.multiscale.presets import CONSISTENT
-from ldm.support.arguments import Parser, non_negative, output_folder, positive_int, seed_int
+from ldm.support.arguments import Parser, non_negative, positive_int
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -21,9 +21,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="at the coarsest of --scales; default: the demo")
-    add("--out", type=output_folder, default="samples/superres", help="folder (%(default)s)")
+    add_out(add, "samples/superres")
     add_model(add)
-    add("--scales", help="finest and coarser ones; their ratio is the enlargement (20x,5x; satellite: 1x,3x)")
+    add_scales(add, "finest and coarser ones; their ratio is the enlargement (20x,5x; satellite: 1x,3x)")
     add("--method", choices=("zoomldm", "bicubic"), default="zoomldm", help="(%(default)s)")
     add("--condition", choices=("none", "given", "inferred"), help="default: given with --from, inferred without")
     add("--from", dest="slide", metavar="SLIDE.h5", help="prepared slide that the image is a part of")
@@ -32,9 +32,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--no-consistency", action="store_true", help="leave the last correction out")
     add("--steps", type=positive_int, default=CONSISTENT.steps, help="denoising steps (%(default)s)")
     add("--guidance", type=non_negative, default=CONSISTENT.guidance, help="1 is none (%(default)s)")
-    add("--tile-batch", type=positive_int, default=16, help="tiles at a time (%(default)s)")
+    add_batch_size(add, "tiles")
     add_device(add)
-    add("--seed", type=seed_int, default=0, help="(%(default)s)")
+    add_seed(add)
     return parser.parse_args(argv)
 
 

@@ -99,22 +99,22 @@ def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) 
     slides = None
     if args.real is None:
         args.real, slides = processes.once(lambda: own_slides(args, trained_on=False))
-    real = ImageSet(args.real, args.scale or (model.ladder.names if model else []), slides)
+    real = ImageSet(args.real, args.scales or (model.ladder.names if model else []), slides)
     if not real.scales:
-        raise UserError("--scale: none given; name the scales of the images")
+        raise UserError("--scales: none given; name the scales of the images")
     given: Sequence[SlideFile] = []
     if model and real.slides:
         for slide in real.slides:
             matching_slide(slide.path, model)
         real.slides, given = halves(real.slides, slide_id)
-    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
+    bench = Bench(model, spaces, args.out, args.seed, args.batch_size, processes)
     sampling = None if model is None else {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
     sources = {name: ImageSet(path, real.scales) for name, path in generated.items()}
     report = patches.run(bench, real, given, args.count, sampling, sources)
     if args.statistics:
         for scale in real.scales:
             for space in spaces:
-                found = real.described(scale, space, processes, args.batch).statistics
+                found = real.described(scale, space, processes, args.batch_size).statistics
                 if fabric.global_rank == 0:
                     found.save(args.statistics / statistics_name(scale, space))
     if not all(source.lossless for source in (real, *sources.values())):
@@ -135,12 +135,12 @@ def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) ->
     else:
         paths = listed([args.real])
     reference, given = halves(paths, slide_of)
-    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
+    bench = Bench(model, spaces, args.out, args.seed, args.batch_size, processes)
     methods = {name: large_images.METHODS[name] for name in args.methods}
     generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
     real = reference, spread_over(given, args.count)
     return large_images.run(
-        bench, real, args.scales.split(","), methods, generated, crop_spaces, ModelEmbedder(args, model, device)
+        bench, real, args.scales, methods, generated, crop_spaces, ModelEmbedder(args, model, device)
     )
 
 
@@ -152,8 +152,8 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
         paths = processes.once(lambda: held_out_pictures(args.size, args.count))
     else:
         paths = spread_over(listed([args.real]), args.count)
-    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
-    scales = args.scales.split(",")
+    bench = Bench(model, spaces, args.out, args.seed, args.batch_size, processes)
+    scales = args.scales
     methods = superres_methods.methods(args.methods, superres_methods.control_for(args.control, model, scales))
     demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
     features = None if demo is None else demo.maps
@@ -175,9 +175,9 @@ def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Proces
     check_apart(
         *({slide_id(slide): patient_of(slide_id(slide)) for slide in slides} for slides in (training, held_out))
     )
-    bench = Bench(model, spaces, args.out, args.seed, args.batch, processes)
+    bench = Bench(model, spaces, args.out, args.seed, args.batch_size, processes)
     sampling = {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
-    scales = args.scale or model.ladder.names
+    scales = args.scales or model.ladder.names
     return memorization.run(bench, training, held_out, halves(held_out, slide_id)[1], scales, args.count, sampling)
 
 
@@ -195,7 +195,9 @@ def run(args: argparse.Namespace) -> None:
     try:
         report = RUNS[args.command](args, fabric, processes)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"--batch: memory is short at {args.batch}; choose fewer: the images are the same") from error
+        raise UserError(
+            f"--batch-size: memory is short at {args.batch_size}; choose fewer: the images are the same"
+        ) from error
     if fabric.global_rank > 0:
         return
     wall, cpu = time.monotonic() - started[0], time.process_time() - started[1]

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     model = ZoomLDM.load(args.model, device=fabric.device, precision=args.precision)
     if fabric.is_global_zero:
         announce(model.precision, model.device)
-    names = args.scales.split(",") if args.scales is not None else model.ladder.names[:1]
+    names = args.scales or model.ladder.names[:1]
     zooms = sorted({model.ladder[name].index for name in names})
     extract = FeatureExtractor(
         model,

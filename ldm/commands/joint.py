@@ -193,7 +193,7 @@ def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: 
         "precision": model.precision,
         "device": fabric.device.type,
         "processes": fabric.world_size,
-        "tile_batch": args.tile_batch,
+        "batch_size": args.batch_size,
         **origin.settings,
         "sampling": asdict(joint.settings),
     }
@@ -206,7 +206,7 @@ def run(args: argparse.Namespace) -> None:
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=fabric.device, precision=args.precision)
     if fabric.is_global_zero:
         announce(model.precision, model.device)
-    scales, size, settings = args.scales.split(","), args.pixels, settings_of(args)
+    scales, size, settings = args.scales, args.pixels, settings_of(args)
     first = fabric.global_rank == 0
     joint = Joint(
         model=model,
@@ -216,7 +216,7 @@ def run(args: argparse.Namespace) -> None:
         conditions=Unconditional(model),
         settings=settings,
         seed=args.seed,
-        batch_size=args.tile_batch,
+        batch_size=args.batch_size,
         processes=processes,
     )
     least = max(2, joint.factor(joint.scales[min(1, len(scales) - 1)]))

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     """Sample, write one PNG per patch and the contact sheet, print its path. UserError for input that does not fit."""
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=chosen_device(args.device), precision=args.precision)
     slide = origin_of(args, model)
-    scales = [model.ladder[name].name for name in args.scale or model.ladder.names]
+    scales = [model.ladder[name].name for name in args.scales or model.ladder.names]
     announce(model.precision, model.device)
     rows: list[list[Pixels]] = []
     for scale in tqdm(scales, unit="scale"):

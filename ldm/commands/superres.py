@@ -152,7 +152,7 @@ def identity_of(args: argparse.Namespace, model: ZoomLDM, job: Job, source: Inpu
         "seed": args.seed,
         "precision": model.precision,
         "device": model.device.type,
-        "tile_batch": args.tile_batch,
+        "batch_size": args.batch_size,
         **source.settings,
         "sampling": asdict(settings_of(args)),
     }
@@ -170,7 +170,7 @@ def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> tuple[SuperRe
         Unconditional(model),
         settings=settings_of(args),
         seed=args.seed,
-        batch_size=args.tile_batch,
+        batch_size=args.batch_size,
     )
     joint = sampling.joint
     source = source_of(args, model, y)
@@ -268,7 +268,7 @@ def run(args: argparse.Namespace) -> int:
     model = ZoomLDM.load(args.model, device=chosen_device(args.device), precision=args.precision)
     announce(model.precision, model.device)
     names = model.ladder.names
-    args.scales = args.scales.split(",") if args.scales is not None else [names[0], names[min(2, len(names) - 1)]]
+    args.scales = args.scales or [names[0], names[min(2, len(names) - 1)]]
     if args.slide and len(paths) > 1:
         raise UserError(f"--from: one place for {len(paths)} images; expected one image")
     truth = truths(args, paths)

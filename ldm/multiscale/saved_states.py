@@ -137,9 +137,9 @@ def sample(
                 raise KeyboardInterrupt(told) from stop
             except torch.OutOfMemoryError as error:
                 if joint.batch_size == 1 or not alone:
-                    raise UserError(f"--tile-batch: memory is short at {joint.batch_size}; choose fewer") from error
+                    raise UserError(f"--batch-size: memory is short at {joint.batch_size}; choose fewer") from error
                 joint.batch_size //= 2
-                bar.write(f"memory is short: going on with --tile-batch {joint.batch_size}")
+                bar.write(f"memory is short: going on with --batch-size {joint.batch_size}")
     return errors
 
 

@@ -26,6 +26,10 @@ LARGEST = 10**9
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
+RENAMED = {"--scale": "--scales", "--batch": "--batch-size", "--tile-batch": "--batch-size", "--base": "--config"}
+"""spellings that some commands had, and the one name of each option today"""
+
+
 class Parser(argparse.ArgumentParser):
     """Tells a mistake in one line, without the whole usage.
 
@@ -37,13 +41,16 @@ class Parser(argparse.ArgumentParser):
             options["prog"] = typed(command)
             options["epilog"] = f"example: {typed(command)} {example}" if example else None
             options["description"] = options["description"].replace(f"python {SCRIPTS[command]}", typed(command))
-        super().__init__(**options)
+        super().__init__(**{"allow_abbrev": False, **options})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else list(args)
         for item in args:
             if re.match(r"--?[\w-]+=-*$", item):  # argparse would take "--seed=--" for no value at all
                 self.error(f"argument {item.partition('=')[0]}: {item.partition('=')[2]!r} found, expected a value")
+            old = item.partition("=")[0]
+            if RENAMED.get(old) in self._option_string_actions and old not in self._option_string_actions:
+                self.error(f"argument {old}: is called {RENAMED[old]} now, expected that name")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -87,6 +94,14 @@ def whole_numbers(text: str, separator: str) -> list[int] | None:
     numbers = text.split(separator)
     plain = all(re.fullmatch(r"[0-9]{1,18}", number) for number in numbers)
     return [int(number) for number in numbers] if plain else None
+
+
+def names(text: str) -> list[str]:
+    """The type of names separated by commas, as 20x,5x."""
+    found = text.split(",")
+    if not all(name and name == name.strip() for name in found):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} found, expected names separated by commas, as 20x,5x")
+    return found
 
 
 def output_folder(text: str) -> Path:

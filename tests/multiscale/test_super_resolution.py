@@ -181,7 +181,7 @@ def test_nothing_else_goes_on_from_what_was_left(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Joint, "run", begin)
-    for more in ([], ["--seed=1"], ["--guidance=3"], ["--tile-batch=2"], ["--no-consistency"], ["--place=1,0"]):
+    for more in ([], ["--seed=1"], ["--guidance=3"], ["--batch-size=2"], ["--no-consistency"], ["--place=1,0"]):
         with pytest.raises(KeyboardInterrupt):
             superres.main(arguments(world, tmp_path / "out", str(path), *given, *more))
     (tmp_path / "slide.h5").unlink()

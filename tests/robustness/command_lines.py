@@ -214,7 +214,7 @@ def commands() -> dict[str, Command]:
     """All of them; relative paths are of the folder that `world` makes."""
     fabric = {name.removeprefix("--"): values for name, values in MACHINES.items()}
     common: dict[str, Values] = {"out": OUT, "seed": SEED, "precision": PRECISION, "model": MODEL}
-    measured = {**fabric, **common, "batch": COUNT, "count": Values(("2", "8"), ("1", *COUNT.bad))}
+    measured = {**fabric, **common, "batch_size": COUNT, "count": Values(("2", "8"), ("1", *COUNT.bad))}
     sampling = {"guidance": REAL, "steps": COUNT, "sampler": Values(("ddim", "dpmpp"), ("foo", ""))}
     where = {"size": Values(("256", "1024x512"), ("0", "-5", "1x2x3", "x", "²", "1e3", "10" * 20)), "scales": SCALES}
     found = {
@@ -230,16 +230,16 @@ def commands() -> dict[str, Command]:
         PREPARATION,
     )
     found["sample_patches"] = _command(
-        sample_patches.main, (), **common, **sampling, count=Values(("1", "2"), COUNT.bad), scale=SCALE, device=DEVICE
+        sample_patches.main, (), **common, **sampling, count=Values(("1", "2"), COUNT.bad), scales=SCALE, device=DEVICE
     )
     found["sample_joint"] = _command(
         sample_joint.main, (), **fabric, **common, **where, steps=COUNT, inner=NATURAL, tolerance=REAL, guidance=REAL,
-        tile_batch=COUNT, place=Values(("0,0", "1,2"), ("²,1", "1", "1,2,3", "-1,0", "x", "999999,0")),
+        batch_size=COUNT, place=Values(("0,0", "1,2"), ("²,1", "1", "1,2,3", "-1,0", "x", "999999,0")),
         preset=Values(("paper", "default"), ("foo", "")), **{"lambda": REAL, "from": Values(("none",), ("nowhere",))},
     )  # fmt: skip
     found["superres"] = _command(
         superres.main, ("picture.png", "--method", "bicubic"), **common, scales=SCALES, steps=COUNT, guidance=REAL,
-        tile_batch=COUNT, device=DEVICE, truth=Values((), ("nowhere", "picture.png")),
+        batch_size=COUNT, device=DEVICE, truth=Values((), ("nowhere", "picture.png")),
     )  # fmt: skip
     found["extract_features"] = _command(
         extract_features.main, ("cohort",), **fabric, **common, batch_size=COUNT, t=NATURAL,

@@ -72,7 +72,7 @@ def _id(slide_id: str) -> Callable[[Path], None]:
         sample_patches.main(
             [
                 *("--model", str(run), "--from", str(path), "--out", str(folder / "out")),
-                *("--count", "1", "--steps", "2", "--device", "cpu", "--scale", "5x"),
+                *("--count", "1", "--steps", "2", "--device", "cpu", "--scales", "5x"),
             ]
         )
         list(cohort(folder / "cohort"))

@@ -162,7 +162,7 @@ CASES = (
     Case("super-resolution", _enlarged, (*MODEL, SLIDES, PICTURES, *JOINT[:3]), stopped=True),
     Case(
         "samples of patches",
-        _evaluated("patches", "--real", "WORLD/cohort", "--cdm", "WORLD/cdm", "--scale", "5x", "--steps", "2"),
+        _evaluated("patches", "--real", "WORLD/cohort", "--cdm", "WORLD/cdm", "--scales", "5x", "--steps", "2"),
         (*MODEL, *CDM, SLIDES, *SAMPLING),
     ),
     Case(

@@ -26,7 +26,7 @@ CASES: list[tuple[Callable[..., object], list[str]]] = [
     (sample_patches.parse_args, ["--count", "-1"]),
     (sample_joint.parse_args, ["--lambda", "inf"]),
     (sample_joint.parse_args, ["--tolerance", "nan"]),
-    (sample_joint.parse_args, ["--tile-batch", "0"]),
+    (sample_joint.parse_args, ["--batch-size", "0"]),
     (sample_joint.parse_args, ["--seed", "-1"]),
     (superres.parse_args, ["--guidance=-inf"]),
     (evaluate.parse_args, ["patches", "--guidance", "1e999"]),
