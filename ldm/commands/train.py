@@ -13,7 +13,6 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from data_prep.preparation_config import load_prepare_config
 from data_prep.report.outcomes import waiting
@@ -46,6 +45,7 @@ from ldm.training.callbacks import (
     newest_checkpoint,
     step_of,
 )
+from ldm.training.loggers import logger_names, open_loggers
 from ldm.training.memory import parameter_count
 from ldm.training.stopping import Stopped, StopSignals
 from ldm.training.systems import Run, open_data, open_run
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             report(run)
         return 0
     training = config.training
+    logger_names(training.get("logger"))
     check_machines(training.accelerator, training.devices, training.nodes)
     folder = args.resume or run_folder(config, args.base[0])
     check_destination(folder, folder=True)
@@ -275,7 +276,7 @@ def trainer_of(run: Run, folder: Path, averaged: list[pl.Callback], saver: Check
             val_check_interval=settings.validate_every * settings.accumulate,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            logger=[CSVLogger(folder, "metrics", start), TensorBoardLogger(folder, "", "tensorboard")],
+            logger=open_loggers(logger_names(settings.get("logger")), folder, start),
             log_every_n_steps=10,
             callbacks=[
                 Watch(),

@@ -15,6 +15,7 @@ from ldm.errors import UserError
 PRECISIONS = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true"]
 ACCELERATORS = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 STRATEGIES = Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
+LOGGERS = Literal["tensorboard", "csv", "wandb", "mlflow", "none"]
 PARTS = Literal["encoder", "decoder", "quantize", "quant_conv", "post_quant_conv"]
 
 TilePx = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
@@ -121,6 +122,8 @@ class Training(Section):
     devices: Devices
     nodes: Nodes
     strategy: STRATEGIES
+    logger: LOGGERS | list[LOGGERS] | None = None
+    """where losses are written; TensorBoard and CSV where it is not said"""
     validate_every: Count
     checkpoint_every: Count
 

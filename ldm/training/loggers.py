@@ -1,0 +1,45 @@
+"""Where a run's losses are written: `training.logger`, one name or a list of names.
+
+tensorboard and csv (the default, both) write into the run's folder. wandb and mlflow are packages of their own; each
+start of a run is a run of theirs, named after the folder, and their environment variables say where it goes
+(WANDB_MODE, MLFLOW_TRACKING_URI). none writes nothing.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from ldm.errors import UserError
+
+PROJECT = "zoomldm"
+DEFAULT = ["tensorboard", "csv"]
+EXTRAS = ("wandb", "mlflow")
+"""packages that are not among the dependencies"""
+
+
+def logger_names(setting: str | Sequence[str] | None) -> list[str]:
+    """The names in `training.logger`. UserError for a package that is missing, and for none beside others."""
+    names = list(dict.fromkeys([setting] if isinstance(setting, str) else DEFAULT if setting is None else setting))
+    if "none" in names and len(names) > 1:
+        raise UserError(f"training.logger: none found beside {len(names) - 1} others; expected it alone")
+    for name in names:
+        if name in EXTRAS and find_spec(name) is None:
+            raise UserError(f"training.logger: {name} is not installed; pip install {name}, or choose tensorboard")
+    return [name for name in names if name != "none"]
+
+
+def open_loggers(names: Sequence[str], folder: Path, start: str) -> list[Logger]:
+    """The loggers of one start of the run in `folder`; `start` names its CSV file."""
+    return [_open(name, folder, start) for name in names]
+
+
+def _open(name: str, folder: Path, start: str) -> Logger:
+    if name == "csv":
+        return CSVLogger(folder, "metrics", start)
+    if name == "tensorboard":
+        return TensorBoardLogger(folder, "", "tensorboard")
+    if name == "wandb":
+        return WandbLogger(name=folder.name, save_dir=folder, project=PROJECT)
+    return MLFlowLogger(PROJECT, run_name=folder.name, save_dir=str(folder / "mlruns"))
