@@ -1,6 +1,7 @@
 """What the package says it needs is what it imports; it stands on public names."""
 
 import ast
+import os
 import re
 import sys
 import tomllib
@@ -8,7 +9,10 @@ from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import yaml
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
+
+from ldm.support.package import project
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*(path for name in ("ldm", "data_prep", "scripts", "benchmarks") for path in (ROOT / name).rglob("*.py"))]
@@ -66,3 +70,36 @@ def test_lightning_still_counts_batches_where_resuming_looks() -> None:
     assert hasattr(_TrainingEpochLoop(None), "batch_progress"), (
         "mend CohortData.train_dataloader: batch k depends on it"
     )
+
+
+def test_hosted_ci_runs_what_must_pass_on_every_python_that_is_promised() -> None:
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["run"]
+    assert {"run": ".ci/run"} in job["steps"]
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    versions = job["strategy"]["matrix"]["python"]
+    assert versions == ["3.11", "3.12", "3.13", "3.14"]
+    assert project().python == f">={versions[0]}"
+
+
+def test_the_citation_names_the_papers_authors_in_their_order() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
+    names = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in cited["authors"])
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{{{names}}}" in readme
+    assert cited["title"].removeprefix("ZoomLDM") in readme
+
+
+def test_the_changelog_has_an_entry_for_the_version() -> None:
+    assert re.search(rf"^## {re.escape(project().version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+
+def test_the_version_stands_in_one_place() -> None:
+    stated = f'"{project().version}"'
+    holders = [str(path.relative_to(ROOT)) for path in (*SOURCES, ROOT / "setup.py") if stated in path.read_text()]
+    assert holders == []
+
+
+def test_every_other_yaml_of_the_project_is_read() -> None:
+    files = [ROOT / ".pre-commit-config.yaml", *(ROOT / ".github").rglob("*.yml")]
+    assert len(files) >= 4
+    assert all(isinstance(yaml.safe_load(path.read_text()), dict) for path in files)
