@@ -2,9 +2,10 @@
 
 tensorboard and csv (the default, both) write into the run's folder. wandb and mlflow are packages of their own; each
 start of a run is a run of theirs, named after the folder, and their environment variables say where it goes
-(WANDB_MODE, MLFLOW_TRACKING_URI). none writes nothing.
+(WANDB_MODE; MLFLOW_TRACKING_URI, else mlflow.db in the run's folder). none writes nothing.
 """
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,4 +43,5 @@ def _open(name: str, folder: Path, start: str) -> Logger:
         return TensorBoardLogger(folder, "", "tensorboard")
     if name == "wandb":
         return WandbLogger(name=folder.name, save_dir=folder, project=PROJECT)
-    return MLFlowLogger(PROJECT, run_name=folder.name, save_dir=str(folder / "mlruns"))
+    own = f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+    return MLFlowLogger(PROJECT, folder.name, os.environ.get("MLFLOW_TRACKING_URI", own))
