@@ -36,7 +36,7 @@ from ldm.images.tensors import to_uint8
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import Parser, output_file, output_folder
 from ldm.support.cache import Identity, content
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 from ldm.training.systems import open_data
 
 REAL, SAMPLES, SHOWN = 256, 64, 8
@@ -120,7 +120,7 @@ def score(study: Study, run: Path) -> None:
         found["kid"], found["kid error"] = kid(*features)
         done[scale.name] = found
         keep(run, scale.name, to_uint8(image_batch(picks)), drawn)
-        with whole(run / "scores.json") as partial:
+        with atomic_write(run / "scores.json") as partial:
             partial.write_text(json.dumps(done, indent=1))
         print(f"{run}: {scale.name}: {found['frechet']:.1f}", flush=True)
 
@@ -149,7 +149,7 @@ def kept_scores(run: Path, identity: Identity) -> dict[str, dict[str, float]]:
             return scores(run)
         print(f"{run}: scored anew ({'; '.join(different)})", flush=True)
         (run / "scores.json").unlink()
-    with whole(beside) as partial:
+    with atomic_write(beside) as partial:
         partial.write_text(identity.text)
     return {}
 
@@ -157,7 +157,7 @@ def kept_scores(run: Path, identity: Identity) -> dict[str, dict[str, float]]:
 def keep(run: Path, name: str, real: Pixels, drawn: Pixels) -> None:
     """The images that the picture shows: real patches (n, h, w, 3) and samples under their embeddings."""
     few = np.linspace(0, len(real) - 1, SHOWN).round().astype(int)
-    with whole(run / "shown" / f"{name}.npz") as partial, partial.open("wb") as file:
+    with atomic_write(run / "shown" / f"{name}.npz") as partial, partial.open("wb") as file:
         np.savez(file, real=real[few], drawn=drawn[few])
 
 
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for study in studies:
         if study.sampled:
             score(study, args.runs / study.name)
-    with whole(args.out) as partial:
+    with atomic_write(args.out) as partial:
         partial.write_text(report(args.runs, studies) + "\n")
     draw(args.runs, studies, args.out.with_suffix(".png"))
     print(args.out)

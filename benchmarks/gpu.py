@@ -43,7 +43,7 @@ from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
 from ldm.scales import ladder
 from ldm.support.arguments import Parser, output_file, positive_int
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 from ldm.support.precision import DTYPES, add_precision, allow_tf32, choose
 from ldm.training.zoomldm import ZoomLDMTraining
 
@@ -391,7 +391,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = device.type == "cuda" and args.size == "full"
     out = args.out or (Path(__file__).with_name("gpu.md") if measured else None)
     if out is not None:
-        with whole(out) as partial_file:
+        with atomic_write(out) as partial_file:
             partial_file.write_text(f"# On a GPU\n\n    python -m benchmarks.gpu\n\n{text}\n")
         print(out)
 

@@ -34,7 +34,7 @@ from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS, Settings
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import Parser, output_file, output_folder, positive_int
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 from ldm.support.precision import add_precision, announce
 
 Pixels = NDArray[np.uint8]
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 contact_sheet(
                     [list(shown.values())], [""], list(shown), args.out.with_name(f"{args.out.stem}_{size}.png")
                 )
-                with whole(args.out) as partial:
+                with atomic_write(args.out) as partial:
                     partial.write_text("\n".join(text) + "\n")
     print(args.out)
 

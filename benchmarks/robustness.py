@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ldm.errors import cli
 from ldm.support.arguments import Parser, output_file
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 
 
 class Figure(NamedTuple):
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         line = row(name)
         print(line, flush=True)
         known = rows(args.out) | {name: line}  # another call may have filled rows meanwhile
-        with whole(args.out) as partial:
+        with atomic_write(args.out) as partial:
             partial.write_text("\n".join(HEADER + [known[name] for name in FIGURES if name in known]) + "\n")
     print(args.out)
 

@@ -35,7 +35,7 @@ from ldm.data.h5 import SlideFile
 from ldm.demo.histology import histology_slide
 from ldm.errors import cli
 from ldm.support.arguments import Parser, output_file, output_folder, positive_int
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 from tests.data_prep.sparse import write_sparse_slide
 from tests.robustness.kills import members
 
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=output_file, default="benchmarks/slide_pass.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     lines = parts(args.folder, args.times) + commands(args.folder)
-    with whole(args.out) as partial_file:
+    with atomic_write(args.out) as partial_file:
         partial_file.write_text("\n".join(lines) + "\n")
     print(*lines, args.out, sep="\n")
 

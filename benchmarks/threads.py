@@ -18,7 +18,7 @@ from statistics import median
 from benchmarks.robustness import hardware
 from ldm.errors import UserError, cli
 from ldm.support.arguments import Parser, output_file, positive_int
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines.append(f"| {name} | {alone:.1f} | {both:.1f} | {both / alone:.2f} |")
         print(lines[-1], flush=True)
     head = f"`python -m benchmarks.threads`: {hardware()}; medians of {args.repeats}, in turn.\n\n"
-    with whole(args.out) as partial:
+    with atomic_write(args.out) as partial:
         partial.write_text(head + "\n".join(lines) + "\n")
     print(args.out)
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.support.files import intact, sidecar, whole, write_sidecar
+from ldm.support.files import atomic_write, intact, sidecar, write_sidecar
 from ldm.support.finite import SHOWN, not_finite
 
 PARTS = {"denoiser": "model.diffusion_model.", "summarizer": "cond_stage_model.", "autoencoder": "first_stage_model."}
@@ -77,7 +77,7 @@ def save_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     needed = sum(tensor.nbytes for tensor in content.values())
     try:
-        with whole(path, lambda: needed) as partial:
+        with atomic_write(path, lambda: needed) as partial:
             save_file(content, partial, {ABOUT: json.dumps(metadata or {}, sort_keys=True)})
             sidecar(path).unlink(missing_ok=True)  # of the old file: killed before the next line, the new one has none
         return write_sidecar(path)

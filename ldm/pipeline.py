@@ -42,7 +42,7 @@ from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
 from ldm.networks.unet import UNet
 from ldm.networks.weights_id import weights_id
 from ldm.scales import Ladder, ladder
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 from ldm.support.finite import checked
 from ldm.support.hub_files import push
 from ldm.support.precision import DTYPES, allow_tf32, choose
@@ -160,7 +160,7 @@ class ZoomLDM:
             draws_conditions=self.cdm is not None,
             steps=OmegaConf.select(self.config, "training.max_steps"),
         )
-        with whole(folder / "README.md") as partial:
+        with atomic_write(folder / "README.md") as partial:
             partial.write_text(model_card(facts, card, source or str(folder)), encoding="utf-8")
         return folder
 

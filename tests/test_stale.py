@@ -20,7 +20,7 @@ from ldm.data.h5 import SlideFile
 from ldm.evaluation.experiments import large_images as large
 from ldm.evaluation.experiments import patches
 from ldm.evaluation.experiments import superres_methods as superres
-from ldm.evaluation.experiments.context import Bench
+from ldm.evaluation.experiments.context import EvalContext
 from ldm.evaluation.mil.features import FeatureExtractor, Probe
 from ldm.multiscale.canvas import State
 from ldm.multiscale.conditions import drawn_tokens
@@ -136,13 +136,13 @@ def test_a_sampling_is_not_gone_on_from_with_other_settings(start: Callable[...,
     assert start(*options) == 2
 
 
-def bench(own: Path, **changes: Any) -> Bench:
+def bench(own: Path, **changes: Any) -> EvalContext:
     model = ZoomLDM.load(own / "zoomldm", own / "cdm", precision=changes.pop("precision", "fp32"))
-    return replace(Bench(model, [], own / "results", batch=2), **changes)
+    return replace(EvalContext(model, [], own / "results", batch=2), **changes)
 
 
 def of_slides(cdm: bool) -> Callable[..., Path]:
-    def folder(own: Path, bench: Bench, **sampling: Any) -> Path:
+    def folder(own: Path, bench: EvalContext, **sampling: Any) -> Path:
         slides = None if cdm else [SlideFile(own / f"{name}.h5") for name in "ab"]
         given = {"guidance": 2.0, "sampler": "ddim", "steps": 2} | sampling
         return patches.gallery(bench, "given", "5x", slides, given).folder
@@ -185,13 +185,13 @@ def test_samples_depend_on_the_model_and_on_their_conditions_alone(own: Path) ->
     assert CDM(own, bench(own)) != cdm
 
 
-def enlarged(own: Path, method: superres.Enlarge, bench: Bench, encoder: str = "toy") -> Path:
+def enlarged(own: Path, method: superres.Enlarge, bench: EvalContext, encoder: str = "toy") -> Path:
     embed = ToyEncoder()
     embed.id = encoder
     return superres.gallery(bench, "m", method, [own / "p.png"], ["20x", "5x"], embed).folder
 
 
-def painted(own: Path, method: large.Paint, bench: Bench, encoder: str = "toy") -> Path:
+def painted(own: Path, method: large.Paint, bench: EvalContext, encoder: str = "toy") -> Path:
     embed = ToyEncoder()
     embed.id = encoder
     return large.gallery(bench, "m", method, [own / "p.png"], ["20x", "5x"], embed).folder

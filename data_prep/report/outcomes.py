@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data_prep.preparation_config import PrepareConfig
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Records:
             return None
 
     def write(self, report: SlideReport) -> None:
-        with whole(self.path(report.slide_id, ".json")) as partial:
+        with atomic_write(self.path(report.slide_id, ".json")) as partial:
             partial.write_text(json.dumps(asdict(report)) + "\n")
 
     def path(self, slide_id: str, suffix: str) -> Path:

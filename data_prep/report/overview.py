@@ -15,7 +15,7 @@ from data_prep.plan import Plan
 from data_prep.preparation_config import PrepareConfig
 from data_prep.slides.grid import Mask
 from data_prep.slides.tissue import PER_TILE
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 
 LONGEST_PX, LARGEST_ZOOM, QUALITY = 720, 4, 85
 TISSUE, BOX, LOST = (0, 140, 60), (20, 60, 220), (220, 0, 0)
@@ -40,7 +40,7 @@ def save_picture(plan: Plan, config: PrepareConfig, path: Path) -> None:
         for row, col in np.argwhere(mask).tolist():
             box = (col * side, row * side, (col + 1) * side - 1, (row + 1) * side - 1)
             draw.rectangle([round(edge) for edge in box], outline=colour)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         picture.save(partial, format="JPEG", quality=QUALITY, subsampling=0)  # thin lines keep their colours
 
 

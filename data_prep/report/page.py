@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from data_prep.preparation_config import PrepareConfig
 from data_prep.report.outcomes import SlideReport
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 
 ORDER = {"failed": 0, "waiting": 1, "prepared": 2, "kept": 2}
 STYLE = """
@@ -32,9 +32,9 @@ TEXT = ' class="text"'
 def write_report(config: PrepareConfig, reports: Sequence[SlideReport]) -> None:
     """Write both."""
     out = Path(config.out)
-    with whole(out / "report.json") as partial:
+    with atomic_write(out / "report.json") as partial:
         partial.write_text(json.dumps([asdict(report) for report in reports], indent=1) + "\n")
-    with whole(out / "report" / "index.html") as partial:
+    with atomic_write(out / "report" / "index.html") as partial:
         partial.write_text(page(config, reports), encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from data_prep.workers.embedding import Networks
 from data_prep.workers.one_setting import check_folder
 from ldm.data.h5 import SlideFile
 from ldm.errors import FULL_DISK, UserError
-from ldm.support.files import DiskFull, disk_full, whole
+from ldm.support.files import DiskFull, atomic_write, disk_full
 
 Progress = Callable[[float], None]
 """told the share of the slide that is done"""
@@ -87,7 +87,7 @@ def failed(task: Task, message: str, start: float) -> SlideReport:
 def _logged(error: Exception, task: Task, records: Records) -> str:
     """Write the traceback of a fault to the slide's log; returns what was raised, and where in our code."""
     log = records.path(task.slide_id, ".log")
-    with whole(log) as partial:
+    with atomic_write(log) as partial:
         partial.write_text("".join(traceback.format_exception(error)))
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename).parent.name == "data_prep"] or frames

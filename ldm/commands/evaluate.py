@@ -17,7 +17,7 @@ from ldm.data.split_file import patient_of
 from ldm.encoders.demo_encoder import DemoEncoder
 from ldm.errors import UserError
 from ldm.evaluation.experiments import large_images, memorization, patches, superres_methods
-from ldm.evaluation.experiments.context import Bench, Report
+from ldm.evaluation.experiments.context import EvalContext, Report
 from ldm.evaluation.experiments.image_sets import (
     ImageSet,
     cohort,
@@ -107,10 +107,10 @@ def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) 
         for slide in real.slides:
             matching_slide(slide.path, model)
         real.slides, given = halves(real.slides, slide_id)
-    bench = Bench(model, spaces, args.out, args.seed, args.batch_size, processes)
+    setup = EvalContext(model, spaces, args.out, args.seed, args.batch_size, processes)
     sampling = None if model is None else {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
     sources = {name: ImageSet(path, real.scales) for name, path in generated.items()}
-    report = patches.run(bench, real, given, args.count, sampling, sources)
+    report = patches.run(setup, real, given, args.count, sampling, sources)
     if args.statistics:
         for scale in real.scales:
             for space in spaces:
@@ -135,12 +135,12 @@ def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) ->
     else:
         paths = listed([args.real])
     reference, given = halves(paths, slide_of)
-    bench = Bench(model, spaces, args.out, args.seed, args.batch_size, processes)
+    setup = EvalContext(model, spaces, args.out, args.seed, args.batch_size, processes)
     methods = {name: large_images.METHODS[name] for name in args.methods}
     generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
     real = reference, spread_over(given, args.count)
     return large_images.run(
-        bench, real, args.scales, methods, generated, crop_spaces, ModelEmbedder(args, model, device)
+        setup, real, args.scales, methods, generated, crop_spaces, ModelEmbedder(args, model, device)
     )
 
 
@@ -152,14 +152,14 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
         paths = processes.once(lambda: held_out_pictures(args.size, args.count))
     else:
         paths = spread_over(listed([args.real]), args.count)
-    bench = Bench(model, spaces, args.out, args.seed, args.batch_size, processes)
+    setup = EvalContext(model, spaces, args.out, args.seed, args.batch_size, processes)
     scales = args.scales
     methods = superres_methods.methods(args.methods, superres_methods.control_for(args.control, model, scales))
     demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
     features = None if demo is None else demo.maps
     lpips = Lpips.found(named(args.weights, "--weights").get("lpips"))
     embed = ModelEmbedder(args, model, str(fabric.device))
-    return superres_methods.run(bench, paths, scales, methods, embed, features, lpips)
+    return superres_methods.run(setup, paths, scales, methods, embed, features, lpips)
 
 
 def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
@@ -175,10 +175,10 @@ def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Proces
     check_apart(
         *({slide_id(slide): patient_of(slide_id(slide)) for slide in slides} for slides in (training, held_out))
     )
-    bench = Bench(model, spaces, args.out, args.seed, args.batch_size, processes)
+    setup = EvalContext(model, spaces, args.out, args.seed, args.batch_size, processes)
     sampling = {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
     scales = args.scales or model.ladder.names
-    return memorization.run(bench, training, held_out, halves(held_out, slide_id)[1], scales, args.count, sampling)
+    return memorization.run(setup, training, held_out, halves(held_out, slide_id)[1], scales, args.count, sampling)
 
 
 RUNS = {"patches": run_patches, "large": run_large, "superres": run_superres, "memorization": run_memorization}

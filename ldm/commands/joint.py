@@ -43,7 +43,7 @@ from ldm.multiscale.presets import PRESETS, Settings
 from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.pipeline import ZoomLDM
 from ldm.support.cache import Identity, content
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 from ldm.support.precision import announce
 from ldm.support.processes import launch
 
@@ -238,7 +238,7 @@ def run(args: argparse.Namespace) -> None:
     sampling_seconds = time.monotonic() - started
     figures = write(joint, args.out, origin.place)
     figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}
-    with whole(args.out / "image.json") as unfinished:
+    with atomic_write(args.out / "image.json") as unfinished:
         record = {"origin": args.origin, "place": args.place, **asdict(file.identity), **figures, "errors": errors}
         unfinished.write_text(json.dumps(record, indent=2) + "\n")
     file.remove()

@@ -26,7 +26,7 @@ from ldm.evaluation.mil.features import FeatureExtractor
 from ldm.images.contact_sheet import Pixels, contact_sheet, fitted
 from ldm.model_slides import matching_slide, pictures
 from ldm.pipeline import ZoomLDM
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 
 DEMO = "configs/demo/data_mil.yaml"
 
@@ -153,7 +153,7 @@ def draw_attention(labels: Labels, run: CrossValidation, shown: Thumbnails, args
         bag, prediction = read_bag(args.features[-1] / f"{labels.slides[i]}.h5"), run.predictions[i]
         attention = attention_map(picture, prediction.attention.numpy(), bag.coords / px_l0, bag.side_l0 / px_l0)
         both = Image.fromarray(np.concatenate([picture, attention], axis=1))
-        with whole(args.out / "attention" / f"{labels.slides[i]}.jpg") as unfinished:
+        with atomic_write(args.out / "attention" / f"{labels.slides[i]}.jpg") as unfinished:
             both.save(unfinished, format="JPEG", quality=85)
         rows.append([fitted(picture, SHOWN_PX), fitted(attention, SHOWN_PX)])
         names.append(f"{labels.names[labels.values[i]]}: {1 / (1 + np.exp(-prediction.logit)):.2f}")
@@ -174,10 +174,10 @@ def run(args: argparse.Namespace) -> None:
     shown = thumbnails(labels, args) if args.cohort else {}
     rows = compare(labels, args, splits)
     text = table(rows, labels, splits, args.shuffles)
-    with whole(args.out / "table.md") as unfinished:
+    with atomic_write(args.out / "table.md") as unfinished:
         unfinished.write_text(text)
     results = {row.name: dict(zip(map(str, splits), row.aucs, strict=True)) for row in rows}
-    with whole(args.out / "results.json") as unfinished:
+    with atomic_write(args.out / "results.json") as unfinished:
         unfinished.write_text(json.dumps({"seed": args.seed, "slides": labels.slides, "auc": results}, indent=1) + "\n")
     print(text, args.out / "table.md", sep="\n")
     if shown:

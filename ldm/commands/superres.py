@@ -41,7 +41,7 @@ from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.multiscale.super_resolution import INVERSION_STEPS, Residual, SuperResolution, bicubic, inferred, magnification
 from ldm.pipeline import ZoomLDM
 from ldm.support.cache import Identity, content, content_of
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 from ldm.support.precision import announce, chosen_device
 
 DEMO_SEED, DEMO_PX, DEMO_TILE_PX, DEMO_PLACE = 100, 4096, 128, (12, 16)
@@ -285,7 +285,7 @@ def run(args: argparse.Namespace) -> int:
             failed.append(str(error))
     args.precision = model.precision
     settings = {key: str(value) for key, value in vars(args).items() if key not in ("images", "alone")}
-    with whole(args.out / "superres.json") as unfinished:
+    with atomic_write(args.out / "superres.json") as unfinished:
         unfinished.write_text(json.dumps({"settings": settings, "images": done, "failed": failed}, indent=2) + "\n")
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)

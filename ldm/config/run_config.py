@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm.config.objects import load_config
 from ldm.errors import UserError
-from ldm.support.files import intact, sidecar, whole, write_sidecar
+from ldm.support.files import atomic_write, intact, sidecar, write_sidecar
 
 NAME = "config.yaml"
 SETTINGS = "settings"
@@ -30,7 +30,7 @@ def save_config(folder: Path, config: DictConfig) -> None:
     text = OmegaConf.to_yaml(config)
     if path.is_file() and path.read_text(encoding="utf-8") == text and intact(path):
         return
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
         sidecar(path).unlink(missing_ok=True)
     write_sidecar(path)

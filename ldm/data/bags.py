@@ -33,7 +33,7 @@ from torch import Tensor
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.support.cache import Identity
-from ldm.support.files import Sink, whole
+from ldm.support.files import Sink, atomic_write
 from ldm.support.typed import typed
 
 FORMAT = "zoomldm-bag-3"
@@ -101,7 +101,7 @@ def write_bag(path: str | Path, bag: Bag) -> None:
     """The file appears under its name only once it is whole. UserError for features that are not finite."""
     if not np.isfinite(bag.features).all():
         raise UserError(f"{path}: features are not finite; the network's weights or the slide's latents are damaged")
-    with whole(path) as partial, Sink(partial) as sink, h5py.File(sink, "w", libver=("v110", "v110")) as file:
+    with atomic_write(path) as partial, Sink(partial) as sink, h5py.File(sink, "w", libver=("v110", "v110")) as file:
         file.attrs.update(format=FORMAT, slide_id=bag.slide_id, scales=list(bag.scales), identity=bag.identity.text)
         file.attrs["eligible"] = bag.eligible
         file.attrs["digest"] = digest(bag.slide_id, list(bag.scales), bag.identity.text, bag.side_l0, bag.eligible)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ldm.data.contract import FORMAT
 from ldm.errors import UserError
-from ldm.support.files import Sink, whole
+from ldm.support.files import Sink, atomic_write
 
 _CHUNK_TILES = 8
 _CHUNK_ROWS = 1024
@@ -38,7 +38,7 @@ class SlideWriter:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            partial = stack.enter_context(whole(self.path, self._needed))
+            partial = stack.enter_context(atomic_write(self.path, self._needed))
             self._sink = stack.enter_context(Sink(partial))
             self._file = stack.enter_context(h5py.File(self._sink, "w", libver=("v110", "v110")))
             for key, value in self._attrs.items():

@@ -29,7 +29,7 @@ from ldm.errors import UserError
 from ldm.images.contact_sheet import contact_sheet
 from ldm.images.pyramid_tiff import write_pyramid
 from ldm.scales import ladder
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 
 KINDS = {"histology": "histology", "follicles": "histology", "satellite": "satellite"}
 """kinds of slides, and the ladder of each"""
@@ -88,7 +88,7 @@ def write_labels(folder: Path, paths: set[Path]) -> None:
     """The answer for `paths` and every other slide of kind follicles in their folder: labels.csv."""
     seeds = sorted(int(path.stem.partition("_")[2]) for path in paths | set(folder.glob("follicles_*.tiff")))
     lines = [f"follicles_{seed},{'present' if has_follicles(seed) else 'absent'}" for seed in seeds]
-    with whole(folder / "labels.csv") as partial:
+    with atomic_write(folder / "labels.csv") as partial:
         partial.write_text("\n".join(["slide,label", *lines]) + "\n")
 
 
@@ -122,7 +122,7 @@ def write_geotiff(path: Path, image: Array, seed: int) -> None:
     transform = from_origin(400_000 + 10_000 * (seed % 20), 4_000_000 + 10_000 * (seed // 20 % 50), metres, metres)
     layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "predictor": 2}
     shape = {"height": h, "width": w, "count": bands, "dtype": "uint8"}
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         with rasterio.open(
             temporary,
             "w",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 
 Record = Mapping[str, Any]
 """one measured thing: its keys and figures"""
@@ -43,9 +43,9 @@ def spread(values: Sequence[float], digits: int) -> str:
 def write_results(out: Path, name: str, settings: Record, records: Sequence[Record], text: str) -> Path:
     """Write <name>.json (settings, records; what is not a number is null) and <name>.md; returns the latter."""
     content = {"settings": dict(settings), "records": [_plain(record) for record in records]}
-    with whole(out / f"{name}.json") as partial:
+    with atomic_write(out / f"{name}.json") as partial:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    with whole(out / f"{name}.md") as partial:
+    with atomic_write(out / f"{name}.md") as partial:
         partial.write_text(text.rstrip() + "\n")
     return out / f"{name}.md"
 

@@ -23,7 +23,7 @@ import numpy as np
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels
 from ldm.images.rasters import Place, gdal_errors
-from ldm.support.files import full_disk_told, whole, writer
+from ldm.support.files import atomic_write, full_disk_told, writer
 
 TILE_PX = 512
 CACHE_MIB = 64
@@ -52,7 +52,7 @@ class CogWriter:
 
         with ExitStack() as stack:
             stack.enter_context(full_disk_told(self.path, self._needed))
-            self._partial = stack.enter_context(whole(self.path, self._needed))
+            self._partial = stack.enter_context(atomic_write(self.path, self._needed))
             self._tiled = self.path.with_name(f".{self.path.name}.tiled.{writer()}.partial")
             stack.callback(self._tiled.unlink, missing_ok=True)
             stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MIB, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ldm.errors import UserError
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 
 Pixels = NDArray[np.uint8]
 INK, PAPER = (30, 30, 30), (255, 255, 255)
@@ -39,7 +39,7 @@ def on_background(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
 def save_png(path: str | Path, image: Pixels) -> None:
     """Write `image` (h, w, 3) as PNG. Raises UserError for anything but uint8 RGB."""
     check_image(image, str(path))
-    with whole(Path(path), lambda: image.nbytes) as temporary:
+    with atomic_write(Path(path), lambda: image.nbytes) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
 
 

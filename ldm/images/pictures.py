@@ -16,7 +16,7 @@ from ldm.images.contact_sheet import Pixels, on_background
 from ldm.images.picture_files import PICTURE_SUFFIXES, READ_ERRORS, check_pixels, read_file, unreadable
 from ldm.images.pyramid_tiff import PyramidWriter
 from ldm.images.rasters import Place, Raster, is_raster
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 
 FORMATS: dict[str, dict[str, Any]] = {
     ".png": {},
@@ -106,7 +106,7 @@ def write_picture(path: Path, bands: Iterable[Pixels], profile: bytes | None = N
     """Write a picture that comes in bands of rows (rows, w, 3), in the format of FORMATS that its name asks for."""
     pixels = np.concatenate(list(bands))
     suffix = path.suffix.lower()
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         kind = Image.registered_extensions()[suffix]
         Image.fromarray(pixels).save(partial, format=kind, icc_profile=profile, **FORMATS[suffix])
     return pixels

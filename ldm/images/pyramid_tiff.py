@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels, check_image
-from ldm.support.files import full_disk_told, whole
+from ldm.support.files import atomic_write, full_disk_told
 
 UM_PER_CM = 1e4
 JPEG_QUALITY = 90
@@ -101,7 +101,7 @@ class PyramidWriter:
                 finest = self.levels[0]
                 if finest.received < finest.height:
                     raise UserError(f"{self.path}: {finest.received} rows written; expected {finest.height}")
-                with whole(self.path, self._needed) as temporary:
+                with atomic_write(self.path, self._needed) as temporary:
                     self._assemble(temporary)
 
     def _assemble(self, temporary: Path) -> None:

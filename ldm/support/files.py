@@ -28,7 +28,7 @@ class DiskFull(UserError):
 
 
 @contextmanager
-def whole(path: str | Path, needed: Callable[[], int] | None = None) -> Iterator[Path]:
+def atomic_write(path: str | Path, needed: Callable[[], int] | None = None) -> Iterator[Path]:
     """A temporary path in the folder of `path` to write to; on success it is synced to disk and takes the name.
 
     When the body fails, the temporary file goes and whatever stood under the name stays untouched. Raises DiskFull
@@ -185,7 +185,7 @@ def sidecar(path: str | Path) -> Path:
 def write_sidecar(path: str | Path) -> str:
     """Write the checksum beside `path`; returns it."""
     digest = sha256(path)
-    with whole(sidecar(path)) as partial:
+    with atomic_write(sidecar(path)) as partial:
         partial.write_text(f"{digest}  {Path(path).name}\n")
     return digest
 

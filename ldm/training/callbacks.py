@@ -17,7 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ldm.errors import UserError
-from ldm.support.files import Sink, intact, sidecar, whole, write_sidecar
+from ldm.support.files import Sink, atomic_write, intact, sidecar, write_sidecar
 from ldm.support.finite import NotFiniteError, all_finite
 from ldm.training.stopping import Stopped, StopSignals
 
@@ -72,7 +72,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoints that a kill or a full disk cannot cut; their sha256 stands beside them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with whole(path, lambda: _bytes(checkpoint)) as partial, Sink(partial) as file:
+        with atomic_write(path, lambda: _bytes(checkpoint)) as partial, Sink(partial) as file:
             torch.save(checkpoint, file)
         write_sidecar(path)
 

@@ -19,7 +19,7 @@ SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Bench:
+class EvalContext:
     """The model, if any, the spaces to compare in, and how the work is done."""
 
     loaded: ZoomLDM | None

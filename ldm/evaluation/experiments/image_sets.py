@@ -30,7 +30,7 @@ from ldm.images.contact_sheet import Pixels, save_png
 from ldm.images.pictures import listed, read_picture
 from ldm.support.bundled_configs import bundled_file
 from ldm.support.cache import Identity
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 from ldm.support.processes import ALONE, Processes
 from ldm.support.typed import typed
 
@@ -214,7 +214,7 @@ class SampleCache:
 
         Ranges begin at multiples of `batch`, so image i does not depend on what was there or on who makes it.
         """
-        with whole(self.folder / "identity.json") as unfinished:
+        with atomic_write(self.folder / "identity.json") as unfinished:
             unfinished.write_text(json.dumps(json.loads(self._identity.text), indent=2) + "\n")
         batches = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
         made, started = 0, time.process_time()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.evaluation.experiments.context import SHOWN, Bench, Embedder, Method, Report, Sheet
+from ldm.evaluation.experiments.context import SHOWN, Embedder, EvalContext, Method, Report, Sheet
 from ldm.evaluation.experiments.image_sets import SampleCache, picture_loader
 from ldm.evaluation.experiments.patches import measure
 from ldm.evaluation.metrics.extractors import Described, Extractor, Loader, describe
@@ -43,7 +43,7 @@ RINGS = 32
 
 
 class CanvasPlace(NamedTuple):
-    """What is to be painted."""
+    """What is to be generated."""
 
     number: int
     tokens: Tensor
@@ -165,49 +165,49 @@ class Images:
 
 
 def gallery(
-    bench: Bench, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
+    setup: EvalContext, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> SampleCache:
     """Where the images of a method are kept."""
     weights = {**method.weights, "encoder": embed.id}
     inputs = {str(number): content(path) for number, path in enumerate(given)}
-    identity = bench.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
-    return SampleCache(bench.samples, f"large {name}", identity)
+    identity = setup.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
+    return SampleCache(setup.samples, f"large {name}", identity)
 
 
-def painted(
-    bench: Bench, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
+def generate(
+    setup: EvalContext, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> Images:
-    """The places of the real images `given`, painted where that was not done before."""
-    kept = gallery(bench, name, method, given, scales, embed)
+    """The places of the real images `given`, generated where that was not done before."""
+    kept = gallery(setup, name, method, given, scales, embed)
     held = [kept.path(i).with_name(f"{i:05d}.coarse.png") for i in range(len(given))]
 
     def make(numbers: range) -> Iterator[Pixels]:
         for i in numbers:
             real = read_picture(given[i]).pixels
-            tokens = image_tokens(real, embed, bench.model.tile_px)
-            place = CanvasPlace(bench.seed + i, tokens, real.shape[0], real.shape[1], scales, bench.batch)
-            image, coarse = method(bench.model, place)
+            tokens = image_tokens(real, embed, setup.model.tile_px)
+            place = CanvasPlace(setup.seed + i, tokens, real.shape[0], real.shape[1], scales, setup.batch)
+            image, coarse = method(setup.model, place)
             if coarse is not None:
                 save_png(held[i], coarse)
             yield image
 
-    with tqdm(total=len(given), desc=name, unit="image", leave=False, disable=not bench.processes.first) as bar:
-        kept.fill(len(given), make, processes=bench.processes, progress=bar.update)
+    with tqdm(total=len(given), desc=name, unit="image", leave=False, disable=not setup.processes.first) as bar:
+        kept.fill(len(given), make, processes=setup.processes, progress=bar.update)
     coarse = [picture_loader(path) for path in held] if all(path.is_file() for path in held) else None
     return Images(kept.loaders(len(given)), coarse, [picture_loader(path) for path in given], kept.seconds)
 
 
 class Reference:
-    """Real images, whole in the spaces of the bench, crops of them in others, and what others measure against them."""
+    """Real images, whole in the spaces of the setup, crops of them in others, and what others measure against them."""
 
-    def __init__(self, bench: Bench, images: Sequence[Loader], crop_spaces: Sequence[Extractor]) -> None:
-        self._bench = bench
-        self._spaces = [("whole", space) for space in bench.spaces] + [("crops", space) for space in crop_spaces]
+    def __init__(self, setup: EvalContext, images: Sequence[Loader], crop_spaces: Sequence[Extractor]) -> None:
+        self._setup = setup
+        self._spaces = [("whole", space) for space in setup.spaces] + [("crops", space) for space in crop_spaces]
         self._described = [self._describe(what, images, space) for what, space in self._spaces]
 
     def _describe(self, what: str, images: Sequence[Loader], space: Extractor) -> Described:
-        pieces = crops(images, self._bench.model.tile_px) if what == "crops" else images
-        return describe(pieces, space, "", self._bench.processes, self._bench.batch)
+        pieces = crops(images, self._setup.model.tile_px) if what == "crops" else images
+        return describe(pieces, space, "", self._setup.processes, self._setup.batch)
 
     def distances(self, images: Sequence[Loader]) -> dict[str, float]:
         """Frechet distance and KID in every space, and of how many."""
@@ -220,7 +220,7 @@ class Reference:
 
 
 def run(
-    bench: Bench,
+    setup: EvalContext,
     real: tuple[Sequence[Path], Sequence[Path]],
     scales: Sequence[str],
     methods: Mapping[str, Paint],
@@ -233,16 +233,16 @@ def run(
     `generated` are folders of images made elsewhere, of the same size; `embed` gives the embeddings of real tiles.
     UserError for fewer than two scales.
     """
-    magnification(bench.model, scales)
+    magnification(setup.model, scales)
     reference, given = ([picture_loader(path) for path in half] for half in real)
     sets = {REAL: Images(given, real=given)}
     for name, method in methods.items():
-        sets[name] = painted(bench, name, method, real[1], scales, embed)
+        sets[name] = generate(setup, name, method, real[1], scales, embed)
     for name, folder in generated.items():
         sets[name] = Images([picture_loader(path) for path in listed([folder])])
-    against = Reference(bench, reference, crop_spaces)
+    against = Reference(setup, reference, crop_spaces)
     records = [
-        {"method": name, **against.distances(images.images), **images.means(bench.model.tile_px)}
+        {"method": name, **against.distances(images.images), **images.means(setup.model.tile_px)}
         for name, images in sets.items()
     ]
     shown = [[load() for load in images.images[:SHOWN]] for images in sets.values()]

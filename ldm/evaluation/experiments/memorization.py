@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
-from ldm.evaluation.experiments.context import SHOWN, Bench, Report, Sheet
+from ldm.evaluation.experiments.context import SHOWN, EvalContext, Report, Sheet
 from ldm.evaluation.experiments.image_sets import regions
 from ldm.evaluation.experiments.patches import DRAWN, GIVEN, sample
 from ldm.evaluation.metrics.extractors import Extractor, Loader, features_of
@@ -28,7 +28,7 @@ OWN = "trained on or not: to the region given"
 
 
 def run(
-    bench: Bench,
+    setup: EvalContext,
     training: Sequence[SlideFile],
     held_out: Sequence[SlideFile],
     given: Sequence[SlideFile],
@@ -43,21 +43,21 @@ def run(
     """
     records: list[dict[str, Any]] = []
     pairs: dict[str, list[tuple[float, Pixels, Pixels]]] = {}
-    for scale in tqdm(scales, unit="scale", disable=not bench.processes.first):
+    for scale in tqdm(scales, unit="scale", disable=not setup.processes.first):
         bank = [region.image for region in regions(training, scale)]
         sets = {HELD_OUT: [region.image for region in regions(held_out, scale)]}
         if not bank or not sets[HELD_OUT]:
             raise UserError(f"--scale: {scale} has {len(bank)} training and {len(sets[HELD_OUT])} held-out regions")
         for method, slides in ((TRAINED, training), (GIVEN, given)):
-            sets[method] = sample(bench, method, scale, count, slides, sampling)
-        if bench.model.cdm is not None:
-            sets[DRAWN] = sample(bench, DRAWN, scale, len(sets[GIVEN]), None, sampling)
-        for space in bench.spaces:
-            near = {method: _nearest(bench, images, bank, space) for method, images in sets.items()}
+            sets[method] = sample(setup, method, scale, count, slides, sampling)
+        if setup.model.cdm is not None:
+            sets[DRAWN] = sample(setup, DRAWN, scale, len(sets[GIVEN]), None, sampling)
+        for space in setup.spaces:
+            near = {method: _nearest(setup, images, bank, space) for method, images in sets.items()}
             distances = {method: (found.distance, near[HELD_OUT].distance) for method, found in near.items()}
             distances[OWN] = (
-                _to_own(bench, sets[TRAINED], training, scale, space),
-                _to_own(bench, sets[GIVEN], given, scale, space),
+                _to_own(setup, sets[TRAINED], training, scale, space),
+                _to_own(setup, sets[GIVEN], given, scale, space),
             )
             records += [
                 {"method": method, "scale": scale, "space": space.id, "n": len(ours), "training": len(bank)}
@@ -69,24 +69,24 @@ def run(
             for _, i in closest({method: near[method]}, SHOWN):
                 distance, training_image = near[method].distance[i], bank[near[method].training[i]]()
                 pairs.setdefault(method, []).append((distance, sets[method][i](), training_image))
-    return Report(records, "\n".join(tables(records, bench.spaces, scales)), _sheet(pairs))
+    return Report(records, "\n".join(tables(records, setup.spaces, scales)), _sheet(pairs))
 
 
-def _nearest(bench: Bench, images: Sequence[Loader], bank: Sequence[Loader], space: Extractor) -> Nearest:
-    return nearest(_features(bench, images, space), _features(bench, bank, space))
+def _nearest(setup: EvalContext, images: Sequence[Loader], bank: Sequence[Loader], space: Extractor) -> Nearest:
+    return nearest(_features(setup, images, space), _features(setup, bank, space))
 
 
 def _to_own(
-    bench: Bench, samples: Sequence[Loader], slides: Sequence[SlideFile], scale: str, space: Extractor
+    setup: EvalContext, samples: Sequence[Loader], slides: Sequence[SlideFile], scale: str, space: Extractor
 ) -> Values:
     """Distances (n,) of samples to the regions of `slides` whose embeddings they were given."""
     own = [region.image for region in regions(slides, scale, len(samples))]
-    return np.linalg.norm(_features(bench, samples, space) - _features(bench, own, space), axis=1)
+    return np.linalg.norm(_features(setup, samples, space) - _features(setup, own, space), axis=1)
 
 
-def _features(bench: Bench, images: Sequence[Loader], space: Extractor) -> Values:
+def _features(setup: EvalContext, images: Sequence[Loader], space: Extractor) -> Values:
     """(n, d)"""
-    return np.concatenate(list(features_of(images, space, bench.processes, bench.batch))).astype(np.float64)
+    return np.concatenate(list(features_of(images, space, setup.processes, setup.batch))).astype(np.float64)
 
 
 def _sheet(pairs: Mapping[str, list[tuple[float, Pixels, Pixels]]]) -> Sheet:

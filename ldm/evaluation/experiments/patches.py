@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
-from ldm.evaluation.experiments.context import SHOWN, Bench, Report, Sheet
+from ldm.evaluation.experiments.context import SHOWN, EvalContext, Report, Sheet
 from ldm.evaluation.experiments.image_sets import ImageSet, SampleCache, regions, slide_id
 from ldm.evaluation.metrics.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.metrics.frechet import frechet_distance
@@ -27,21 +27,26 @@ REAL, GIVEN, DRAWN = "real, other slides", "given embeddings", "CDM"
 
 
 def gallery(
-    bench: Bench, method: str, scale: str, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
+    setup: EvalContext, method: str, scale: str, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
 ) -> SampleCache:
     """Where the images of `sample` are kept."""
     inputs = {} if slides is None else {slide_id(slide): content(slide.path) for slide in slides}
-    weights = bench.model.cdm.weights if slides is None and bench.model.cdm else {}
+    weights = setup.model.cdm.weights if slides is None and setup.model.cdm else {}
     order = list(inputs)  # that of the images
     return SampleCache(
-        bench.samples,
+        setup.samples,
         f"{method} {scale}",
-        bench.identity(weights, inputs, {**sampling, "scale": scale, "slides": order}),
+        setup.identity(weights, inputs, {**sampling, "scale": scale, "slides": order}),
     )
 
 
 def sample(
-    bench: Bench, method: str, scale: str, count: int, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
+    setup: EvalContext,
+    method: str,
+    scale: str,
+    count: int,
+    slides: Sequence[SlideFile] | None,
+    sampling: Mapping[str, Any],
 ) -> list[Loader]:
     """Images of `scale`: image i under the embedding of region i of the `slides`, or under a context of the CDM.
 
@@ -50,17 +55,17 @@ def sample(
     """
     given = None if slides is None else regions(slides, scale, count)
     count = count if given is None else len(given)
-    kept = gallery(bench, method, scale, slides, sampling)
+    kept = gallery(setup, method, scale, slides, sampling)
 
     def make(numbers: range) -> Pixels:
         grids = None if given is None else [given[i].embedding() for i in numbers]
-        seed = bench.seed + numbers.start
-        return bench.model.sample(scale, len(numbers), grids, seed=seed, batch_size=bench.batch, **sampling)
+        seed = setup.seed + numbers.start
+        return setup.model.sample(scale, len(numbers), grids, seed=seed, batch_size=setup.batch, **sampling)
 
     with tqdm(
-        total=count, desc=f"{method}, {scale}", unit="image", leave=False, disable=not bench.processes.first
+        total=count, desc=f"{method}, {scale}", unit="image", leave=False, disable=not setup.processes.first
     ) as bar:
-        kept.fill(count, make, batch=bench.batch, processes=bench.processes, progress=bar.update)
+        kept.fill(count, make, batch=setup.batch, processes=setup.processes, progress=bar.update)
     return kept.loaders(count)
 
 
@@ -90,7 +95,7 @@ def measure(method: str, images: Described, reference: Described) -> Measured:
 
 
 def methods_at(
-    bench: Bench, scale: str, count: int, given: Sequence[SlideFile], sampling: Mapping[str, Any] | None
+    setup: EvalContext, scale: str, count: int, given: Sequence[SlideFile], sampling: Mapping[str, Any] | None
 ) -> dict[str, list[Loader]]:
     """Images by method: other real ones, and samples unless `sampling` is None. UserError without conditions."""
     methods: dict[str, list[Loader]] = {}
@@ -99,17 +104,17 @@ def methods_at(
         methods[REAL] = [region.image for region in places]
     if sampling is None:
         return methods
-    if not places and bench.model.cdm is None:
+    if not places and setup.model.cdm is None:
         raise UserError(f"conditions: none at {scale}; give prepared slides with --real, or the model's --cdm")
     if places:
-        methods[GIVEN] = sample(bench, GIVEN, scale, count, given, sampling)
-    if bench.model.cdm is not None:
-        methods[DRAWN] = sample(bench, DRAWN, scale, len(places) or count, None, sampling)
+        methods[GIVEN] = sample(setup, GIVEN, scale, count, given, sampling)
+    if setup.model.cdm is not None:
+        methods[DRAWN] = sample(setup, DRAWN, scale, len(places) or count, None, sampling)
     return methods
 
 
 def run(
-    bench: Bench,
+    setup: EvalContext,
     real: ImageSet,
     given: Sequence[SlideFile],
     count: int,
@@ -120,22 +125,22 @@ def run(
     under the CDM (none if `sampling` is None), and images made elsewhere; `count` of each, or as many as there are.
     """
     cells, sheet = [], Sheet()
-    for scale in tqdm(real.scales, unit="scale", disable=not bench.processes.first):
-        methods = methods_at(bench, scale, count, given, sampling)
-        for space in bench.spaces:
-            reference = real.described(scale, space, bench.processes, bench.batch)
+    for scale in tqdm(real.scales, unit="scale", disable=not setup.processes.first):
+        methods = methods_at(setup, scale, count, given, sampling)
+        for space in setup.spaces:
+            reference = real.described(scale, space, setup.processes, setup.batch)
             for method, images in methods.items():
-                found = describe(images, space, scale, bench.processes, bench.batch)
+                found = describe(images, space, scale, setup.processes, setup.batch)
                 cells.append(measure(method, found, reference))
             for method, source in generated.items():
-                found = source.described(scale, space, bench.processes, bench.batch)
+                found = source.described(scale, space, setup.processes, setup.batch)
                 cells.append(measure(method, found, reference))
         columns = [images[:: max(1, len(images) // SHOWN)][:SHOWN] for images in methods.values()]
         if columns:
             sheet.rows.append([load() for images in zip(*columns, strict=True) for load in images])
             sheet.row_labels.append(scale)
             sheet.columns = list(methods) * len(columns[0])
-    return Report([cell._asdict() for cell in cells], "\n".join(tables(cells, bench.spaces)), sheet)
+    return Report([cell._asdict() for cell in cells], "\n".join(tables(cells, setup.spaces)), sheet)
 
 
 def tables(cells: Sequence[Measured], spaces: Sequence[Extractor]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ldm.controlnet_superres import SETTINGS, ControlModel
 from ldm.errors import UserError
-from ldm.evaluation.experiments.context import SHOWN, Bench, Embedder, Method, Report, Sheet
+from ldm.evaluation.experiments.context import SHOWN, Embedder, EvalContext, Method, Report, Sheet
 from ldm.evaluation.experiments.image_sets import SampleCache
 from ldm.evaluation.experiments.names import CONTROLLED, SUPERRES
 from ldm.evaluation.metrics.extractors import Extractor
@@ -219,7 +219,7 @@ def whole_patches(image: Pixels, side: int) -> Pixels:
 
 
 def run(
-    bench: Bench,
+    setup: EvalContext,
     truths: Sequence[Path],
     scales: Sequence[str],
     methods: Mapping[str, Enlarge],
@@ -231,15 +231,15 @@ def run(
 
     `embed` gives the embeddings of the truth's tiles; `features` and `lpips` are those of `scores`.
     """
-    tile_px, factor = bench.model.tile_px, magnification(bench.model, scales)
+    tile_px, factor = setup.model.tile_px, magnification(setup.model, scales)
     columns = [[read(path, factor) for path in truths[:SHOWN]]]
     records = []
     for name, method in methods.items():
-        made = painted(bench, name, method, truths, scales, embed)
+        made = generate(setup, name, method, truths, scales, embed)
         images = made.loaders(len(truths))
         for path, image in zip(truths, images, strict=True):
             truth = read(path, factor)
-            found = scores(image(), truth, shrunk(truth, factor), bench.spaces, tile_px, features, lpips)
+            found = scores(image(), truth, shrunk(truth, factor), setup.spaces, tile_px, features, lpips)
             records.append({"method": name, "image": path.name, **found, "CPU s": made.seconds})
         columns.append([load() for load in images[:SHOWN]])
     before = [shrunk(truth, factor) for truth in columns[0]]
@@ -250,30 +250,30 @@ def run(
 
 
 def gallery(
-    bench: Bench, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
+    setup: EvalContext, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> SampleCache:
     """Where the images of a method are kept."""
     weights = {**method.weights, **({"encoder": embed.id} if method.embeds else {})}
     inputs = {str(number): content(path) for number, path in enumerate(truths)}
-    identity = bench.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
-    return SampleCache(bench.samples, f"superres {name}", identity)
+    identity = setup.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
+    return SampleCache(setup.samples, f"superres {name}", identity)
 
 
-def painted(
-    bench: Bench, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
+def generate(
+    setup: EvalContext, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> SampleCache:
     """The images of a method, made where they are missing."""
-    kept = gallery(bench, name, method, truths, scales, embed)
-    factor = magnification(bench.model, scales)
+    kept = gallery(setup, name, method, truths, scales, embed)
+    factor = magnification(setup.model, scales)
 
     def make(numbers: range) -> Iterator[Pixels]:
         for i in numbers:
             truth = read(truths[i], factor)
-            tokens = partial(image_tokens, truth, embed, bench.model.tile_px)
-            yield method(bench.model, LowRes(bench.seed + i, shrunk(truth, factor), tokens, scales, bench.batch))
+            tokens = partial(image_tokens, truth, embed, setup.model.tile_px)
+            yield method(setup.model, LowRes(setup.seed + i, shrunk(truth, factor), tokens, scales, setup.batch))
 
-    with tqdm(total=len(truths), desc=name, unit="image", leave=False, disable=not bench.processes.first) as bar:
-        kept.fill(len(truths), make, processes=bench.processes, progress=bar.update)
+    with tqdm(total=len(truths), desc=name, unit="image", leave=False, disable=not setup.processes.first) as bar:
+        kept.fill(len(truths), make, processes=setup.processes, progress=bar.update)
     return kept
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ldm.errors import UserError
-from ldm.support.files import whole
+from ldm.support.files import atomic_write
 from ldm.support.typed import typed
 
 FORMAT = "zoomldm-statistics-1"
@@ -45,7 +45,7 @@ class Statistics:
 
     def save(self, path: str | Path) -> None:
         """Write an .npz; readable without running code."""
-        with whole(path) as partial, partial.open("wb") as file:
+        with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez(file, format=FORMAT, **asdict(self))
 
     @classmethod

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.workers.claims import Claims, TaskQueue, claim_of
-from ldm.support.files import is_gone, remove_leftovers, whole, writer
+from ldm.support.files import atomic_write, is_gone, remove_leftovers, writer
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -92,7 +92,7 @@ def test_leftovers_are_those_of_the_dead(tmp_path: Path) -> None:
     process = CONTEXT.Process(target=die_with_a_claim, args=(tmp_path / "sub" / "a.h5",))
     process.start()
     process.join()
-    with whole(tmp_path / "b.txt") as partial:
+    with atomic_write(tmp_path / "b.txt") as partial:
         partial.touch()
         remove_leftovers(tmp_path)
         assert partial.exists()
