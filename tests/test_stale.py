@@ -134,6 +134,7 @@ def test_a_sampling_is_not_gone_on_from_with_other_settings(start: Callable[...,
         assert start(*options, option) == 0, option
     assert start("--from=none") == 0
     assert start(*options) == 2
+    assert start("--from=none") == 0
 
 
 def bench(own: Path, **changes: Any) -> EvalContext:

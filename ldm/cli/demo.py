@@ -16,7 +16,7 @@ from ldm.cli.train import main as train
 from ldm.support.arguments import Parser
 
 
-class Stage(NamedTuple):
+class DemoStage(NamedTuple):
     """One command of the demo, and what it takes on two laptop cores."""
 
     about: str
@@ -26,14 +26,16 @@ class Stage(NamedTuple):
     arguments: list[str]
 
 
-def stages(run: str) -> list[Stage]:
+def stages(run: str) -> list[DemoStage]:
     """What is run, in order; the trained model goes to the folder `run`."""
     slide = "data/demo/cohort/histology_100.h5"
     return [
-        Stage("the bundled model's patches, real ones beside them", "20 s", "sample", sample, []),
-        Stage("draws 12 demo slides and prepares them", "2 min, once", "prepare", prepare, ["--config", "demo"]),
-        Stage("trains a small model of all scales", "4 min", "train", train, ["--config", "demo", f"run={run}"]),
-        Stage("its patches", "20 s", "sample", sample, ["--model", run, "--from", slide, "--out", f"{run}/samples"]),
+        DemoStage("the bundled model's patches, real ones beside them", "20 s", "sample", sample, []),
+        DemoStage("draws 12 demo slides and prepares them", "2 min, once", "prepare", prepare, ["--config", "demo"]),
+        DemoStage("trains a small model of all scales", "4 min", "train", train, ["--config", "demo", f"run={run}"]),
+        DemoStage(
+            "its patches", "20 s", "sample", sample, ["--model", run, "--from", slide, "--out", f"{run}/samples"]
+        ),
     ]
 
 

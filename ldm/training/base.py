@@ -94,17 +94,7 @@ class Run:
         for number, scale in enumerate(scales):
             if self.ladder[scale].name in scales[:number]:
                 raise UserError(f"data.scales: {scale} found twice, expected each scale once")
-        weight = nn.Parameter(torch.zeros(2, 2))
-        optimizer = build(config.training.optimizer, "training.optimizer", kind=Optimizer, params=[weight])
-        weight.grad = torch.zeros_like(weight)
-        try:
-            optimizer.step()
-        except (RuntimeError, TypeError, AttributeError) as error:
-            target, why = config.training.optimizer.target, " ".join(str(error).split())[:200]
-            raise UserError(
-                f"training.optimizer.target: {target} takes no step from dense gradients alone ({why}); "
-                "expected one that does, for example torch.optim.AdamW"
-            ) from error
+        check_optimizer(config.training.optimizer)
 
     def check_side(self, unet: UNet) -> None:
         """UserError where a patch's latent cannot be halved as often as `unet` has levels."""
@@ -186,3 +176,19 @@ class Run:
         training = self.config.training
         devices = training.devices if isinstance(training.devices, int) else 1
         return self.config.data.batch_size * training.accumulate * devices * training.nodes
+
+
+def check_optimizer(section: DictConfig) -> None:
+    """UserError where the optimiser that `section` names cannot be built, or takes no step from gradients alone."""
+    with torch.device("cpu"):
+        weight = nn.Parameter(torch.zeros(2, 2))
+        optimizer = build(section, "training.optimizer", kind=Optimizer, params=[weight])
+        weight.grad = torch.zeros_like(weight)
+        try:
+            optimizer.step()
+        except (RuntimeError, TypeError, AttributeError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"training.optimizer.target: {section.target} takes no step from dense gradients alone ({why}); "
+                "expected one that does, for example torch.optim.AdamW"
+            ) from error
