@@ -9,6 +9,13 @@ from ldm.data.h5 import SlideFile
 from ldm.hub import BUNDLED
 from ldm.pipeline import ZoomLDM
 from tests import toy
+from tests.robustness.forking import start_server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server_of_forks() -> None:
+    """Whichever test forks first, the others find what they need imported."""
+    start_server()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -97,7 +97,7 @@ def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
     try:
         reports: dict[str, Any] = {report["slide_id"]: report for report in json.loads(path.read_text())}
     except (ValueError, TypeError, KeyError) as error:
-        yield fail(f"{path}: cannot be read ({type(error).__name__}); type the preparation's command again")
+        yield fail(f"{path}: cannot be read ({type(error).__name__}); run the preparation's command again")
         return
     ids = {slide.attrs["slide_id"]: slide for slide in slides}
     failed = [report for report in reports.values() if report.get("status") == "failed"]
@@ -105,11 +105,11 @@ def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
         yield warn(f"{path}: {report['slide_id']} failed: {report.get('message')}")
     waiting = [name for name, report in reports.items() if report.get("status") == "waiting"]
     if waiting:
-        yield warn(f"{path}: {', '.join(waiting)} not prepared yet; type the preparation's command again")
+        yield warn(f"{path}: {', '.join(waiting)} not prepared yet; run the preparation's command again")
     missing = [name for name in reports if name not in ids and reports[name].get("status") in ("prepared", "kept")]
     if missing:
         yield fail(
-            f"{path}: lists {', '.join(missing)}, but no whole file is there; type the preparation's command again"
+            f"{path}: lists {', '.join(missing)}, but no whole file is there; run the preparation's command again"
         )
     unlisted = [name for name in ids if name not in reports]
     if unlisted:
@@ -117,7 +117,7 @@ def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
     for name in ids.keys() & reports.keys():
         counts = {scale: ids[name].count(scale) for scale in ids[name].attrs["scales"]}
         if reports[name].get("regions") not in ({}, counts):
-            yield fail(f"{path}: {name} has other regions than its file; type the preparation's command again")
+            yield fail(f"{path}: {name} has other regions than its file; run the preparation's command again")
     if not missing and not failed and not waiting:
         yield ok(f"{path}: {len(reports)} slides, none failed")
 

@@ -121,7 +121,7 @@ def disk_full(path: Path, needed: int | None) -> DiskFull:
     takes = "more" if needed is None else f"{needed:,} bytes"
     return DiskFull(
         f"{path}: the disk is full: it needs {takes}, {room:,} bytes are free; make room or choose another folder, "
-        "then type the command again"
+        "then run the same command again"
     )
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from data_prep.slides.slide import Plane, open_slide
 from ldm.data.h5 import SlideFile
@@ -23,6 +24,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.slow
 def test_all_eight_scales_of_a_sparse_slide_in_little_memory(tmp_path: Path) -> None:
     island = tissue_image(ISLAND, ISLAND)
     path = write_sparse_slide(tmp_path / "slides" / "a.tiff", SIDE, island, PLACES)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from itertools import pairwise
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ from ldm.errors import UserError
 from ldm.support.files import sidecar
 from ldm.training.callbacks import newest_checkpoint
 from tests import toy
+from tests.robustness.forking import CONTEXT, start_server
 from tests.training import cohort
 
 SECONDS = 60
@@ -136,15 +136,14 @@ def flips(case: Case, count: int) -> Iterator[str]:
     """What became of each of `count` flips: refused, harmless, or what must not be; the file is whole again after."""
     whole, expected, generator = case.path.read_bytes(), case.read(case.path), random.Random(case.name)
     structure = [place for first, end in case.structure for place in range(first, end)]
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    start_server()
     for number in range(count):
         place = generator.choice(structure) if number % 2 else generator.randrange(len(whole))
         damaged = bytearray(whole)
         damaged[place] ^= 1 << generator.randrange(8)
         case.path.write_bytes(damaged)
-        ours, theirs = context.Pipe(duplex=False)
-        reader = context.Process(target=_read, args=(case, expected, theirs))
+        ours, theirs = CONTEXT.Pipe(duplex=False)
+        reader = CONTEXT.Process(target=_read, args=(case, expected, theirs))
         reader.start()
         theirs.close()
         try:

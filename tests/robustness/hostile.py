@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from ldm.errors import UserError
 from tests.robustness import hostile_configs, hostile_files, hostile_names
+from tests.robustness.forking import CONTEXT, start_server
 
 ATTACKS: dict[str, Callable[[Path], None]] = {
     **hostile_files.ATTACKS,
@@ -58,15 +58,12 @@ class Watch:
 
 def outcomes(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Name and outcome of these attacks, each in a folder of its own."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(
-        [__name__, "main", "data_prep.preparation", "ldm.commands.train", "ldm.commands.sample"]
-    )
+    start_server()
     for number, name in enumerate(names):
         place = folder / f"{number}"
         place.mkdir()
-        ours, theirs = context.Pipe(duplex=False)
-        attack = context.Process(target=_attempt, args=(name, place, theirs))
+        ours, theirs = CONTEXT.Pipe(duplex=False)
+        attack = CONTEXT.Process(target=_attempt, args=(name, place, theirs))
         attack.start()
         theirs.close()
         try:

@@ -9,7 +9,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ldm.checkpoint import load_weights
 from ldm.support.files import sha256
 from ldm.training.callbacks import newest_checkpoint
 from tests.robustness.flips import DEMO, digest
+from tests.robustness.forking import CONTEXT, start_server
 from tests.training import cohort
 from tests.training.metrics import losses
 
@@ -35,9 +35,8 @@ def _train(arguments: list[str]) -> None:
 
 def start(*arguments: str) -> BaseProcess:
     """main.py in a process of its own."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["main", __name__])
-    process = context.Process(target=_train, args=(list(arguments),))
+    start_server()
+    process = CONTEXT.Process(target=_train, args=(list(arguments),))
     process.start()
     return process
 

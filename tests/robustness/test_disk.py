@@ -7,6 +7,7 @@ import pytest
 from tests.robustness.disk import measure
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_in_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
     found = measure(tmp_path, 3)
     if found.startswith("not measured"):

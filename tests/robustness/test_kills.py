@@ -10,6 +10,7 @@ from data_prep.preparation import INTERRUPTED, RESUMABLE
 from tests.robustness import cohort, kills
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_is_continued_by_the_same_command(tmp_path: Path) -> None:
     assert kills.measure(tmp_path, 2) == "2 of 2 byte-equal"
 

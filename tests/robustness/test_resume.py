@@ -17,6 +17,7 @@ def test_a_run_killed_while_saving_has_a_whole_checkpoint(tmp_path: Path, overri
     assert list(resume.killed_while_saving(tmp_path, overrides, 2)) == [True, True]
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_ends_as_one_that_was_not(tmp_path: Path, overrides: list[str]) -> None:
     """At a random step, before the first checkpoint, after the last."""
     whole = resume.undisturbed(tmp_path / "whole", overrides)

@@ -100,7 +100,7 @@ def test_a_half_prepared_cohort_is_finished_first_or_refused(
     folder = tmp_path / "cohort"
     toy.slide(folder / "s0.h5")
     (folder / "report.json").write_text(json.dumps([{"slide_id": "s0", "status": "kept"}, LEFT, LEFT]))
-    with pytest.raises(UserError, match=r"cohort is half prepared, 2 slides wait \(s1 first\); run the same command of"):
+    with pytest.raises(UserError, match=r"is half prepared, 2 slides wait \(s1 first\); run the same command of"):
         run(tmp_path / "run", [*overrides, f"data.cohort={folder}"], 1)
     asked: list[list[str]] = []
     monkeypatch.setattr(prepare, "main", lambda arguments: asked.append(arguments) or RESUMABLE)
@@ -118,7 +118,7 @@ def test_a_wrong_cohort_is_told_and_nothing_is_drawn(tmp_path: Path, overrides: 
     (tmp_path / "file").touch()
     for name, what in (("empty", ""), ("file", r" \(it is a file\)"), ("mistyped", r" \(it does not exist\)")):
         folder = tmp_path / name
-        with pytest.raises(UserError, match=rf"data\.cohort: {folder} holds no prepared slide{what}; run python"):
+        with pytest.raises(UserError, match=rf"data\.cohort: {folder} holds no prepared slide{what}; run zoomldm"):
             run(tmp_path / "run", [*overrides, f"data.cohort={folder}"], 1)
     assert not (tmp_path / "mistyped").exists()
     assert list((tmp_path / "empty").iterdir()) == []

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from data_prep.preparation import prepare
@@ -13,6 +14,7 @@ from tests.robustness import cohort
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_two_devices_prepare_what_one_does(tmp_path: Path) -> None:
     config = cohort.make(tmp_path, 4)
     prepare(config)
