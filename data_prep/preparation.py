@@ -164,6 +164,19 @@ def _draw_demo_slides(config: PrepareConfig) -> None:
         generate(folder, demo.count, demo.seed, demo.kind, demo.size_px)
 
 
+def _refuse_unasked_drawing(config: PrepareConfig, asked: set[str]) -> None:
+    """UserError where `slides` was named to be prepared, has none, and the config would draw the demo's there."""
+    folder = Path(config.slides)
+    if config.generate is None or "slides" not in asked or "generate" in asked:
+        return
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        found = "is empty" if folder.exists() else "does not exist"
+        raise UserError(
+            f"slides: {config.slides} {found}; name a folder of slides, or say that demo slides are to be drawn there: "
+            f"generate.count={config.generate.count}"
+        )
+
+
 def _latest(task: Task, done: dict[str, SlideReport], records: Records) -> SlideReport:
     """What is known of a slide: from this run, from any other, or that it waits."""
     known = done.get(task.slide_id) or records.read(task.slide_id)
@@ -173,6 +186,7 @@ def _latest(task: Task, done: dict[str, SlideReport], records: Records) -> Slide
 def command(path: str, overrides: Sequence[str]) -> int:
     """Prepare what a config says, tell what became of it; returns the exit status."""
     config = load_prepare_config([path], overrides)
+    _refuse_unasked_drawing(config, {override.partition("=")[0].partition(".")[0] for override in overrides})
     check_destination(config.out, folder=True)
     if config.generate:
         check_destination(config.slides, folder=True)

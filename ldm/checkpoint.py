@@ -234,7 +234,8 @@ def _wrong_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list
 
 
 def _kind(x: Tensor) -> tuple[bool, bool, bool]:
-    return x.is_floating_point(), x.is_complex(), x.dtype == torch.bool
+    plain = x.is_floating_point() and x.dtype.itemsize > 1  # eight bits are codes with a scale of their own
+    return plain, x.is_complex(), x.dtype == torch.bool
 
 
 def _dtype(x: Tensor) -> str:

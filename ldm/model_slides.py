@@ -30,6 +30,13 @@ def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:
     return slide
 
 
+def kind_notes(place: Place | None, model: ZoomLDM) -> list[str]:
+    """A warning where a picture that lies at `place` on Earth is given to a `model` of something else."""
+    if place is None or model.ladder.kind == "satellite":
+        return []
+    return [f"is georeferenced, but the model is of {model.ladder.kind}; give --model one that was trained on scenes"]
+
+
 def tile_place(slide: SlideFile, tile: tuple[int, int]) -> Place | None:
     """Where base tile (row, col) begins on Earth, in base pixels; None where the slide's source did not say.
 

@@ -128,7 +128,7 @@ def test_every_ablation_differs_from_what_it_is_compared_with_in_one_thing() -> 
 def test_demo_ablations_train_and_sample(tmp_path: Path, overrides: list[str], name: str) -> None:
     own = [item for item in overrides if not item.startswith("model.summarizer")]
     own += [f"model.summarizer.{key}" for key in (f"embedding_dim={toy.EMBEDDING}", "scales=3", "width=32")]
-    own += ["data.scales=[5x]"] if name == "single_scale" else []
+    own += ["encoder=demo", *(["data.scales=[5x]"] if name == "single_scale" else [])]
     run = tmp_path / "run"
     command = ["--base", str(ROOT / f"configs/ablations/demo/{name}.yaml"), f"run={run}", "training.max_steps=2", *own]
     assert main.main([*command, "training.validate_every=2"]) == 0

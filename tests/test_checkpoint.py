@@ -18,6 +18,7 @@ from ldm.errors import UserError
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import Summarizer
 from ldm.networks.unet import UNet
+from ldm.support.finite import is_finite
 from tests.golden.fill import fill_
 from tests.golden.parity import published_names
 
@@ -250,3 +251,11 @@ def test_loading_names_every_difference_and_changes_nothing() -> None:
         "wrong shape: 1.weight is (1, 4), expected (1, 3)"
     )
     assert json.dumps({name: value.tolist() for name, value in network.state_dict().items()}) == before
+
+
+def test_weights_of_eight_bits_are_refused_in_one_line() -> None:
+    linear = nn.Linear(2, 2)
+    state = {name: value.detach().to(torch.float8_e4m3fn) for name, value in linear.state_dict().items()}
+    assert is_finite(state["weight"])
+    with pytest.raises(UserError, match="weight is float8_e4m3fn, expected float32"):
+        load_strict(linear, state, "weights")

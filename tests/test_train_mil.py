@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ldm.cli import mil as train_mil
+from ldm.commands.mil import bag_of, labelled
 from ldm.data.bags import Bag, write_bag
 from ldm.errors import UserError
 from tests import toy
@@ -95,3 +96,19 @@ def test_mistakes_are_told(toys: Path, tmp_path: Path, changes: list[str], messa
     with pytest.raises(UserError, match=message):
         train_mil.main([*given, *changes])
     assert not (tmp_path / "table.md").exists()  # told before any training
+
+
+def test_slides_are_labelled_by_their_files_names_too() -> None:
+    bags = {"Patiente_Zoé_01", "a/b_c", "1.5"}
+    assert [bag_of(name, bags) for name in ("Patiente Zoé 01.tif", "Patiente Zoé 01", "a/b c.svs", "1.5", "x")] == [
+        *("Patiente_Zoé_01", "Patiente_Zoé_01", "a/b_c", "1.5", "x"),
+    ]
+
+
+def test_a_folder_of_bag_folders_is_told(tmp_path: Path) -> None:
+    (tmp_path / "features" / "denoiser-20x").mkdir(parents=True)
+    for name in ("s1", "s2"):
+        (tmp_path / "features" / "denoiser-20x" / f"{name}.h5").touch()
+    (tmp_path / "labels.csv").write_text("slide,label\ns1,A\ns2,B\n")
+    with pytest.raises(UserError, match=r"holds folders of bags; name one, for example .*denoiser-20x"):
+        labelled(str(tmp_path / "labels.csv"), [tmp_path / "features"])

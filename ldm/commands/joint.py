@@ -26,7 +26,7 @@ from ldm.images.pictures import read_located
 from ldm.images.pyramid_tiff import PyramidWriter
 from ldm.images.rasters import Place
 from ldm.images.tensors import to_uint8
-from ldm.model_slides import matching_slide, tile_place
+from ldm.model_slides import kind_notes, matching_slide, tile_place
 from ldm.multiscale.conditions import (
     Conditions,
     TokenMap,
@@ -107,7 +107,7 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], s
         inputs, settings = {"slide": content(origin)}, {"place": args.place}
         return Origin("slide", lambda: tokens, inputs=inputs, settings=settings, place=tile_place(slide, place))
     (picture, ground, notes), embed = read_located(Path(origin)), load_encoder(model.encoder)
-    for note in notes:
+    for note in (*notes, *kind_notes(ground, model)):
         print(f"{origin}: {note}", file=sys.stderr)
     tokens = image_tokens(picture.pixels, embed, model.tile_px)
     return Origin("picture", lambda: tokens, {"encoder": embed.id}, {"picture": content(origin)}, place=ground)

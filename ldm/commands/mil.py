@@ -2,9 +2,11 @@
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ from data_prep.prepare import main as prepare
 from ldm.data.bags import BagFolder, read_bag, subsets
 from ldm.data.cohort import open_cohort
 from ldm.data.h5 import SlideFile
+from ldm.data.ids import safe_id
 from ldm.data.labels import Labels, read_labels
 from ldm.data.split_file import folds
 from ldm.data.thumbnail import thumbnail
@@ -29,23 +32,17 @@ from ldm.pipeline import ZoomLDM
 from ldm.support.files import atomic_write
 
 DEMO = "configs/demo/data_mil.yaml"
-
-
 DEMO_FEATURES = Path("data/demo/mil-features")
-
-
 DEMO_BAGS = [
     ("encoder", ["20x"]),
     *(("denoiser", [scale]) for scale in ("20x", "10x", "5x", "2.5x", "1.25x")),
     ("denoiser", ["20x", "5x"]),
     ("denoiser", ["20x", "10x", "5x", "2.5x", "1.25x"]),
 ]
-
-
+NAMED = 5
+"""slides without a bag that are named"""
 SHOWN = 3
 """slides of each label in the picture"""
-
-
 SHOWN_PX = 320
 
 
@@ -65,20 +62,43 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def labelled(path: str, features: Sequence[Path]) -> Labels:
-    """The slides of `path` that have a bag in every folder. UserError when they are too few."""
+    """The slides of `path` that have a bag in every folder, named as their bags. UserError when they are too few."""
     bags = [
         {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.h5")} for folder in features
     ]
+    everywhere = set.intersection(*bags)
     labels = read_labels(path)
     if labels.unlabelled:
         print(f"{path}: {labels}")
-    kept = labels.only(set.intersection(*bags))
-    if len(kept.slides) < len(labels.slides):
-        print(f"{len(labels.slides) - len(kept.slides)} of {len(labels.slides)} labelled slides have no bag: left out")
+    labels = replace(labels, slides=[bag_of(slide, everywhere) for slide in labels.slides])
+    for slide, count in Counter(labels.slides).items():
+        if count > 1:
+            raise UserError(f"{path}: {count} rows name the slide {slide}, by its file and by its id; remove one")
+    for folder, found in zip(features, bags, strict=True):
+        if not found & set(labels.slides):
+            _refuse_parent(folder, found, labels)
+    kept = labels.only(everywhere)
+    if missing := [slide for slide in labels.slides if slide not in everywhere]:
+        named = ", ".join(missing[:NAMED]) + (" ..." if len(missing) > NAMED else "")
+        print(f"{len(missing)} of {len(labels.slides)} labelled slides have no bag: left out ({named})")
     for folder in features:
         if told := subsets([folder / f"{slide}.h5" for slide in kept.slides]):
             print(f"{folder.name}: {told}")
     return kept
+
+
+def bag_of(slide: str, bags: set[str]) -> str:
+    """The bag that a table's `slide` means: its id, or its file's name, which preparation turned into the id."""
+    ids = (slide, safe_id(slide), safe_id(PurePosixPath(slide).with_suffix("").as_posix()) if slide else slide)
+    return next((name for name in ids if name in bags), slide)
+
+
+def _refuse_parent(folder: Path, found: set[str], labels: Labels) -> None:
+    """UserError where the folders inside `folder` have the bags, but not itself."""
+    for inside in sorted({name.partition("/")[0] for name in found if "/" in name}):
+        within = {name.removeprefix(f"{inside}/") for name in found}
+        if any(bag_of(slide, within) in within for slide in labels.slides):
+            raise UserError(f"--features: {folder} holds folders of bags; name one, for example {folder / inside}")
 
 
 class ScoreRow(NamedTuple):
@@ -156,7 +176,8 @@ def draw_attention(labels: Labels, run: CrossValidation, shown: Thumbnails, args
         with atomic_write(args.out / "attention" / f"{labels.slides[i]}.jpg") as unfinished:
             both.save(unfinished, format="JPEG", quality=85)
         rows.append([fitted(picture, SHOWN_PX), fitted(attention, SHOWN_PX)])
-        names.append(f"{labels.names[labels.values[i]]}: {1 / (1 + np.exp(-prediction.logit)):.2f}")
+        probability = 1 / (1 + np.exp(-prediction.logit))
+        names.append(f"{labels.names[labels.values[i]]}: P({labels.names[1]}) {probability:.2f}")
     sheet = args.out / "attention.png"
     contact_sheet(rows, names, ["slide", "attention"], sheet)
     return sheet

@@ -32,7 +32,7 @@ from ldm.images.pictures import (
 )
 from ldm.images.rasters import Place
 from ldm.images.tensors import from_uint8, to_uint8
-from ldm.model_slides import matching_slide, tile_place
+from ldm.model_slides import kind_notes, matching_slide, tile_place
 from ldm.multiscale.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
 from ldm.multiscale.constraint import Shrink
 from ldm.multiscale.cost import cost_of, window_seconds
@@ -62,9 +62,9 @@ class Job:
     """where it lies on Earth"""
 
 
-def load(path: Path, truth: Path | None) -> Job:
+def load(path: Path, truth: Path | None, model: ZoomLDM) -> Job:
     picture, place, notes = read_located(path)
-    for note in notes:
+    for note in (*notes, *kind_notes(place, model)):
         print(f"{path}: {note}", file=sys.stderr)
     return Job(path.name, picture, None if truth is None else read_picture(truth).pixels, place)
 
@@ -272,7 +272,7 @@ def run(args: argparse.Namespace) -> int:
     if args.slide and len(paths) > 1:
         raise UserError(f"--from: one place for {len(paths)} images; expected one image")
     truth = truths(args, paths)
-    jobs = [partial(load, path, truth.get(path)) for path in paths] or [partial(demo, args)]
+    jobs = [partial(load, path, truth.get(path), model) for path in paths] or [partial(demo, args)]
     args.alone = len(jobs) == 1
     done, failed = [], []
     for job in jobs:

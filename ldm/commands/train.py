@@ -129,6 +129,8 @@ def run_folder(config: DictConfig, base: str) -> Path:
         raise UserError(
             f"run: {name} exists; continue it with --resume {name}, or choose another folder with run=FOLDER"
         )
+    if first and any(Path(name).glob("checkpoints/*")):
+        raise UserError(f"run: {name} holds checkpoints but no config.yaml to continue them; choose another folder")
     return Path(name)
 
 

@@ -78,8 +78,9 @@ IMAGES, EMBEDDINGS, CORNERS = Kind(1, "u", 1), Kind(3, "f"), Kind(2, "iu")
 
 def check_attributes(path: Path, found: Mapping[str, Any]) -> Ladder:
     """The ladder of a slide with these attributes. UserError for one that is missing, of another type, or absurd."""
-    if found.get("format") != FORMAT:
-        raise UserError(f"{path}: format is {found.get('format', 'none')}, expected {FORMAT}; prepare this slide again")
+    made = found.get("format", "none")
+    if not isinstance(made, str) or made != FORMAT:
+        raise UserError(f"{path}: format is {str(made)[:60]}, expected {FORMAT}; prepare this slide again")
     if missing := [key for key in REQUIRED if key not in found]:
         raise UserError(f"{path}: lacks {', '.join(missing)}; prepare this slide again")
     for key, kind in (REQUIRED | OPTIONAL).items():

@@ -22,7 +22,12 @@ class NotFiniteError(UserError):
 def is_finite(x: Tensor) -> bool:
     """Whether every value of `x` is a number; integers are, and so are tensors that have no values (meta, fake)."""
     without_values = x.is_meta or type(x).__name__ == "FakeTensor"
-    return without_values or not (x.is_floating_point() or x.is_complex()) or bool(torch.isfinite(x).all())
+    return without_values or not (x.is_floating_point() or x.is_complex()) or bool(torch.isfinite(_plain(x)).all())
+
+
+def _plain(x: Tensor) -> Tensor:
+    """Types of one byte have no isfinite of their own."""
+    return x.float() if x.is_floating_point() and x.dtype.itemsize == 1 else x
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

@@ -11,7 +11,7 @@ from einops import rearrange, reduce
 from PIL import Image
 
 from data_prep import prepare_slide as pass_over
-from data_prep.preparation import prepare
+from data_prep.preparation import command, prepare
 from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig, load_prepare_config
 from data_prep.prepare import main
 from data_prep.settings import fingerprint
@@ -261,7 +261,8 @@ def test_what_the_config_names_and_is_not_there_is_told_before_networks_are_load
     monkeypatch.setattr(networks.LocalNetworks, "load", lambda *_: pytest.fail("networks were loaded"))
     absent = tmp_path / "absent"
     with pytest.raises(UserError, match=rf"{key}: {absent} does not exist"):
-        main(["--config", str(DEMO), f"slides={tmp_path / 'slides'}", f"out={tmp_path / 'out'}", f"{key}={absent}"])
+        drawn = [f"slides={tmp_path / 'slides'}", "generate.count=12"]
+        main(["--config", str(DEMO), *drawn, f"out={tmp_path / 'out'}", f"{key}={absent}"])
     assert not (tmp_path / "slides").exists()
 
 
@@ -319,3 +320,13 @@ def test_endings_that_are_read_are_found_and_others_are_named(tmp_path, cohort, 
     empty = variant(config, slides=str(folder), pattern="*.xyz", table=None)
     with pytest.raises(UserError, match=r"no slide that matches \*\.xyz \(left out, .*g\.xyz"):
         prepare(empty)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_demo_slides_are_drawn_into_a_named_folder_only_when_asked(tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "mistyped"
+    if there:
+        folder.mkdir()
+    with pytest.raises(UserError, match=rf"slides: {folder} .*; name a folder of slides, or .* generate.count=12"):
+        command(str(DEMO), [f"slides={folder}", f"out={tmp_path / 'out'}"])
+    assert list(tmp_path.glob("**/*.tiff")) == []

@@ -44,7 +44,7 @@ def test_a_fresh_process_draws_the_same_slide(slides, kind, bands):
     assert slides[kind].shape == (SIZE, SIZE, bands)
     assert slides[kind].dtype == np.uint8
     code = (
-        f"import hashlib; from data_prep.demo_{kind} import {DRAW[kind].__name__} as draw;"
+        f"import hashlib; from ldm.demo.{kind} import {DRAW[kind].__name__} as draw;"
         f"print(hashlib.sha256(draw(5, {SIZE}).tobytes()).hexdigest())"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

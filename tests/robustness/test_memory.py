@@ -1,6 +1,8 @@
 """R9 at a small count, and that it sees what it looks for."""
 
+import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ pytestmark = pytest.mark.skipif(not memory.STATM.exists(), reason="no /proc here
 
 
 def test_memory_and_files_that_are_kept_are_seen(tmp_path: Path) -> None:
-    kept: list[object] = []
+    kept: list[Any] = []
 
     def leak(number: int) -> None:
-        kept.append(np.ones(25_000))  # 0.2 MB
+        kept.append(mmap.mmap(-1, 200_000))  # pages of its own, wherever the heap has room
+        kept[-1].write(bytes(200_000))
         kept.append(open("/dev/null"))  # noqa: SIM115
 
     leaking = memory.growth(lambda folder: leak, tmp_path / "leaking", 30)

@@ -13,11 +13,12 @@ from typing import Any
 import h5py
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors import safe_open
 
 import main
 from ldm.checkpoint import ABOUT, save_weights
-from ldm.commands.train import DIVERGED
+from ldm.commands.train import DIVERGED, run_folder
 from ldm.errors import UserError
 from ldm.support.files import sha256, write_sidecar
 from ldm.training.callbacks import Checkpoints, Watch, newest_checkpoint
@@ -273,3 +274,10 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="b not finite"):
         save_weights(tmp_path / "weights.safetensors", {"a": torch.ones(2), "b": torch.tensor([1, torch.inf])})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_foreign_checkpoints_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step=00000008.ckpt").touch()
+    with pytest.raises(UserError, match=r"holds checkpoints but no config\.yaml"):
+        run_folder(OmegaConf.create({"run": str(tmp_path / "run")}), "x.yaml")
