@@ -260,8 +260,8 @@ def test_demo_slides_are_drawn_when_they_are_absent(tmp_path, capsys):
 def test_what_the_config_names_and_is_not_there_is_told_before_networks_are_loaded(key, tmp_path, monkeypatch):
     monkeypatch.setattr(networks.LocalNetworks, "load", lambda *_: pytest.fail("networks were loaded"))
     absent = tmp_path / "absent"
+    drawn = [f"slides={tmp_path / 'slides'}", "generate.count=12"]
     with pytest.raises(UserError, match=rf"{key}: {absent} does not exist"):
-        drawn = [f"slides={tmp_path / 'slides'}", "generate.count=12"]
         main(["--config", str(DEMO), *drawn, f"out={tmp_path / 'out'}", f"{key}={absent}"])
     assert not (tmp_path / "slides").exists()
 
