@@ -204,6 +204,6 @@ def test_an_installed_wheel_works_from_an_unrelated_folder(
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     assert re.search(printed, done.stdout)
-    assert str(ROOT) not in done.stdout + done.stderr
+    assert f"{ROOT}{os.sep}" not in done.stdout + done.stderr
     where = [sys.executable, "-c", "import ldm; print(ldm.__file__)"]
     assert subprocess.check_output(where, cwd=tmp_path, env=environment, text=True).startswith(str(installed))
