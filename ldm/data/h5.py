@@ -151,6 +151,8 @@ class SlideFile:
             image = Image.open(file)
             if image.size != (side, side):
                 raise OSError(f"it has {image.width}x{image.height} px, expected {side} a side")
+            if image.mode != "RGB":
+                raise OSError(f"its colours are {image.mode}, expected RGB of 8 bits")
             return np.array(image)
         except (OSError, Image.DecompressionBombError) as error:
             raise UserError(f"{self.path}: image {row} of {scale}: {error}; prepare this slide again") from error

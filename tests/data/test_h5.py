@@ -279,3 +279,18 @@ def test_what_is_no_prepared_slide_is_refused_before_anything_is_read(tmp_path: 
         finding for finding in checked("cohort", lambda: doctor.cohort(tmp_path)) if finding.status == "FAIL"
     ]
     assert re.search(message, finding.told)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_images_of_other_colours_than_rgb_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    def file_of(image: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(image).convert(mode).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    monkeypatch.setattr(toy, "_png", file_of)
+    slide = SlideFile(toy.slide(tmp_path / "s.h5"))
+    with pytest.raises(UserError, match=f"image 0 of 5x: its colours are {mode}, expected RGB"):
+        slide.images("5x", [0])
