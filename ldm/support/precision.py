@@ -70,7 +70,8 @@ def native(precision: str, device: "str | torch.device") -> bool:
         return precision == "fp16"
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return False
-    cpu = torch.cpu.get_capabilities()
+    asked = getattr(torch.cpu, "get_capabilities", None)  # PyTorch 2.10 does not say: fp32 is safe
+    cpu = asked() if asked else {}
     names = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}[precision]
     return any(cpu.get(name, False) for name in names)
 
