@@ -158,7 +158,6 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     "network of 10^30 channels": _width(10**30),
     "network of -32 channels": _width(-32),
     "network of text channels": _width("32 * 10"),
-    "encoder of the hub": _encoder("hf-hub:someone/model"),
     "encoder of a folder": _encoder("local-dir:/tmp"),
     "encoder from a URL": _encoder("uni", "https://example.org/weights.bin"),
     "preparation of no kind": _preparation,
