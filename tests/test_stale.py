@@ -146,7 +146,7 @@ def of_slides(cdm: bool) -> Callable[..., Path]:
     def folder(own: Path, bench: EvalContext, **sampling: Any) -> Path:
         slides = None if cdm else [SlideFile(own / f"{name}.h5") for name in "ab"]
         given = {"guidance": 2.0, "sampler": "ddim", "steps": 2} | sampling
-        return patches.gallery(bench, "given", "5x", slides, given).folder
+        return patches.cache_of(bench, "given", "5x", slides, given).folder
 
     return folder
 
@@ -189,13 +189,13 @@ def test_samples_depend_on_the_model_and_on_their_conditions_alone(own: Path) ->
 def enlarged(own: Path, method: superres.Enlarge, bench: EvalContext, encoder: str = "toy") -> Path:
     embed = ToyEncoder()
     embed.id = encoder
-    return superres.gallery(bench, "m", method, [own / "p.png"], ["20x", "5x"], embed).folder
+    return superres.cache_of(bench, "m", method, [own / "p.png"], ["20x", "5x"], embed).folder
 
 
 def painted(own: Path, method: large.Paint, bench: EvalContext, encoder: str = "toy") -> Path:
     embed = ToyEncoder()
     embed.id = encoder
-    return large.gallery(bench, "m", method, [own / "p.png"], ["20x", "5x"], embed).folder
+    return large.cache_of(bench, "m", method, [own / "p.png"], ["20x", "5x"], embed).folder
 
 
 @pytest.mark.parametrize("name", ["none", "inferred", "given"])
@@ -232,9 +232,12 @@ def test_large_images_depend_on_all_settings_of_their_method(own: Path, name: st
 
 
 def test_a_method_that_declares_nothing_is_refused(own: Path) -> None:
-    for function, gallery in ((lambda model, low: low.y, superres.gallery), (lambda model, place: None, large.gallery)):
+    for function, cache_of in (
+        (lambda model, low: low.y, superres.cache_of),
+        (lambda model, place: None, large.cache_of),
+    ):
         with pytest.raises(AttributeError):
-            gallery(bench(own), "m", function, [own / "p.png"], ["20x", "5x"], ToyEncoder())  # type: ignore[arg-type]
+            cache_of(bench(own), "m", function, [own / "p.png"], ["20x", "5x"], ToyEncoder())  # type: ignore[arg-type]
 
 
 def test_another_version_of_the_code_keeps_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,9 @@ from rasterio.crs import CRS
 
 from ldm.cli import superres
 from ldm.errors import UserError
+from ldm.images.rasters import Place
 from ldm.images.tensors import from_uint8
+from ldm.model_slides import kind_notes
 from ldm.multiscale.canvas import State
 from ldm.multiscale.conditions import Unconditional
 from ldm.multiscale.constraint import Shrink
@@ -24,6 +27,7 @@ from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import Settings
 from ldm.multiscale.super_resolution import Residual, SuperResolution, bicubic, inferred
 from ldm.pipeline import ZoomLDM
+from ldm.scales import ladder
 from tests import toy
 
 SCALES = ["20x", "5x"]
@@ -266,3 +270,11 @@ def test_mistakes_are_told_in_one_line(
     with pytest.raises(UserError, match=message) as caught:
         superres.main([*arguments(world, tmp_path / "out", "small.png"), *more])
     assert "\n" not in str(caught.value)
+
+
+def test_a_scene_given_to_a_model_of_histology_is_told(model: ZoomLDM) -> None:
+    place = Place("EPSG:32614", (1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+    assert kind_notes(None, model) == []
+    (note,) = kind_notes(place, model)
+    assert "is georeferenced, but the model is of histology" in note
+    assert kind_notes(place, replace(model, ladder=ladder("satellite"))) == []

@@ -11,7 +11,7 @@ from ldm.errors import UserError
 from ldm.evaluation.metrics.extractors import Extractor
 from ldm.images.contact_sheet import Pixels
 from ldm.pipeline import ZoomLDM
-from ldm.support.cache import Identity
+from ldm.support.cache import Identity, content
 from ldm.support.processes import ALONE, Processes
 
 SHOWN = 4
@@ -46,6 +46,14 @@ class EvalContext:
         own: dict[str, Any] = {"precision": self.model.precision, "device": self.model.device.type}
         own |= {"seed": self.seed, "batch": self.batch}  # the size of a batch moves the last digits
         return Identity("samples", {**self.model.weights, **weights}, inputs, {**own, **settings})
+
+    def identity_of(
+        self, method: "Method", files: Sequence[Path], scales: Sequence[str], embed: "Embedder | None"
+    ) -> Identity:
+        """What the images of `method` from `files` depend on; `embed` where it embeds them."""
+        weights = {**method.weights, **({"encoder": embed.id} if embed else {})}
+        inputs = {str(number): content(path) for number, path in enumerate(files)}
+        return self.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
 
 
 class Embedder(Protocol):

@@ -36,7 +36,6 @@ from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS, Settings
 from ldm.multiscale.super_resolution import magnification
 from ldm.pipeline import ZoomLDM
-from ldm.support.cache import content
 
 RINGS = 32
 """of the power spectrum"""
@@ -164,21 +163,18 @@ class Images:
         return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} | {"CPU s": self.seconds}
 
 
-def gallery(
+def cache_of(
     setup: EvalContext, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> SampleCache:
     """Where the images of a method are kept."""
-    weights = {**method.weights, "encoder": embed.id}
-    inputs = {str(number): content(path) for number, path in enumerate(given)}
-    identity = setup.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
-    return SampleCache(setup.samples, f"large {name}", identity)
+    return SampleCache(setup.samples, f"large {name}", setup.identity_of(method, given, scales, embed))
 
 
 def generate(
     setup: EvalContext, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> Images:
     """The places of the real images `given`, generated where that was not done before."""
-    kept = gallery(setup, name, method, given, scales, embed)
+    kept = cache_of(setup, name, method, given, scales, embed)
     held = [kept.path(i).with_name(f"{i:05d}.coarse.png") for i in range(len(given))]
 
     def make(numbers: range) -> Iterator[Pixels]:

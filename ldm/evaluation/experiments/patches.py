@@ -26,7 +26,7 @@ from ldm.support.cache import content
 REAL, GIVEN, DRAWN = "real, other slides", "given embeddings", "CDM"
 
 
-def gallery(
+def cache_of(
     setup: EvalContext, method: str, scale: str, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
 ) -> SampleCache:
     """Where the images of `sample` are kept."""
@@ -55,7 +55,7 @@ def sample(
     """
     given = None if slides is None else regions(slides, scale, count)
     count = count if given is None else len(given)
-    kept = gallery(setup, method, scale, slides, sampling)
+    kept = cache_of(setup, method, scale, slides, sampling)
 
     def make(numbers: range) -> Pixels:
         grids = None if given is None else [given[i].embedding() for i in numbers]

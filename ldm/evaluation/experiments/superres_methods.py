@@ -51,7 +51,6 @@ from ldm.multiscale.super_resolution import (
     magnification,
 )
 from ldm.pipeline import ZoomLDM
-from ldm.support.cache import content
 
 
 class LowRes(NamedTuple):
@@ -249,13 +248,11 @@ def run(
     return Report(records, f"{len(truths)} images, mean ± standard deviation.\n\n{table(records)}{lacking}", sheet)
 
 
-def gallery(
+def cache_of(
     setup: EvalContext, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> SampleCache:
     """Where the images of a method are kept."""
-    weights = {**method.weights, **({"encoder": embed.id} if method.embeds else {})}
-    inputs = {str(number): content(path) for number, path in enumerate(truths)}
-    identity = setup.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
+    identity = setup.identity_of(method, truths, scales, embed if method.embeds else None)
     return SampleCache(setup.samples, f"superres {name}", identity)
 
 
@@ -263,7 +260,7 @@ def generate(
     setup: EvalContext, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> SampleCache:
     """The images of a method, made where they are missing."""
-    kept = gallery(setup, name, method, truths, scales, embed)
+    kept = cache_of(setup, name, method, truths, scales, embed)
     factor = magnification(setup.model, scales)
 
     def make(numbers: range) -> Iterator[Pixels]:
