@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels
-from ldm.images.rasters import Place
+from ldm.images.rasters import Place, check_crs
 from ldm.images.tensors import to_uint8
 from ldm.pipeline import ZoomLDM
 
@@ -40,16 +40,13 @@ def kind_notes(place: Place | None, model: ZoomLDM) -> list[str]:
 def tile_place(slide: SlideFile, tile: tuple[int, int]) -> Place | None:
     """Where base tile (row, col) begins on Earth, in base pixels; None where the slide's source did not say.
 
-    UserError for a slide whose transform is no six numbers.
+    UserError for a slide whose crs nobody knows.
     """
     attrs = slide.attrs
     if not attrs.get("transform"):
         return None
-    try:
-        a, b, c, d, e, f = map(float, attrs["transform"].split())
-    except ValueError as error:
-        found = attrs["transform"][:80]
-        raise UserError(f"{slide.path}: transform is {found}, expected six numbers; prepare it again") from error
+    a, b, c, d, e, f = map(float, attrs["transform"].split())
+    check_crs(attrs.get("crs", ""), str(slide.path))
     corner_l0 = attrs.get("origin_x_l0", 0.0), attrs.get("origin_y_l0", 0.0)
     base_l0 = attrs.get("read_mpp", attrs["base_mpp"]) / attrs["mpp_l0"]  # level-0 pixels of a base pixel
     base = Place(attrs.get("crs", ""), (a, b, c, d, e, f)).moved(*corner_l0).scaled(base_l0)

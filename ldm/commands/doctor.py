@@ -45,8 +45,8 @@ def published_weights() -> Iterator[Finding]:
 
 def bundled() -> Iterator[Finding]:
     from ldm.data.h5 import SlideFile
-    from ldm.doctor.cohort_check import examine
     from ldm.doctor.finding import ok
+    from ldm.doctor.slide_check import examine
     from ldm.doctor.weights_check import file, model
     from ldm.encoders.demo_encoder import DEMO_WEIGHTS
     from ldm.hub import BUNDLED

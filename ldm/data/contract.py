@@ -6,6 +6,7 @@ lengths that belong together, lie in the file itself under checksums, and are as
 Shapes: n regions of a scale, d channels, s a latent's side.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,6 +52,8 @@ OPTIONAL = {
 }
 POSITIVE = {"tile_px", "base_mpp", "mpp_l0", "level_mpp", "resampling", "read_mpp", "width_l0", "height_l0"}
 NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list of names"}
+LARGEST = {"latents": 1e3, "embeddings": 1e4}
+"""magnitude of a value: what networks give is far below, what a damaged one gives is often just below float16's end"""
 COMPRESSION = 1100
 """that deflate cannot exceed"""
 
@@ -92,6 +95,10 @@ def check_attributes(path: Path, found: Mapping[str, Any]) -> Ladder:
         raise UserError(
             f"{path}: its slide_id is {found['slide_id'][:60]!r}, unfit for a file's name; prepare it again"
         )
+    for key, (suits, expected) in TEXTS.items():
+        if found.get(key) and not suits(found[key]):
+            value = " ".join(found[key].split())[:80]
+            raise UserError(f"{path}: {key} is {value!r}, expected {expected}; prepare this slide again")
     try:
         zooms = ladder(found["kind"], len(found["scales"]))
     except UserError as error:
@@ -112,8 +119,53 @@ def _suits(key: str, value: Any, kind: type) -> bool:
     return suits and (key not in POSITIVE or value > 0)
 
 
+def _is_transform(text: str) -> bool:
+    """Whether `text` is six finite numbers that do not map the plane onto a line."""
+    try:
+        a, b, c, d, e, f = map(float, text.split())
+    except ValueError:
+        return False
+    return all(map(math.isfinite, (a, b, c, d, e, f))) and a * e != b * d
+
+
+def _is_settings(text: str) -> bool:
+    found = _parsed(text)
+    return isinstance(found, dict) and isinstance(found.get("cohort", {}), dict)
+
+
+def _is_counts(text: str) -> bool:
+    found = _parsed(text)
+    return isinstance(found, dict) and all(type(count) is int and count >= 0 for count in found.values())
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+TEXTS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "transform": (_is_transform, "six numbers that can be inverted, or nothing"),
+    "settings": (_is_settings, "JSON as the preparation writes it"),
+    "eligible": (_is_counts, "JSON of counts by scale"),
+}
+"""what a text that is there must say"""
+
+
 Find = Callable[[str], h5py.Dataset | None]
 """the dataset of a name, checked to lie in the file under checksums; None where there is none"""
+
+
+def check_members(path: Path, root: h5py.Group, zooms: Ladder) -> None:
+    """UserError for a scale, or a level of embeddings, that a slide of this ladder does not have."""
+    levels = zooms.scales[-1].pyramid_level + 1
+    for folder, own in (("scales", zooms.names), ("embeddings", list(map(str, range(levels))))):
+        group = root.get(folder) if root.get(folder, getclass=True) is h5py.Group else ()
+        for name in group or ():
+            if name not in own:
+                expected = f"expected {', '.join(own)}, as its scales say"
+                raise UserError(f"{path}: holds {folder}/{str(name)[:60]}, {expected}; prepare this slide again")
 
 
 def check_datasets(path: Path, find: Find, attrs: Mapping[str, Any], zooms: Ladder) -> list[str]:

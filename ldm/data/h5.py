@@ -32,16 +32,18 @@ import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ldm.data.contract import check_attributes, check_datasets
+from ldm.data.contract import LARGEST, check_attributes, check_datasets, check_members
 from ldm.data.tokens import normalize_tokens
 from ldm.errors import UserError
 from ldm.scales import Ladder, ladder
 from ldm.support.typed import typed
 
 _BLOCK_BYTES = 2**26
+PNG_DEPTH = 24
+"""offset of the byte that says how many bits a sample of a PNG has"""
 
 
 def _decode(value: Any) -> Any:
@@ -76,6 +78,21 @@ def _blocks(dataset: h5py.Dataset) -> tuple[int, int, int]:
     """Rows, bytes of a row, rows of a chunk."""
     rows = len(dataset)
     return rows, dataset.nbytes // max(1, rows), dataset.chunks[0]
+
+
+def _decoded(content: bytes, side: int, decode: bool) -> NDArray[np.uint8]:
+    """(side, side, 3) of a JPEG or PNG; OSError for another format, size, or colours other than 8-bit RGB."""
+    try:
+        image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
+    except UnidentifiedImageError as error:
+        raise OSError("it is neither JPEG nor PNG") from error
+    if image.size != (side, side):
+        raise OSError(f"it has {image.width}x{image.height} px, expected {side} a side")
+    if image.mode != "RGB":
+        raise OSError(f"its colours are {image.mode}, expected RGB of 8 bits")
+    if image.format == "PNG" and content[PNG_DEPTH] != 8:  # Pillow would take the upper 8 of 16 bits
+        raise OSError(f"its colours have {content[PNG_DEPTH]} bits, expected RGB of 8 bits")
+    return np.array(image) if decode else np.empty((0, 0, 3), np.uint8)
 
 
 class SlideFile:
@@ -144,17 +161,19 @@ class SlideFile:
         starts = np.concatenate([[0], ends])
         return [self._image(scale, row, slice(starts[row], ends[row])) for row in rows]
 
-    def _image(self, scale: str, row: int, where: slice) -> NDArray[np.uint8]:
-        file = io.BytesIO(self._read(f"scales/{scale}/images", where).tobytes())
-        side = self.attrs["tile_px"]
+    def check_images(self, scale: str) -> None:
+        """UserError where an image of `scale` is no JPEG or PNG of tile_px a side in RGB; the last one is decoded."""
+        ends = self._read(f"scales/{scale}/image_ends")
+        starts = np.concatenate([[0], ends])
+        for row, (start, end) in enumerate(zip(starts, ends, strict=False)):
+            self._image(scale, row, slice(start, end), decode=row == len(ends) - 1)
+
+    def _image(self, scale: str, row: int, where: slice, decode: bool = True) -> NDArray[np.uint8]:
+        """One image; empty where only its header is to be checked."""
+        content = self._read(f"scales/{scale}/images", where).tobytes()
         try:
-            image = Image.open(file)
-            if image.size != (side, side):
-                raise OSError(f"it has {image.width}x{image.height} px, expected {side} a side")
-            if image.mode != "RGB":
-                raise OSError(f"its colours are {image.mode}, expected RGB of 8 bits")
-            return np.array(image)
-        except (OSError, Image.DecompressionBombError) as error:
+            return _decoded(content, self.attrs["tile_px"], decode)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow raises all of them
             raise UserError(f"{self.path}: image {row} of {scale}: {error}; prepare this slide again") from error
 
     def datasets(self) -> dict[str, tuple[int, ...]]:
@@ -206,9 +225,15 @@ class SlideFile:
         return torch.from_numpy(grid).permute(2, 0, 1).float()
 
     def _finite(self, name: str, where: Any) -> NDArray[Any]:
+        """Values of latents or embeddings, of which none is NaN, infinite or absurd."""
         values = self._read(name, where)
         if not np.isfinite(values).all():
             raise UserError(f"{self.path}: {name} has values that are not finite; prepare this slide again")
+        largest = LARGEST["latents" if name.endswith("latents") else "embeddings"]
+        if values.size and (most := float(np.abs(values).max())) > largest:
+            raise UserError(
+                f"{self.path}: {name} has values up to {most:g}, expected at most {largest:g}; prepare this slide again"
+            )
         return values
 
     def _read(self, name: str, where: Any = ...) -> NDArray[Any]:
@@ -236,6 +261,7 @@ class SlideFile:
         root = self._objects["/"]
         attrs = _attributes(root)
         zooms = check_attributes(self.path, attrs)
+        check_members(self.path, root, zooms)
         self._names = check_datasets(
             self.path, lambda name: self._checksummed(name) if name in root else None, attrs, zooms
         )

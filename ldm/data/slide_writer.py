@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.data.contract import FORMAT
+from ldm.data.contract import FORMAT, LARGEST
 from ldm.errors import UserError
 from ldm.support.files import Sink, atomic_write
 
@@ -61,7 +61,9 @@ class SlideWriter:
     def write_embeddings(self, level: int, row: int, col: int, grid: NDArray[np.floating]) -> None:
         """Store `grid` (rows, cols, d) in one level, its first token at (row, col). UserError when it is not finite."""
         rows, cols = grid.shape[:2]
-        half = _finite(grid, f"{self.path}: embeddings at level {level}, row {row}, column {col}")
+        half = _finite(
+            grid, f"{self.path}: embeddings at level {level}, row {row}, column {col}", LARGEST["embeddings"]
+        )
         self._file[f"embeddings/{level}"][row : row + rows, col : col + cols] = half
         self._sink.check()
 
@@ -84,7 +86,8 @@ class SlideWriter:
         if valid is not None:
             self._extend(f"scales/{scale}/valid", np.asarray(valid, np.float32), _CHUNK_ROWS)
         if latents is not None:
-            half = _finite(latents, f"{self.path}: latents at {scale} from region {ij[:1].tolist()} on")
+            where = f"{self.path}: latents at {scale} from region {ij[:1].tolist()} on"
+            half = _finite(latents, where, LARGEST["latents"])
             self._extend(f"scales/{scale}/latents", half, 1)
         if images is not None:
             start = self._extend(f"scales/{scale}/images", np.frombuffer(b"".join(images), np.uint8), _CHUNK_BYTES)
@@ -112,11 +115,17 @@ class SlideWriter:
         self._file.create_dataset(name, shape, dtype, chunks=chunks, fletcher32=True, track_times=False, **more)
 
 
-def _finite(values: NDArray[np.floating], what: str) -> NDArray[np.float16]:
+def _finite(values: NDArray[np.floating], what: str, largest: float) -> NDArray[np.float16]:
+    """`values` in float16. UserError where one is not finite or larger than `largest`."""
     with np.errstate(over="ignore"):
         half = np.asarray(values, np.float16)
     if not np.isfinite(half).all():
         raise UserError(f"{what}: not finite in float16; the network's weights or the slide's pixels are damaged")
+    if half.size and (most := float(np.abs(half).max())) > largest:
+        raise UserError(
+            f"{what}: values up to {most:g}, expected at most {largest:g}; the network's weights are damaged, or it is "
+            "none of this kind"
+        )
     return half
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from ldm.data.cohort import prepared_slides
@@ -13,6 +12,7 @@ from ldm.data.dataset import Cohort, split_slides
 from ldm.data.h5 import SlideFile
 from ldm.data.split_file import NAME, read_split
 from ldm.doctor.finding import Finding, fail, ok, warn
+from ldm.doctor.slide_check import examine
 from ldm.doctor.weights_check import Wanted
 from ldm.errors import UserError
 from ldm.support.typed import typed
@@ -41,24 +41,6 @@ def cohort(folder: Path, wanted: Wanted | None = None) -> Iterator[Finding]:
     if leftovers:
         remedy = "a preparation is running, or was killed: running its command again removes them"
         yield warn(f"{folder}: {len(leftovers)} temporary files, such as {leftovers[0]}; {remedy}")
-
-
-def examine(slide: SlideFile) -> None:
-    """Read every dataset; UserError for damage, values that are not finite, places that do not exist, no region."""
-    shapes = slide.datasets()
-    for name in shapes:
-        for block in slide.blocks(name):
-            if block.dtype.kind == "f" and not np.isfinite(block).all():
-                raise UserError(f"{slide.path}: {name} has values that are not finite; prepare this slide again")
-    for scale in slide.ladder:
-        ij = slide.ij(scale.name)
-        rows, cols = shapes[f"embeddings/{scale.pyramid_level}"][:2]
-        if len(ij) and (ij.min() < 0 or ((ij.max(0) + 1) * scale.grid > (rows, cols)).any()):
-            raise UserError(f"{slide.path}: regions of {scale.name} lie beyond its tiles; prepare this slide again")
-        if len(ij) and f"scales/{scale.name}/images" in shapes:
-            slide.images(scale.name, [len(ij) - 1])  # where the last one ends, all of them do
-    if not any(slide.count(scale.name) for scale in slide.ladder):
-        raise UserError(f"{slide.path}: holds no region of any scale; lower tissue_share, or take the slide out")
 
 
 def agreement(slides: list[SlideFile], wanted: Wanted | None) -> Iterator[Finding]:

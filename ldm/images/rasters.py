@@ -56,6 +56,22 @@ def gdal_errors() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
+def check_crs(text: str, what: str) -> None:
+    """UserError where `text` of `what` is no coordinate reference system; nothing is none."""
+    if not text:
+        return
+    from rasterio.crs import CRS
+
+    try:
+        with gdal_errors():
+            CRS.from_wkt(text)
+    except OSError as error:
+        raise UserError(
+            f"{what}: crs is {' '.join(text.split())[:80]!r}, expected the WKT of a coordinate reference system; "
+            "prepare it again"
+        ) from error
+
+
 def check_size(path: Path, size: tuple[int, int], tile: int) -> None:
     """UserError for an image whose sides, or whose tiles of `tile` pixels, no memory could hold."""
     if max(size) > SIDE_MAX:
