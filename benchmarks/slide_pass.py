@@ -23,6 +23,8 @@ import tifffile
 import torch
 from einops import reduce
 
+from benchmarks.fixtures.sparse_slide import write_sparse_slide
+from benchmarks.robustness.kills import members
 from data_prep.plan import Plan, plan_slide, read_block
 from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig
 from data_prep.slides.find import Task
@@ -36,8 +38,6 @@ from ldm.demo.histology import histology_slide
 from ldm.errors import cli
 from ldm.support.arguments import Parser, output_file, output_folder, positive_int
 from ldm.support.files import atomic_write
-from tests.data_prep.sparse import write_sparse_slide
-from tests.robustness.kills import members
 
 SIDE, ISLAND = 40_000, 4096
 PLACES = ((4096, 8192), (16384, 4096), (28672, 12288), (8192, 24576), (24576, 28672))

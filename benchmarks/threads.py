@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.robustness import hardware
+from benchmarks.hardware import hardware
 from ldm.errors import UserError, cli
 from ldm.support.arguments import Parser, output_file, positive_int
 from ldm.support.files import atomic_write

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fixtures import toy
+from benchmarks.robustness.forking import start_server
 from ldm.data.h5 import SlideFile
 from ldm.hub import BUNDLED
 from ldm.pipeline import ZoomLDM
-from tests import toy
-from tests.robustness.forking import start_server
 
 
 @pytest.fixture(scope="session", autouse=True)

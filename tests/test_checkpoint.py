@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks.fixtures.fill import fill_
 from ldm import checkpoint
 from ldm.checkpoint import PARTS, SCHEDULE_BUFFERS, join, load_strict, load_weights, save_weights, split
 from ldm.errors import UserError
@@ -19,7 +20,6 @@ from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import Summarizer
 from ldm.networks.unet import UNet
 from ldm.support.finite import is_finite
-from tests.golden.fill import fill_
 from tests.golden.parity import published_names
 
 TENSORS = {

@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 import main
+from benchmarks.fixtures import toy, training_cohort
+from benchmarks.fixtures.fill import fill_
 from ldm.checkpoint import load_weights
 from ldm.cli import evaluate
 from ldm.config.objects import load_config
@@ -26,11 +28,8 @@ from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
 from ldm.training.callbacks import newest_checkpoint
 from ldm.training.systems import open_data
-from tests import toy
-from tests.golden.fill import fill_
 from tests.golden.parity import noise
 from tests.test_evaluate import ToyEncoder
-from tests.training import cohort
 
 CONFIG = Path(__file__).parents[1] / "configs/demo/controlnet_sr.yaml"
 UNET = {key: value for key, value in toy.NETWORKS["denoiser"].items() if key != "target"}
@@ -42,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort, the model, and a control trained beside it for two steps."""
     folder = tmp_path_factory.mktemp("control")
     toy.run_folder(folder / "zoomldm", "zoomldm")
-    shared = [item for item in cohort.make(folder) if not item.startswith("model.")]
+    shared = [item for item in training_cohort.make(folder) if not item.startswith("model.")]
     unet = ", ".join(f"{key}: {value}" for key, value in UNET.items())
     more = [f"zoomldm={folder / 'zoomldm'}", f"model.control.unet={{{unet}, heads: 1, shortcuts: false}}"]
     with pytest.MonkeyPatch.context() as patch:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.fixtures import toy
 from ldm.checkpoint import PARTS, load_weights, save_weights
 from ldm.commands import bundle as bundle_demo
 from ldm.data.h5 import SlideFile
@@ -15,7 +16,6 @@ from ldm.hub import BUNDLED
 from ldm.images.tensors import to_uint8
 from ldm.pipeline import ZoomLDM, load_autoencoder
 from ldm.support.files import intact
-from tests import toy
 
 
 def test_the_weights_are_whole_and_small() -> None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.fixtures import toy
+from benchmarks.fixtures.fill import fill_
 from ldm.config.objects import build
 from ldm.controlnet_superres import ControlModel
 from ldm.data.batch import Batch, BatchRNG
@@ -35,8 +37,6 @@ from ldm.training.losses import AdversarialLoss, ReconstructionLoss, TextureLoss
 from ldm.training.muon import Muon
 from ldm.training.vq import AutoencoderTraining
 from ldm.training.zoomldm import ZoomLDMTraining
-from tests import toy
-from tests.golden.fill import fill_
 from tests.golden.parity import noise
 from tests.pretend import pretended
 

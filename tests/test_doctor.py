@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import main
+from benchmarks.fixtures import toy, training_cohort
 from ldm.checkpoint import load_weights
 from ldm.cli import doctor
 from ldm.data.split_file import NAME, Line, Shares, Split, write_split
@@ -21,9 +22,8 @@ from ldm.doctor.finding import Finding, checked
 from ldm.support import hub_files
 from ldm.support.files import sidecar
 from ldm.support.package import Project
-from tests import local_hub, toy
+from tests import local_hub
 from tests.local_hub import Repo
-from tests.training import cohort
 
 ROOT = Path(__file__).parents[1]
 DEMO = str(ROOT / "configs/demo/zoomldm.yaml")
@@ -216,7 +216,7 @@ def test_the_checkpoints_of_a_run(
 ) -> None:
     monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
     run = tmp_path / "run"
-    main.main(["--base", DEMO, f"run={run}", "training.max_steps=8", *cohort.make(tmp_path)])
+    main.main(["--base", DEMO, f"run={run}", "training.max_steps=8", *training_cohort.make(tmp_path)])
     monkeypatch.delenv("ZOOMLDM_RUN")
     capsys.readouterr()
     newest, before = (run / f"checkpoints/step={step:08d}.ckpt" for step in (8, 4))
@@ -237,7 +237,7 @@ def test_the_checkpoints_of_a_run(
 
 
 def test_what_a_run_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    overrides = cohort.make(tmp_path)
+    overrides = training_cohort.make(tmp_path)
     status, printed = found(capsys, "--config", DEMO, *overrides)
     assert status == 0
     assert "cohort fits; 168 regions" in printed

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.fixtures import toy
 from ldm.checkpoint import load_weights, save_weights
 from ldm.cli import evaluate
 from ldm.errors import UserError
@@ -22,7 +23,6 @@ from ldm.evaluation.experiments.image_sets import SampleCache, halves
 from ldm.evaluation.metrics.frechet import Statistics
 from ldm.support.cache import Identity
 from ldm.support.files import sha256
-from tests import toy
 
 Run = Callable[..., dict]
 ROOT = Path(__file__).parents[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.fixtures.fill import fill_
 from ldm.cli import export as command
 from ldm.commands.export import TOLERANCE, compare, export
 from ldm.errors import UserError
@@ -14,7 +15,6 @@ from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.diffusers_layout import unet_arguments, unet_weights, vq_arguments, vq_weights
 from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
-from tests.golden.fill import fill_
 
 diffusers = pytest.importorskip("diffusers", reason="the package to export to is not installed")
 

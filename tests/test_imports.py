@@ -52,7 +52,7 @@ def _name(path: Path) -> str:
 
 
 def imports(module: str, text: str, known: set[str]) -> set[str]:
-    """The modules of ours that a module imports, wherever in it and in whatever way."""
+    """The modules of ours, tests among them, that a module imports, wherever in it and in whatever way."""
     package = module if any(name.startswith(f"{module}.") for name in known) else module.rpartition(".")[0]
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
@@ -65,7 +65,7 @@ def imports(module: str, text: str, known: set[str]) -> set[str]:
             found |= {name if name in known else base for name in inside}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in known:
             found |= {node.value} if _imported_by_name(text) else set()
-    return {name for name in found if name.split(".")[0] in (*PACKAGES, "main")}
+    return {name for name in found if name.split(".")[0] in (*PACKAGES, "main", "tests")}
 
 
 def _imported_by_name(text: str) -> bool:
@@ -134,6 +134,13 @@ def test_an_upward_import_planted_in_any_module_is_found(form: str) -> None:
             continue
         planted = form.format(used=used, parent=parent, leaf=leaf)
         assert f"{module} -> {used}" in wrong(module, f"{text}\n{planted}\n", set(texts)), (module, planted)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_import_of_the_tests_planted_in_a_benchmark_is_found(form: str) -> None:
+    used, parent, leaf = "tests.conftest", "tests", "conftest"
+    planted = form.format(used=used, parent=parent, leaf=leaf)
+    assert wrong("benchmarks.threads", planted, {*sources(), used}) == [f"benchmarks.threads -> {used}"]
 
 
 def test_a_relative_import_is_seen() -> None:

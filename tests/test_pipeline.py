@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.fixtures import toy
 from ldm.checkpoint import load_metadata, load_weights, save_weights
 from ldm.cli import evaluate
 from ldm.cli import sample as sample_patches
@@ -25,7 +26,6 @@ from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS, Rule
 from ldm.pipeline import FOR_LATENT, ZoomLDM, _noise, load_autoencoder
 from ldm.support.files import sha256, sidecar
-from tests import toy
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
+from benchmarks.fixtures import toy
 from ldm.cli import joint as sample_joint
 from ldm.errors import UserError
 from ldm.multiscale.canvas import State
 from ldm.multiscale.joint import Joint
-from tests import toy
 
 ROOT = Path(__file__).parents[1]
 

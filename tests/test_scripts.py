@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.fixtures import toy
 from ldm.cli import sample as sample_patches
 from ldm.cli import zoomldm
 from ldm.errors import UserError, cli
 from ldm.pipeline import ZoomLDM
-from tests import toy
 
 
 def arguments(world: Path, out: Path, *more: str) -> list[str]:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import ldm.support.cache
+from benchmarks.fixtures import toy
 from ldm.checkpoint import load_weights, save_weights
 from ldm.cli import joint as sample_joint
 from ldm.data.h5 import SlideFile
@@ -27,7 +28,6 @@ from ldm.multiscale.conditions import drawn_tokens
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.super_resolution import CONSISTENT
 from ldm.pipeline import ZoomLDM
-from tests import toy
 from tests.test_evaluate import ToyEncoder
 
 Change = Callable[[Path], None]

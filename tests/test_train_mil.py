@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.fixtures import toy
 from ldm.cli import mil as train_mil
 from ldm.commands.mil import bag_of, labelled
 from ldm.data.bags import Bag, write_bag
 from ldm.errors import UserError
-from tests import toy
 
 SLIDES = 60
 

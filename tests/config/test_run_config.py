@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import main
+from benchmarks.fixtures import toy
 from ldm.checkpoint import load_weights, save_weights
 from ldm.config.run_config import SETTINGS, load_run_config, model_settings, save_config
 from ldm.data.bags import Bag, read_bag, recipe, write_bag
@@ -17,7 +18,6 @@ from ldm.errors import UserError
 from ldm.hub import BUNDLED, open_source
 from ldm.support.cache import Identity
 from ldm.support.files import intact, sidecar
-from tests import toy
 
 SILENT = {"tile_px": 64, "model.prediction": "eps", "ladder.scales": 4, "model.schedule.end": 0.02}
 """edits that no shape of the weights shows"""

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from torchmil.datasets import ProcessedMILDataset
 
+from benchmarks.fixtures import toy
 from ldm.data.bags import Bag, BagFolder, fuse, place_l0, read_bag, write_bag
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.support.cache import Identity
-from tests import toy
 
 MADE = Identity("features", {"model": "m-1"}, {"slide": "0123"})
 

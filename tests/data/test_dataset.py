@@ -10,6 +10,7 @@ import h5py
 import pytest
 import torch
 
+from benchmarks.fixtures import toy
 from ldm.data.batch import BatchRNG
 from ldm.data.cohort import open_cohort
 from ldm.data.datamodule import CohortData
@@ -19,7 +20,6 @@ from ldm.doctor import cohort_check as doctor
 from ldm.doctor.finding import checked
 from ldm.errors import UserError
 from ldm.evaluation.experiments.image_sets import cohort as evaluated
-from tests import toy
 
 
 @pytest.fixture(scope="module")

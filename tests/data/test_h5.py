@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.fixtures import toy
 from ldm.data import contract
 from ldm.data.h5 import SlideFile
 from ldm.data.slide_writer import SlideWriter
@@ -20,7 +21,6 @@ from ldm.data.tokens import normalize_tokens
 from ldm.doctor import cohort_check as doctor
 from ldm.doctor.finding import checked
 from ldm.errors import UserError
-from tests import toy
 
 SCALES = ["20x", "10x", "5x", "2.5x", "1.25x"]
 ATTRS: dict[str, Any] = {"slide_id": "a/b", "kind": "histology", "scales": SCALES, "tile_px": 32, "base_mpp": 0.5}

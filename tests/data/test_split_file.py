@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from benchmarks.fixtures import toy
 from ldm.commands.train import split_when_absent
 from ldm.data.split_file import PARTS, Line, Shares, Split, draw, extend, folds, patient_of, read_split, write_split
 from ldm.errors import UserError
-from tests import toy
 
 COHORT = {
     f"TCGA-{n % 7:02}-A{n:03}-01Z-00-DX{m}.{n}-{m}": f"TCGA-{n % 7:02}-A{n:03}" for n in range(400) for m in (1, 2)

@@ -7,6 +7,7 @@ import pytest
 import rasterio
 from PIL import Image
 
+from benchmarks.fixtures.slides import tissue_image, write_scene, write_slide
 from data_prep import crops
 from data_prep.crops import apart, cut
 from data_prep.held_out import COUNT, SEED, TRAINED, TRAINED_COUNT
@@ -14,7 +15,6 @@ from data_prep.slides.slide import Plane, open_slide
 from ldm.data.split_file import read_split
 from ldm.errors import UserError
 from ldm.images.pictures import read_picture
-from tests.data_prep.made_slides import tissue_image, write_scene, write_slide
 
 
 @pytest.fixture

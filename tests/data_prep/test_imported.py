@@ -10,6 +10,7 @@ import torch
 from einops import reduce, repeat
 from numpy.typing import NDArray
 
+from benchmarks.fixtures.slides import tissue_image, write_slide
 from data_prep.imported import ImportedEmbeddings, coordinate_shares, covered_shares
 from data_prep.preparation import prepare
 from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig
@@ -18,7 +19,6 @@ from data_prep.slides.slide import Plane, Slide
 from ldm.data.h5 import SlideFile
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError
-from tests.data_prep.made_slides import tissue_image, write_slide
 
 TILE, MPP = 32, 0.25
 STEP = TILE * 0.5 / MPP

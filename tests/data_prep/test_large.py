@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.fixtures.slides import tissue_image
+from benchmarks.fixtures.sparse_slide import write_sparse_slide
 from data_prep.slides.slide import Plane, open_slide
 from ldm.data.h5 import SlideFile
-from tests.data_prep.made_slides import tissue_image
-from tests.data_prep.sparse import write_sparse_slide
 
 SIDE, ISLAND = 16_000, 1024
 PLACES = ((2048, 4096), (12288, 12288))

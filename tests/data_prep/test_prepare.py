@@ -10,6 +10,8 @@ import torch
 from einops import rearrange, reduce
 from PIL import Image
 
+from benchmarks.fixtures import toy
+from benchmarks.fixtures.slides import tissue_image, write_slide
 from data_prep import prepare_slide as pass_over
 from data_prep.preparation import command, prepare
 from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig, load_prepare_config
@@ -24,8 +26,6 @@ from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError
 from ldm.networks.autoencoder import Autoencoder
 from ldm.support.files import writer
-from tests import toy
-from tests.data_prep.made_slides import tissue_image, write_slide
 
 SCALES, TILE = 5, 32
 DEMO = Path(__file__).parents[2] / "configs" / "demo" / "data.yaml"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fixtures import toy
 from data_prep.splits import main
 from ldm.data.split_file import read_split
 from ldm.errors import UserError
-from tests import toy
 
 
 @pytest.fixture

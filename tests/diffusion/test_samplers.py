@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.fixtures.fill import fill_, seeded
 from ldm.diffusion.guidance import guided
 from ldm.diffusion.samplers import (
     SAMPLERS,
@@ -24,7 +25,6 @@ from ldm.diffusion.samplers import (
 from ldm.diffusion.schedule import Prediction, at, cosine_alpha_bar, scaled_linear_alpha_bar
 from ldm.errors import UserError
 from ldm.networks.dit import DiT
-from tests.golden.fill import fill_, seeded
 from tests.golden.small import small_summarizer, small_unet
 
 GOLDEN = Path(__file__).parents[1] / "golden"

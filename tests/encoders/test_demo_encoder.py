@@ -2,10 +2,10 @@
 
 import torch
 
+from benchmarks.fixtures.slides import tissue_image, write_slide
 from data_prep.fit_demo_encoder import fit_demo
 from ldm.encoders.demo_encoder import DemoEncoder
 from ldm.encoders.tile_encoders import load_encoder
-from tests.data_prep.made_slides import tissue_image, write_slide
 
 
 def test_demo_encoder_ships_and_sees_each_tile_on_its_own():

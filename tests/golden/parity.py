@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.golden.fill import seeded
+from benchmarks.fixtures.fill import seeded
 
 FOLDER = Path(__file__).parent
 

@@ -2,10 +2,10 @@
 
 import torch
 
+from benchmarks.fixtures.fill import fill_, value
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import Summarizer
 from ldm.networks.unet import UNet
-from tests.golden.fill import fill_, value
 
 
 def small_unet(averaged: bool = False) -> UNet:

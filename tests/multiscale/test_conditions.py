@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.fixtures import toy
 from ldm.data.h5 import SlideFile
 from ldm.hub import BUNDLED
 from ldm.model_slides import matching_slide
 from ldm.multiscale.conditions import TokenMap, Unconditional, drawn_tokens, pool_all, richest_place
 from ldm.pipeline import ZoomLDM
-from tests import toy
 from tests.golden.parity import noise
 
 

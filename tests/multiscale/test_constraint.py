@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.fixtures.toy import WIDTH, networks
 from ldm.errors import UserError
 from ldm.multiscale.constraint import OPERATORS, Map, Shrink, back_project, difference, jvp, project_bands, unit, vjp
 from tests.golden.parity import error, golden, noise
-from tests.toy import WIDTH, networks
 
 
 @pytest.mark.parametrize(("factor", "seed"), [(2, 7004), (4, 7006), (8, 7010), (16, 7018)])

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.fixtures.fill import fill_
 from ldm.layers.statistics import share_statistics
 from ldm.multiscale import decoding
 from ldm.multiscale.decoding import Decode, blended_bands, decode_bands, exact_bands, spans
 from ldm.multiscale.windows import gaussian
 from ldm.networks.autoencoder import Autoencoder
-from tests.golden.fill import fill_
 from tests.golden.parity import error, golden, noise
 
 LOCAL: dict[str, Any] = {

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.fixtures import toy
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.images.tensors import from_uint8
 from ldm.multiscale.inversion import Inversion
 from ldm.multiscale.inversion_loss import DenoisingLoss, inversion_timesteps
 from ldm.pipeline import ZoomLDM
-from tests import toy
 from tests.golden.parity import noise
 
 

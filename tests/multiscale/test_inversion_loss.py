@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.fixtures.toy import networks
 from ldm.data.tokens import normalize_tokens
 from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.samplers import seeded_noise
@@ -16,7 +17,6 @@ from ldm.networks.summarizer import Summarizer
 from ldm.networks.unet import UNet
 from tests.golden.parity import error, golden, noise
 from tests.golden.small import small_summarizer, small_unet
-from tests.toy import networks
 
 ALPHA_BAR = scaled_linear_alpha_bar()
 

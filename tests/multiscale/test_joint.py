@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.fixtures import toy
 from ldm.data.h5 import SlideFile
 from ldm.diffusion.samplers import seeded_noise
 from ldm.diffusion.schedule import add_noise
@@ -28,7 +29,6 @@ from ldm.multiscale.joint import REPAIR, Joint
 from ldm.multiscale.presets import JACOBIANS, PRESETS, Rule, Settings
 from ldm.pipeline import ZoomLDM
 from ldm.support.processes import Processes
-from tests import toy
 from tests.golden.parity import noise
 
 FEW = {

@@ -15,6 +15,7 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
+from benchmarks.fixtures import toy
 from ldm.cli import superres
 from ldm.errors import UserError
 from ldm.images.rasters import Place
@@ -28,7 +29,6 @@ from ldm.multiscale.presets import Settings
 from ldm.multiscale.super_resolution import Residual, SuperResolution, bicubic, inferred
 from ldm.pipeline import ZoomLDM
 from ldm.scales import ladder
-from tests import toy
 
 SCALES = ["20x", "5x"]
 QUICK = Settings(steps=2, rounds=4)

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.fixtures.fill import fill_
 from ldm.errors import UserError
 from ldm.networks.autoencoder import Autoencoder
 from ldm.training.vq import start_from
-from tests.golden.fill import fill_
 from tests.golden.parity import error, golden, noise, published_names
 from tests.networks.gradients import without_gradient
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.fixtures.fill import fill_
 from ldm.networks.controlnet import Control, Controlled
 from ldm.networks.unet import UNet
-from tests.golden.fill import fill_
 from tests.golden.parity import noise
 
 OPTIONS = [

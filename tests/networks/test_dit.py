@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from benchmarks.fixtures.fill import fill_
 from ldm.diffusion.schedule import add_noise, at, cosine_alpha_bar
 from ldm.diffusion.vlb import variance_bound
 from ldm.networks.dit import DiT
-from tests.golden.fill import fill_
 from tests.golden.parity import error, golden, noise, published_names
 from tests.networks.gradients import without_gradient
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.fixtures.fill import fill_
 from ldm.layers.norms import PixelNorm, group_norm
-from tests.golden.fill import fill_
 from tests.golden.parity import error, noise
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.fixtures.fill import fill_
 from ldm.errors import UserError
 from ldm.networks.summarizer import CNNSummarizer, Summarizer
-from tests.golden.fill import fill_
 from tests.golden.parity import error, golden, noise, published_names
 from tests.networks.gradients import without_gradient
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.fixtures.fill import fill_
 from ldm.layers.embeddings import timestep_embedding
 from ldm.networks.unet import UNet
-from tests.golden.fill import fill_
 from tests.golden.parity import error, golden, noise, published_names
 from tests.networks.gradients import without_gradient
 

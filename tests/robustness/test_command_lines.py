@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.robustness import command_lines
+from benchmarks.robustness import command_lines
 
 
 @pytest.mark.parametrize("count", [17, pytest.param(340, marks=pytest.mark.slow)])

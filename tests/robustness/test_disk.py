@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.robustness.disk import measure
+from benchmarks.robustness.disk import measure
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.robustness import edits
+from benchmarks.robustness import edits
 
 
 def test_no_edited_config_weights_or_bag_is_read_in_silence(tmp_path: Path) -> None:

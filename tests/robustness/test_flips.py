@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.robustness import flips
+from benchmarks.robustness import flips
 
 
 def test_no_flipped_bit_is_silent(tmp_path: Path) -> None:

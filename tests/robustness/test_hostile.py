@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.robustness import hostile
+from benchmarks.robustness import hostile
 
 
 def test_nothing_hostile_runs_or_escapes_and_each_refusal_is_one_line(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from tests.robustness.invariance import measure
+from benchmarks.robustness.invariance import measure
 
 
 def test_prepared_files_depend_neither_on_batches_nor_on_workers(tmp_path: Path) -> None:

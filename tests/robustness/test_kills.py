@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.robustness import kills, prepared_cohort
 from data_prep.preparation import INTERRUPTED, RESUMABLE
-from tests.robustness import cohort, kills
 
 
 @pytest.mark.slow
@@ -28,7 +28,7 @@ def hearing() -> Iterator[None]:
     ("number", "status", "workers"), [(signal.SIGTERM, RESUMABLE, 2), (signal.SIGINT, INTERRUPTED, 0)]
 )
 def test_a_signal_stops_it_cleanly(tmp_path: Path, number: signal.Signals, status: int, workers: int) -> None:
-    config = cohort.variant(cohort.make(tmp_path, 3, kills.SIDE), workers=workers)
+    config = prepared_cohort.variant(prepared_cohort.make(tmp_path, 3, kills.SIDE), workers=workers)
     process = kills.launch(config)
     kills.wait_for_work(process, config.out)
     process.send_signal(number)
@@ -37,4 +37,4 @@ def test_a_signal_stops_it_cleanly(tmp_path: Path, number: signal.Signals, statu
     assert told.decode().splitlines()[-1] == f"stopped; whole slides are in {config.out}, and the same command goes on"
     assert b"Traceback" not in told
     assert not kills.outliving(process.pid)
-    assert not cohort.hidden(config.out)
+    assert not prepared_cohort.hidden(config.out)

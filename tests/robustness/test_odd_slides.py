@@ -1,6 +1,6 @@
 """R1 at its full count: it is cheap."""
 
-from tests.robustness.odd_slides import measure
+from benchmarks.robustness.odd_slides import measure
 
 
 def test_every_odd_slide_becomes_what_it_was_labelled(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import ldm.support.cache
-from tests.robustness import stale
+from benchmarks.robustness import stale
 
 
 @pytest.mark.parametrize(

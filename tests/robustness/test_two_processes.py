@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.robustness.two_processes import TOLERANCE, differences
+from benchmarks.robustness.two_processes import TOLERANCE, differences
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.fixtures import toy
 from ldm.checkpoint import load_weights
 from ldm.cli import features as extract_features
 from ldm.cli import joint as sample_joint
@@ -23,7 +24,6 @@ from ldm.images.tensors import to_uint8
 from ldm.pipeline import ZoomLDM
 from ldm.support.files import write_sidecar
 from ldm.support.finite import NotFiniteError, checked, is_finite, not_finite
-from tests import toy
 
 BAD = [torch.nan, torch.inf, -torch.inf]
 

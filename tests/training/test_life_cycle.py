@@ -17,14 +17,13 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 
 import main
+from benchmarks.fixtures import toy, training_cohort
 from ldm.checkpoint import ABOUT, save_weights
 from ldm.commands.train import DIVERGED, run_folder
 from ldm.errors import UserError
 from ldm.support.files import sha256, write_sidecar
 from ldm.training.callbacks import Checkpoints, Watch, newest_checkpoint
 from ldm.training.stopping import INTERRUPTED, RESUMABLE, Stopped
-from tests import toy
-from tests.training import cohort
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -40,7 +39,7 @@ def _fresh_run_name(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return cohort.make(tmp_path_factory.mktemp("cohort"))
+    return training_cohort.make(tmp_path_factory.mktemp("cohort"))
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +219,7 @@ def test_the_autoencoder_s_loss_is_watched_too(
 
 
 def test_a_slide_with_nan_is_named_when_it_is_trained_on(tmp_path: Path) -> None:
-    overrides = cohort.make(tmp_path)
+    overrides = training_cohort.make(tmp_path)
     with h5py.File(tmp_path / "cohort" / "s1.h5", "r+") as file:
         for scale in toy.SCALES:
             file[f"scales/{scale}/latents"][:, 0, 0, 0] = torch.nan

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 import main
+from benchmarks.fixtures import toy, training_cohort
+from benchmarks.fixtures.training_cohort import losses
 from data_prep import prepare
 from data_prep.preparation import RESUMABLE
 from ldm.checkpoint import load_weights, save_weights
@@ -22,9 +24,6 @@ from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
 from ldm.training.callbacks import newest_checkpoint
 from ldm.training.zoomldm import autoencoder_of
-from tests import toy
-from tests.training import cohort
-from tests.training.metrics import losses
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "configs/demo/zoomldm.yaml")
@@ -44,7 +43,7 @@ def run(folder: Path, overrides: list[str], steps: int, *more: str) -> Path:
 
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return cohort.make(tmp_path_factory.mktemp("cohort"))
+    return training_cohort.make(tmp_path_factory.mktemp("cohort"))
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, overrides: list[str]) -> None:
@@ -205,7 +204,7 @@ def test_a_decoder_trained_alone_keeps_every_latent(tmp_path: Path, overrides: l
 
 
 def test_an_autoencoder_is_taken_when_it_encodes_like_that_of_the_latents(tmp_path: Path) -> None:
-    cohort.make(tmp_path)
+    training_cohort.make(tmp_path)
     data = CohortData(cohort=str(tmp_path / "cohort"), batch_size=1)
     weights = load_weights(tmp_path / "vq/weights.safetensors")
     for part in ("decoder", "quant_conv"):

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from benchmarks.fixtures.fill import fill_
 from ldm.config.objects import load_config
 from ldm.data.batch import Batch, BatchRNG
 from ldm.diffusion.schedule import scaled_linear_alpha_bar
@@ -18,7 +19,6 @@ from ldm.networks.unet import UNet
 from ldm.training.base import learning_rate_factor
 from ldm.training.callbacks import Averaging
 from ldm.training.zoomldm import ZoomLDMTraining
-from tests.golden.fill import fill_
 from tests.golden.parity import noise
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "training.json").read_text())

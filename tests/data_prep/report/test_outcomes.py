@@ -11,19 +11,19 @@ import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
 
+from benchmarks.fixtures.slides import tissue_image, write_slide
+from benchmarks.robustness import prepared_cohort
 from data_prep import preparation, prepare
 from data_prep.preparation_config import PrepareConfig
 from data_prep.report.outcomes import Records, SlideReport, waiting
 from data_prep.report.page import page
 from data_prep.workers import attempt
 from ldm.data.h5 import SlideFile
-from tests.data_prep.made_slides import tissue_image, write_slide
-from tests.robustness import cohort
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> PrepareConfig:
-    return cohort.variant(cohort.make(tmp_path, 2), autoencoder=None, images=None)
+    return prepared_cohort.variant(prepared_cohort.make(tmp_path, 2), autoencoder=None, images=None)
 
 
 def test_the_page_shows_each_slide_and_failed_ones_first(config: PrepareConfig) -> None:
@@ -80,10 +80,10 @@ def test_a_fault_of_the_program_is_logged_and_the_others_go_on(
 
 def test_shards_and_their_reports_add_up(config: PrepareConfig) -> None:
     write_slide(Path(config.slides) / "2.tiff", [tissue_image(256, 256)], 0.5)
-    assert [r.slide_id for r in preparation.prepare(cohort.variant(config, shard="1/2"))] == ["1"]
+    assert [r.slide_id for r in preparation.prepare(prepared_cohort.variant(config, shard="1/2"))] == ["1"]
     found = {r["slide_id"]: r["status"] for r in json.loads(Path(config.out, "report.json").read_text())}
     assert found == {"0": "waiting", "1": "prepared", "2": "waiting"}
-    preparation.prepare(cohort.variant(config, shard="0/2"))
+    preparation.prepare(prepared_cohort.variant(config, shard="0/2"))
     found = {r["slide_id"]: r["status"] for r in json.loads(Path(config.out, "report.json").read_text())}
     assert found == dict.fromkeys("012", "prepared")
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from benchmarks.fixtures.slides import tissue_image, write_slide
 from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig, load_prepare_config
 from data_prep.slides.find import find_slides, shown
 from data_prep.slides.metadata import match_rows, read_table
 from data_prep.slides.slide import open_slide
 from ldm.data.ids import is_safe_id, safe_id
 from ldm.errors import UserError
-from tests.data_prep.made_slides import tissue_image, write_slide
 
 SLIDES = {
     "a/x_1": "a/x 1.svs",

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tifffile
 
+from benchmarks.fixtures.slides import tissue_image
 from data_prep.slides.slide import Plane, open_slide
 from ldm.errors import UserError
-from tests.data_prep.made_slides import tissue_image
 
 IMAGE = tissue_image(200, 330)
 

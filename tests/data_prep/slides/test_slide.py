@@ -5,11 +5,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from benchmarks.fixtures.slides import tissue_image, write_scene, write_slide
 from data_prep.slides.grid import halve
 from data_prep.slides.slide import Plane, open_slide
 from data_prep.slides.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.errors import UserError
-from tests.data_prep.made_slides import tissue_image, write_scene, write_slide
 
 
 def mean2(image: np.ndarray) -> np.ndarray:

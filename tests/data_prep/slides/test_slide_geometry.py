@@ -5,6 +5,7 @@ import pytest
 from einops import reduce
 from PIL import Image
 
+from benchmarks.fixtures.slides import tissue_image, write_leica, write_slide
 from data_prep.plan import Plan, plan_slide
 from data_prep.preparation import prepare
 from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig
@@ -13,7 +14,6 @@ from data_prep.slides.readers import Box, OpenSlideReader
 from data_prep.slides.slide import Plane, Slide, UnreadableError, open_slide, salvage
 from ldm.data.h5 import SlideFile
 from ldm.scales import ladder
-from tests.data_prep.made_slides import tissue_image, write_leica, write_slide
 
 FAR = 24
 """level-0 px from the far end to the middle of a dark bar"""

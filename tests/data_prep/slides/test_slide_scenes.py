@@ -14,9 +14,9 @@ from rasterio.shutil import copy
 from rasterio.transform import from_origin
 from rasterio.warp import transform
 
+from benchmarks.fixtures.slides import write_scene
 from data_prep.slides.slide import Plane, open_slide
 from ldm.errors import UserError
-from tests.data_prep.made_slides import write_scene
 
 UTM, SIDE = "EPSG:32614", 256
 CENTRE = 500_000.0, 4_000_000.0

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from benchmarks.fixtures.slides import GLASS, tissue_image, write_slide
 from data_prep.slides.slide import Plane, open_slide
 from data_prep.slides.tissue import foreground, ink, otsu, read_foreground, tile_shares
-from tests.data_prep.made_slides import GLASS, tissue_image, write_slide
 
 INKS = {
     "blue": (40, 60, 170),

@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.robustness import prepared_cohort
 from data_prep.preparation_config import PrepareConfig
 from data_prep.workers.embedding import AUTOENCODER, ENCODER, Channel, HungUp, InOrder, Question, Remote
 from data_prep.workers.networks import LocalNetworks
 from data_prep.workers.reader_processes import CONTEXT
-from tests.robustness import cohort
 
 
 @pytest.fixture
 def config(tmp_path) -> PrepareConfig:
-    return cohort.make(tmp_path, 1)
+    return prepared_cohort.make(tmp_path, 1)
 
 
 @pytest.mark.parametrize("network", [ENCODER, AUTOENCODER])
 def test_an_answer_depends_on_the_tile_alone(config, network):
     tiles = np.random.default_rng(0).integers(0, 256, (21, 64, 64, 3), dtype=np.uint8)
-    patient = LocalNetworks.load(cohort.variant(config, batch_size=1000), torch.device("cpu"))
-    hasty = LocalNetworks.load(cohort.variant(config, batch_size=1), torch.device("cpu"))
+    patient = LocalNetworks.load(prepared_cohort.variant(config, batch_size=1000), torch.device("cpu"))
+    hasty = LocalNetworks.load(prepared_cohort.variant(config, batch_size=1), torch.device("cpu"))
     answers = [patient.ask(network, part) for part in np.split(tiles, [1, 4, 17])]
     together = np.concatenate([answer() for answer in answers])
     alone = np.concatenate([hasty.ask(network, tile[None])() for tile in tiles])

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.fixtures import toy
 from ldm.evaluation.experiments.operations import Counts, WorkCount, counted, full_size, full_size_pflop, worth
 from ldm.multiscale.constraint import jvp
 from ldm.pipeline import ZoomLDM
-from tests import toy
 
 
 def test_evaluations_are_counted_in_patches_and_derivatives_apart(world: Path) -> None:

@@ -10,10 +10,10 @@ from einops import rearrange
 from torch import Tensor
 from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
+from benchmarks.fixtures import toy
 from ldm.errors import UserError
 from ldm.evaluation.metrics.fidelity import Lpips, alexnet_file, encoder_distance, encoder_similarity, psnr, ssim
 from ldm.support.files import sha256
-from tests import toy
 
 
 @pytest.fixture

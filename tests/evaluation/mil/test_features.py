@@ -11,6 +11,7 @@ from einops import reduce
 from torch import Tensor
 
 import ldm.evaluation.mil.features
+from benchmarks.fixtures import toy
 from ldm.cli import features as extract_features
 from ldm.commands import mil
 from ldm.data.bags import read_bag
@@ -18,7 +19,6 @@ from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.evaluation.mil.features import FeatureExtractor, Probe, denoiser_features, encoder_features
 from ldm.pipeline import ZoomLDM
-from tests import toy
 
 
 @pytest.fixture(scope="module")

@@ -21,22 +21,21 @@ import h5py
 import torch
 from tqdm import tqdm
 
-import main
+from benchmarks.fixtures import toy, training_cohort
+from benchmarks.robustness.forking import CONTEXT, start_server
 from ldm.checkpoint import load_weights
+from ldm.cli import train
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.support.files import sidecar
 from ldm.training.callbacks import newest_checkpoint
-from tests import toy
-from tests.robustness.forking import CONTEXT, start_server
-from tests.training import cohort
 
 SECONDS = 60
 """until a reader counts as hung"""
 DEMO = Path(__file__).parents[2] / "configs/demo/zoomldm.yaml"
 
 
-class Case(NamedTuple):
+class FlippedFile(NamedTuple):
     """A file, what reads all of it into a digest, and the spans (first byte, end) of its structure."""
 
     name: str
@@ -93,22 +92,22 @@ def read_described(path: Path) -> str:
     return read_weights(path.with_suffix(""))
 
 
-def cases(folder: Path) -> Iterator[Case]:
+def cases(folder: Path) -> Iterator[FlippedFile]:
     """A prepared slide, weights, the checkpoint of a run, and a torch file that has only its own checksums."""
     slide = toy.slide(folder / "slide.h5")
-    yield Case("prepared slide", slide, read_slide, _between_chunks(slide))
+    yield FlippedFile("prepared slide", slide, read_slide, _between_chunks(slide))
     weights = toy.run_folder(folder / "zoomldm", "zoomldm") / "weights.safetensors"
     header = int.from_bytes(weights.read_bytes()[:8], "little")
-    yield Case("weights", weights, read_weights, [(0, 8 + header)])
-    yield Case("sha256 of weights", sidecar(weights), read_described, [(0, 64)])
-    run = ["run=" + str(folder / "run"), "training.max_steps=8", *cohort.make(folder / "cohort")]
-    main.main(["--base", str(DEMO), *run])
+    yield FlippedFile("weights", weights, read_weights, [(0, 8 + header)])
+    yield FlippedFile("sha256 of weights", sidecar(weights), read_described, [(0, 64)])
+    run = ["run=" + str(folder / "run"), "training.max_steps=8", *training_cohort.make(folder / "cohort")]
+    train.main(["--base", str(DEMO), *run])
     os.environ.pop("ZOOMLDM_RUN", None)
-    checkpoint = newest_checkpoint(folder / "run/checkpoints")
-    yield Case("checkpoint of a run", checkpoint, read_newest, _zip_directory(checkpoint))
+    checkpoint = training_cohort.newest(folder / "run")
+    yield FlippedFile("checkpoint of a run", checkpoint, read_newest, _zip_directory(checkpoint))
     foreign = folder / "foreign.ckpt"
     torch.save(load_weights(weights), foreign)
-    yield Case("torch file", foreign, read_weights, _zip_directory(foreign))
+    yield FlippedFile("torch file", foreign, read_weights, _zip_directory(foreign))
 
 
 def _between_chunks(path: Path) -> list[tuple[int, int]]:
@@ -132,7 +131,7 @@ def _zip_directory(path: Path) -> list[tuple[int, int]]:
         return [(file.start_dir, path.stat().st_size), (0, 200)]
 
 
-def flips(case: Case, count: int) -> Iterator[str]:
+def flips(case: FlippedFile, count: int) -> Iterator[str]:
     """What became of each of `count` flips: refused, harmless, or what must not be; the file is whole again after."""
     whole, expected, generator = case.path.read_bytes(), case.read(case.path), random.Random(case.name)
     structure = [place for first, end in case.structure for place in range(first, end)]
@@ -155,7 +154,7 @@ def flips(case: Case, count: int) -> Iterator[str]:
     case.path.write_bytes(whole)
 
 
-def _read(case: Case, expected: str, result: Connection) -> None:
+def _read(case: FlippedFile, expected: str, result: Connection) -> None:
     try:
         with redirect_stdout(StringIO()):
             outcome = "harmless" if case.read(case.path) == expected else "silent"

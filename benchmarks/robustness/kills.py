@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.robustness import prepared_cohort
 from data_prep.preparation import prepare
 from data_prep.preparation_config import PrepareConfig
-from tests.robustness import cohort
 
 ROOT = Path(__file__).parents[2]
 SLIDES, SIDE = 4, 768
@@ -36,7 +36,8 @@ class Trial:
 
 def launch(config: PrepareConfig) -> subprocess.Popen[bytes]:
     """The command, in a process group of its own."""
-    command = [sys.executable, "data_prep/prepare.py", "--config", "configs/demo/data.yaml", *cohort.overrides(config)]
+    given = ["--config", "configs/demo/data.yaml", *prepared_cohort.overrides(config)]
+    command = [sys.executable, "data_prep/prepare.py", *given]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -92,29 +93,29 @@ def kill(trial: Trial, delay_s: float) -> bool:
 def repair(trial: Trial, expected: dict[str, bytes]) -> None:
     """Look at what the kill left, type the command again, and look again."""
     out, workers = trial.config.out, max(1, trial.config.workers)
-    there = cohort.contents(out)
-    begun = [name for name in cohort.hidden(out) if name.endswith(".claim") and name[1:-6] not in there]
+    there = prepared_cohort.contents(out)
+    begun = [name for name in prepared_cohort.hidden(out) if name.endswith(".claim") and name[1:-6] not in there]
     trial.wrong += [f"{name} is not whole" for name, content in there.items() if expected[name] != content]
     if len(begun) > workers:
         trial.wrong.append(f"{len(begun)} slides were lost by {workers} workers")
-    kept = sum(report.status == "kept" for report in prepare(cohort.variant(trial.config, workers=0)))
+    kept = sum(report.status == "kept" for report in prepare(prepared_cohort.variant(trial.config, workers=0)))
     if kept != len(there):
         trial.wrong.append(f"{kept} kept of {len(there)} that were there")
-    trial.wrong += [f"{name} differs" for name in cohort.differing(cohort.contents(out), expected)]
-    trial.wrong += [f"{name} is left" for name in cohort.hidden(out)]
+    trial.wrong += [f"{name} differs" for name in prepared_cohort.differing(prepared_cohort.contents(out), expected)]
+    trial.wrong += [f"{name} is left" for name in prepared_cohort.hidden(out)]
 
 
 def measure(folder: Path, count: int) -> str:
     """`count` kills."""
-    base = cohort.make(folder, SLIDES, SIDE)
-    prepare(cohort.variant(base, out=str(folder / "expected")))
-    expected = cohort.contents(folder / "expected")
+    base = prepared_cohort.make(folder, SLIDES, SIDE)
+    prepare(prepared_cohort.variant(base, out=str(folder / "expected")))
+    expected = prepared_cohort.contents(folder / "expected")
     rng = np.random.default_rng(2)
     lasts_s = [1.0, 1.0]  # of the work, without and with readers; learned on the way
     good = number = 0
     while number < count:
         readers = number % 2
-        config = cohort.variant(base, out=str(folder / f"trial{number}"), workers=2 * readers)
+        config = prepared_cohort.variant(base, out=str(folder / f"trial{number}"), workers=2 * readers)
         trial = Trial(config, group=number % 4 < 2, wrong=[])
         delay_s = rng.uniform(0, lasts_s[readers])
         hit = kill(trial, delay_s)

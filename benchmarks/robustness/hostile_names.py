@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.fixtures import toy
+from benchmarks.robustness.flips import DEMO
 from data_prep.prepare import main as prepare
 from ldm.cli import sample as sample_patches
 from ldm.data.datamodule import CohortData
 from ldm.data.h5 import SlideFile
 from ldm.data.split_file import NAME, Shares, Split, extend, write_split
 from ldm.doctor.cohort_check import cohort
-from tests import toy
-from tests.robustness.flips import DEMO
 
 SETTINGS = ["ladder={kind: histology, scales: 1}", "encoder={name: demo}", "autoencoder=null", "tile_px=64", "mpp=0.5"]
 PREPARATION = ["--config", str(DEMO.with_name("data.yaml")), "slides=slides", "out=out", "generate=null", "workers=0"]

@@ -10,7 +10,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -35,7 +35,7 @@ def picture(seed: int = 0) -> Pixels:
 PICTURE = picture()
 
 
-class Kind(NamedTuple):
+class OddSlide(NamedTuple):
     """An odd slide: `make` fills a folder; `mpp` is its row in the table."""
 
     name: str
@@ -44,24 +44,26 @@ class Kind(NamedTuple):
     mpp: float | None
 
 
-KINDS: list[Kind] = []
+KINDS: list[OddSlide] = []
 
 
 def kind(expected: str, mpp: float | None = None) -> Callable[[Callable[[Path], object]], Callable[[Path], object]]:
     def add(make: Callable[[Path], object]) -> Callable[[Path], object]:
-        KINDS.append(Kind(make.__name__, expected, make, mpp))
+        KINDS.append(OddSlide(make.__name__, expected, make, mpp))
         return make
 
     return add
 
 
 def tiff(
-    path: Path, pixels: NDArray = PICTURE, mpp: float | tuple[float, float] | None = MPP, **options: object
+    path: Path, pixels: NDArray[Any] = PICTURE, mpp: float | tuple[float, float] | None = MPP, **options: Any
 ) -> Path:
     """A tiled TIFF; `mpp` goes into its resolution tags."""
-    mpp_x, mpp_y = mpp if isinstance(mpp, tuple) else (mpp, mpp)
-    tags = {} if mpp_x is None else {"resolution": (1e4 / mpp_x, 1e4 / mpp_y), "resolutionunit": "CENTIMETER"}
-    colour = {"photometric": "rgb", "tile": (TILE, TILE), "metadata": None, "compression": "zlib"}
+    tags: dict[str, Any] = {}
+    if mpp is not None:
+        mpp_x, mpp_y = mpp if isinstance(mpp, tuple) else (mpp, mpp)
+        tags = {"resolution": (1e4 / mpp_x, 1e4 / mpp_y), "resolutionunit": "CENTIMETER"}
+    colour: dict[str, Any] = {"photometric": "rgb", "tile": (TILE, TILE), "metadata": None, "compression": "zlib"}
     tifffile.imwrite(path, pixels, **{**colour, **tags, **options})
     return path
 
@@ -303,8 +305,8 @@ def beyond_four_gigabytes(folder: Path) -> None:
 def _with_page(path: Path, page: Pixels) -> Path:
     """PICTURE, its half, and a page that is no level."""
     with tifffile.TiffWriter(path) as file:
-        resolution = {"resolution": (1e4 / MPP, 1e4 / MPP), "resolutionunit": "CENTIMETER"}
-        common = {"photometric": "rgb", "tile": (TILE, TILE), "metadata": None}
+        resolution: dict[str, Any] = {"resolution": (1e4 / MPP, 1e4 / MPP), "resolutionunit": "CENTIMETER"}
+        common: dict[str, Any] = {"photometric": "rgb", "tile": (TILE, TILE), "metadata": None}
         file.write(PICTURE, **common, **resolution)
         file.write(PICTURE[::2, ::2], subfiletype=1, **common)
         file.write(page, subfiletype=1, **common)
@@ -314,8 +316,8 @@ def _with_page(path: Path, page: Pixels) -> Path:
 @kind("prepared")
 def mask_stored_as_a_level(folder: Path) -> None:
     path = _with_page(folder / "a.tiff", np.zeros((SIDE // 8, SIDE // 8, 3), np.uint8))
-    with tifffile.TiffFile(path, mode="r+b") as file:
-        file.pages[2].tags["NewSubfileType"].overwrite(1 | 4)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[2].aspage().tags["NewSubfileType"].overwrite(1 | 4)
 
 
 @kind("prepared")

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import theilslopes
 
+from benchmarks.fixtures import toy
+from benchmarks.fixtures.slides import tissue_image, write_slide
 from data_prep.slides.slide import Plane, open_slide
 from ldm.cli import joint as sample_joint
 from ldm.data.h5 import SlideFile
 from ldm.pipeline import ZoomLDM
-from tests import toy
-from tests.data_prep.made_slides import tissue_image, write_slide
 
 STATM, DESCRIPTORS = Path("/proc/self/statm"), Path("/proc/self/fd")
 MOST_MB = 1.0
@@ -71,7 +71,8 @@ def region_reads(folder: Path) -> Work:
 
     def read(number: int) -> object:
         plane = planes[number % 2]
-        return plane.read(*rng.integers((plane.width, plane.height)).tolist(), 256, 256)
+        x, y = rng.integers((plane.width, plane.height)).tolist()
+        return plane.read(x, y, 256, 256)
 
     return read
 

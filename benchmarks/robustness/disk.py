@@ -7,19 +7,18 @@ import io
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import main
+from benchmarks.fixtures import toy, training_cohort
+from benchmarks.robustness import prepared_cohort
 from data_prep import preparation, prepare
 from ldm.checkpoint import load_weights
 from ldm.cli import joint as sample_joint
 from ldm.cli import sample as sample_patches
+from ldm.cli import train
 from ldm.errors import cli
-from tests import toy
-from tests.robustness import cohort
-from tests.training import cohort as toy_cohort
 
 MEGABYTES = 32
 DEMO = str(Path(__file__).parents[2] / "configs" / "demo")
@@ -59,7 +58,7 @@ def room(disk: Path, left: int) -> Iterator[None]:
     ballast.unlink()
 
 
-def outcome(command: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> tuple[int, list[str]]:
+def outcome(command: Callable[[list[str]], object], arguments: list[str]) -> tuple[int, list[str]]:
     """The exit status of a command and its lines on stderr, without progress."""
     with redirect_stderr(io.StringIO()) as told, redirect_stdout(io.StringIO()):
         try:
@@ -75,7 +74,7 @@ def files(folder: Path) -> Contents:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refusal(command: Callable[[Sequence[str]], object], arguments: Sequence[str], out: Path) -> list[str]:
+def refusal(command: Callable[[list[str]], object], arguments: list[str], out: Path) -> list[str]:
     """What is wrong with how a command meets the full disk below `out`."""
     before = files(out)
     status, lines = outcome(command, arguments)
@@ -96,38 +95,38 @@ def refusal(command: Callable[[Sequence[str]], object], arguments: Sequence[str]
 
 def preparing(folder: Path, disk: Path) -> list[str]:
     """A slide's file does not fit."""
-    config = cohort.make(folder, 2, 768)
-    cohort_of = cohort.variant(config, out=str(folder / "expected"))
-    preparation.prepare(cohort_of)
-    expected = cohort.contents(cohort_of.out)
-    command = ["--config", f"{DEMO}/data.yaml", *cohort.overrides(cohort.variant(config, out=str(disk / "out")))]
+    config = prepared_cohort.make(folder, 2, 768)
+    preparation.prepare(prepared_cohort.variant(config, out=str(folder / "expected")))
+    expected = prepared_cohort.contents(folder / "expected")
+    config = prepared_cohort.variant(config, out=str(disk / "out"))
+    command = ["--config", f"{DEMO}/data.yaml", *prepared_cohort.overrides(config)]
     wrong = []
     (disk / "out").mkdir()
     for left in (len(expected["0.h5"]) // 2, len(expected["0.h5"]) + len(expected["1.h5"]) // 2):
         with room(disk, left):
             wrong += refusal(prepare.main, command, disk / "out")
-        there = cohort.contents(disk / "out")
+        there = prepared_cohort.contents(disk / "out")
         wrong += [f"{name} is not whole" for name in there if there[name] != expected[name]]
     status, _ = outcome(prepare.main, command)
-    differing = cohort.differing(cohort.contents(disk / "out"), expected)
+    differing = prepared_cohort.differing(prepared_cohort.contents(disk / "out"), expected)
     return [*wrong, *([f"then status {status}"] if status else []), *(f"{name} differs" for name in differing)]
 
 
 def training(folder: Path, disk: Path) -> list[str]:
     """A checkpoint does not fit."""
-    overrides = toy_cohort.make(folder / "toy")
+    overrides = training_cohort.make(folder / "toy")
     base = ["--base", f"{DEMO}/zoomldm.yaml", *overrides]
-    outcome(main.main, [*base, f"run={folder / 'expected'}", "training.max_steps=8"])
+    outcome(train.main, [*base, f"run={folder / 'expected'}", "training.max_steps=8"])
     run = disk / "run"
     wrong = []
-    if (ended := outcome(main.main, [*base, f"run={run}", "training.max_steps=4"]))[0]:
+    if (ended := outcome(train.main, [*base, f"run={run}", "training.max_steps=4"]))[0]:
         wrong.append(f"training ended with {ended}")
     (run / "weights.safetensors").unlink()
     size = next((run / "checkpoints").glob("*.ckpt")).stat().st_size
     resume = ["--resume", str(run), "training.max_steps=8"]
     with room(disk, size // 2):
-        wrong += refusal(main.main, resume, run)
-    outcome(main.main, resume)
+        wrong += refusal(train.main, resume, run)
+    outcome(train.main, resume)
     one, two = (load_weights(path / "weights.safetensors") for path in (folder / "expected", run))
     return wrong + [f"{name} differs" for name in one if not one[name].equal(two[name])]
 
@@ -149,7 +148,7 @@ def sampling(folder: Path, disk: Path) -> list[str]:
             wrong += refusal(script.main, [*shared, *more, "--out", str(out)], out)
         outcome(script.main, [*shared, *more, "--out", str(out)])
         pictures = [{n: c for n, c in files(path).items() if not n.endswith(".json")} for path in (expected, out)]
-        wrong += [f"{name}: {picture} differs" for picture in cohort.differing(*pictures)]
+        wrong += [f"{name}: {picture} differs" for picture in prepared_cohort.differing(*pictures)]
     return wrong
 
 

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from benchmarks.fixtures import toy
 from ldm.checkpoint import load_metadata, load_weights
 from ldm.conditioning_model import ConditioningModel
 from ldm.config import run_config
@@ -29,13 +30,12 @@ from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM, load_autoencoder
 from ldm.support.cache import Identity
 from ldm.support.files import sidecar, write_sidecar
-from tests import toy
 
 GOOD = ("refused", "said")
-VALUES = (0, 1, 3, 7, 64, 328, -1, 1.5, True, None, "eps", "v", "x", [], [1], {"a": 1})
+VALUES: tuple[Any, ...] = (0, 1, 3, 7, 64, 328, -1, 1.5, True, None, "eps", "v", "x", [], [1], {"a": 1})
 
 
-class Case(NamedTuple):
+class EditedFile(NamedTuple):
     """What is edited: the folder, and what reads it."""
 
     name: str
@@ -43,7 +43,7 @@ class Case(NamedTuple):
     read: Callable[[Path], Any]
 
 
-def cases(folder: Path) -> list[Case]:
+def cases(folder: Path) -> list[EditedFile]:
     """A run of each system that scripts load, and a bag."""
     runs = {name: toy.run_folder(folder / name, name) for name in ("zoomldm", "vq", "cdm")}
     reads: dict[str, Callable[[Path], Any]] = {
@@ -51,7 +51,7 @@ def cases(folder: Path) -> list[Case]:
         "vq": load_autoencoder,
         "cdm": ConditioningModel.load,
     }
-    return [Case(name, path, reads[name]) for name, path in runs.items()]
+    return [EditedFile(name, path, reads[name]) for name, path in runs.items()]
 
 
 def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -12,15 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-import main
+from benchmarks.fixtures import toy, training_cohort
+from benchmarks.robustness.flips import read_slide
 from ldm.checkpoint import load_weights
-from ldm.cli import superres
+from ldm.cli import superres, train
 from ldm.data.h5 import SlideFile
 from ldm.pipeline import ZoomLDM
 from ldm.support.files import sidecar, write_sidecar
-from tests import toy
-from tests.robustness.flips import read_slide
-from tests.training import cohort
 
 MARK = "executed"
 DEMO = Path(__file__).parents[2] / "configs/demo/zoomldm.yaml"
@@ -67,15 +65,15 @@ def _header(header: Any) -> bytes:
 def _resumed(folder: Path) -> None:
     """A run whose newest checkpoint is a pickle with a sha256 that is right."""
     run = folder / "run"
-    main.main(["--base", str(DEMO), f"run={run}", "training.max_steps=4", *cohort.make(folder / "cohort")])
+    train.main(["--base", str(DEMO), f"run={run}", "training.max_steps=4", *training_cohort.make(folder / "cohort")])
     newest = run / "checkpoints" / "step=00000005.ckpt"
     torch.save({"state_dict": {}, "callbacks": Payload()}, newest)
     write_sidecar(newest)
-    main.main(["--resume", str(run)])
+    train.main(["--resume", str(run)])
 
 
 def _model(source: str, **others: str) -> Callable[[Path], None]:
-    return lambda folder: (ZoomLDM.load(source, **others), None)[1]  # type: ignore[arg-type]
+    return lambda folder: (ZoomLDM.load(source, **others), None)[1]
 
 
 def _slide(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:

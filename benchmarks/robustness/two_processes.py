@@ -3,22 +3,23 @@
 The processes exchange gradients through gloo, on the CPU. The runs are of the demo config at toy size, started as
 main.py is started, but every step's loss is logged.
 
-    python -m tests.robustness.two_processes --base YAML [key=value ...]      one such run
+    python -m benchmarks.robustness.two_processes --base YAML [key=value ...]      one such run
 """
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytorch_lightning as pl
 
-import main
+from benchmarks.fixtures import training_cohort
+from benchmarks.fixtures.training_cohort import losses
+from benchmarks.robustness.flips import DEMO
+from ldm.cli.train import main
 from ldm.errors import cli
-from tests.robustness.flips import DEMO
-from tests.training import cohort
-from tests.training.metrics import losses
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE, PATIENCE_S = 1e-6, 600
@@ -29,7 +30,7 @@ SHARED = ("data.batch_size=2", "training.devices=2", "training.strategy=ddp")
 class EveryStep(pl.Trainer):
     """A Trainer that logs the loss of every step."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, **settings: Any) -> None:
         super().__init__(**{**settings, "log_every_n_steps": 1})
 
 
@@ -47,7 +48,7 @@ def train(run: Path, overrides: list[str], steps: int) -> dict[int, float]:
 
 def differences(folder: Path, steps: int) -> list[float]:
     """Relative difference of the loss of each step that both runs have."""
-    overrides = [*cohort.make(folder / "cohort"), "training.accelerator=cpu"]
+    overrides = [*training_cohort.make(folder / "cohort"), "training.accelerator=cpu"]
     alone = train(folder / "alone", [*overrides, *ALONE], steps)
     shared = train(folder / "shared", [*overrides, *SHARED], steps)
     return [abs(shared[step] - alone[step]) / alone[step] for step in sorted(alone.keys() & shared.keys())]
@@ -62,4 +63,4 @@ def measure(folder: Path, count: int) -> str:
 
 if __name__ == "__main__":
     with mock.patch.object(pl, "Trainer", EveryStep):
-        cli(main.main)
+        cli(main)

@@ -4,15 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from benchmarks.fixtures import toy
 from data_prep.preparation import prepare
 from data_prep.preparation_config import load_prepare_config
 from ldm.config.objects import build, load_config
 from ldm.config.run_config import save_config
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.pipeline import ZoomLDM
-from tests import toy
 
 MARK = "executed"
 TARGETS: dict[str, dict[str, Any]] = {
@@ -90,7 +88,7 @@ def _target(name: str, arguments: dict[str, Any]) -> Callable[[Path], None]:
 def _target_of_a_run(folder: Path) -> None:
     """In the place of a network."""
     run = toy.run_folder(folder / "run", "zoomldm")
-    config = OmegaConf.load(run / "config.yaml")
+    config = load_config([run / "config.yaml"])
     config.model.denoiser = {"target": "os.mkdir", "path": MARK}
     save_config(run, config)
     ZoomLDM.load(run)
@@ -117,7 +115,7 @@ def _width(value: Any) -> Callable[[Path], None]:
 
     def attack(folder: Path) -> None:
         run = toy.run_folder(folder / "run", "zoomldm")
-        config = OmegaConf.load(run / "config.yaml")
+        config = load_config([run / "config.yaml"])
         config.model.denoiser.width = value
         save_config(run, config)
         ZoomLDM.load(run)

@@ -9,20 +9,20 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-import main
+from benchmarks.fixtures import training_cohort
+from benchmarks.fixtures.training_cohort import losses
+from benchmarks.robustness.flips import DEMO, digest
+from benchmarks.robustness.forking import CONTEXT, start_server
 from ldm.checkpoint import load_weights
+from ldm.cli import train
 from ldm.support.files import sha256
-from ldm.training.callbacks import newest_checkpoint
-from tests.robustness.flips import DEMO, digest
-from tests.robustness.forking import CONTEXT, start_server
-from tests.training import cohort
-from tests.training.metrics import losses
 
 STEPS, EVERY = 40, 4
 PATIENCE_S = 300.0
@@ -30,7 +30,7 @@ PATIENCE_S = 300.0
 
 def _train(arguments: list[str]) -> None:
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        main.main(arguments)
+        train.main(arguments)
 
 
 def start(*arguments: str) -> BaseProcess:
@@ -69,8 +69,8 @@ def killed_while_saving(folder: Path, overrides: list[str], count: int) -> Itera
     for _ in range(count):
         process = start("--resume", str(run), "training.max_steps=1000000")
         fresh = f"step={step + 2:08d}"  # one save of this process is whole
-        kill_when(process, lambda now=fresh: _saving(run, now), generator.random() * 0.01)
-        newest = newest_checkpoint(run / "checkpoints")
+        kill_when(process, partial(_saving, run, fresh), generator.random() * 0.01)
+        newest = training_cohort.newest(run)
         content = torch.load(newest, weights_only=True)
         before, step = step, content["global_step"]
         yield before < step == int(newest.stem.removeprefix("step="))
@@ -132,9 +132,7 @@ def _same(run: Path, whole: Path, trains: bool = True) -> bool:
     """Whether `run`, resumed, ends as `whole`; `trains`: it has steps left, whose losses it logs."""
     if not finish("--resume", str(run)):
         return False
-    checkpoint, expected = (
-        torch.load(newest_checkpoint(one / "checkpoints"), weights_only=True) for one in (run, whole)
-    )
+    checkpoint, expected = (torch.load(training_cohort.newest(one), weights_only=True) for one in (run, whole))
     resumed = losses(run)
     return (
         (STEPS - 1 in resumed or not trains)
@@ -150,7 +148,7 @@ def measure(folder: Path, count: int) -> str:
     """Twice `count` kills while saving, `count` kills at random steps, as many before the first checkpoint and after
     the last one.
     """
-    overrides = cohort.make(folder / "cohort")
+    overrides = training_cohort.make(folder / "cohort")
     saves = sum(tqdm(killed_while_saving(folder, overrides, 2 * count), total=2 * count, desc="saves", unit="kill"))
     whole = undisturbed(folder / "whole", overrides)
     scenarios = (killed_at_random, killed_before_the_first, killed_after_the_last)

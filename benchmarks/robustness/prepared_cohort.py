@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from benchmarks.fixtures.slides import tissue_image, write_slide
 from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig
-from tests.data_prep.made_slides import tissue_image, write_slide
 
 TILE_PX, SCALES = 32, 5
 

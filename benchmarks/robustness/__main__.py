@@ -2,25 +2,23 @@
 
     python -m benchmarks.robustness [R1 R2 ...] --out benchmarks/robustness.md
 
-Each row is a scenario of tests/robustness at its full count; rows that are not asked for keep what an earlier call
-found.
+Each row is a scenario of this package at its full count; rows that are not asked for keep what an earlier call found.
 """
 
-import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.hardware import hardware
 from ldm.errors import cli
 from ldm.support.arguments import Parser, output_file
 from ldm.support.files import atomic_write
 
 
 class Figure(NamedTuple):
-    """One row: a module of tests/robustness, how many trials it is given, what is wanted of it."""
+    """One row: a module of this package, how many trials it is given, what is wanted of it."""
 
     module: str
     trials: int
@@ -43,7 +41,7 @@ FIGURES = {
     "R7": Figure("invariance", 4, "slides prepared with batches of 1/7/32, workers 0/4", "byte-equal"),
     "R8": Figure("two_processes", 50, "two gloo processes against one with the same batch", "50 losses within 1e-6"),
     "R9": Figure(
-        "memory",
+        "leaks",
         500,
         "memory and open files while sampling and reading, after as many repetitions to warm up",
         "under 1 MB per 100, no more open files",
@@ -59,20 +57,9 @@ def row(name: str) -> str:
     """Run one scenario; its line of the table."""
     figure = FIGURES[name]
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
-        found = import_module(f"tests.robustness.{figure.module}").measure(Path(folder), figure.trials)
+        found = import_module(f"benchmarks.robustness.{figure.module}").measure(Path(folder), figure.trials)
     cells = [name, figure.test, figure.wanted, found, hardware(), f"`python -m benchmarks.robustness {name}`"]
     return f"| {' | '.join(cells)} |"
-
-
-def hardware() -> str:
-    """The processor and how many of its cores there are."""
-    models = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return f"{os.cpu_count()} cores, {models[0] if models else platform.processor() or platform.machine()}"
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []
 
 
 def rows(table: Path) -> dict[str, str]:

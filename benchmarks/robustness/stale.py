@@ -21,13 +21,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks.fixtures import toy
+from benchmarks.robustness.flips import digest
 from ldm.checkpoint import load_weights, save_weights
+from ldm.cli import evaluate, features, joint, superres
 from ldm.data.bags import read_bag
 from ldm.multiscale.canvas import State
 from ldm.multiscale.joint import Joint
-from scripts import evaluate, extract_features, sample_joint, superres
-from tests import toy
-from tests.robustness.flips import digest
 
 
 class Change(NamedTuple):
@@ -38,7 +38,7 @@ class Change(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-class Case(NamedTuple):
+class Result(NamedTuple):
     """A command that keeps something: make(world, out, options) gives the digest of what it wrote."""
 
     name: str
@@ -135,7 +135,7 @@ def _joint(origin: str) -> Callable[[Path, Path, tuple[str, ...]], str]:
     def make(world: Path, out: Path, options: tuple[str, ...]) -> str:
         model = ["--model", str(world / "zoomldm"), "--cdm", str(world / "cdm"), "--accelerator", "cpu"]
         given = ["--from", origin.replace("WORLD", str(world)), "--size", "64", "--steps", "3", "--precision", "fp32"]
-        sample_joint.main([*model, *given, "--out", str(out), *options])
+        joint.main([*model, *given, "--out", str(out), *options])
         return digest(np.asarray(Image.open(out / "image.png")))
 
     return make
@@ -150,45 +150,45 @@ def _enlarged(world: Path, out: Path, options: tuple[str, ...]) -> str:
 
 def _bags(world: Path, out: Path, options: tuple[str, ...]) -> str:
     model = ["--model", str(world / "zoomldm"), "--accelerator", "cpu", "--precision", "fp32", "--scales", "10x,5x"]
-    extract_features.main([str(world / "cohort"), *model, "--out", str(out), *options])
+    features.main([str(world / "cohort"), *model, "--out", str(out), *options])
     return digest([read_bag(path).features for path in sorted(out.rglob("*.h5"))])
 
 
 SAMPLING = (option("--guidance", "3"), option("--steps", "3"), option("--sampler", "ddim"), option("--seed", "1"))
 JOINT = (option("--guidance", "4"), option("--steps", "4"), option("--seed", "1"), option("--seam", "none"))
 CASES = (
-    Case("sampling from a slide", _joint("WORLD/cohort/a.h5"), (*MODEL, SLIDES, *JOINT), stopped=True),
-    Case("sampling from the CDM", _joint("cdm"), (*MODEL[:2], *CDM, *JOINT[:1]), stopped=True),
-    Case("super-resolution", _enlarged, (*MODEL, SLIDES, PICTURES, *JOINT[:3]), stopped=True),
-    Case(
+    Result("sampling from a slide", _joint("WORLD/cohort/a.h5"), (*MODEL, SLIDES, *JOINT), stopped=True),
+    Result("sampling from the CDM", _joint("cdm"), (*MODEL[:2], *CDM, *JOINT[:1]), stopped=True),
+    Result("super-resolution", _enlarged, (*MODEL, SLIDES, PICTURES, *JOINT[:3]), stopped=True),
+    Result(
         "samples of patches",
         _evaluated("patches", "--real", "WORLD/cohort", "--cdm", "WORLD/cdm", "--scales", "5x", "--steps", "2"),
         (*MODEL, *CDM, SLIDES, *SAMPLING),
     ),
-    Case(
+    Result(
         "samples of super-resolution",
         _evaluated("superres", "--real", "WORLD/pictures", "--methods", "none"),
         (*MODEL[:2], PICTURES, option("--seed", "1"), option("--scales", "20x,10x")),
     ),
-    Case("bags", _bags, (*MODEL, SLIDES, option("--t", "50"), option("--seed", "1"), option("--clean"))),
+    Result("bags", _bags, (*MODEL, SLIDES, option("--t", "50"), option("--seed", "1"), option("--clean"))),
 )
 
 
 RUN = Joint.run
 
 
-def _stopped(joint: Joint) -> Iterator[tuple[str, State]]:
-    yield from islice(RUN(joint), 2)
+def _stopped(sampling: Joint) -> Iterator[tuple[str, State]]:
+    yield from islice(RUN(sampling), 2)
     raise KeyboardInterrupt
 
 
-def trials() -> Iterator[tuple[Case, Change]]:
+def trials() -> Iterator[tuple[Result, Change]]:
     """In turn one of each case."""
     for number in range(max(len(case.changes) for case in CASES)):
         yield from ((case, case.changes[number]) for case in CASES if number < len(case.changes))
 
 
-def outcome(folder: Path, case: Case, change: Change) -> str:
+def outcome(folder: Path, case: Result, change: Change) -> str:
     """ "made anew", "unmoved" (the change does not show), or what must not be: "silent"."""
     world, kept, fresh = world_in(folder / "world"), folder / "kept", folder / "fresh"
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):

@@ -17,9 +17,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.robustness import hostile_configs, hostile_files, hostile_names
+from benchmarks.robustness.forking import CONTEXT, start_server
 from ldm.errors import UserError
-from tests.robustness import hostile_configs, hostile_files, hostile_names
-from tests.robustness.forking import CONTEXT, start_server
 
 ATTACKS: dict[str, Callable[[Path], None]] = {
     **hostile_files.ATTACKS,
@@ -35,7 +35,7 @@ WRITES = {"os.mkdir": 0, "os.remove": 0, "os.rmdir": 0, "os.truncate": 0, "os.re
 """events, and which of their arguments is written"""
 
 
-class Watch:
+class Attempt:
     """Notes what an attack does that no reading of a file does."""
 
     def __init__(self, folder: Path) -> None:
@@ -80,7 +80,7 @@ def _attempt(name: str, folder: Path, result: Connection) -> None:
     limit = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
     os.chdir(folder)
-    watch = Watch(folder)
+    watch = Attempt(folder)
     sys.addaudithook(watch)
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):

@@ -8,14 +8,14 @@ from multiprocessing import forkserver, get_context
 
 CONTEXT = get_context("forkserver")
 PRELOADED = (
-    "main",
+    "ldm.cli.train",
     "data_prep.preparation",
     "data_prep.workers.reader_processes",
     "ldm.commands.train",
     "ldm.commands.sample",
-    "tests.robustness.flips",
-    "tests.robustness.hostile",
-    "tests.robustness.resume",
+    "benchmarks.robustness.flips",
+    "benchmarks.robustness.hostile",
+    "benchmarks.robustness.resume",
 )
 
 

@@ -26,18 +26,19 @@ from numpy.random import Generator
 from PIL import Image
 from tqdm import tqdm
 
-import main
 from data_prep import crops, preparation, prepare, splits
 from ldm.cli import draw as drawing
+from ldm.cli import evaluate, features, joint, mil, sample, superres, train
 from ldm.commands import evaluate as evaluation
-from ldm.commands import joint, mil, train
+from ldm.commands import joint as joint_work
+from ldm.commands import mil as mil_work
+from ldm.commands import train as training
 from ldm.demo import world as demo_world
 from ldm.errors import cli
 from ldm.evaluation.experiments.context import Report, Sheet
-from ldm.evaluation.mil import features
+from ldm.evaluation.mil.features import FeatureExtractor
 from ldm.hub import BUNDLED
 from ldm.pipeline import ZoomLDM
-from scripts import evaluate, extract_features, sample_joint, sample_patches, superres, train_mil
 
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 60
@@ -196,7 +197,7 @@ PREPARATION = {
 
 
 @dataclass(frozen=True)
-class Command:
+class Grammar:
     """A command, what each of its lines starts with, and what may follow."""
 
     main: Callable[[list[str]], object]
@@ -205,12 +206,12 @@ class Command:
     overrides: Mapping[str, Values]
 
 
-def _command(main: Callable[..., object], start: Sequence[str], **options: Values) -> Command:
+def _command(main: Callable[..., object], start: Sequence[str], **options: Values) -> Grammar:
     named = {f"--{name.replace('_', '-')}": values for name, values in options.items()}
-    return Command(main, tuple(start), named, {})
+    return Grammar(main, tuple(start), named, {})
 
 
-def commands() -> dict[str, Command]:
+def commands() -> dict[str, Grammar]:
     """All of them; relative paths are of the folder that `world` makes."""
     fabric = {name.removeprefix("--"): values for name, values in MACHINES.items()}
     common: dict[str, Values] = {"out": OUT, "seed": SEED, "precision": PRECISION, "model": MODEL}
@@ -218,22 +219,22 @@ def commands() -> dict[str, Command]:
     sampling = {"guidance": REAL, "steps": COUNT, "sampler": Values(("ddim", "dpmpp"), ("foo", ""))}
     where = {"size": Values(("256", "1024x512"), ("0", "-5", "1x2x3", "x", "²", "1e3", "10" * 20)), "scales": SCALES}
     found = {
-        f"train {name}": Command(
-            main.main, ("--base", str(ROOT / f"configs/demo/{name}.yaml")), {}, {**TRAINING, **keys}
+        f"train {name}": Grammar(
+            train.main, ("--base", str(ROOT / f"configs/demo/{name}.yaml")), {}, {**TRAINING, **keys}
         )
         for name, keys in SYSTEMS.items()
     }
-    found["prepare"] = Command(
+    found["prepare"] = Grammar(
         prepare.main,
         ("--config", str(ROOT / "configs/demo/data.yaml")),
         {"--workers": NATURAL, "--mpp": Values(("0.5",), ("0", "x")), "--shard": Values(("0/2",), ("2/2", "x"))},
         PREPARATION,
     )
     found["sample_patches"] = _command(
-        sample_patches.main, (), **common, **sampling, count=Values(("1", "2"), COUNT.bad), scales=SCALE, device=DEVICE
+        sample.main, (), **common, **sampling, count=Values(("1", "2"), COUNT.bad), scales=SCALE, device=DEVICE
     )
     found["sample_joint"] = _command(
-        sample_joint.main, (), **fabric, **common, **where, steps=COUNT, inner=NATURAL, tolerance=REAL, guidance=REAL,
+        joint.main, (), **fabric, **common, **where, steps=COUNT, inner=NATURAL, tolerance=REAL, guidance=REAL,
         batch_size=COUNT, place=Values(("0,0", "1,2"), ("²,1", "1", "1,2,3", "-1,0", "x", "999999,0")),
         preset=Values(("paper", "default"), ("foo", "")), **{"lambda": REAL, "from": Values(("none",), ("nowhere",))},
     )  # fmt: skip
@@ -242,12 +243,12 @@ def commands() -> dict[str, Command]:
         batch_size=COUNT, device=DEVICE, truth=Values((), ("nowhere", "picture.png")),
     )  # fmt: skip
     found["extract_features"] = _command(
-        extract_features.main, ("cohort",), **fabric, **common, batch_size=COUNT, t=NATURAL,
+        features.main, ("cohort",), **fabric, **common, batch_size=COUNT, t=NATURAL,
         scales=Values(("20x", "20x,5x"), ("6x", "20x,,5x")), block=Values(("0", "2"), ("99", *NATURAL.bad)),
         source=Values(("encoder", "denoiser"), ("foo", "")),
     )  # fmt: skip
     found["train_mil"] = _command(
-        train_mil.main, ("--features", "cohort", "--labels", "labels.csv"), out=OUT, seed=SEED, shuffles=NATURAL,
+        mil.main, ("--features", "cohort", "--labels", "labels.csv"), out=OUT, seed=SEED, shuffles=NATURAL,
         folds=Values(("5", "10,5"), ("2", "0", "²", "5,", "x", "-5", "1" * 5000)),
     )  # fmt: skip
     for name in ("patches", "large", "superres", "memorization"):
@@ -284,19 +285,19 @@ def boundaries() -> Iterator[None]:
     empty = SimpleNamespace(slides=[])
     measured = Report([], "", Sheet())
     stubs: list[tuple[Any, str, Any]] = [
-        (train, "prepare_when_absent", lambda *_, **__: None),
-        (train, "split_when_absent", lambda *_, **__: None),
-        (train, "train", lambda *_, **__: 0),
+        (training, "prepare_when_absent", lambda *_, **__: None),
+        (training, "split_when_absent", lambda *_, **__: None),
+        (training, "train", lambda *_, **__: 0),
         (preparation, "prepare", lambda *_, **__: []),
         (preparation, "table", lambda *_, **__: ""),
         (ZoomLDM, "load", staticmethod(load)),
         (ZoomLDM, "sample", lambda model, scale, count, *_, **__: np.zeros((count, 128, 128, 3), np.uint8)),
-        (joint, "sample", lambda *_, **__: {}),
-        (joint, "write", lambda *_, **__: {}),
-        (features.FeatureExtractor, "__call__", lambda *_, **__: None),
-        (mil, "labelled", lambda *_, **__: empty),
-        (mil, "compare", lambda *_, **__: []),
-        (mil, "table", lambda *_, **__: ""),
+        (joint_work, "sample", lambda *_, **__: {}),
+        (joint_work, "write", lambda *_, **__: {}),
+        (FeatureExtractor, "__call__", lambda *_, **__: None),
+        (mil_work, "labelled", lambda *_, **__: empty),
+        (mil_work, "compare", lambda *_, **__: []),
+        (mil_work, "table", lambda *_, **__: ""),
         (evaluation, "RUNS", dict.fromkeys(evaluation.RUNS, lambda args, fabric, _: _measured(args, fabric, measured))),
         (crops, "cut", lambda *_, **__: []),
         (demo_world, "write_slide", lambda *_, **__: None),
@@ -318,7 +319,7 @@ def _measured(args: Any, fabric: Any, report: Report) -> Report:
     return report
 
 
-class Line(NamedTuple):
+class CommandLine(NamedTuple):
     """A drawn command line, and whether it makes sense."""
 
     command: str
@@ -326,7 +327,7 @@ class Line(NamedTuple):
     sound: bool
 
 
-def draw(name: str, command: Command, rng: Generator) -> Line:
+def draw(name: str, command: Grammar, rng: Generator) -> CommandLine:
     """Up to three options and overrides; half of the lines have one of no sense."""
     grammar = {**command.options, **command.overrides}
     keys = list(rng.choice(list(grammar), size=int(rng.integers(1, 4)), replace=False))
@@ -340,14 +341,14 @@ def draw(name: str, command: Command, rng: Generator) -> Line:
         pairs.append((key, str(rng.choice(values.bad if bad else values.good))))
         sound &= not bad
     arguments = [f"{key}={value}" for key, value in pairs]
-    return Line(name, [*command.start, *arguments], sound)
+    return CommandLine(name, [*command.start, *arguments], sound)
 
 
 def _alarm(number: int, frame: FrameType | None) -> None:
     raise TimeoutError
 
 
-def outcome(command: Command, line: Line) -> str:
+def outcome(command: Grammar, line: CommandLine) -> str:
     """ "refused" or "done" where that is right; else what is wrong."""
     out, err = io.StringIO(), io.StringIO()
     before = signal.signal(signal.SIGALRM, _alarm)
@@ -377,7 +378,7 @@ def outcome(command: Command, line: Line) -> str:
     return f"status {status}"
 
 
-def outcomes(folder: Path, count: int, seed: int = 0) -> Iterator[tuple[Line, str]]:
+def outcomes(folder: Path, count: int, seed: int = 0) -> Iterator[tuple[CommandLine, str]]:
     """`count` lines of every command in turn, each in a fresh folder."""
     rng = np.random.default_rng(seed)
     known = commands()

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.robustness.odd_files import KINDS, PICTURE, TILE, OddSlide, picture, tiff
 from data_prep.preparation import prepare
 from data_prep.preparation_config import load_prepare_config
 from ldm.data.h5 import SlideFile
-from tests.robustness.odd_files import KINDS, PICTURE, TILE, Kind, picture, tiff
 
 ROOT = Path(__file__).parents[2]
 GOOD = 5
@@ -50,7 +51,7 @@ def measure(folder: Path, count: int = len(KINDS)) -> str:
     return str(run(folder, KINDS[:count]))
 
 
-def run(folder: Path, kinds: Sequence[Kind]) -> Outcome:
+def run(folder: Path, kinds: Sequence[OddSlide]) -> Outcome:
     """Make the slides in `folder`, prepare them by the command, and judge."""
     slides, alone = folder / "slides", folder / "alone"
     alone.mkdir(parents=True)
@@ -76,7 +77,7 @@ def run(folder: Path, kinds: Sequence[Kind]) -> Outcome:
     return result
 
 
-def _command(folder: Path, kinds: Sequence[Kind]) -> list[str]:
+def _command(folder: Path, kinds: Sequence[OddSlide]) -> list[str]:
     table, slides = folder / "table.csv", folder / "slides"
     files = [
         (path.relative_to(slides), kind.mpp) for kind in kinds if kind.mpp for path in (slides / kind.name).iterdir()
@@ -86,7 +87,7 @@ def _command(folder: Path, kinds: Sequence[Kind]) -> list[str]:
     return [sys.executable, "data_prep/prepare.py", "--config", str(_written(folder / "config.yaml", config))]
 
 
-def _judge(kind: Kind, reports: list[dict], out: Path, printed: str) -> str:
+def _judge(kind: OddSlide, reports: list[dict[str, Any]], out: Path, printed: str) -> str:
     """What is wrong with the outcome, empty when it is as labelled."""
     if len(reports) != 1:
         return f"{len(reports)} reports"
@@ -118,7 +119,7 @@ def _differs(slide: SlideFile) -> str:
     return f"a tile differs by {distance:.1f} of 255" if distance > LOOKS_ALIKE else ""
 
 
-def _lost(kind: Kind, slide: SlideFile) -> str:
+def _lost(kind: OddSlide, slide: SlideFile) -> str:
     """A damaged tile, and only that, is listed and left out with every region over it."""
     damaged = kind.name == "one_damaged_tile"
     corners = slide.unreadable()
@@ -140,6 +141,6 @@ def _same_as_alone(folder: Path) -> int:
     return sum(one.is_file() and one.read_bytes() == other.read_bytes() for one, other in pairs)
 
 
-def _written(path: Path, config: dict) -> Path:
+def _written(path: Path, config: dict[str, Any]) -> Path:
     path.write_text(json.dumps(config))  # JSON is YAML
     return path
