@@ -11,12 +11,12 @@ import pytest
 from imagecodecs import png_encode
 from PIL import Image
 
+from benchmarks.fixtures import toy
 from ldm.data.h5 import SlideFile
 from ldm.data.slide_writer import SlideWriter
 from ldm.doctor.slide_check import examine
 from ldm.errors import UserError
 from ldm.scales import ladder
-from tests import toy
 
 Change = Callable[[h5py.File], None]
 
