@@ -2,6 +2,9 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from ldm.cli import features as extract_features
 from ldm.cli import joint as sample_joint
 from ldm.cli import mil as train_mil
 from ldm.cli import sample as sample_patches
-from ldm.errors import UserError, cli
+from ldm.errors import CLOSED, INTERRUPTED, TERMINATED, UserError, cli, when_stopped
 from ldm.support.arguments import whole_numbers
 from ldm.support.files import check_destination
 from ldm.support.machines import check_machines
@@ -142,3 +145,77 @@ def test_lightning_s_own_refusals_are_one_line(monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(UserError, match="Lightning refuses them here"):
         launch(1, 1, "foo")
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, TERMINATED), (signal.SIGINT, INTERRUPTED)])
+def test_a_scheduler_s_signal_stops_a_command_as_ctrl_c_does(
+    number: int, expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = []
+
+    @when_stopped("the same command goes on")
+    def command() -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGTERM)  # a second one does not end the save
+            saved.append(True)
+            raise
+
+    keyboard, before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.getsignal(signal.SIGTERM)
+    try:
+        if number == signal.SIGINT:
+            assert ended(lambda: signal.raise_signal(number), capsys) == (expected, "interrupted\n")
+        else:
+            assert ended(command, capsys) == (expected, "interrupted; the same command goes on\n")
+            assert saved == [True]
+        assert signal.getsignal(signal.SIGTERM) == before
+    finally:
+        signal.signal(signal.SIGINT, keyboard)
+
+
+def test_the_processes_of_a_command_are_ended_by_sigterm_as_ever() -> None:
+    waits = "import time; print(flush=True); time.sleep(60)"
+    forks = "pid = os.fork()\nwhile not pid: time.sleep(0.01)\nos.kill(pid, 15); print(os.waitpid(pid, 0)[1])"
+    code = f"import os, time; from ldm.errors import cli; cli(lambda: exec({forks!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{int(signal.SIGTERM)}\n", "")
+    code = f"from ldm.errors import cli; cli(lambda: exec({waits!r}))"
+    second = {**os.environ, "LOCAL_RANK": "1"}
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, env=second)
+    with child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.terminate()
+        assert child.wait(60) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("command", "stream", "unbuffered"),
+    [
+        ("from ldm.cli.zoomldm import main; cli(lambda: main(['--help']))", "stdout", ""),
+        ("from ldm.cli.sample import main; cli(lambda: main(['--help']))", "stdout", ""),
+        ("cli(lambda: [print('x' * 1000) for _ in range(1000)])", "stdout", ""),
+        ("cli(lambda: [print('x' * 1000) for _ in range(1000)])", "stdout", "1"),
+        ("cli(lambda: [print('x' * 1000, file=sys.stderr) for _ in range(1000)])", "stderr", ""),
+    ],
+)
+def test_a_reader_that_has_enough_is_no_fault(command: str, stream: str, unbuffered: str) -> None:
+    """As `zoomldm --help | head -1`."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    code = f"import sys; from ldm.errors import cli; sys.stdin.readline(); {command}"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True, **pipes) as process:  # type: ignore[call-overload]
+        getattr(process, stream).close()
+        setattr(process, stream, None)
+        out, err = process.communicate("go\n", timeout=60)
+    assert process.returncode == CLOSED
+    assert (out or "") + (err or "") == ""
+
+
+def test_a_pipe_of_ours_that_breaks_keeps_its_traceback() -> None:
+    def fails() -> None:
+        raise BrokenPipeError(errno.EPIPE, "of a worker")
+
+    with pytest.raises(BrokenPipeError):
+        cli(fails)

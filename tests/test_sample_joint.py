@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from rasterio.crs import CRS
 
 from benchmarks.fixtures import toy
 from ldm.cli import joint as sample_joint
-from ldm.errors import UserError
+from ldm.errors import TERMINATED, UserError, cli
 from ldm.multiscale.canvas import State
 from ldm.multiscale.joint import Joint
 
@@ -116,6 +117,29 @@ def test_an_interrupted_command_typed_again_ends_in_the_same_pixels(
     sample_joint.main(arguments(world, tmp_path / "again", *command))
     assert np.array_equal(pixels(tmp_path / "straight"), pixels(tmp_path / "again"))
     assert list((tmp_path / "again").glob("unfinished-*")) == []
+
+
+def test_a_scheduler_s_signal_saves_what_was_sampled(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, run = arguments(world, tmp_path / "out", "--steps", "4", "--preset", "independent"), Joint.run
+
+    def interrupted(joint: Joint) -> Iterator[tuple[str, State]]:
+        for i, state in enumerate(run(joint)):
+            yield state
+            if i == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Joint, "run", interrupted)
+        with pytest.raises(SystemExit) as end:
+            cli(lambda: sample_joint.main(command))
+    assert end.value.code == TERMINATED
+    assert "interrupted; after step 3 of 8; the same command goes on" in capsys.readouterr().err
+    begun: list[int] = []
+    monkeypatch.setattr(Joint, "run", lambda joint: (begun.append(joint.done), run(joint))[1])
+    sample_joint.main(command)
+    assert begun == [3]
 
 
 @pytest.mark.parametrize(("scales", "size"), [("20x,5x", "4"), ("20x", "2"), ("20x,10x", "2x64")])

@@ -15,7 +15,7 @@ from data_prep.held_out import held_out_cohort, held_out_pictures, training_coho
 from ldm.data.h5 import SlideFile
 from ldm.data.split_file import patient_of
 from ldm.encoders.demo_encoder import DemoEncoder
-from ldm.errors import UserError
+from ldm.errors import UserError, when_stopped
 from ldm.evaluation.experiments import large_images, memorization, patches, superres_methods
 from ldm.evaluation.experiments.context import EvalContext, Report
 from ldm.evaluation.experiments.image_sets import (
@@ -184,6 +184,7 @@ def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Proces
 RUNS = {"patches": run_patches, "large": run_large, "superres": run_superres, "memorization": run_memorization}
 
 
+@when_stopped("the same command goes on: images that are made are kept")
 def run(args: argparse.Namespace) -> None:
     if args.count < 2:
         raise UserError(f"--count: {args.count}; expected at least 2 images, to have a spread")

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from ldm.data.bags import subsets
 from ldm.data.cohort import open_cohort
-from ldm.errors import UserError
+from ldm.errors import UserError, when_stopped
 from ldm.evaluation.mil.features import FeatureExtractor, Probe
 from ldm.model_slides import matching_slide
 from ldm.pipeline import ZoomLDM
@@ -16,6 +16,7 @@ from ldm.support.precision import announce
 from ldm.support.processes import launch
 
 
+@when_stopped("the same command goes on after the last whole bag")
 def run(args: argparse.Namespace) -> int:
     """Status 0, or 1 when some slide failed."""
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldm.encoders.tile_encoders import load_encoder
-from ldm.errors import UserError
+from ldm.errors import UserError, when_stopped
 from ldm.evaluation.metrics.seams import gradient_energy, seam_strength
 from ldm.hub import BUNDLED
 from ldm.images.cog import CogWriter
@@ -200,6 +200,7 @@ def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: 
     return Identity("joint sampling", {**model.weights, **origin.weights}, origin.inputs, settings)
 
 
+@when_stopped("the same command goes on from what was saved")
 def run(args: argparse.Namespace) -> None:
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     started = time.monotonic()

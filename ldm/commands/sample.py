@@ -6,7 +6,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.data.h5 import SlideFile
-from ldm.errors import UserError
+from ldm.errors import UserError, when_stopped
 from ldm.hub import BUNDLED
 from ldm.images.contact_sheet import Pixels, contact_sheet, save_png
 from ldm.model_slides import has_pictures, matching_slide, pictures
@@ -39,6 +39,7 @@ def regions(slide: SlideFile, scale: str, count: int, seed: int, model: ZoomLDM)
     return grids, pictures(slide, scale, rows, model) if has_pictures(slide, scale, model) else []
 
 
+@when_stopped("the same command makes the pictures again")
 def run(args: argparse.Namespace) -> None:
     """Sample, write one PNG per patch and the contact sheet, print its path. UserError for input that does not fit."""
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=chosen_device(args.device), precision=args.precision)

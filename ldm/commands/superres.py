@@ -15,7 +15,7 @@ from torch import Tensor
 from data_prep.slides.slide import Plane, open_slide
 from ldm.demo.world import generate
 from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
-from ldm.errors import UserError
+from ldm.errors import UserError, when_stopped
 from ldm.evaluation.metrics.fidelity import Lpips, encoder_distance, psnr, ssim
 from ldm.hub import BUNDLED
 from ldm.images.contact_sheet import Pixels, contact_sheet
@@ -260,6 +260,7 @@ def report(figures: dict[str, Any]) -> None:
         print(f"{name:10}", *("       -" if value is None else f"{value:8.4g}" for value in row.values()))
 
 
+@when_stopped("the same command goes on from what was saved; finished images are made again")
 def run(args: argparse.Namespace) -> int:
     paths = listed(args.images)
     clash = [path for path in paths if path.parent.resolve() == args.out.resolve()]

@@ -227,7 +227,7 @@ class Joint:
             offsets=[self._offset(scale, step) for step in range(len(steps))],
             noise=partial(self._noise, scale, FOR_STEP) if settings.released else None,
             processes=processes,
-            sync_every=1 if moves or overlaps else SYNC_EVERY,
+            sync_every=1 if moves or overlaps or processes is ALONE else SYNC_EVERY,
         )
 
     def denoiser(self, scale: str, places: Tensor) -> Denoiser:

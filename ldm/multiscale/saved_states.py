@@ -140,6 +140,8 @@ def sample(
                     raise UserError(f"--batch-size: memory is short at {joint.batch_size}; choose fewer") from error
                 joint.batch_size //= 2
                 bar.write(f"memory is short: going on with --batch-size {joint.batch_size}")
+    if first and errors:  # decoding can be stopped, too
+        file.save(joint.states, now=True)
     return errors
 
 
