@@ -176,7 +176,17 @@ def test_a_scheduler_s_signal_stops_a_command_as_ctrl_c_does(
 
 def test_the_processes_of_a_command_are_ended_by_sigterm_as_ever() -> None:
     waits = "import time; print(flush=True); time.sleep(60)"
-    forks = "pid = os.fork()\nwhile not pid: time.sleep(0.01)\nos.kill(pid, 15); print(os.waitpid(pid, 0)[1])"
+    forks = """
+begun, ready = os.pipe()
+pid = os.fork()
+if not pid:
+    os.write(ready, b"x")
+    while True:
+        time.sleep(0.01)
+os.read(begun, 1)
+os.kill(pid, 15)
+print(os.waitpid(pid, 0)[1])
+"""
     code = f"import os, time; from ldm.errors import cli; cli(lambda: exec({forks!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{int(signal.SIGTERM)}\n", "")

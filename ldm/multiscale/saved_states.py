@@ -42,6 +42,8 @@ class StateFile:
         self._stem = f"{PREFIX}{identity.digest}"
         self.path = folder / f"{self._stem}.safetensors"
         self._saved = time.monotonic()
+        self.step = 0
+        """of all canvases together, that the file holds"""
 
     def load(self, device: torch.device) -> dict[str, State]:
         """What was saved; nothing where there is nothing, or it is damaged or of another sampling: see `notes`."""
@@ -51,6 +53,7 @@ class StateFile:
             z_t = tensors[f"{name}/z_t"].to(device)
             step, error = tensors[f"{name}/step"].tolist()
             states[name] = State(int(step), z_t, z_t, None if error == NOT_CONSTRAINED else error)
+        self.step = sum(state.step for state in states.values())
         return states
 
     def notes(self) -> list[str]:
@@ -75,7 +78,7 @@ class StateFile:
             error = NOT_CONSTRAINED if state.error is None else state.error
             tensors[f"{name}/step"] = torch.tensor([state.step, error], dtype=torch.float64)
         save_weights(self.path, tensors, {KEY: self.identity.text})
-        self._saved = time.monotonic()
+        self._saved, self.step = time.monotonic(), sum(state.step for state in states.values())
 
     def kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """What `make` gives: made now and saved, or what an interrupted command saved, on the CPU."""
@@ -133,7 +136,8 @@ def sample(
             except KeyboardInterrupt as stop:
                 if first and all(state.whole for state in joint.states.values()):
                     file.save(joint.states, now=True)
-                told = f"after step {joint.done} of {joint.steps}; the same command goes on from what was saved"
+                remedy = f"goes on from step {file.step}" if file.step else "begins again"
+                told = f"after step {joint.done} of {joint.steps}; the same command {remedy}"
                 raise KeyboardInterrupt(told) from stop
             except torch.OutOfMemoryError as error:
                 if joint.batch_size == 1 or not alone:

@@ -3,6 +3,9 @@
 fabric, processes = launch(devices=8, nodes=2, accelerator="auto")
 """
 
+import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from ldm.errors import TERMINATED
 from ldm.support.machines import check_machines, told_by_lightning
 
 Made = TypeVar("Made")
@@ -45,6 +49,20 @@ class Processes:
 ALONE = Processes()
 
 
+def end_with(parent: int, every: float = 1.0) -> None:
+    """End this process, looking every so many seconds, when the process that started it, `parent`, has ended.
+
+    The first of several processes is the one that a user or a scheduler stops; what it saved is all there is to save.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        os._exit(TERMINATED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def launch(devices: int, nodes: int, accelerator: str) -> tuple[Fabric, Processes]:
     """Start the processes of a command; each of them returns from here. UserError for machines that are not there."""
     check_machines(accelerator, devices, nodes)
@@ -52,6 +70,8 @@ def launch(devices: int, nodes: int, accelerator: str) -> tuple[Fabric, Processe
     with told_by_lightning():
         fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes)
     fabric.launch()
+    if fabric.local_rank > 0:
+        end_with(os.getppid())
     if fabric.world_size == 1:
         return fabric, ALONE
 
