@@ -1,6 +1,7 @@
-"""Makes the weights of the demo encoder: a random backbone, and statistics of its features on the tissue of slides.
+"""Makes the weights of a bundled encoder: a random backbone, and statistics of its features on tissue, or on ground.
 
 python data_prep/fit_demo_encoder.py --fit SLIDES --out ldm/weights/demo/encoder.safetensors
+python data_prep/fit_demo_encoder.py --fit SCENES --kind satellite --out ldm/weights/satellite/encoder.safetensors
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,8 @@ LEAST_STD = 0.3
 """of the median channel's: one that hardly ever fires is not blown up"""
 
 
-def fit_demo(slides: Path, out: Path, seed: int) -> str:
-    """Draw the demo encoder's backbone from `seed`, measure its statistics on the tissue of `slides`, and save it.
+def fit_demo(slides: Path, out: Path, seed: int, kind: str = "histology") -> str:
+    """Draw an encoder's backbone from `seed`, measure its statistics on the foreground of `slides`, and save it.
 
     Returns the sha256 of the file. UserError when the folder holds no slide.
     """
@@ -32,7 +33,8 @@ def fit_demo(slides: Path, out: Path, seed: int) -> str:
         raise UserError(f"--fit: {slides} holds no *.tiff; draw some with ldm/demo/world.py")
     torch.manual_seed(seed)
     encoder = DemoEncoder().half().float()  # as it will be read back
-    features = torch.cat([encoder.features(tiles) for path in paths for tiles in _tissue_tiles(path)])  # (n, d)
+    tiles = (tiles for path in paths for tiles in _foreground_tiles(path, kind))
+    features = torch.cat([encoder.features(some) for some in tiles])  # (n, d)
     std = features.std(0)
     std = std.clamp_min(LEAST_STD * std.median().item())
     state = encoder.state_dict()
@@ -42,9 +44,9 @@ def fit_demo(slides: Path, out: Path, seed: int) -> str:
     return save_weights(out, state | {"mean": features.mean(0), "std": std})
 
 
-def _tissue_tiles(path: Path) -> Iterator[Tensor]:
-    """Rows of base tiles with tissue (n, h, w, 3) of a histology slide."""
-    slide, mpp = open_slide(path, "histology"), ladder("histology").base_mpp
+def _foreground_tiles(path: Path, kind: str) -> Iterator[Tensor]:
+    """Rows of base tiles with foreground (n, h, w, 3) of a slide of `kind`."""
+    slide, mpp = open_slide(path, kind), ladder(kind).base_mpp
     plane = Plane(slide, mpp)
     rows, cols = plane.height // DEMO_TILE_PX, plane.width // DEMO_TILE_PX
     mask = read_foreground(Plane(slide, mpp * DEMO_TILE_PX / PER_TILE), rows, cols).mask
@@ -58,11 +60,12 @@ def _tissue_tiles(path: Path) -> Iterator[Tensor]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description="Make the demo encoder's weights.")
     parser.add_argument("--fit", type=Path, required=True, help="folder of demo slides to measure")
+    parser.add_argument("--kind", choices=("histology", "satellite"), default="histology", help="(%(default)s)")
     parser.add_argument("--out", type=output_file, default=str(DEMO_WEIGHTS), help="safetensors file to write")
     parser.add_argument("--seed", type=seed_int, default=5, help="of the random backbone")
     arguments = parser.parse_args(argv)
-    digest = fit_demo(arguments.fit, arguments.out, arguments.seed)
-    print(f"{arguments.out}: demo-{digest[:12]}")
+    digest = fit_demo(arguments.fit, arguments.out, arguments.seed, arguments.kind)
+    print(f"{arguments.out}: {arguments.out.parent.name}-{digest[:12]}")
 
 
 if __name__ == "__main__":

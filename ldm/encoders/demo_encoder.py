@@ -1,8 +1,8 @@
-"""The demo's tile encoder, which needs no download: uint8 tiles (n, h, w, 3) -> embeddings (n, 256).
+"""The bundled tile encoders, which need no download: uint8 tiles (n, h, w, 3) -> embeddings (n, 256).
 
 A random ResNet-18, cut after its second stage, sees the tile at half resolution; channel means and standard deviations
-over space are standardised by statistics measured once on demo slides (data_prep/fit_demo_encoder.py). It ships in the
-package.
+over space are standardised by statistics measured once on demo slides (data_prep/fit_demo_encoder.py). There is one for
+histology, "demo", and one for satellite scenes, "satellite": the same network with statistics of their own.
 """
 
 from pathlib import Path
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from ldm.checkpoint import load_strict, load_weights
 from ldm.support.files import sha256
 
-DEMO_WEIGHTS = Path(__file__).parents[1] / "weights" / "demo" / "encoder.safetensors"
+FITTED = {name: Path(__file__).parents[1] / "weights" / name / "encoder.safetensors" for name in ("demo", "satellite")}
+"""weights by the encoder's name"""
+DEMO_WEIGHTS = FITTED["demo"]
 DEMO_CHANNELS = 128
 DEMO_TILE_PX = 128
 
@@ -37,10 +39,11 @@ class DemoEncoder(nn.Module):
         self.eval().requires_grad_(False)
 
     @classmethod
-    def load(cls, path: str | Path, device: str) -> "DemoEncoder":
+    def load(cls, path: str | Path, device: str, name: str = "demo") -> "DemoEncoder":
+        """`name`: what its id begins with."""
         encoder = cls()
         load_strict(encoder, load_weights(path), str(path))
-        encoder.id = f"demo-{sha256(path)[:12]}"
+        encoder.id = f"{name}-{sha256(path)[:12]}"
         return encoder.to(device)
 
     @torch.inference_mode()

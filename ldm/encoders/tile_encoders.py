@@ -2,7 +2,7 @@
 
 | name | what it is | where it is read |
 |---|---|---|
-| demo | random features, in the package | ldm/encoders/demo_encoder.py |
+| demo, satellite | random features, in the package | ldm/encoders/demo_encoder.py |
 | colours | histograms of colours, no weights | ldm/encoders/colours.py |
 | uni, uni2-h, virchow2, h-optimus-0 ... dinov3-sat, clip, hipt | published | ldm/encoders/table.py |
 | conch | published, needs its authors' package | ldm/encoders/conch.py |
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from ldm.encoders.colours import ColourEncoder
 from ldm.encoders.conch import ConchEncoder
-from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
+from ldm.encoders.demo_encoder import FITTED, DemoEncoder
 from ldm.encoders.table import PUBLISHED
 from ldm.encoders.timm_encoder import HF_HUB, TimmEncoder
 from ldm.errors import UserError
 
-OURS = {"demo": DemoEncoder.width, "colours": ColourEncoder.width, "conch": ConchEncoder.width}
+OURS = dict.fromkeys(FITTED, DemoEncoder.width) | {"colours": ColourEncoder.width, "conch": ConchEncoder.width}
 """widths of those that timm does not build"""
 
 
@@ -53,8 +53,8 @@ def load_encoder(name: str, weights: str | Path | None = None, device: str = "cp
         if encoder.id != name:
             raise UserError(f"encoder: {encoder.id} is here, expected {name}; give the file of its weights")
         return encoder
-    if name == "demo":
-        return DemoEncoder.load(weights or DEMO_WEIGHTS, device)
+    if name in FITTED:
+        return DemoEncoder.load(weights or FITTED[name], device, name)
     if name == "colours":
         return ColourEncoder()
     if name == "conch":

@@ -54,16 +54,17 @@ def band_energy(x: Tensor) -> Tensor:
 def band_energy_difference(x: Tensor, y: Tensor) -> Tensor:
     """How far the texture of y is from that of x: 0 for equal images, about 1 where y has none.
 
-    For every band, the mean difference of local amplitudes over x's mean amplitude in the batch, plus half the |log| of
-    the ratio of the energies of the whole images, without which the uncertain amplitudes of small windows come out too
-    small. Averaged over colours, bands and levels.
+    For every band, the generalised Kullback-Leibler divergence of y's local energies from x's, over x's mean energy in
+    the batch, plus half the |log| of the ratio of the energies of the whole images. The divergence is least where y has
+    the energy that is to be expected, however uncertain it is; an absolute difference asks for its median, which is
+    smaller. Averaged over colours, bands and levels.
     """
     terms = []
     for _ in range(LEVELS):
         energy_x, energy_y = band_energy(x), band_energy(y)  # (b, c, k, h', w')
-        local_x, local_y = (energy_x + STEP**2).sqrt(), (energy_y + STEP**2).sqrt()
+        local_x, local_y = energy_x + STEP**2, energy_y + STEP**2
         size = reduce(local_x, "b c k h w -> 1 c k 1 1", "mean")
-        terms.append(((local_y - local_x).abs() / size).mean())
+        terms.append(((local_x * (local_x / local_y).log() - local_x + local_y) / size).mean())
         whole_x, whole_y = (reduce(energy, "b c k h w -> b c k", "mean") + STEP**2 for energy in (energy_x, energy_y))
         terms.append((whole_y / whole_x).log().abs().mean() / 2)
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
