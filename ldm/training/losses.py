@@ -1,19 +1,51 @@
-"""Losses of the autoencoder: pixels, an adversary, texture.
+"""Losses of the autoencoder: pixels, an adversary, texture. `forward` is the autoencoder's, `judge` the adversary's.
 
-Called as taming's `VQLPIPSWithDiscriminator` is: index 0 for the autoencoder, 1 for the discriminator; step -1 asks for
-a loss without its adversary.
+Both return (loss, {name: value to log}). Taming's `VQLPIPSWithDiscriminator`, which the published autoencoder was
+trained with, is called in its own way: `autoencoder_loss`, `discriminator_loss`.
 Shapes: x (b, 3, h, w) in [-1, 1].
 """
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
-from taming.modules.losses.vqperceptual import hinge_d_loss
+from taming.modules.losses.vqperceptual import VQLPIPSWithDiscriminator, hinge_d_loss
 from torch import Tensor, nn
 
 from ldm.config.schema import Count, Natural, NonNegative
 from ldm.training.discriminator import DetailDiscriminator
 from ldm.training.texture import band_energy_difference, stripes
+
+Loss = tuple[Tensor, dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """What the autoencoder makes of images."""
+
+    x: Tensor
+    x_hat: Tensor
+    codebook_loss: Tensor
+    last_layer: Tensor
+    """weight of the decoder's last layer"""
+    step: int
+    """of the training; -1 asks for a loss without its adversary"""
+
+
+def autoencoder_loss(loss: nn.Module, made: Reconstruction) -> Loss:
+    return _as_taming(loss, made, 0) if isinstance(loss, VQLPIPSWithDiscriminator) else loss(made)
+
+
+def discriminator_loss(loss: Any, made: Reconstruction) -> Loss:
+    return _as_taming(loss, made, 1) if isinstance(loss, VQLPIPSWithDiscriminator) else loss.judge(made)
+
+
+def _as_taming(loss: nn.Module, made: Reconstruction, index: int) -> Loss:
+    """`index`: 0 for the autoencoder, 1 for the discriminator."""
+    value, values = loss(made.codebook_loss, made.x, made.x_hat, index, made.step, made.last_layer, split="train")
+    return value, {name.removeprefix("train/"): logged for name, logged in values.items()}
 
 
 class ReconstructionLoss(nn.Module):
@@ -23,14 +55,11 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         self.codebook_weight, self.gradient_weight = codebook_weight, gradient_weight
 
-    def forward(
-        self, codebook_loss: Tensor, x: Tensor, x_hat: Tensor, index: int, step: int, last_layer: Tensor, split: str
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(loss, {name: value})."""
-        error = x_hat - x
+    def forward(self, made: Reconstruction) -> Loss:
+        error = made.x_hat - made.x
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        loss = error.abs().mean() + self.gradient_weight * edges + self.codebook_weight * codebook_loss.mean()
-        return loss, {f"{split}/total_loss": loss.detach()}
+        loss = error.abs().mean() + self.gradient_weight * edges + self.codebook_weight * made.codebook_loss.mean()
+        return loss, {"total_loss": loss.detach()}
 
 
 class AdversarialLoss(ReconstructionLoss):
@@ -54,19 +83,17 @@ class AdversarialLoss(ReconstructionLoss):
         self.adversary_weight, self.adversary_start = adversary_weight, adversary_start
         self.discriminator = NLayerDiscriminator(input_nc=3, ndf=width, n_layers=layers).apply(weights_init)
 
-    def forward(
-        self, codebook_loss: Tensor, x: Tensor, x_hat: Tensor, index: int, step: int, last_layer: Tensor, split: str
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(loss of the autoencoder (index 0) or of the discriminator (index 1), {name: value})."""
-        if index == 1:
-            loss = hinge_d_loss(self.discriminator(x), self.discriminator(x_hat.detach()))
-            return loss, {f"{split}/disc_loss": loss.detach()}
-        loss, values = super().forward(codebook_loss, x, x_hat, index, step, last_layer, split)
-        if step >= self.adversary_start and x_hat.requires_grad:
-            fooled = -self.discriminator(x_hat).mean()
-            sizes = [torch.autograd.grad(term, last_layer, retain_graph=True)[0].norm() for term in (loss, fooled)]
+    def forward(self, made: Reconstruction) -> Loss:
+        loss, values = super().forward(made)
+        if made.step >= self.adversary_start and made.x_hat.requires_grad:
+            fooled = -self.discriminator(made.x_hat).mean()
+            sizes = [torch.autograd.grad(term, made.last_layer, retain_graph=True)[0].norm() for term in (loss, fooled)]
             loss = loss + self.adversary_weight * sizes[0] / (sizes[1] + 1e-4) * fooled
         return loss, values
+
+    def judge(self, made: Reconstruction) -> Loss:
+        loss = hinge_d_loss(self.discriminator(made.x), self.discriminator(made.x_hat.detach()))
+        return loss, {"disc_loss": loss.detach()}
 
 
 class TextureLoss(nn.Module):
@@ -101,26 +128,26 @@ class TextureLoss(nn.Module):
         self.adversary_start = adversary_start
         self.discriminator = DetailDiscriminator(width) if adversary_weight or feature_weight else None
 
-    def forward(
-        self, codebook_loss: Tensor, x: Tensor, x_hat: Tensor, index: int, step: int, last_layer: Tensor, split: str
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(loss of the autoencoder (index 0) or of the discriminator (index 1), {name: value})."""
-        if index == 1 and self.discriminator is not None:
-            real, drawn = self.discriminator(x, x)[0], self.discriminator(x_hat.detach(), x)[0]
-            loss = F.softplus(drawn - real).mean()
-            return loss, {f"{split}/disc_loss": loss.detach()}
+    def forward(self, made: Reconstruction) -> Loss:
+        x, x_hat = made.x, made.x_hat
         error = x_hat - x
         parts = {
             "pixels": error.abs().mean() + self.square_weight * error.square().mean(),
-            "codebook": self.codebook_weight * codebook_loss.mean(),
+            "codebook": self.codebook_weight * made.codebook_loss.mean(),
             "bands": self.band_weight * band_energy_difference(x, x_hat),
             "stripes": self.stripe_weight * stripes(error),
         }
-        if self.discriminator is not None and step >= self.adversary_start and x_hat.requires_grad:
+        if self.discriminator is not None and made.step >= self.adversary_start and x_hat.requires_grad:
             parts |= self._adversary(self.discriminator, x, x_hat, parts["pixels"])
         loss = torch.stack(list(parts.values())).sum()
-        values = {"total_loss": loss, **parts}
-        return loss, {f"{split}/{name}": value.detach() for name, value in values.items()}
+        return loss, {name: value.detach() for name, value in {"total_loss": loss, **parts}.items()}
+
+    def judge(self, made: Reconstruction) -> Loss:
+        if self.discriminator is None:
+            raise TypeError("this loss has no discriminator")
+        real, drawn = self.discriminator(made.x, made.x)[0], self.discriminator(made.x_hat.detach(), made.x)[0]
+        loss = F.softplus(drawn - real).mean()
+        return loss, {"disc_loss": loss.detach()}
 
     def _adversary(
         self, discriminator: DetailDiscriminator, x: Tensor, x_hat: Tensor, pixels: Tensor

@@ -5,6 +5,7 @@ Shapes: x (b, 3, h, w) in [-1, 1]; z (b, 3, h/4, w/4).
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ldm.images.tensors import to_uint8
 from ldm.networks.autoencoder import Autoencoder, Quantizer
 from ldm.pipeline import load_autoencoder
 from ldm.training.base import COLUMNS, OptimizerFactory, Run, System
+from ldm.training.losses import Reconstruction, autoencoder_loss, discriminator_loss
 from ldm.training.memory import saved_bytes
 
 
@@ -86,28 +88,24 @@ class AutoencoderTraining(System):
         z = self.autoencoder.encode(x)
         z_q, codebook_loss, indices = self.autoencoder.quantize(z)
         x_hat = self.autoencoder.decode(self._disturbed(z_q), quantize=False)
-        loss, values = self.loss(codebook_loss, x, x_hat, 0, self.trained, self.last_layer, split="train")
+        made = Reconstruction(
+            x=x, x_hat=x_hat, codebook_loss=codebook_loss, last_layer=self.last_layer, step=self.trained
+        )
+        loss, values = autoencoder_loss(self.loss, made)
         if self.smooth:
-            half, _ = self.loss(
-                x.new_zeros(()),
-                halved(x),
-                self.autoencoder.decode(halved(z), quantize=False),
-                0,
-                -1,
-                self.last_layer,
-                "half",
-            )
-            loss = loss + self.smooth * half
+            x_half = self.autoencoder.decode(halved(z), quantize=False)
+            half = replace(made, x=halved(x), x_hat=x_half, codebook_loss=x.new_zeros(()), step=-1)
+            loss = loss + self.smooth * autoencoder_loss(self.loss, half)[0]
         self._step(optimizers[0], schedules[0], loss)
         if self.adversary is not None:
-            loss, more = self.loss(codebook_loss, x, x_hat.detach(), 1, self.trained, self.last_layer, split="train")
+            loss, more = discriminator_loss(self.loss, made)
             self._step(optimizers[1], schedules[1], loss)
             values |= more
         if self.revive_every:
             self._revive(z, indices)
-        self.log("loss", values["train/total_loss"].mean(), prog_bar=True, batch_size=len(x))
+        self.log("loss", values["total_loss"].mean(), prog_bar=True, batch_size=len(x))
         self.log("psnr", psnr(x, x_hat).mean(), prog_bar=True, batch_size=len(x))
-        self.log_dict({name: value.mean() for name, value in values.items()}, batch_size=len(x))
+        self.log_dict({f"train/{name}": value.mean() for name, value in values.items()}, batch_size=len(x))
 
     def _disturbed(self, z: Tensor) -> Tensor:
         if not self.noise:

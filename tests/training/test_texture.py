@@ -1,12 +1,14 @@
 """The texture terms of the autoencoder's loss, and its discriminator."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.networks.autoencoder import Autoencoder
 from ldm.training.discriminator import DetailDiscriminator, Halve
-from ldm.training.losses import TextureLoss
+from ldm.training.losses import Reconstruction, TextureLoss
 from ldm.training.texture import band_energy_difference, stripes
 from tests.golden.parity import noise
 from tests.networks.gradients import without_gradient
@@ -79,18 +81,21 @@ def test_the_loss_reaches_every_parameter_of_autoencoder_and_discriminator() -> 
     torch.nn.init.normal_(network.decoder.head.conv_out.weight)
     loss, x = TextureLoss(adversary_weight=0.2, feature_weight=0.1, width=8), texture(1, 32)
     x_hat, codebook_loss, _ = network(x)
-    total, values = loss(codebook_loss, x, x_hat, 0, 0, network.decoder.last_layer.weight, "train")
-    assert {"train/pixels", "train/bands", "train/stripes", "train/adversary", "train/features"} < set(values)
+    last_layer = network.decoder.last_layer.weight
+    made = Reconstruction(x=x, x_hat=x_hat, codebook_loss=codebook_loss, last_layer=last_layer, step=0)
+    total, values = loss(made)
+    assert {"pixels", "bands", "stripes", "adversary", "features"} < set(values)
     assert without_gradient(network, total) == []
     assert all(parameter.grad is None for parameter in loss.parameters()), "the autoencoder's part trains no judge"
-    judged, _ = loss(codebook_loss, x, x_hat, 1, 0, network.decoder.last_layer.weight, "train")
+    judged, _ = loss.judge(made)
     assert without_gradient(loss, judged) == []
 
 
 def test_each_term_is_least_for_the_original() -> None:
     loss, x = TextureLoss(), texture(1)
     none = torch.zeros(())
+    same = Reconstruction(x=x, x_hat=x, codebook_loss=none, last_layer=none, step=0)
     for changed in (x + striped(), 0.7 * x, F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0), x + 0.1):
-        _, values = loss(none, x, changed, 0, 0, none, "t")
-        assert values["t/pixels"] > 0
-        assert values["t/total_loss"] > loss(none, x, x, 0, 0, none, "t")[0] == 0
+        _, values = loss(replace(same, x_hat=changed))
+        assert values["pixels"] > 0
+        assert values["total_loss"] > loss(same)[0] == 0
