@@ -3,7 +3,6 @@
 from unittest import mock
 
 import pytest
-import torch
 from taming.modules.losses import vqperceptual
 from torch import nn
 
