@@ -44,8 +44,13 @@ def _waves() -> Tensor:
 
 
 def band_energy(x: Tensor) -> Tensor:
-    """Local energy (b, 3, k, h', w') of every band and colour, averaged over 2x2 windows that overlap by a half."""
-    parts = F.conv2d(rearrange(x, "b c h w -> (b c) 1 h w"), _waves().to(x), stride=STRIDE)  # (b c, 2 k, h', w')
+    """Local energy (b, 3, k, h', w') of every band and colour, averaged over 2x2 windows that overlap by a half.
+
+    In float32, under autocast too: faint texture is a small difference of pixels.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        waves = _waves().to(x.device)
+        parts = F.conv2d(rearrange(x.float(), "b c h w -> (b c) 1 h w"), waves, stride=STRIDE)  # (b c, 2 k, h', w')
     energy = reduce(parts.square(), "n (k part) h w -> n k h w", "sum", part=2)
     energy = F.avg_pool2d(energy, min(2, *energy.shape[-2:]), stride=1)
     return rearrange(energy, "(b c) k h w -> b c k h w", b=len(x))
