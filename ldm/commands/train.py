@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from data_prep.preparation_config import load_prepare_config
 from data_prep.report.outcomes import waiting
-from ldm.checkpoint import load_weights, save_weights
+from ldm.checkpoint import load_metadata, load_weights, save_weights
 from ldm.config.objects import load_config
 from ldm.config.run_config import SETTINGS, load_run_config, model_settings, save_config
 from ldm.config.training_config import check_config
@@ -37,6 +37,7 @@ from ldm.training.callbacks import (
     Best,
     Checkpoints,
     DivergedError,
+    LastValidation,
     Pictures,
     Progress,
     Watch,
@@ -241,6 +242,9 @@ def finish(run: Run, folder: Path, trainer: pl.Trainer, data: CohortData, kept: 
     if not trainer.is_global_zero:
         return 0
     weights = load_weights(kept) if kept else run.weights(data)
+    if kept and (found := int(load_metadata(kept)["step"])) != step:
+        print(f"{kept} is of step {found}, found lower before the run was stopped; it is kept", file=sys.stderr)
+        step = found
     if wrong := not_finite(weights):
         raise DivergedError(f"not finite at the end: {wrong}")
     step = step or trainer.global_step
@@ -285,6 +289,7 @@ def trainer_of(run: Run, folder: Path, averaged: list[pl.Callback], saver: Check
                 *averaged,
                 Progress(max(1, settings.validate_every // 10), images // run.optimizer_steps),
                 saver,
+                LastValidation(settings.validate_every * run.optimizer_steps),
             ],
             plugins=[WholeCheckpoints()],
             use_distributed_sampler=False,

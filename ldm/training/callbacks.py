@@ -128,6 +128,7 @@ class Checkpoints(Checkpoint):
         if asked or step % self.every == 0 or step >= trainer.max_steps:
             self._save(trainer, pl_module)
         if asked:
+            _log_losses(trainer)
             raise Stopped(self.signals.number)
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -142,6 +143,34 @@ class Checkpoints(Checkpoint):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.signals.deferred = False
+
+
+def _log_losses(trainer: pl.Trainer) -> None:
+    """Log what the last step measured, whether or not its turn has come."""
+    losses = {name: float(loss) for name, loss in trainer.callback_metrics.items() if not name.startswith("val/")}
+    step = trainer.fit_loop.total_batch_idx // trainer.accumulate_grad_batches  # from 0, as Lightning's own rows
+    for logger in trainer.loggers:
+        logger.log_metrics(losses, step)
+
+
+class LastValidation(Callback):
+    """Validates where a run goes on from the very step of a validation, of which its checkpoint knows nothing yet.
+
+    Checkpoints are written before the validation of their step, so that a signal is not kept waiting. `every` counts
+    as `trainer.global_step` does. Stands last, when all else is ready.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step == 0 or trainer.global_step % self.every:
+            return
+        validation = trainer.fit_loop.epoch_loop.val_loop
+        validation.restarting = False
+        trainer.validating = True
+        validation.run()
+        trainer.training = True
 
 
 def checkpoints(folder: Path) -> list[Path]:

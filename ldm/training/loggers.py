@@ -38,7 +38,7 @@ def open_loggers(names: Sequence[str], folder: Path, start: str) -> list[Logger]
 
 def _open(name: str, folder: Path, start: str) -> Logger:
     if name == "csv":
-        return CSVLogger(folder, "metrics", start)
+        return CSVLogger(folder, "metrics", start, flush_logs_every_n_steps=1)  # a kill takes no row
     if name == "tensorboard":
         return TensorBoardLogger(folder, "", "tensorboard")
     if name == "wandb":

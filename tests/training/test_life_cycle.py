@@ -1,5 +1,6 @@
 """A run from its first moment to its weights file: stopped anywhere it goes on, and ends as if it had not been."""
 
+import csv
 import json
 import os
 import re
@@ -18,11 +19,12 @@ from safetensors import safe_open
 
 import main
 from benchmarks.fixtures import toy, training_cohort
-from ldm.checkpoint import ABOUT, save_weights
+from ldm.checkpoint import ABOUT, load_weights, save_weights
 from ldm.commands.train import DIVERGED, run_folder
 from ldm.errors import UserError
 from ldm.support.files import sha256, write_sidecar
 from ldm.training.callbacks import Checkpoints, Watch, newest_checkpoint
+from ldm.training.loggers import open_loggers
 from ldm.training.stopping import INTERRUPTED, RESUMABLE, Stopped
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +121,75 @@ def test_a_stopped_run_writes_the_same_weights(
         assert sha256(folder / "weights.safetensors") == expected
     if system == "best":  # or the last validation, which the stopped run had not reached, would not matter
         assert newest_best(whole) == STEPS
+
+
+def test_a_run_stopped_at_a_validation_s_own_step_writes_the_same_best_weights(
+    tmp_path: Path, overrides: list[str], steered: Path, stop_after: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint is written before the validation, the only one of the run."""
+    config, small = arguments_of("best", overrides, steered)
+    lengths = ["training.max_steps=4", "training.validate_every=3", "training.checkpoint_every=3"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert start(config, whole, [*small, *lengths]) == 0
+    stop_after(last=False)
+    assert start(config, stopped, [*small, *lengths]) == RESUMABLE
+    monkeypatch.undo()
+    assert not list(stopped.glob("samples/*"))
+    assert main.main(["--resume", str(stopped)]) == 0
+    assert newest_best(whole) == newest_best(stopped) == 3
+    assert sha256(whole / "weights.safetensors") == sha256(stopped / "weights.safetensors")
+    assert [path.name for path in stopped.glob("samples/*")] == [path.name for path in whole.glob("samples/*")]
+    assert losses(whole, "val/loss") == losses(stopped, "val/loss")
+
+
+def test_best_weights_are_called_by_the_step_that_they_are_of(
+    tmp_path: Path, overrides: list[str], steered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run killed after a validation left better ones than the checkpoint knows of."""
+    config, small = arguments_of("best", overrides, steered)
+    lengths = ["training.max_steps=3", "training.validate_every=2", "training.checkpoint_every=3"]
+    run = tmp_path / "run"
+    assert start(config, run, [*small, *lengths]) == 0
+    assert newest_best(run) == 2
+    best = run / "checkpoints" / "best.safetensors"
+    better = {name: 2 * weight for name, weight in load_weights(best).items()}
+    save_weights(best, better, {"step": "3"})
+    assert main.main(["--resume", str(run)]) == 0
+    assert newest_best(run) == 3
+    assert "best.safetensors is of step 3, found lower before the run was stopped" in capsys.readouterr().err
+    assert torch.equal(*(next(iter(load_weights(path).values())) for path in (best, run / "weights.safetensors")))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_keeps_its_losses(
+    number: int, tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch.on_train_batch_end
+
+    def press(self: Watch, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == 2:
+            signal.raise_signal(number)
+        watch(self, trainer, *rest)
+
+    monkeypatch.setattr(Watch, "on_train_batch_end", press)
+    assert start("zoomldm", tmp_path / "run", [*overrides, *LENGTHS]) in (RESUMABLE, INTERRUPTED)
+    (last,) = losses(tmp_path / "run", "loss").items()
+    assert last[0] == 1  # counted from 0
+    assert last[1] > 0
+
+
+def test_losses_are_on_disk_as_soon_as_they_are_logged(tmp_path: Path) -> None:
+    """So a kill takes none of them."""
+    (logger,) = open_loggers(["csv"], tmp_path, "step=00000000")
+    for step in (9, 19):
+        logger.log_metrics({"loss": step}, step)
+        assert losses(tmp_path, "loss")[step] == step
+
+
+def losses(run: Path, name: str) -> dict[int, float]:
+    """What all starts of a run logged, by step."""
+    rows = [row for path in sorted(run.glob("metrics/*/metrics.csv")) for row in csv.DictReader(path.open())]
+    return {int(row["step"]): float(row[name]) for row in rows if row.get(name)}
 
 
 def newest(folder: Path) -> Path:
