@@ -1,10 +1,14 @@
-"""The published tile encoders: where each is, its architecture, its input and its tokens, as its publisher states them.
+"""The published tile encoders: repository, architecture, input and tokens of each, as its publisher states them.
 
-All are built by timm and read from the file that the publisher put on the hub. Its page there states the licence, which
-`hf auth login` and, for most, a click accept. What is not in this table is loaded by its timm name, or as
-hf-hub:ORG/NAME where a repository was saved by timm.
+All are built by timm and read from the file that the publisher put on the hub. The repository's page states the licence;
+most have to be accepted there, after `hf auth login`. Any other encoder is loaded by its timm name, or as
+hf-hub:ORG/NAME where timm saved the repository.
 
-CONCH v1.5 is not here: its vision tower ends in a pooling of its authors' own, which comes as code in its repository.
+The weights could not be downloaded where this was written, so rows were checked against what publishers state: class
+and patch tokens, width, mean and std, and parameter counts. Unconfirmed: that the position embeddings in the files of
+Midnight and Hibou are those of 224 px. A file of another size or architecture is refused when it is loaded.
+
+CONCH v1.5 is missing: its attention pooling exists only as code in its repository.
 """
 
 from collections.abc import Mapping
@@ -23,35 +27,35 @@ H_OPTIMUS: tuple[RGB, RGB] = ((0.707223, 0.578729, 0.703617), (0.211883, 0.23011
 HIBOU: tuple[RGB, RGB] = ((0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816))
 SATELLITE: tuple[RGB, RGB] = ((0.43, 0.411, 0.296), (0.213, 0.156, 0.143))
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""what a repository's weights are called, the first that is there is read"""
+"""names of weights files in a repository; the first that exists is read"""
 SWIGLU: Mapping[str, Any] = MappingProxyType({"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU})
 
 
 @dataclass(frozen=True)
 class Published:
-    """One encoder. Tiles are resized to `size` pixels a side, scaled to [0, 1], less `mean`, over `std`."""
+    """One encoder. Tiles are resized to `size` pixels a side, scaled to [0, 1] and normalised by mean and std."""
 
     hub: str
-    """its repository, whose page states the licence; empty when no hub has it"""
+    """repository on the hub; empty when it is not there"""
     architecture: str
-    """in timm"""
+    """timm's name"""
     width: int
     """channels d of an embedding"""
     normalisation: tuple[RGB, RGB]
     """mean and std"""
     tokens: Literal["class", "class and mean", "projected"] = "class"
-    """the class token; joined to the mean of the patch tokens, registers left out; or what the head makes of it"""
+    """class token; class token and mean of the patch tokens (without registers), concatenated; or the head's output"""
     size: int = 224
     interpolation: str = "bicubic"
     options: Mapping[str, Any] = field(default_factory=dict)
-    """of the architecture, where it differs from timm's"""
+    """arguments that differ from timm's defaults for the architecture"""
     files: tuple[str, ...] = TIMM_FILES
     elsewhere: str = ""
-    """where its weights are when no hub has them"""
+    """where to download the weights when they are not on the hub"""
 
     @property
     def network_options(self) -> dict[str, Any]:
-        """What timm's create_model takes besides the architecture."""
+        """Arguments of timm.create_model besides the architecture."""
         head: dict[str, Any] = {"num_classes": self.width} if self.tokens == "projected" else {"num_classes": 0}
         pool = {"class": {"global_pool": "token"}, "class and mean": {"global_pool": ""}}.get(self.tokens, {})
         return {"img_size": self.size, **head, **pool, **self.options}
@@ -64,6 +68,8 @@ UNI2 = {
 VIRCHOW2 = {"init_values": 1e-5, "reg_tokens": 4, "mlp_ratio": 5.3375, "dynamic_img_size": True, **SWIGLU}
 GIGAPATH = {"patch_size": 16, "mlp_ratio": 5.33334, "init_values": 1e-5}
 H0_MINI = {"mlp_ratio": 5.33334, "init_values": 1e-5, "dynamic_img_size": True, **SWIGLU}
+HIBOU_B = {"mlp_ratio": 5.33334, "init_values": 1e-5, **SWIGLU}
+HIBOU_L = {"mlp_ratio": 5.34375, "init_values": 1e-5, **SWIGLU}  # two thirds of 4 x 1024, rounded up to a multiple of 8
 HIPT_FILE = "HIPT_4K/Checkpoints/vit256_small_dino.pth of https://github.com/mahmoodlab/HIPT"
 
 PUBLISHED: dict[str, Published] = {
@@ -87,8 +93,8 @@ PUBLISHED: dict[str, Published] = {
         "prov-gigapath/prov-gigapath", "vit_giant_patch14_dinov2", 1536, IMAGENET, options=GIGAPATH
     ),
     "phikon-v2": Published("owkin/phikon-v2", "vit_large_patch16_224", 1024, IMAGENET, options={"init_values": 1e-5}),
-    "hibou-b": Published("histai/hibou-b", "vit_base_patch14_reg4_dinov2", 768, HIBOU),
-    "hibou-l": Published("histai/hibou-L", "vit_large_patch14_reg4_dinov2", 1024, HIBOU),
+    "hibou-b": Published("histai/hibou-b", "vit_base_patch14_reg4_dinov2", 768, HIBOU, options=HIBOU_B),
+    "hibou-l": Published("histai/hibou-L", "vit_large_patch14_reg4_dinov2", 1024, HIBOU, options=HIBOU_L),
     "gpfm": Published("majiabo/GPFM", "vit_large_patch14_dinov2", 1024, IMAGENET, files=("GPFM.pth",)),
     "midnight": Published("kaiko-ai/midnight", "vit_giant_patch14_dinov2", 3072, HALF, "class and mean"),
     "dinov2": Published("timm/vit_large_patch14_reg4_dinov2.lvd142m", "vit_large_patch14_reg4_dinov2", 1024, IMAGENET),
@@ -96,7 +102,7 @@ PUBLISHED: dict[str, Published] = {
     "dinov3-sat": Published(
         "timm/vit_large_patch16_dinov3.sat493m", "vit_large_patch16_dinov3", 1024, SATELLITE, size=256
     ),
-    "clip": Published(  # what CLIP-FID measures in: the projected image embedding
+    "clip": Published(  # the space of CLIP-FID: the projected image embedding
         "timm/vit_base_patch32_clip_224.openai", "vit_base_patch32_clip_quickgelu_224", 512, OPENAI, "projected"
     ),
     "hipt": Published("", "vit_small_patch16_224", 384, HALF, size=256, elsewhere=HIPT_FILE),
