@@ -4,8 +4,8 @@ import os
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Idle OpenMP threads sleep. By default they spin, and two programs that share a machine's cores slow each other down
-# tenfold. It must be set before PyTorch is imported; whoever sets the variable decides otherwise.
+# Idle OpenMP threads sleep instead of spinning: two programs that share the cores otherwise slow each other down
+# tenfold. Must be set before PyTorch is imported; a value that the user has set is kept.
 
 
 def __getattr__(name: str) -> Any:

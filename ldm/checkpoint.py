@@ -1,4 +1,4 @@
-"""Weights on disk: written whole or not at all, read without running code, loaded strictly.
+"""Weights on disk: written atomically, read without running code, loaded strictly.
 
 We write safetensors with a sha256 beside it. We read safetensors and torch files: ours, the published `weights.ckpt`
 (one flat dict: schedule buffers, denoiser, its EMA copies, first stage, Summarizer), the published CDM, and the
@@ -47,7 +47,7 @@ SCHEDULE_BUFFERS = {
 
 
 class Inert:
-    """Stands for the few objects that published files hold beside their tensors: read as nothing, never run."""
+    """Placeholder for the non-tensor objects in published files; their code is never run."""
 
     def __init__(self, *arguments: object) -> None:
         pass
@@ -66,11 +66,11 @@ INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def save_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
-    """Write `tensors` as safetensors to `path`, which holds the old file or the whole new one; returns its sha256.
+    """Write `tensors` as safetensors to `path`, atomically; returns the file's sha256.
 
-    Of equal tensors and `metadata`, which stand as JSON under one key, it makes equal bytes: safetensors itself writes
-    several keys in any order. The digest also goes to `<path>.sha256`. Raises UserError when the disk refuses, or for
-    values that are not finite; the old file then stays.
+    Equal tensors and `metadata` give equal bytes: `metadata` is stored as JSON under one key, because safetensors
+    writes several keys in any order. The digest also goes to `<path>.sha256`. Raises UserError when the disk refuses,
+    or for values that are not finite; the old file then stays.
     """
     if wrong := not_finite(tensors):
         raise UserError(f"weights: {path} was not written: {wrong} not finite; take those of an earlier step")
@@ -89,8 +89,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors or torch file, on the CPU, every value finite.
 
     A torch file is a flat dict of tensors, or holds one under "ema" (the published CDM), "state_dict" (Lightning) or
-    "teacher" (DINO).
-    No code of the file runs. Raises UserError when it is missing, damaged, unsafe, not finite or something else.
+    "teacher" (DINO). No code of the file runs. Raises UserError when the file is missing, damaged, unsafe, not finite
+    or of another format.
     """
     path = Path(path)
     if not path.is_file():
@@ -121,7 +121,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def load_metadata(path: str | Path) -> dict[str, str]:
-    """What stands beside the tensors of a safetensors file. UserError when it is damaged."""
+    """The metadata of a safetensors file. UserError when it is damaged."""
     try:
         with safe_open(path, "pt") as file:
             found = file.metadata() or {}
@@ -131,7 +131,7 @@ def load_metadata(path: str | Path) -> dict[str, str]:
 
 
 def _check_zip(path: Path) -> None:
-    """A torch file without a sha256 beside it has checksums of its own, which torch does not look at."""
+    """Check the zip checksums of a torch file without a sha256 beside it; torch itself ignores them."""
     try:
         with ZipFile(path) as file:
             damaged = file.testzip()
@@ -150,7 +150,7 @@ def _load_torch(path: Path) -> object:
             f"weights: {path} is damaged or holds objects that could run code, so it was not read; "
             "convert it to safetensors with the software that made it"
         ) from error
-    except Exception as error:  # damaged bytes spell any error there is
+    except Exception as error:  # damaged bytes can raise any error
         raise UserError(f"weights: {path} is no whole torch checkpoint ({_line(error)}); copy it again") from error
 
 
@@ -184,7 +184,7 @@ def split(tensors: Mapping[str, Tensor], ema: bool = True) -> dict[str, dict[str
 
 
 def _averaged(denoiser: Mapping[str, Tensor], averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The EMA copies of all of `denoiser`; theirs are the names inside the published wrapper without their dots."""
+    """The EMA copies of `denoiser`'s tensors; in published files their names have no dots."""
     names = {name: EMA + f"diffusion_model.{name}".replace(".", "") for name in denoiser}
     missing = [copy for copy in names.values() if copy not in averages]
     extra = sorted(averages.keys() - set(names.values()) - EMA_COUNTERS)
@@ -199,13 +199,13 @@ def join(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load `state` into `module`. Raises UserError that names every missing, unexpected and unlike tensor."""
+    """Load `state` into `module`. Raises UserError that names every missing, unexpected or mismatched tensor."""
     check_strict(module, state, what)
     module.load_state_dict(dict(state), strict=True)
 
 
 def check_strict(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """What `load_strict` refuses, without loading; `module` may be on the meta device."""
+    """UserError for what `load_strict` refuses, without loading; `module` may be on the meta device."""
     own = module.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
@@ -221,20 +221,20 @@ def check_strict(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
 
 
 def check_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
-    """For networks that other packages load: UserError for tensors of `state` of another kind than `own` has."""
+    """UserError where the dtype kind of a tensor in `state` differs from `own`; for networks that other packages load."""
     if kinds := _wrong_kinds(own, state):
         raise UserError(f"{what}: weights are of another kind: {', '.join(kinds)}; take the file in floating point")
 
 
 def _wrong_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """float16 loads into float32; integers where floats are expected are codes of something else."""
+    """Tensors of another dtype kind. float16 may load into float32; integers for floats are quantised codes."""
     wrong = [name for name in state if name in own and _kind(state[name]) != _kind(own[name])]
     more = [f"{len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
     return [f"{name} is {_dtype(state[name])}, expected {_dtype(own[name])}" for name in wrong[:SHOWN]] + more
 
 
 def _kind(x: Tensor) -> tuple[bool, bool, bool]:
-    plain = x.is_floating_point() and x.dtype.itemsize > 1  # eight bits are codes with a scale of their own
+    plain = x.is_floating_point() and x.dtype.itemsize > 1  # 8-bit types are quantised: they need a separate scale
     return plain, x.is_complex(), x.dtype == torch.bool
 
 

@@ -53,8 +53,8 @@ def test_links_and_files_named_by_a_page_exist(page: Path) -> None:
     links = [link.partition("#")[0] for link in LINK.findall(text) if "://" not in link]
     assert not [link for link in links if not (page.parent / link).exists()]
     assert not [name for name in FILE.findall(text) if not (ROOT / name).is_file()]
-    modules = [module.replace(".", "/") + ".py" for module in MODULE.findall(text)]
-    assert not [module for module in modules if not (ROOT / module).is_file()]
+    modules = [ROOT / module.replace(".", "/") for module in MODULE.findall(text)]
+    assert not [path for path in modules if not (path.with_suffix(".py").is_file() or (path / "__main__.py").is_file())]
 
 
 def templates() -> list[str]:

@@ -2,8 +2,8 @@
 
     python scripts/bundle_demo.py runs/VQ runs/ZOOMLDM runs/CDM runs/CONTROL
 
-A run's system says which of the bundled folders it replaces. An autoencoder whose latents are those of the bundled
-ZoomLDM's takes its place there too: a decoder can be trained on alone.
+A run's system decides which bundled folder it replaces. An autoencoder with the same latents as the bundled ZoomLDM's
+also replaces the autoencoder there, so a decoder can be trained further on its own.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""The whole way at toy size, in the current folder: ten minutes on two laptop cores, no GPU, no download.
+"""The whole pipeline at toy size, in the current folder: ten minutes on two laptop cores, no GPU, no download.
 
-Patches of the bundled model; demo slides are drawn and prepared; a small model of all scales is trained on them, and
-sampled. Slides that are prepared already are kept.
+Samples patches from the bundled model, draws and prepares demo slides, trains a small model of all scales on them and
+samples it. Prepared slides of an earlier call are kept.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from ldm.support.arguments import Parser
 
 
 class DemoStage(NamedTuple):
-    """One command of the demo, and what it takes on two laptop cores."""
+    """One command of the demo and its duration on two laptop cores."""
 
     about: str
     takes: str
@@ -27,7 +27,7 @@ class DemoStage(NamedTuple):
 
 
 def stages(run: str) -> list[DemoStage]:
-    """What is run, in order; the trained model goes to the folder `run`."""
+    """The commands, in order; the trained model goes to the folder `run`."""
     slide = "data/demo/cohort/histology_100.h5"
     return [
         DemoStage("the bundled model's patches, real ones beside them", "20 s", "sample", sample, []),

@@ -1,11 +1,11 @@
-"""Look at everything that a run stands on, and say what is wrong and what to do: one line a finding.
+"""Check the environment, models, cohorts and training configs: one line per finding, with its remedy.
 
     python scripts/doctor.py                                        the environment, the bundled model and slide
     python scripts/doctor.py --cohort data/mine                     every checksum and value of a prepared cohort
     python scripts/doctor.py --model runs/NAME                      a run's checkpoints and weights, or a weights file
     python scripts/doctor.py --config brca                         memory, disk and data of a training run
 
-Exit status: 0 nothing fails, warnings or not; 1 something fails; 2 wrong arguments.
+Exit status: 0 no failure (warnings are allowed); 1 a failure; 2 wrong arguments.
 """
 
 import argparse

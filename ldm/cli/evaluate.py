@@ -1,7 +1,7 @@
 """Measure a model: patches of every scale, large images, super-resolution, memorisation.
 
-Without arguments each command measures the bundled demo model, on slides of the demo world that it never saw, in the
-space of the demo encoder: minutes on a laptop. The same command, run again, continues an interrupted one.
+Without arguments each command measures the bundled demo model on held-out demo slides, in the feature space of the demo
+encoder: minutes on a laptop. Running the same command again continues an interrupted one.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     --to diffusers    FOLDER/unet, a UNet2DConditionModel, and FOLDER/vqvae, a VQModel, whose outputs equal ours
 
-The contexts (65 tokens) that the U-Net attends to come from the Summarizer or the CDM, which stay here.
+The contexts (65 tokens) that the U-Net attends to come from the Summarizer or the CDM, which are not exported.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Features of every tile of a cohort from the denoiser: .h5 bags that CLAM, TRIDENT and torchmil read.
 
-Several scales are fused: a row for each tile of the finest one, with the features of the coarser regions around it
-beside its own. The same command, run again, continues an interrupted one.
+Several scales are fused into one row per tile of the finest scale: its own features and those of the coarser regions
+around it. Running the same command again continues an interrupted one.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Sample one image too large for the network: a coarse canvas, and the tiles under it, constrained by it.
+"""Sample one image that is larger than the network: a coarse canvas, then the finer tiles constrained by it.
 
-Without arguments, the bundled demo model paints 1024x1024 pixels of the bundled held-out slide. The same command, run
-again, continues an interrupted one.
+Without arguments, samples 1024x1024 pixels from the bundled demo model, conditioned on the bundled held-out slide.
+Running the same command again continues an interrupted one.
 """
 
 import argparse

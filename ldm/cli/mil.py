@@ -1,8 +1,8 @@
 """Slide labels from bags of tile features: gated-attention MIL, cross-validated by patient (paper, Table 4).
 
-Without arguments: demo slides are drawn and prepared, the bundled model's features extracted, and the presence of
-lymphoid follicles is learnt from them: each scale alone, scales fused, the encoder's embeddings alone, shuffled labels.
-The same command, run again, continues an interrupted one.
+Without arguments: draws and prepares demo slides, extracts the bundled model's features and learns the presence of
+lymphoid follicles from each scale alone, from fused scales, from the encoder's embeddings and with shuffled labels.
+Running the same command again continues an interrupted one.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Options that several commands have, each with one name, one type and one meaning. `add` is add_argument."""
+"""Options shared by several commands. `add` is the parser's add_argument."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,7 @@
-"""Enlarge images with a multi-scale model: 2x, 4x, 8x, 16x, as two of its scales lie apart.
+"""Enlarge images with a multi-scale model: 2x, 4x, 8x or 16x, the ratio of two of its scales.
 
-Without arguments, a patch of the demo slide that no network saw is shrunk four times and enlarged again: before,
-bicubic, ours and the truth stand side by side, with figures.
+Without arguments, a patch of a held-out demo slide is shrunk four times and enlarged again; input, bicubic, ours and
+truth are written side by side, with their scores.
 """
 
 import argparse

@@ -4,12 +4,12 @@
     python main.py --resume runs/NAME [key=value ...]
 
 Writes a run folder: config.yaml (resolved), checkpoints/, logs, samples/ and, at the end, weights.safetensors (EMA).
---resume goes on from its newest checkpoint or, where none was saved yet, from the first step: once config.yaml is
-there it always works, and --base, which begins runs, refuses.
+--resume continues from the newest checkpoint, or from the first step when none was saved yet. Once a run has a
+config.yaml, --resume always works and --base is refused.
 
 SIGTERM, SIGUSR1 and Ctrl-C save at the end of the step; Ctrl-C again stops at once. Exit status: 0 done; 1 the loss or
-the weights stopped being finite, no weights were written; 2 a mistake in the input; 75 stopped by a scheduler's signal,
-130 by Ctrl-C, to be resumed.
+the weights became NaN or infinite, and no weights were written; 2 a mistake in the input; 75 stopped by a scheduler's
+signal, 130 by Ctrl-C, to be resumed.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The console command `zoomldm COMMAND ...`: each COMMAND is the same code as a script of a checkout.
 
-Nothing of a command is imported before it is chosen, so that `zoomldm --help` answers at once.
+A command's module is imported only when it is chosen, so that `zoomldm --help` is immediate.
 """
 
 import sys
@@ -20,7 +20,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("ldm.cli.demo", "the whole way at toy size, in the current folder: ten minutes"),
+    "demo": Command("ldm.cli.demo", "the whole pipeline at toy size, in the current folder: ten minutes"),
     "sample": Command("ldm.cli.sample", "sample patches at every scale of a model"),
     "joint": Command("ldm.cli.joint", "sample one large image at several scales at once"),
     "superres": Command("ldm.cli.superres", "enlarge images 2x to 16x"),

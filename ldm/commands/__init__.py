@@ -1,1 +1,1 @@
-"""What the commands do, once their options are read: `run(args)` in the file of a command's name."""
+"""The work of the commands: `run(args)` in the file of the command's name."""

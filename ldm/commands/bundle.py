@@ -1,4 +1,4 @@
-"""Finished runs as the package's demo model."""
+"""Copy finished runs into the package as the demo model."""
 
 import argparse
 from pathlib import Path

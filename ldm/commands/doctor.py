@@ -1,4 +1,4 @@
-"""What doctor looks at, chosen by its options, and what it prints: one line per finding."""
+"""Run the checks that the options choose, and print one line per finding."""
 
 import argparse
 from collections.abc import Iterator

@@ -42,13 +42,13 @@ from ldm.support.processes import Processes, launch
 
 
 def extractors(args: argparse.Namespace, names: Sequence[str] | None, usual: str, device: str) -> list[Extractor]:
-    """Those that are named; else the demo encoder for the demo model, or what is `usual`."""
+    """The extractors of `--space`; by default the demo encoder for the demo model, else `usual`."""
     names = names or ["demo" if args.model == "demo" else usual]
     return [space(name, named(args.weights, "--weights"), device) for name in names]
 
 
 def named(pairs: Sequence[str] | None, option: str) -> dict[str, str]:
-    """NAME=PATH, ... UserError for anything else."""
+    """Parse NAME=PATH, ... UserError for anything else."""
     split = {pair: pair.partition("=") for pair in pairs or []}
     for pair, (name, _, path) in split.items():
         if not name or not path:
@@ -76,13 +76,13 @@ class ModelEmbedder:
 
 
 def demo_only(args: argparse.Namespace, option: str) -> None:
-    """UserError unless the demo's own data will do."""
+    """UserError where no data was given and the model is not the demo, which brings its own."""
     if args.model != "demo":
         raise UserError(f"{option}: none given; only the demo model brings its own data")
 
 
 def own_slides(args: argparse.Namespace, trained_on: bool) -> tuple[Path, list[SlideFile]]:
-    """Slides that the model was trained on, or that it never saw, and their folder: the demo's, or the run's cohort.
+    """Slides that the model was trained on, or held-out slides, and their folder: the demo's, or the run's cohort.
 
     UserError for a model that is neither.
     """

@@ -1,4 +1,4 @@
-"""A model's U-Net and autoencoder as folders that the package diffusers loads."""
+"""Export a model's U-Net and autoencoder to folders that the package diffusers loads."""
 
 import argparse
 from pathlib import Path
@@ -26,7 +26,7 @@ def export(model: ZoomLDM, folder: Path) -> list[Path]:
     """
     diffusers = _diffusers()
     latents = model.tile_px // model.downsample
-    made = {  # what has no counterpart is told before anything is built
+    made = {  # unsupported layouts are refused before anything is built
         UNET: (diffusers.UNet2DConditionModel, unet_arguments(model.unet, latents), unet_weights(model.unet)),
         VQ: (diffusers.VQModel, vq_arguments(model.autoencoder, model.tile_px), vq_weights(model.autoencoder)),
     }
@@ -42,7 +42,7 @@ def export(model: ZoomLDM, folder: Path) -> list[Path]:
 
 @torch.no_grad()
 def compare(model: ZoomLDM, unet: Any, vq: Any) -> None:
-    """UserError where diffusers' networks give other outputs than the model's, on noise."""
+    """UserError where the outputs of diffusers' networks for noise differ from the model's."""
     rng = torch.Generator().manual_seed(0)
     side = 2 ** (len(unet.config.block_out_channels) - 1) * 2  # latents: two at the coarsest level
     z, t = torch.randn(1, unet.config.in_channels, side, side, generator=rng), torch.tensor([500])

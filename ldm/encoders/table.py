@@ -1,7 +1,7 @@
 """The published tile encoders: repository, architecture, input and tokens of each, as its publisher states them.
 
-All are built by timm and read from the file that the publisher put on the hub. The repository's page states the licence;
-most have to be accepted there, after `hf auth login`. Any other encoder is loaded by its timm name, or as
+All are built by timm and read from the file that the publisher put on the hub. The repository's page states the
+licence; most have to be accepted there, after `hf auth login`. Any other encoder is loaded by its timm name, or as
 hf-hub:ORG/NAME where timm saved the repository.
 
 The weights could not be downloaded where this was written, so rows were checked against what publishers state: class
