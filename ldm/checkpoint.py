@@ -221,7 +221,7 @@ def check_strict(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
 
 
 def check_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
-    """UserError where the dtype kind of a tensor in `state` differs from `own`; for networks that other packages load."""
+    """UserError where `state` and `own` differ in dtype kind; for networks that other packages load."""
     if kinds := _wrong_kinds(own, state):
         raise UserError(f"{what}: weights are of another kind: {', '.join(kinds)}; take the file in floating point")
 

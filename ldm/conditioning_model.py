@@ -1,4 +1,4 @@
-"""The conditioning model (CDM): draws the contexts that the Summarizer would give (paper, section 3.3).
+"""The conditioning diffusion model (CDM): samples contexts like the Summarizer's (paper, section 3.3).
 
 Shapes: b contexts, w their width.
 """
@@ -17,16 +17,16 @@ from ldm.networks.dit import DiT
 
 @dataclass(eq=False)
 class ConditioningModel:
-    """The CDM: draws contexts (b, 65, w) of a scale (paper, section 3.3)."""
+    """The CDM: samples contexts (b, 65, w) of a scale (paper, section 3.3)."""
 
     network: DiT
     alpha_bar: Tensor
     id: str = ""
     """names the weights"""
     config_id: str = ""
-    """names what their config says of the network"""
+    """id of the network settings in the config"""
     contexts_id: str | None = None
-    """of the Summarizer whose contexts it learnt; None: not known, as of the published CDM"""
+    """id of the Summarizer whose contexts it was trained on; None: unknown, as for the published CDM"""
     config: DictConfig | None = None
     """what builds it again"""
 
@@ -46,7 +46,7 @@ class ConditioningModel:
 
     @property
     def weights(self) -> dict[str, str]:
-        """What names everything that its contexts depend on, besides scale, seed and precision."""
+        """Ids of everything that its contexts depend on, besides scale, seed and precision."""
         return {"cdm": self.id, "cdm config": self.config_id}
 
     @property
@@ -59,7 +59,7 @@ class ConditioningModel:
         return self.network.y_embedder.embedding_table.num_embeddings
 
     def sample(self, noise: Tensor, scale: Tensor, steps: int = 50) -> Tensor:
-        """DDIM from noise (b, 65, w) for scales (b,): the network answers with z_0, and the last z_0 is the sample."""
+        """DDIM from noise (b, 65, w) for scales (b,): the network predicts z_0, and the last z_0 is the sample."""
 
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
             return self.network(z_t, t, scale)[0].to(z_t.dtype)

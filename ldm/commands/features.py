@@ -1,4 +1,4 @@
-"""Bags of tile features of a cohort, one file per slide."""
+"""Extract bags of tile features from a cohort, one file per slide."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""One large image: sampled, decoded in bands, measured and written."""
+"""Sample one large image, decode it in bands, measure and write it."""
 
 import argparse
 import json
@@ -54,7 +54,7 @@ SHOWN_PX = 512
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """The preset, with what the command line changes of it."""
+    """The preset with the changes of the command line."""
     chosen = {key: getattr(args, key) for key in ("steps", "guidance", "seam") if getattr(args, key) is not None}
     if "guidance" in chosen:
         chosen["fine_guidance"] = None
@@ -65,18 +65,18 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where conditions come from, and what they depend on."""
+    """The conditions of an image, and what they depend on."""
 
     kind: str
     make: Callable[[], Tensor] | None = None
-    """their tokens (d, rows, cols); None: there are no conditions"""
+    """token map (d, rows, cols); None: unconditional"""
     weights: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     place: Place | None = None
-    """where the first base tile begins on Earth, in base pixels"""
+    """geographic place of the first base tile, in base pixels"""
     slow: bool = False
-    """whether making them takes long enough to keep them"""
+    """whether they are expensive enough to be kept on disk"""
 
     def conditions(self, model: ZoomLDM, file: StateFile, first: bool) -> Conditions:
         if self.make is None:
@@ -114,7 +114,7 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], s
 
 
 class Shrunk:
-    """The f x f means of an image (height, width, 3) that comes in bands, rounded; what is left over is dropped."""
+    """Rounded f x f means of an image (height, width, 3) that comes in bands; incomplete ones are dropped."""
 
     def __init__(self, width: int, factor: int) -> None:
         self.factor = factor
@@ -136,7 +136,7 @@ class Shrunk:
 
 
 def writer_of(joint: Joint, path: Path, place: Place | None) -> PyramidWriter | CogWriter:
-    """A pyramid that says its um per pixel; a Cloud-Optimised GeoTIFF where it lies somewhere on Earth."""
+    """A pyramidal TIFF with um per pixel; a Cloud-Optimised GeoTIFF where the image is georeferenced."""
     if place is None:
         return PyramidWriter(path, joint.height, joint.width, joint.model.ladder.um(joint.scales[0]))
     per_base = joint.model.ladder[joint.scales[0]].downsample
@@ -179,7 +179,7 @@ def write(joint: Joint, out: Path, place: Place | None) -> dict[str, Any]:
 
 
 def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: Fabric) -> Identity:
-    """Everything that the pixels depend on; how the work is dealt out moves their last digits."""
+    """Everything that the pixels depend on; the distribution of the work changes only their last digits."""
     model = joint.model
     settings = {
         "scales": list(joint.scales),

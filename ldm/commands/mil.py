@@ -1,4 +1,4 @@
-"""Slide labels from bags: cross-validation, its table, pictures of the attention."""
+"""Slide labels from bags: cross-validation, its table, and attention maps."""
 
 import argparse
 import json
@@ -40,7 +40,7 @@ DEMO_BAGS = [
     ("denoiser", ["20x", "10x", "5x", "2.5x", "1.25x"]),
 ]
 NAMED = 5
-"""slides without a bag that are named"""
+"""slides without a bag that a message names"""
 SHOWN = 3
 """slides of each label in the picture"""
 SHOWN_PX = 320
@@ -50,7 +50,7 @@ def demo(args: argparse.Namespace) -> None:
     """Draw and prepare the demo cohort, extract its features, and fill in the arguments that name them."""
     config = load_prepare_config([DEMO])
     if status := prepare(["--config", DEMO]):
-        raise SystemExit(status)  # it has said why
+        raise SystemExit(status)  # the command has printed why
     model = ZoomLDM.load(args.model)
     slides = [matching_slide(file.path, model) for file in open_cohort(config.out)]
     args.features, args.labels, args.cohort = [], str(Path(config.slides) / "labels.csv"), Path(config.out)
@@ -62,7 +62,7 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def labelled(path: str, features: Sequence[Path]) -> Labels:
-    """The slides of `path` that have a bag in every folder, named as their bags. UserError when they are too few."""
+    """Labels of the slides in `path` with a bag in every folder, by the bags' names. UserError when too few."""
     bags = [
         {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.h5")} for folder in features
     ]
@@ -88,7 +88,7 @@ def labelled(path: str, features: Sequence[Path]) -> Labels:
 
 
 def bag_of(slide: str, bags: set[str]) -> str:
-    """The bag that a table's `slide` means: its id, or its file's name, which preparation turned into the id."""
+    """The bag of a table's `slide`: a slide id, or a file name, from which preparation made the id."""
     ids = (slide, safe_id(slide), safe_id(PurePosixPath(slide).with_suffix("").as_posix()) if slide else slide)
     return next((name for name in ids if name in bags), slide)
 
@@ -102,14 +102,14 @@ def _refuse_parent(folder: Path, found: set[str], labels: Labels) -> None:
 
 
 class ScoreRow(NamedTuple):
-    """A row of the table: one folder of bags, the cross-validations of a column each."""
+    """A row of the table: the cross-validations of one folder of bags, one per column."""
 
     name: str
     columns: list[list[CrossValidation]]
 
     @property
     def aucs(self) -> list[list[float]]:
-        """Of every fold, a list a column."""
+        """AUC of every fold, one list per column."""
         return [[auc for run in runs for auc in run.aucs] for runs in self.columns]
 
     def cells(self) -> list[str]:
@@ -155,7 +155,7 @@ def table(rows: Sequence[ScoreRow], labels: Labels, splits: Sequence[int], shuff
 
 
 Thumbnails = dict[int, tuple[Pixels, float]]
-"""by number of the slide: its thumbnail, and full-resolution pixels per pixel"""
+"""by slide number: the thumbnail, and full-resolution pixels per thumbnail pixel"""
 
 
 def thumbnails(labels: Labels, args: argparse.Namespace) -> Thumbnails:
@@ -167,7 +167,7 @@ def thumbnails(labels: Labels, args: argparse.Namespace) -> Thumbnails:
 
 
 def draw_attention(labels: Labels, run: CrossValidation, shown: Thumbnails, args: argparse.Namespace) -> Path:
-    """A picture a slide, for those that are shown, and one of all of them: the slide, and who looks where."""
+    """Write an attention map for each slide shown, and a contact sheet of all of them."""
     rows, names = [], []
     for i, (picture, px_l0) in shown.items():
         bag, prediction = read_bag(args.features[-1] / f"{labels.slides[i]}.h5"), run.predictions[i]

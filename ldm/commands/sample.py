@@ -1,4 +1,4 @@
-"""Patches of every scale, real ones beside them where a slide gives the conditions."""
+"""Sample patches of every scale, with real patches beside them where a slide provides the conditions."""
 
 import argparse
 

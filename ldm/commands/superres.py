@@ -1,4 +1,4 @@
-"""Images enlarged, written and, where the truth is known, scored."""
+"""Enlarge images, write them and, where the truth is given, score them."""
 
 import argparse
 import json
@@ -53,13 +53,13 @@ DEMO_SIDE_PX = 512
 
 @dataclass(frozen=True)
 class Job:
-    """A picture to enlarge, and what it should become, where that is known."""
+    """A picture to enlarge, and its ground truth if given."""
 
     name: str
     picture: Picture
     truth: Pixels | None = None
     place: Place | None = None
-    """where it lies on Earth"""
+    """geographic place, if georeferenced"""
 
 
 def load(path: Path, truth: Path | None, model: ZoomLDM) -> Job:
@@ -99,10 +99,10 @@ def demo(args: argparse.Namespace) -> Job:
 
 @dataclass(frozen=True)
 class InputImage:
-    """Where the conditions of a picture come from, and what they depend on."""
+    """The conditions of a picture, and what they depend on."""
 
     make: Callable[[], Tensor] | None = None
-    """their tokens (d, rows, cols); None: there are no conditions"""
+    """token map (d, rows, cols); None: unconditional"""
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     inferred: bool = False
@@ -114,7 +114,7 @@ class InputImage:
 
 
 def source_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> InputImage:
-    """As --condition says. UserError where the slide does not hold them."""
+    """The conditions that --condition asks for. UserError where the slide does not contain them."""
     condition = args.condition or ("given" if args.slide else "inferred")
     if condition == "none":
         return InputImage(settings={"condition": condition})
@@ -133,7 +133,7 @@ def source_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> InputImage
 
 
 def slide_place(args: argparse.Namespace, model: ZoomLDM) -> Place | None:
-    """Where an image that is a part of the slide of --from lies on Earth; None where neither says so."""
+    """Geographic place of an image that is a part of the slide of --from; None where neither is georeferenced."""
     if args.slide is None:
         return None
     ground = tile_place(matching_slide(args.slide, model), place_of(args.place or "0,0"))
@@ -161,7 +161,7 @@ def identity_of(args: argparse.Namespace, model: ZoomLDM, job: Job, source: Inpu
 
 
 def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> tuple[SuperResolution, StateFile]:
-    """The model's answer, ready to be decoded, and its state on disk. UserError where it does not fit in memory."""
+    """The sampled canvas, ready to be decoded, and its state file. UserError where it does not fit in memory."""
     y = job.picture.pixels
     sampling = SuperResolution(
         model,
@@ -220,7 +220,7 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
 
 
 def compare(images: dict[str, Pixels], path: Path) -> None:
-    """All of them side by side, and the middle of each under it."""
+    """The images side by side, with an enlarged crop of the middle of each below."""
     middles = [[slice(3 * length // 8, 5 * length // 8) for length in image.shape[:2]] for image in images.values()]
     details = [image[*middle] for image, middle in zip(images.values(), middles, strict=True)]
     contact_sheet([list(images.values()), details], ["", ""], list(images), path)
@@ -233,7 +233,7 @@ def eyes() -> tuple[DemoEncoder, Lpips | None]:
 
 
 def scores(image: Pixels, y: Pixels, truth: Pixels) -> dict[str, float | None]:
-    """How near `image` is to the truth, and its means to y."""
+    """Scores of `image` against the truth, and the residual of its means against y."""
     encoder, lpips = eyes()
     residual = Residual(from_uint8(y[None])[0], len(image) // len(y))
     residual.add(from_uint8(image[None])[0])

@@ -1,4 +1,4 @@
-"""Training one system: the run folder, its data, the trainer, the weights at the end."""
+"""Train one system: run folder, data, trainer, final weights."""
 
 import argparse
 import logging
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     pl.seed_everything(config.get("seed", 0), verbose=False)
     allow_tf32(True)
     if args.dry_run:
-        with torch.device("meta"):  # sizes need no numbers
+        with torch.device("meta"):  # sizes can be computed on the meta device
             run = open_run(config)
             choose_precision(config)
             report(run)
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the first of all processes of a run, as far as those who start them say."""
+    """Whether this is the first process of a run, by the environment variables that launchers set."""
     return all(os.environ.get(key, "0") == "0" for key in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
@@ -108,14 +108,14 @@ def begin(config: DictConfig, folder: Path, resumed: bool, signals: StopSignals)
 
 
 def quiet() -> None:
-    """Lightning's notices are not for whoever trains; errors stay."""
+    """Silence Lightning's notices; errors stay."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.tensorboard")
 
 
 def choose_precision(config: DictConfig) -> None:
-    """Decide `training.precision: auto` for the device at hand, once: a resumed run keeps what it began with."""
+    """Resolve `training.precision: auto` for this device, once: a resumed run keeps its precision."""
     device = device_of(config.training.accelerator)
     config.training.precision = choose_training(config.training.precision, device)
     announce(config.training.precision, device)
@@ -160,9 +160,9 @@ def prepared(cohort: str) -> bool:
 
 
 def prepare_when_absent(config: DictConfig) -> None:
-    """Run the preparation that the config names when its cohort is not there yet, or go on with it.
+    """Run the preparation that the config names, or continue it, when its cohort is not complete.
 
-    UserError where another preparation was stopped: training on a part of its slides is never intended.
+    UserError where another preparation was interrupted: training on some of its slides is never intended.
     """
     cohort, preparation = Path(config.data.cohort), config.data.get("prepare")
     missing = waiting(cohort)
@@ -217,7 +217,7 @@ def train(run: Run, folder: Path, checkpoint: Path | None, signals: StopSignals)
     averaged: list[pl.Callback] = [Pictures(folder / "samples", lambda path: run.draw(path, data)), averaging]
     if settings.get("keep") == "best":
         averaged.insert(0, best)
-    start = checkpoint.stem if checkpoint else "step=00000000"  # the logger would replace the rows of an earlier start
+    start = checkpoint.stem if checkpoint else "step=00000000"  # so that the logger keeps the rows of earlier starts
     trainer = trainer_of(run, folder, averaged, saver, start)
     if trainer.is_global_zero:
         remove_leftovers(folder)
@@ -225,7 +225,7 @@ def train(run: Run, folder: Path, checkpoint: Path | None, signals: StopSignals)
     try:
         with full_disk_told(folder):
             trainer.fit(run.system, data, ckpt_path=checkpoint, weights_only=True)
-            if saver.saved is None:  # all steps had been taken: what Lightning does after the last one is still to do
+            if saver.saved is None:  # all steps are done: only what Lightning does after the last step remains
                 if settings.max_steps % settings.validate_every == 0:
                     trainer.validate(run.system, data, verbose=False)
                 averaging.put_average(run.system)
@@ -257,7 +257,7 @@ def finish(run: Run, folder: Path, trainer: pl.Trainer, data: CohortData, kept: 
 
 
 def diverged(error: DivergedError, folder: Path) -> str:
-    """One line: what is not finite, what is left, what helps."""
+    """One line: what is not finite, which checkpoint is left, and the remedy."""
     left = next(iter(checkpoints(folder / "checkpoints")), None)
     kept = f"the last checkpoint before it is {left}" if left else "nothing had been saved before"
     return (

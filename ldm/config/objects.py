@@ -3,8 +3,8 @@
 A config is one or more YAML files merged in order, then `key=value` overrides; a file may extend another. A mapping
 with a `target` is built by calling it with its other keys; nested targets are built first.
 
-A config may come from anybody, beside weights. So it runs nothing but the constructors of networks, losses and
-optimisers, reads no other value than its own (`${key}`, no resolver), and cannot unfold without end.
+Configs are untrusted, since they come with weights: a config can only call constructors of networks, losses and
+optimisers, refer to its own values (`${key}`, no resolvers), and its size is bounded.
 """
 
 import importlib
@@ -36,15 +36,15 @@ CLASSES = (
     "timm.optim.",
     "taming.modules.losses.",
 )
-"""where targets live: by the name in the config and by the module that defines them"""
+"""packages that a target may name, and in which it must be defined"""
 DEEPEST = 32
 LARGEST, LONGEST = 2**20, 2**12
-"""bytes of a config file, characters of a value"""
+"""largest config file in bytes, largest value in characters"""
 KEY = re.compile(r"\$\{([\w.]+)\}")
 PENDING = object()
 SYNTAX = (OmegaConfBaseException, YAMLError, UnicodeDecodeError, RecursionError)
 VALUES = (ArithmeticError, AssertionError, AttributeError, MemoryError, RuntimeError, TypeError, ValueError)
-"""what a constructor raises when a value does not suit it"""
+"""exceptions of a constructor that is given an unsuitable value"""
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = (), kind: str = "zoomldm") -> DictConfig:
@@ -65,7 +65,7 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = (), kind
 
 
 def _override(merged: dict[str, Any], item: str) -> dict[str, Any]:
-    """What `key=value` says, as a config of its own. UserError for a key that `merged` lacks."""
+    """`key=value` as a config. UserError for a key that `merged` lacks."""
     key, equals, _ = item.partition("=")
     if not equals:
         raise UserError(f"override: {item} has no '='; expected key=value, for example training.batch_size=8")
@@ -128,7 +128,7 @@ def _plain(config: Any) -> Any:
 
 
 def _refuse_unfolding(path: Path, text: str) -> None:
-    """UserError for YAML whose values are much larger than its text, or nested without end."""
+    """UserError for YAML with aliases, whose values can be much larger than its text, or nested too deeply."""
     depth = 0
     for event in parse(text):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
@@ -141,7 +141,7 @@ def _refuse_unfolding(path: Path, text: str) -> None:
 def resolved(values: Any) -> Any:
     """`values` with every `${key}` replaced by the text or number that stands at that key.
 
-    A value that was put in is not read again, so no text can be pieced together into a reference. UserError for a
+    Substituted values are not parsed again, so no reference can be assembled from parts. UserError for a
     reference to anything else: a list, a mapping, the environment.
     """
     known: dict[str, Any] = {}
@@ -184,7 +184,7 @@ def _line(error: BaseException) -> str:
 
 
 def _merged(old: Any, new: Any) -> Any:
-    """`new` on top of `old`; a mapping with another target replaces the old one, whose keys mean nothing to it."""
+    """`new` merged over `old`; a mapping with another target replaces the old mapping entirely."""
     if (
         not isinstance(old, dict)
         or not isinstance(new, dict)
@@ -229,7 +229,7 @@ def check_values(target: Callable[..., Any], plain: dict[str, Any], arguments: d
     try:
         makers = [vars(base)["__init__"] for base in getattr(target, "__mro__", ()) if "__init__" in vars(base)]
         hints = get_type_hints(makers[0] if makers else target, include_extras=True)
-    except (NameError, TypeError):  # somebody else's
+    except (NameError, TypeError):  # constructors of other packages
         hints = {}
     for key, value in plain.items():
         place = f"{where}.{key}"

@@ -1,7 +1,7 @@
 """The config.yaml of a run: written with its sha256 beside it, read only when it has not changed since.
 
-The shapes of weights say nothing of the patch size, the prediction, the schedule or the ladder. So weights.safetensors
-names the settings that it was trained with, too (`model_settings`), and a config of another run is refused.
+The shapes of weights do not determine patch size, prediction, schedule or ladder. So weights.safetensors also holds an
+id of the settings that it was trained with (`model_settings`), and a config of another run is refused.
 
 To use an edited config.yaml as it is, delete config.yaml.sha256: that is accepted with a warning.
 """
@@ -25,7 +25,7 @@ SETTINGS = "settings"
 
 
 def save_config(folder: Path, config: DictConfig) -> None:
-    """Write config.yaml and its checksum; a killed process leaves the old two, or a config without a checksum."""
+    """Write config.yaml and its checksum; a killed process leaves both old files, or a config without a checksum."""
     path = folder / NAME
     text = OmegaConf.to_yaml(config)
     if path.is_file() and path.read_text(encoding="utf-8") == text and intact(path):
@@ -51,7 +51,7 @@ def load_run_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def model_settings(config: DictConfig) -> str:
-    """Names what a config says of its model, besides the weights."""
+    """Id of the model settings in a config, besides the weights."""
     read = {key: config.get(key) for key in ("system", "ladder", "tile_px", "encoder", "model", "steers")}
     if config.get("system") == "control":
         read["scales"] = config.data.get("scales")

@@ -1,7 +1,7 @@
-"""Values checked against stated types and ranges, by pydantic; a mistake is told in one line.
+"""Check values against types and ranges, by pydantic; a mistake is reported in one line.
 
 A schema is a Section (a mapping with known keys), a dataclass with `__pydantic_config__ = STRICT`, or any annotation.
-Types are strict, as YAML has them: 1.5 and true are no whole numbers, "1" is no number, nan and inf are refused.
+Types are strict: 1.5 and true are not whole numbers, "1" is not a number, nan and inf are refused.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from ldm.errors import UserError
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 SHOWN = 60
-"""characters of a value that a message repeats"""
+"""characters of a value that a message shows"""
 
 Natural = Annotated[int, Field(ge=0, le=10**9)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -57,7 +57,7 @@ WORDS = {
 
 
 class Section(BaseModel):
-    """A mapping whose keys are known."""
+    """A mapping with a fixed set of keys."""
 
     model_config = STRICT
 
@@ -65,8 +65,8 @@ class Section(BaseModel):
 def check(schema: Any, values: Any, where: str, ignored: Collection[str] = ()) -> Any:
     """`values` (plain: text, numbers, lists, mappings) as `schema` describes them.
 
-    `ignored`: keys at the top whose mistakes do not count; None is returned where they made some.
-    UserError that names what is wrong first: unknown keys with the nearest known one, missing keys, then values.
+    `ignored`: top-level keys whose mistakes are tolerated; None is returned where there were some.
+    UserError that names the first mistake: unknown keys with the nearest known one, missing keys, then values.
     """
     try:
         text = json.dumps(values)
@@ -90,7 +90,7 @@ def nearest(key: object, known: Iterable[object]) -> str:
 
 
 def unknown_key(where: str, key: object, known: Collection[object]) -> UserError:
-    """The error of a key that nothing reads."""
+    """The error for an unknown key."""
     return UserError(f"{where} has no {key}{nearest(key, known) or ';'} it takes {', '.join(map(str, known))}")
 
 
@@ -114,13 +114,13 @@ def _told(schema: Any, wrong: Sequence[Any], values: Any, where: str) -> UserErr
 
 
 def _place(where: str, loc: Sequence[Any]) -> str:
-    """Keys below `where`; the top of a config needs no name of its own."""
+    """The dotted path of a key below `where`; the top of a config has no name."""
     names = [*([] if where == "config" and loc else [where]), *loc]
     return ".".join(map(str, names))
 
 
 def _found(values: Any, loc: Sequence[Any]) -> tuple[list[Any], Any]:
-    """As far as `loc` leads into `values`: of a choice of types, pydantic appends the type's name."""
+    """The value at `loc`, as far as it exists: for unions pydantic appends the type's name to the location."""
     place = []
     for step in loc:
         inside = step in values if isinstance(values, Mapping) else isinstance(values, list) and isinstance(step, int)
@@ -151,5 +151,5 @@ def _fields(schema: Any) -> dict[str, Any]:
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """An annotation and, of a choice, its parts."""
+    """An annotation and, for a union, its members."""
     return [annotation, *(kind for part in get_args(annotation) for kind in _kinds(part))]

@@ -1,6 +1,6 @@
 """What a training config may hold: keys, types and ranges of each system's YAML (configs/*.yaml).
 
-What a `target` takes stands in its constructor, and `ldm.config.objects.build` checks it there.
+The arguments of a `target` are those of its constructor, which `ldm.config.objects.build` checks.
 """
 
 from typing import Annotated, Any, Literal
@@ -85,7 +85,7 @@ class Data(Section):
 
     cohort: Text
     batch_size: Count
-    """images of one process at a time"""
+    """images per process and step"""
     prepare: Text | None = None
     scales: Annotated[list[Text], Field(min_length=1)] | None = None
     split: Text | None = None
@@ -112,7 +112,7 @@ class Training(Section):
     optimizer: Optimizer
     warmup: Natural
     decay_from: Fraction | None
-    """share of the steps after which the learning rate falls"""
+    """share of the steps after which the learning rate decays"""
     max_steps: Count
     ema: Fraction
     accumulate: Annotated[int, Field(ge=1, le=10**6)]
@@ -123,7 +123,7 @@ class Training(Section):
     nodes: Nodes
     strategy: STRATEGIES
     logger: LOGGERS | list[LOGGERS] | None = None
-    """where losses are written; TensorBoard and CSV where it is not said"""
+    """where losses are written; default: TensorBoard and CSV"""
     validate_every: Count
     checkpoint_every: Count
 
@@ -205,7 +205,7 @@ class ZoomLDMConfig(Config):
 class CdmConfig(Config):
     zoomldm: Text
     contexts_id: Text | None = None
-    """names the Summarizer that it learns the contexts of"""
+    """id of the Summarizer whose contexts are learnt"""
     data: LatentData
     model: CdmModel
 
@@ -226,7 +226,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "control": ControlConfig,
 }
 OF_TRAINING = ("run", "seed", "data", "training", "init", "zoomldm", "autoencoder")
-"""keys that a finished run is not asked for"""
+"""keys that are not checked in a finished run"""
 
 
 def check_config(config: DictConfig, where: str = "config") -> None:
@@ -235,7 +235,7 @@ def check_config(config: DictConfig, where: str = "config") -> None:
 
 
 def check_finished(config: DictConfig, where: str) -> None:
-    """UserError for a config of a finished run that does not say which model it is, in known keys and values."""
+    """UserError for the config of a finished run that does not describe a model in known keys and values."""
     unread = [key for key in OF_TRAINING if (config.get("system"), key) != ("control", "data")]  # it says which scale
     check(_schema(config, where), OmegaConf.to_container(config), where, unread)
 
@@ -249,6 +249,6 @@ def _schema(config: DictConfig, where: str) -> type[Config]:
 
 
 def put(config: DictConfig, **values: Any) -> None:
-    """Set keys to what was found in files: text that is no reference."""
+    """Set keys to values found in files, as plain text without references."""
     for key, value in values.items():
         config[key] = resolved({key: value})[key]
