@@ -1,9 +1,9 @@
-"""ControlNet super-resolution, a baseline: a control trained for it steers a model whose weights stay as they are.
+"""ControlNet super-resolution, a baseline: a trained control network steers a frozen model.
 
     control = ControlModel.load("runs/control", model)
     image = control.enlarge(y, Unconditional(model))                # uint8 (h, w, 3) -> (f h, f w, 3)
 
-(paper, Table 3; Zhang et al. 2023.) Nothing holds the result to y: it is as near as the control learnt to keep it.
+(paper, Table 3; Zhang et al. 2023.) No constraint ties the result to y: how close it is depends on the control alone.
 
 Shapes: b, n windows, h, w pixels of y, f the factor.
 """
@@ -43,7 +43,7 @@ class ControlModel:
     id: str = ""
     """names the weights"""
     config_id: str = ""
-    """names what their config says of the network"""
+    """id of the network settings in the config"""
 
     @classmethod
     def load(cls, source: str | Path, model: ZoomLDM) -> "ControlModel":
@@ -59,7 +59,7 @@ class ControlModel:
 
     @property
     def weights(self) -> dict[str, str]:
-        """What names everything that its images depend on, besides the model and the settings."""
+        """Ids of everything that its images depend on, besides the model and the settings."""
         return {"control": self.id, "control config": self.config_id}
 
     def to(self, device: str | torch.device) -> "ControlModel":
@@ -70,7 +70,7 @@ class ControlModel:
 
     @property
     def scales(self) -> list[str]:
-        """Those of what comes out and of what goes in."""
+        """Scale of the output and scale of the input."""
         downsample = self.factor * self.model.ladder[self.scale].downsample
         return [self.scale, *(zoom.name for zoom in self.model.ladder if zoom.downsample == downsample)]
 
@@ -89,7 +89,7 @@ class ControlModel:
         return Shrink(self.factor).lift(y)
 
     def hint(self, y: Tensor) -> Tensor:
-        """What the control is told of patches y (b, 3, h, w): the latents of their enlargements."""
+        """The control's input for patches y (b, 3, h, w): the latents of their bicubic enlargements."""
         return self.model.encode(self.enlarged(y))
 
     def network(self, hint: Tensor) -> nn.Module:
@@ -97,7 +97,7 @@ class ControlModel:
         return Controlled(self.model.unet, self.control, hint)
 
     def steered(self, hint: Tensor) -> ZoomLDM:
-        """The model for the b patches that `hint` is of, in one batch."""
+        """The model, steered by `hint` (b, 3, h, w), for the b patches of that hint in one batch."""
         return replace(self.model, unet=self.network(hint))  # type: ignore[arg-type]
 
     def joint(
@@ -109,7 +109,7 @@ class ControlModel:
         seed: int = 0,
         batch_size: int = 16,
     ) -> Joint:
-        """The sampling of one canvas that is steered by `enlarged` (3, f h, f w), window by window."""
+        """Joint sampling of one canvas, steered window by window by `enlarged` (3, f h, f w)."""
         return SteeredJoint(
             model=self.model,
             scales=[self.scale],
@@ -126,7 +126,7 @@ class ControlModel:
 
 @dataclass(kw_only=True)
 class SteeredJoint(Joint):
-    """A canvas whose windows are steered by what `enlarged` (3, height, width) shows of them."""
+    """A canvas whose windows are steered by their part of `enlarged` (3, height, width)."""
 
     control: ControlModel
     enlarged: Tensor

@@ -1,1 +1,1 @@
-"""HDF5 files to batches."""
+"""From prepared slides (HDF5) to batches."""

@@ -1,17 +1,17 @@
 """Bags for multiple-instance learning: one HDF5 file per slide, in the form that CLAM and TRIDENT write.
 
-    features    (n, d) f32     a row for each tile
+    features    (n, d) f32     one row per tile
     coords      (n, 2) i64     x, y of the tile's first pixel at the slide's full resolution
-      attrs                    name, and the tile's side there as both tools call it: patch_size at patch_level 0,
+      attrs                    name, and the tile's side there in both tools' names: patch_size at patch_level 0,
                                patch_size_level0
     ij          (n, 2) i32     the tile's row and column on the grid of its scale
     attrs       format, slide_id, scales (finest first), identity: everything the features depend on, as JSON, of
-                which the inputs alone differ between slides; eligible: tiles with tissue that the slide has at the
-                finest scale, of which it may have been prepared for some (regions_per_scale), -1: not known;
+                which only the inputs differ between slides; eligible: tiles with tissue that the slide has at the
+                finest scale, of which only some may be prepared (regions_per_scale), -1: unknown;
                 digest: sha256 of the other attributes, as HDF5 has no checksum of them
 
-A region (i, j) of one scale lies in region (i // 2, j // 2) of the next. Fusing scales keeps a row for each tile of the
-finest one, with the features of the coarser regions around that tile beside its own (paper, Table 4).
+A region (i, j) of one scale lies in region (i // 2, j // 2) of the next. Fusing scales keeps one row per tile of the
+finest one: its own features and those of the coarser regions around it (paper, Table 4).
 
 Shapes: n tiles, d channels.
 """
@@ -55,7 +55,7 @@ class Bag:
     """of a tile, in pixels at full resolution"""
     identity: Identity = field(default_factory=partial(Identity, "features"))
     eligible: int = -1
-    """tiles with tissue that the slide has at the finest scale, of which these are some; -1: not known"""
+    """number of tiles with tissue at the finest scale, of which these may be a part; -1: unknown"""
 
 
 def place_l0(slide: SlideFile, scale: str, ij: NDArray[np.integer]) -> tuple[NDArray[np.int64], int]:
@@ -113,7 +113,7 @@ def write_bag(path: str | Path, bag: Bag) -> None:
 
 
 def digest(slide_id: str, scales: list[str], identity: str, side_l0: int, eligible: int) -> str:
-    """Names what a bag says of itself besides its datasets."""
+    """Digest of the attributes of a bag."""
     return hashlib.sha256(json.dumps([FORMAT, slide_id, scales, identity, side_l0, eligible]).encode()).hexdigest()
 
 
@@ -153,7 +153,7 @@ def read_bag(path: str | Path) -> Bag:
 
 
 def subsets(paths: Sequence[Path]) -> str:
-    """A line where bags hold some of their slides' tiles; empty where none says so. UserError as `read_bag`."""
+    """A message if bags hold only some of their slides' tiles, else empty. UserError as `read_bag`."""
     held, eligible, slides = 0, 0, 0
     for path in paths:
         with _opened(path) as file:
@@ -169,7 +169,7 @@ def subsets(paths: Sequence[Path]) -> str:
 
 
 def recipe(path: Path) -> Identity:
-    """How the features of a bag were made, whatever the slide. UserError as `read_bag`."""
+    """How the features of a bag were made, without what is specific to the slide. UserError as `read_bag`."""
     with _opened(path) as file:
         return replace(Identity.parse(file.attrs["identity"]), inputs={})
 
@@ -177,8 +177,8 @@ def recipe(path: Path) -> Identity:
 class BagFolder:
     """The features (n, d) of some slides' bags, read when asked for; the first MEMORY bytes of them are kept.
 
-    UserError for bags that were made in different ways, as an interrupted change of model leaves them, and for one that
-    is another slide's.
+    UserError for bags that were made in different ways, for example after an interrupted change of model, and for a bag
+    of another slide.
     """
 
     def __init__(self, folder: str | Path, slide_ids: Sequence[str]) -> None:

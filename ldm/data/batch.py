@@ -1,4 +1,4 @@
-"""Batch: what training consumes. b samples of any mix of scales.
+"""Batch: the input of a training step. b samples of any mix of scales.
 
 z_0        (b, 3, h, w)   latents, unquantised
 embedding  b grids (d, gh, gw), each at most 8x8, tokens normalised
@@ -17,7 +17,7 @@ from torch import Tensor
 class BatchRNG:
     """The randomness of one batch: batch `number` of run `seed`, samples [first, first + b) of all ranks' `total`.
 
-    Noise drawn from it depends on nothing else, so neither the number of processes nor an interruption changes it.
+    Noise drawn from it depends on nothing else: the number of processes and interruptions do not change it.
     """
 
     seed: int

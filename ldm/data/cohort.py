@@ -1,4 +1,4 @@
-"""A cohort: the prepared slides of a folder, all of one preparation, each once."""
+"""A cohort: the prepared slides of a folder, made with one set of settings, each once."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,8 +31,8 @@ def open_cohort(folder: str | Path) -> list[SlideFile]:
 def refuse_mixture(slides: Sequence[SlideFile]) -> None:
     """UserError when two slides have one id, or were prepared with different settings: both files, and what differs.
 
-    Slides of earlier versions do not record their settings: they are checked for SHARED alone and refused beside
-    others.
+    Slides of earlier versions do not record their settings: only SHARED is checked for them, and they are not mixed
+    with slides that do.
     """
     paths: dict[str, Path] = {}
     first = slides[0]
@@ -52,7 +52,7 @@ def refuse_mixture(slides: Sequence[SlideFile]) -> None:
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any], owner: str) -> str:
-    """What is otherwise in `found` than in `expected`, which are of `owner`; empty when nothing is."""
+    """Differences of `found` from `expected`, the settings of `owner`; empty when there are none."""
     keys = [key for key in dict.fromkeys([*found, *expected]) if found.get(key) != expected.get(key)]
     return "; ".join(
         f"{key} is {_shown(found.get(key))}, but {owner if key == keys[0] else 'there'} has {_shown(expected.get(key))}"

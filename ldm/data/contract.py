@@ -1,7 +1,7 @@
-"""What a prepared slide must hold before anything is read of it; the layout itself is told in ldm/data/h5.py.
+"""Checks of a prepared slide before anything is read from it; the layout is described in ldm/data/h5.py.
 
-A file may come from anywhere. So its attributes are of the right type and finite, its tables have the ranks, types and
-lengths that belong together, lie in the file itself under checksums, and are as large on disk as they say they are.
+Files are untrusted. Attributes must have the right type and be finite; datasets must have consistent ranks, types and
+lengths, lie in the file itself with checksums, and occupy as many bytes on disk as their shape needs.
 
 Shapes: n regions of a scale, d channels, s a latent's side.
 """
@@ -53,7 +53,7 @@ OPTIONAL = {
 POSITIVE = {"tile_px", "base_mpp", "mpp_l0", "level_mpp", "resampling", "read_mpp", "width_l0", "height_l0"}
 NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list of names"}
 LARGEST = {"latents": 1e3, "embeddings": 1e4}
-"""magnitude of a value: what networks give is far below, what a damaged one gives is often just below float16's end"""
+"""largest magnitude of a value: outputs of networks are far below, those of damaged ones often near float16's limit"""
 COMPRESSION = 1100
 """that deflate cannot exceed"""
 
@@ -64,7 +64,7 @@ class Kind(NamedTuple):
     rank: int
     types: str
     bytes: int | None = None
-    """of a value, where only one size is right"""
+    """values of attributes for which only one value is right"""
 
 
 TABLES = {
@@ -120,7 +120,7 @@ def _suits(key: str, value: Any, kind: type) -> bool:
 
 
 def _is_transform(text: str) -> bool:
-    """Whether `text` is six finite numbers that do not map the plane onto a line."""
+    """Whether `text` is six finite numbers of an invertible transform."""
     try:
         a, b, c, d, e, f = map(float, text.split())
     except ValueError:
@@ -150,11 +150,11 @@ TEXTS: dict[str, tuple[Callable[[str], bool], str]] = {
     "settings": (_is_settings, "JSON as the preparation writes it"),
     "eligible": (_is_counts, "JSON of counts by scale"),
 }
-"""what a text that is there must say"""
+"""required content of optional text attributes"""
 
 
 Find = Callable[[str], h5py.Dataset | None]
-"""the dataset of a name, checked to lie in the file under checksums; None where there is none"""
+"""dataset by name, checked to lie in the file with checksums; None where there is none"""
 
 
 def check_members(path: Path, root: h5py.Group, zooms: Ladder) -> None:
@@ -169,7 +169,7 @@ def check_members(path: Path, root: h5py.Group, zooms: Ladder) -> None:
 
 
 def check_datasets(path: Path, find: Find, attrs: Mapping[str, Any], zooms: Ladder) -> list[str]:
-    """The names of a slide's datasets. UserError for one that is missing or not as the others and `attrs` ask.
+    """Names of a slide's datasets. UserError for one that is missing or inconsistent with the others or with `attrs`.
 
     `attrs` have passed `check_attributes`.
     """
@@ -217,7 +217,7 @@ def _latent_side(path: Path, folder: str, shape: tuple[int, ...], tile_px: int) 
 
 
 class _Checker:
-    """Shapes of datasets, each checked by itself."""
+    """Checks each dataset by itself, and gives its shape."""
 
     def __init__(self, path: Path, find: Find) -> None:
         self.path, self._find = path, find

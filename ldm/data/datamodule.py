@@ -30,13 +30,13 @@ KINDS = ("latents", "images", "pairs")
 
 
 def ignore_signals(worker: int) -> None:
-    """For a worker: signals reach whole process groups, but the training process alone decides when to stop."""
+    """For a worker: signals reach the whole process group, but only the training process decides when to stop."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 class CountFrom(Sampler[int]):
-    """start, start + 1, ... without end; a batch of the datasets here is known by its number."""
+    """start, start + 1, ... without end: the numbers of batches."""
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -46,7 +46,7 @@ class CountFrom(Sampler[int]):
 
 
 class ValidationBatches(Dataset[Any]):
-    """The fixed picks in order, a batch at a time, each with its own stream: noise is the same at every visit."""
+    """Fixed regions in order, in batches; each batch has its own seed, so its noise is the same at every validation."""
 
     def __init__(self, picks: list[Pick], batch_size: int, kind: str) -> None:
         self.parts = [picks[first : first + batch_size] for first in range(0, len(picks), batch_size)]
@@ -104,7 +104,7 @@ class CohortData(pl.LightningDataModule):
         self.batch_size, self.seed, self.kind, self.crop_px = batch_size, seed, kind, crop_px
         self.validation_per_scale, self.workers = validation_per_scale, workers
         self.trained = 0
-        """batches trained on before this process started"""
+        """number of batches trained on before this process started"""
 
     def batches(self, rank: int = 0, world: int = 1) -> Dataset[Any]:
         """The endless training batches of one rank."""

@@ -1,7 +1,7 @@
-"""Prepared slides as batches. Item k of a dataset is batch k: a pure function of (seed, k).
+"""Batches of prepared slides. Item k of a dataset is batch k: a pure function of (seed, k).
 
-A scale is drawn uniformly, then a region of that scale, whatever slide it lies on (paper, section 4.1.1). Ranks draw
-the same global batch and keep their own rows, so they are disjoint, and a run that was interrupted asks for the next k.
+A scale is drawn uniformly, then a region of that scale, whatever slide it lies on (paper, section 4.1.1). All ranks
+draw the same global batch and keep their own rows, so these are disjoint; a resumed run continues with the next k.
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ class Cohort:
 
 
 class _Batches(Dataset[Any]):
-    """Item k is this rank's part of global batch k; see the subclasses for what a batch holds."""
+    """Item k is this rank's part of global batch k; subclasses define its content."""
 
     def __init__(self, cohort: Cohort, seed: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.cohort, self.seed, self.batch_size, self.rank, self.world = cohort, seed, batch_size, rank, world

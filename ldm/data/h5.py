@@ -1,10 +1,10 @@
 """A prepared slide: one HDF5 file, the contract between preparation and training.
 
     attrs                       format, slide_id, source, width_l0, height_l0, base_mpp, kind, scales, tile_px,
-                                encoder, autoencoder, latents_id (which encoding) ...
-                                settings: JSON of all that the content depends on, {"cohort": what the slides of a
-                                cohort share, "slide": what is this one's}
-                                eligible: JSON, by scale, the regions of which some were drawn (regions_per_scale)
+                                encoder, autoencoder, latents_id (id of the encoding) ... settings: JSON of everything
+                                that the content depends on, {"cohort": what the slides of a cohort share, "slide": what
+                                is specific to this one} eligible: JSON, by scale, the regions of which some were drawn
+                                (regions_per_scale)
     unreadable                  (n, 2) i64                       level-0 corners of base tiles that were left out
     embeddings/0                (rows, cols, d) f16              base tiles' embeddings on the slide's whole grid
     embeddings/k                (rows / 2^k, cols / 2^k, d) f16  their k-fold 2x2 means
@@ -17,7 +17,7 @@
 
 A region (i, j) of scale s covers base tiles [i 2^s, (i+1) 2^s) x [j 2^s, (j+1) 2^s); its condition is a window of at
 most 8x8 tokens of one level of the embedding pyramid. One chunk per latent, uncompressed. Every dataset carries
-fletcher32, nothing has variable length, and the file's own metadata is checksummed: no flipped bit is silent.
+fletcher32, nothing has variable length, and the file's own metadata is checksummed, so that flipped bits are detected.
 """
 
 import io
@@ -43,11 +43,11 @@ from ldm.support.typed import typed
 
 _BLOCK_BYTES = 2**26
 PNG_DEPTH = 24
-"""offset of the byte that says how many bits a sample of a PNG has"""
+"""offset of a PNG's bit-depth byte"""
 
 
 def _decode(value: Any) -> Any:
-    """An attribute as SlideWriter was given it; anything else stays as HDF5 has it, for the contract to refuse."""
+    """An attribute in the type that SlideWriter was given; other types stay as they are, for the checks to refuse."""
     if isinstance(value, np.ndarray):
         texts = value.ndim == 1 and value.dtype.kind == "S"
         return [text.decode(errors="surrogateescape") for text in value.tolist()] if texts else value
@@ -81,7 +81,7 @@ def _blocks(dataset: h5py.Dataset) -> tuple[int, int, int]:
 
 
 def _decoded(content: bytes, side: int, decode: bool) -> NDArray[np.uint8]:
-    """(side, side, 3) of a JPEG or PNG; OSError for another format, size, or colours other than 8-bit RGB."""
+    """Decode a JPEG or PNG to (side, side, 3). OSError for another format, another size or other than 8-bit RGB."""
     try:
         image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
     except UnidentifiedImageError as error:
@@ -116,12 +116,12 @@ class SlideFile:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """How the slide was prepared, as far as the slides of a cohort share it; earlier versions did not record it."""
+        """The settings that the slides of a cohort share; empty in files of earlier versions."""
         found = _json(self.attrs.get("settings", "")).get("cohort", {})
         return found if isinstance(found, dict) else {}
 
     def eligible(self, scale: str) -> int | None:
-        """Regions of `scale` with the tissue asked for, of which the file holds some; None where it does not say."""
+        """Number of regions of `scale` with enough tissue, of which the file holds some; None if not recorded."""
         found = _json(self.attrs.get("eligible", "")).get(scale)
         return found if isinstance(found, int) else None
 
@@ -169,7 +169,7 @@ class SlideFile:
             self._image(scale, row, slice(start, end), decode=row == len(ends) - 1)
 
     def _image(self, scale: str, row: int, where: slice, decode: bool = True) -> NDArray[np.uint8]:
-        """One image; empty where only its header is to be checked."""
+        """One image; empty when only its header is checked."""
         content = self._read(f"scales/{scale}/images", where).tobytes()
         try:
             return _decoded(content, self.attrs["tile_px"], decode)
@@ -182,7 +182,7 @@ class SlideFile:
         return {name: self._guarded(name, lambda dataset: dataset.shape) for name in self._names}
 
     def blocks(self, name: str) -> Iterator[NDArray[Any]]:
-        """All of a dataset as stored, some megabytes at a time along its first axis; that checks every checksum."""
+        """A whole dataset as stored, some megabytes at a time along its first axis; this verifies every checksum."""
         rows, row_bytes, chunk = self._guarded(name, _blocks)
         step = max(chunk, _BLOCK_BYTES // max(1, row_bytes) // chunk * chunk)
         for start in range(0, rows, step):
@@ -240,7 +240,7 @@ class SlideFile:
         return self._guarded(name, lambda dataset: dataset[where])
 
     def _guarded(self, name: str, read: Callable[[Any], Any]) -> Any:
-        """`read` the object `name`, its handle kept for the next time."""
+        """Call `read` on the object `name`, whose handle is cached."""
         try:
             if self._process != os.getpid():
                 self._objects = {"/": self._open()}
@@ -257,7 +257,7 @@ class SlideFile:
             raise UserError(f"{self.path}: {name} is damaged ({error}); prepare this slide again") from error
 
     def _check(self) -> None:
-        """Hold a file that was just opened to the contract."""
+        """Check the layout of a file that was just opened."""
         root = self._objects["/"]
         attrs = _attributes(root)
         zooms = check_attributes(self.path, attrs)
@@ -267,7 +267,7 @@ class SlideFile:
         )
 
     def _checksummed(self, name: str) -> h5py.Dataset:
-        """The dataset `name`. One that lies in another file, or anywhere without checksums, is none of ours."""
+        """The dataset `name`. Datasets in other files, and without checksums, are refused."""
         root = self._objects["/"]
         found = root[name]
         if not isinstance(found, h5py.Dataset) or found.file.filename != root.filename or not found.fletcher32:

@@ -1,14 +1,15 @@
-"""Slide ids: the path of a slide below its folder, without suffix, in an alphabet that every file system takes.
+"""Slide ids: the path of a slide below its folder, without suffix, in characters that every file system supports.
 
 Letters, marks and digits of any script (Unicode categories L, M, N), composed as NFC, and `.`, `_`, `-`; `/` between
-parts, none of which starts with a dot. An id names files below a folder and nothing else.
+parts, none of which starts with a dot. An id can only name files below a folder.
 """
 
 import hashlib
 import unicodedata
 
 LONGEST = 180
-"""bytes of one part, the rest is a digest: temporary names add to it, and file systems stop at 255"""
+"""largest length of a part in bytes, the rest becomes a digest: temporary names are longer, and file systems stop at
+255"""
 
 
 def safe_id(path: str) -> str:

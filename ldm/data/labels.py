@@ -12,7 +12,7 @@ from ldm.errors import UserError
 from ldm.support.csv_table import Row, is_known, read_csv, refuse_variants
 
 UNCLEAR = {"none", "-", "--", "."}
-"""a label, or that there is none"""
+"""texts that may be a label or mean that there is none"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +23,13 @@ class Labels:
     values: NDArray[np.int64]
     """(m,) 0 or 1"""
     names: list[str]
-    """what 0 and 1 stand for"""
+    """names of label 0 and label 1"""
     patients: list[str]
     unlabelled: int = 0
-    """rows of the file that were left out, as they give no label"""
+    """number of rows without a label, which were left out"""
 
     def only(self, slides: set[str]) -> "Labels":
-        """Those of some slides. UserError when they do not have both labels."""
+        """The labels of some slides. UserError unless both labels occur."""
         kept = [i for i, slide in enumerate(self.slides) if slide in slides]
         found = sorted({self.names[i] for i in self.values[kept]})
         if len(found) < 2:
@@ -41,7 +41,7 @@ class Labels:
         return replace(self, slides=[self.slides[i] for i in kept], values=self.values[kept], patients=patients)
 
     def shuffled(self, seed: int) -> "Labels":
-        """The same slides, their patients with each other's labels; a patient of two labels counts by the last."""
+        """The same slides with labels permuted between patients; a patient with both labels counts by the last."""
         label_of = dict(zip(self.patients, self.values.tolist(), strict=True))
         mixed = np.random.default_rng(seed).permutation(list(label_of.values()))
         other = dict(zip(label_of, mixed.tolist(), strict=True))
@@ -56,11 +56,11 @@ class Labels:
 def read_labels(path: str | Path) -> Labels:
     """Slides are named as their bags are, without .h5. A slide without a label is left out, and counted.
 
-    A patient not given is read off the slide's TCGA barcode, or is the slide itself. The two labels are taken in order
-    of the alphabet (numbers in theirs).
+    A missing patient is taken from the slide's TCGA barcode, or is the slide itself. The two labels are sorted
+    alphabetically (numbers numerically).
 
     UserError for a file without the columns, a slide named twice, more or fewer than two labels, and labels or patients
-    that differ in spelling alone.
+    that differ only in spelling.
     """
     every = read_csv(path, ["slide", "label"], ["patient"]).rows
     _refuse_repeats(path, every)

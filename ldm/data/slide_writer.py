@@ -1,4 +1,4 @@
-"""Writes a prepared slide; what it holds is said in ldm/data/h5.py."""
+"""Writes a prepared slide; the layout is described in ldm/data/h5.py."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ _CHUNK_BYTES = 2**16
 
 
 class SlideWriter:
-    """Writes one slide; the file appears under its name only once it is whole.
+    """Writes one slide atomically: the file appears under its name only when it is complete.
 
     with SlideWriter(path, attrs) as writer:
         writer.create_embeddings(rows, cols, width, levels)
@@ -31,7 +31,7 @@ class SlideWriter:
     def __init__(self, path: str | Path, attrs: Mapping[str, Any], needed: Callable[[], int] | None = None) -> None:
         """`attrs`: str, int, float or a list of str; `format` is added. Strings longer than 60 kB do not fit.
 
-        `needed`: about how many bytes the file will take, for the error of a full disk.
+        `needed`: approximate size of the file in bytes, for the error of a full disk.
         """
         self.path, self._needed = Path(path), needed
         self._attrs = {"format": FORMAT, **attrs}
@@ -52,7 +52,7 @@ class SlideWriter:
         self._stack.__exit__(kind, error, trace)
 
     def create_embeddings(self, rows: int, cols: int, width: int, levels: int) -> None:
-        """Make room for `levels` levels of the pyramid over (rows, cols) base tiles of `width` channels."""
+        """Create `levels` levels of the pyramid over (rows, cols) base tiles of `width` channels."""
         for level in range(levels):
             shape = (rows >> level, cols >> level, width)
             chunks = (min(_CHUNK_TILES, shape[0]), min(_CHUNK_TILES, shape[1]), width)
@@ -79,7 +79,7 @@ class SlideWriter:
     ) -> None:
         """Add n regions: `ij` (n, 2), `tissue` and `valid` (n,), `latents` (n, 3, h, w), `images` n encoded files.
 
-        An empty first call makes the tables of a scale that has no region.
+        An empty first call creates the datasets of a scale that has no region.
         """
         self._extend(f"scales/{scale}/ij", np.asarray(ij, np.int32), _CHUNK_ROWS)
         self._extend(f"scales/{scale}/tissue", np.asarray(tissue, np.float32), _CHUNK_ROWS)
@@ -95,7 +95,7 @@ class SlideWriter:
             self._extend(f"scales/{scale}/image_ends", ends, _CHUNK_ROWS)
 
     def write_unreadable(self, corners_l0: Sequence[tuple[int, int]]) -> None:
-        """List the (x, y) of base tiles that could not be read, when there are any."""
+        """Store the (x, y) of base tiles that could not be read, if any."""
         if corners_l0:
             self._extend("unreadable", np.array(corners_l0, np.int64), _CHUNK_ROWS)
 
@@ -130,7 +130,7 @@ def _finite(values: NDArray[np.floating], what: str, largest: float) -> NDArray[
 
 
 def _encode(value: str | int | float | Sequence[str]) -> Any:
-    """Text becomes fixed-length bytes: HDF5 keeps variable-length text outside its checksums."""
+    """Text as fixed-length bytes: HDF5 stores variable-length text outside its checksums."""
     if isinstance(value, str):
-        return np.bytes_(value.encode(errors="surrogateescape"))  # a file's name may be no text
+        return np.bytes_(value.encode(errors="surrogateescape"))  # file names need not be valid text
     return value if isinstance(value, int | float) else np.array([text.encode() for text in value])

@@ -1,13 +1,13 @@
-"""Which slides a cohort trains on: a file that is written once and read by training and evaluation alike.
+"""The split of a cohort: a file that says which slides train, validate and test.
 
     # seed=0 validation=0.05 test=0.05
     slide,patient,part
     TCGA-A1-A0SB-01Z-00-DX1.00aa,TCGA-A1-A0SB,train
 
-A patient is in one part. Which one follows from (seed, patient) alone: the hash of both, as a number in [0, 1), is
-validation below the first share, test below the sum of both, else training; in a small cohort, an empty part is given
-one. So slides that are added later move none that is there, and what a file says already is never decided again. People
-may edit it; leakage is refused.
+All slides of a patient are in one part, which depends on (seed, patient) alone: their hash, as a number in [0, 1),
+means validation below the first share, test below the sum of both, else training. In a small cohort, a part that would
+be empty gets one patient. Slides that are added later never move those that are listed. The file may be edited by hand;
+a patient in two parts is refused.
 """
 
 import csv
@@ -28,16 +28,16 @@ from ldm.support.files import atomic_write
 from ldm.support.typed import typed
 
 NAME = "splits.csv"
-"""of a cohort's own file"""
+"""file name in the cohort's folder"""
 PARTS = ("train", "validation", "test")
 COLUMNS = ["slide", "patient", "part"]
 BARCODE = re.compile(r"TCGA-\w{2}-\w{4}(?=$|[-._])", re.IGNORECASE | re.ASCII)
-"""project, site and participant; sample and slide follow. File systems and scripts may have made it lower case"""
+"""TCGA barcode: project, site and participant, before sample and slide; may be in lower case"""
 SETTINGS = re.compile(r"# seed=(\d+) validation=([\d.e-]+) test=([\d.e-]+)\s*$", re.ASCII)
 
 
 class Shares(NamedTuple):
-    """How patients are dealt out; the rest trains."""
+    """Shares of patients for validation and test; the rest is for training."""
 
     seed: int = 0
     validation: float = 0.05
@@ -52,7 +52,7 @@ class Line(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Lines by slide id, and how those to come are dealt out."""
+    """Lines by slide id, and the shares for further slides."""
 
     lines: dict[str, Line]
     shares: Shares
@@ -73,25 +73,25 @@ def patient_of(slide_id: str) -> str:
 
 
 def same_patient(name: str) -> str:
-    """A patient's name as somebody wrote it; TCGA's participants are told in capitals."""
+    """Normalised name of a patient; TCGA participants are written in capitals."""
     return name.upper() if BARCODE.fullmatch(name) else name
 
 
 def patient_stated(cells: Mapping[str, str]) -> str:
-    """The patient that a row of a table names; empty where it names none."""
+    """The patient named by a row of a table; empty if none."""
     stated = cells.get("patient", "")
     return same_patient(stated) if is_known(stated) else ""
 
 
 def draw(seed: int, patient: str) -> float:
-    """The patient's number in [0, 1)."""
+    """Hash of (seed, patient) as a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(f"{seed} {patient}".encode()).digest()[:8]) / 2**64
 
 
 def extend(split: Split, patients: Mapping[str, str]) -> Split:
     """Add the slides of `patients` (slide id -> patient) that `split` lacks; those it has stay as they are.
 
-    A part with a share that would stay empty takes a new patient from the fullest, or from one named after it.
+    A part with a share that would stay empty takes a new patient from the fullest, or from a later part.
     UserError for shares out of range, for a slide of another patient than before, for a patient of two spellings.
     """
     seed, validation, test = split.shares
@@ -122,7 +122,7 @@ def extend(split: Split, patients: Mapping[str, str]) -> Split:
 
 
 def _fill(new: dict[str, list[str]], known: Counter[str], wanted: Sequence[str]) -> None:
-    """Move a patient of `new` into each of the `wanted` parts that is empty, as far as others can spare one."""
+    """Move a patient of `new` into each empty part of `wanted`, where another part has more than one."""
     for place, part in enumerate(wanted):
         sizes = {other: len(new[other]) + known[other] for other in wanted}
         donors = [other for other in wanted if new[other] and (sizes[other] > 1 or other in wanted[place + 1 :])]
@@ -132,7 +132,7 @@ def _fill(new: dict[str, list[str]], known: Counter[str], wanted: Sequence[str])
 
 
 def read_split(path: str | Path) -> Split:
-    """UserError, with the line, when the file is missing or no split, and when a patient is in two parts."""
+    """UserError, with the line, when the file is missing or not a split, and when a patient is in two parts."""
     if not Path(path).is_file():
         raise UserError(f"{path}: is no split file; make it with {typed('splits')} --cohort {Path(path).parent}")
     table = read_csv(path, COLUMNS)
@@ -154,7 +154,7 @@ def read_split(path: str | Path) -> Split:
 
 
 def _shares(path: Path) -> Shares:
-    """What the first line says of how patients were dealt out; the defaults where it does not speak of it."""
+    """Seed and shares in the first line; defaults where it has none."""
     first = path.read_text(encoding="utf-8-sig").partition("\n")[0].rstrip()
     if not (first.startswith("#") and "seed" in first):
         return Shares()
@@ -178,7 +178,7 @@ def _refuse_leakage(path: str | Path, lines: Mapping[str, Line]) -> None:
 
 
 def write_split(path: str | Path, split: Split) -> None:
-    """The whole file, or what was there before."""
+    """Write the file atomically."""
     text = io.StringIO()
     text.write("# seed={} validation={} test={}\n".format(*split.shares))
     rows = csv.writer(text, lineterminator="\n")
@@ -190,8 +190,8 @@ def write_split(path: str | Path, split: Split) -> None:
 def folds(patients: Sequence[str], labels: Sequence[str], k: int, seed: int = 0) -> NDArray[np.intp]:
     """(n,) the fold, 0 to k - 1, of each of n slides: those of a patient share one, labels are spread evenly.
 
-    A patient counts by its most frequent label. Patients of a label are dealt out in the order of their numbers, each
-    label going on where the last one ended. UserError when a label has fewer than `k` patients.
+    A patient counts by its most frequent label. The patients of a label are distributed in the order of their hashes,
+    each label continuing where the last one ended. UserError when a label has fewer than `k` patients.
     """
     labels_of: dict[str, Counter[str]] = defaultdict(Counter)
     for patient, label in zip(patients, labels, strict=True):

@@ -10,15 +10,15 @@ from ldm.scales import Scale
 
 Pixels = NDArray[np.uint8]
 Pictures = Callable[[SlideFile, str, Sequence[int]], Sequence[Pixels]]
-"""gives those of some regions, by scale and rows"""
+"""images of regions, by scale and rows"""
 LONGEST_PX = 1024
 BLANK = 255
 
 
 def thumbnail(slide: SlideFile, pictures: Pictures) -> tuple[Pixels, float]:
-    """The slide (H, W, 3), at most LONGEST_PX long where its ladder allows, and full-resolution pixels per pixel.
+    """Thumbnail (H, W, 3), at most LONGEST_PX long where the ladder allows, and its full-resolution pixels per pixel.
 
-    Made of the `pictures` of the finest scale that fits.
+    Assembled from the `pictures` of the finest scale that fits.
     """
     rows, cols = slide.grid
     tile_px = int(slide.attrs["tile_px"])

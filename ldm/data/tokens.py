@@ -1,10 +1,10 @@
-"""Tokens: what the Summarizer sees of an embedding."""
+"""Tokens: embeddings as the Summarizer takes them."""
 
 import torch
 from torch import Tensor
 
 TOKENS = 65
-"""of a context: 64 places and the scale"""
+"""tokens of a context: 64 places and the scale"""
 
 
 def normalize_tokens(grid: Tensor) -> Tensor:

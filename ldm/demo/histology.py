@@ -1,8 +1,8 @@
-"""Procedural H&E slides with something to see at every zoom, a function of the seed alone.
+"""Procedural H&E slides with structure at every scale, a function of the seed alone.
 
-Seen from afar: a tissue outline, tumour nests, fat lobules, lymphoid follicles. Closer: stroma flowing around the
-nests, glands with lumens, vessels. At full resolution: nuclei, fibres, cell membranes. The layout, the textures, the
-nuclei and the stain are all drawn from the slide's own seed, so two slides share nothing but the recipe.
+Coarse scales show a tissue outline, tumour nests, fat lobules and lymphoid follicles; intermediate scales show stroma
+around the nests, glands with lumens, vessels; full resolution shows nuclei, fibres, cell membranes. Layout, textures,
+nuclei and stain are all drawn from the slide's seed.
 
 Colour follows Beer and Lambert: intensity = glass * exp(-(hematoxylin * od_h + eosin * od_e)), per channel.
 Shapes: n points (y, x) in base pixels; distances in base pixels, positive inside.
@@ -36,7 +36,7 @@ GLASS = np.array([244, 243, 245], np.float32)
 
 @dataclass(frozen=True)
 class Textures:
-    """Periodic tiles (TILE, TILE) of one slide: noise of deviation 1, distances to cell walls in pixels."""
+    """Periodic tiles (TILE, TILE) of one slide: noise of standard deviation 1, distances to cell walls in pixels."""
 
     fine: Array
     middle: Array
@@ -66,16 +66,16 @@ def textures(rng: np.random.Generator, nucleus_spacing: float) -> Textures:
 
 @dataclass(frozen=True)
 class Character:
-    """What sets one slide's cells and stain apart from another's."""
+    """Parameters of one slide's cells and stain."""
 
     nucleus_px: float
     """half length of a tumour nucleus"""
     spacing: float
-    """tumour nuclei lie this far apart, in pixels"""
+    """distance between tumour nuclei in pixels"""
     crowding: float
-    """share of the stroma's places taken by a spindle nucleus"""
+    """density of spindle nuclei in the stroma, 0 to 1"""
     slits: float
-    """how readily the stroma splits"""
+    """how easily the stroma splits"""
     od_h: Array
     od_e: Array
 
@@ -98,7 +98,7 @@ def character(rng: np.random.Generator) -> Character:
 def stamp_nuclei(
     rng: np.random.Generator, maps: RegionMaps, look: Character, tiles: Textures, size_px: int
 ) -> ImageCanvas:
-    """Every nucleus of the slide: tumour, necrotic debris, spindle cells of the stroma, vessels, lymphocytes."""
+    """Draw all nuclei of the slide: tumour, necrotic debris, spindle cells of the stroma, vessels, lymphocytes."""
     canvas = ImageCanvas(size_px)
     px, vesicular = look.nucleus_px, rng.uniform(0, 0.5)
     tumour = Spot((0.8 * px, 1.3 * px), (0.65 * px, 0.95 * px), (0.75, 1.25), vesicular, dots=rng.uniform(0, 0.8))
@@ -145,7 +145,7 @@ def flow_angle(maps: RegionMaps, points: Array) -> Array:
 
 
 class Painter:
-    """Paints one block: layers of (hematoxylin, eosin), each laid over those before it."""
+    """Renders one block: layers of (hematoxylin, eosin), each composited over those before it."""
 
     def __init__(self, maps: RegionMaps, tiles: Textures, look: Character, corner: tuple[int, int]) -> None:
         self.maps, self.tiles, self.look, self.corner = maps, tiles, look, corner
@@ -164,7 +164,7 @@ class Painter:
         return float(self.maps.near(name, *self.corner).max()) > -margin
 
     def lay(self, mask: Array, hematoxylin: Array | float, eosin: Array | float) -> None:
-        """Cover what is there by `mask` (0..1)."""
+        """Composite a layer over the present ones, with opacity `mask` (0..1)."""
         self.hematoxylin += mask * (hematoxylin - self.hematoxylin)
         self.eosin += mask * (eosin - self.eosin)
 

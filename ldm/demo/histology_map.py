@@ -1,4 +1,4 @@
-"""Where everything lies on a procedural H&E slide: tissue, tumour nests, fat, vessels, lymphocytes, flow of the stroma.
+"""Layout of a procedural H&E slide: tissue, tumour nests, fat, vessels, lymphocytes, direction of the stroma.
 
 Shapes: m samples of a region map (size / STEP). Distances and wavelengths in base pixels; distances positive inside.
 """
@@ -37,7 +37,7 @@ class Layout:
 
 
 def tissue_map(layout: Layout) -> Array:
-    """One or two pieces of tissue, now and then with a tear."""
+    """One or two pieces of tissue, some with a tear."""
     size, rng = layout.size_px, layout.rng
     pieces = layout.ellipses(int(rng.integers(1, 3)), (0.34 * size, 0.6 * size), where=(0.3, 0.7))
     tissue = pieces + 0.09 * size * layout.noise(0.35 * size) + 45 * layout.noise(420) + 8 * layout.noise(110)
@@ -46,7 +46,7 @@ def tissue_map(layout: Layout) -> Array:
 
 
 def nest_maps(layout: Layout) -> dict[str, Array]:
-    """Tumour: solid nests, infiltrating cords, and what lies inside them (lumens of glands, necrosis)."""
+    """Tumour: solid nests, infiltrating cords, and lumens of glands and necrosis inside them."""
     rng = layout.rng
     count = int(rng.integers(3, 16) * layout.area) + 1
     solid = layout.ellipses(count, (110, 400)) + 34 * layout.noise(330) + 8 * layout.noise(90)
@@ -60,9 +60,9 @@ def nest_maps(layout: Layout) -> dict[str, Array]:
 
 
 def region_maps(rng: np.random.Generator, size_px: int, follicles: int | None = None) -> RegionMaps:
-    """Where everything lies on a slide.
+    """The region maps of a slide.
 
-    `follicles` sets how many lymphoid follicles are drawn, and moves nothing else; 0: lymphocytes nowhere lie together.
+    `follicles` sets the number of lymphoid follicles and changes nothing else; 0: no clusters of lymphocytes.
     """
     layout = Layout(rng, size_px)
     maps = {"tissue": tissue_map(layout)} | nest_maps(layout)

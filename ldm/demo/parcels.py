@@ -1,4 +1,4 @@
-"""Fields and streets: a rectangle split again and again, coarse roads first, down to fields or to blocks of houses.
+"""Fields and streets: a rectangle split recursively by roads, down to fields or blocks of houses.
 
 Shapes: p side of the parcel map, in samples of PARCEL_STEP base pixels; (v, u) coordinates in it.
 """

@@ -1,8 +1,7 @@
-"""Procedural farmland from above, red, green, blue and near infrared, a function of the seed alone.
+"""Procedural satellite scenes of farmland in red, green, blue and near infrared, a function of the seed alone.
 
-Seen from afar: forest, a river, a patchwork of fields, villages. Closer: roads, crop rows, tree crowns, roofs and their
-shadows. Fields and streets are drawn in a plane of their own, (v, u), which a rotation and a slow warp lay over the
-scene; so roads bend and fields are never quite square.
+Coarse scales show forest, a river, fields and villages; fine scales show roads, crop rows, tree crowns, roofs and their
+shadows. Fields and streets are drawn in coordinates (v, u), which a rotation and a smooth warp map to the scene.
 
 Shapes: n points (y, x) in base pixels (metres); s side of an object's picture. Distances in base pixels, positive
 inside; reflectances in 4 bands, 1.0 is white.
@@ -61,9 +60,9 @@ class Crowns:
     light: Array
     """brightness around 0"""
     solid: Array
-    """whether the pixel lies on a crown, not in a gap between crowns"""
+    """whether the pixel lies on a crown"""
     offset: Array
-    """(2, TILE, TILE) way from the pixel to the middle of its crown, in pixels: a wood ends with whole crowns"""
+    """(2, TILE, TILE) offset from the pixel to the centre of its crown, in pixels: forests end with whole crowns"""
 
 
 def draw_crowns(rng: np.random.Generator, spacing: float) -> Crowns:
@@ -92,7 +91,7 @@ def draw_crowns(rng: np.random.Generator, spacing: float) -> Crowns:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is drawn once for the whole scene."""
+    """What is computed once for the whole scene."""
 
     maps: RegionMaps
     parcels: Parcels
@@ -103,7 +102,7 @@ class Scene:
 
 
 def plan(rng: np.random.Generator, size_px: int) -> Scene:
-    """Where everything lies: the warped plane of parcels, and maps of forest, river, villages, soil."""
+    """The layout: warped parcels, and maps of forest, river, villages, soil."""
     samples = size_px // STEP
     period = samples + samples // 2
 
@@ -165,7 +164,7 @@ def put_trees(rng: np.random.Generator, objects: Objects, points: Array) -> None
 
 
 def put_houses(rng: np.random.Generator, objects: Objects, points: Array, turn: float) -> None:
-    """Gabled houses along the streets: two halves of a roof, one in the light."""
+    """Gabled houses along the streets: two halves of a roof, one of them lit."""
     y, x = np.mgrid[-20:21, -20:21].astype(np.float32)
     for centre in points:
         angle = turn + rng.choice([0, np.pi / 2]) + rng.normal(0, 0.04)

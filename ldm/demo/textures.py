@@ -1,7 +1,8 @@
 """Parts of the procedural images: noise, cell mosaics, stamped sprites, and region maps at 1/8 resolution.
 
-A scene is a set of region maps (where things are, in base pixels, sampled every STEP pixels) that a painter raises to
-full resolution block by block, adds small texture tiles to, and cuts at zero: crisp edges of any shape for little cost.
+A scene is a set of region maps (signed distances and densities in base pixels, sampled every STEP pixels). They are
+interpolated to full resolution block by block, small texture tiles are added, and thresholding at zero gives sharp
+edges.
 
 Shapes: h, w samples; n points, given as (n, 2) rows of (y, x) in base pixels; s side of a sprite in pixels.
 """
@@ -19,7 +20,7 @@ from scipy.spatial import cKDTree
 Array = NDArray[Any]
 
 BLOCK = 256
-"""side of the squares that are painted at a time, in base pixels"""
+"""side of the blocks that are rendered at a time, in base pixels"""
 STEP = 8
 """base pixels per sample of a region map"""
 TILE = 1024
@@ -92,7 +93,7 @@ class RegionMaps:
         return ndimage.map_coordinates(self._maps[name], points.T / STEP - 0.5, order=1, mode="nearest")
 
     def near(self, name: str, y: int, x: int) -> Array:
-        """The samples that block (y, x) depends on: their maximum says whether the block needs the map at all."""
+        """The samples that block (y, x) depends on: if their maximum is negative, the block does not need the map."""
         rows, columns = (slice(v // STEP, v // STEP + BLOCK // STEP + 2) for v in (y, x))
         return self._padded[name][rows, columns]
 
@@ -130,7 +131,7 @@ def edge(distance: Array, width: float) -> Array:
 
 @dataclass(frozen=True)
 class Spot:
-    """What one kind of nucleus looks like; ranges are (low, high), lengths in base pixels."""
+    """Appearance of one kind of nucleus; ranges are (low, high), lengths in base pixels."""
 
     length: tuple[float, float]
     width: tuple[float, float]
@@ -177,7 +178,7 @@ def sprite_bank(rng: np.random.Generator, spot: Spot, variants: int) -> Bank:
 
 
 class ImageCanvas:
-    """A full-resolution plane that sprites are stamped on; where two overlap, the one that covers more stays."""
+    """A full-resolution plane that sprites are drawn on; where two overlap, the one with more coverage is kept."""
 
     def __init__(self, size_px: int, margin: int = 32) -> None:
         self.margin = margin

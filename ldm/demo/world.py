@@ -1,4 +1,4 @@
-"""Demo slides: procedural images written in the formats of real ones. No downloads, a function of the seed alone.
+"""Demo slides: procedural images in the file formats of real slides, a function of the seed alone.
 
     zoomldm draw --out data/demo/slides --count 4 --seed 0 --kind histology --size 4096
 
@@ -42,12 +42,12 @@ SHOWN = 256
 
 
 MARKER = ".demo-slides"
-"""in a folder that slides were drawn into: others are somebody's own"""
+"""suffixes of the files in a folder of demo slides; a folder with other files is the user's own"""
 DRAWN = re.compile(rf"(?:{'|'.join(KINDS)})_[0-9]+\.tiff|labels\.csv|overview\.png|\..*")
 
 
 def may_draw(folder: Path) -> bool:
-    """Whether slides may be drawn into `folder`: it is absent or empty, or all in it was drawn before."""
+    """Whether slides may be drawn into `folder`: it is absent, empty, or holds only drawn slides."""
     if not folder.exists():
         return True
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
@@ -85,7 +85,7 @@ def has_follicles(seed: int) -> bool:
 
 
 def write_labels(folder: Path, paths: set[Path]) -> None:
-    """The answer for `paths` and every other slide of kind follicles in their folder: labels.csv."""
+    """Write labels.csv for `paths` and every other slide of kind follicles in their folder."""
     seeds = sorted(int(path.stem.partition("_")[2]) for path in paths | set(folder.glob("follicles_*.tiff")))
     lines = [f"follicles_{seed},{'present' if has_follicles(seed) else 'absent'}" for seed in seeds]
     with atomic_write(folder / "labels.csv") as partial:
@@ -143,7 +143,7 @@ def write_geotiff(path: Path, image: Array, seed: int) -> None:
 
 
 def open_quietly(path: Path) -> rasterio.DatasetReader:
-    """Open with GDAL, without its warning that a histology slide lies nowhere on Earth."""
+    """Open with GDAL, without its warning that a histology slide is not georeferenced."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path)
@@ -157,7 +157,7 @@ def overview(paths: Sequence[Path], kind: str, picture: Path) -> None:
 
 
 def zooms(path: Path, downsamples: Sequence[int]) -> list[Array]:
-    """The whole slide, then the richest place of it shrunk by each of `downsamples`; SHOWN pixels wide each."""
+    """The whole slide, then its most detailed place shrunk by each of `downsamples`; each SHOWN pixels wide."""
     with open_quietly(path) as image:
         shape = (3, SHOWN, SHOWN)
 
@@ -176,7 +176,7 @@ def zooms(path: Path, downsamples: Sequence[int]) -> list[Array]:
 
 
 def richest(picture: Array) -> tuple[int, int]:
-    """The place (y, x) whose surroundings hold the most detail."""
+    """The place (y, x) with the most detail around it."""
     values = picture.mean(axis=2)
     detail = (values - ndimage.gaussian_filter(values, 3)) ** 2
     y, x = np.unravel_index(ndimage.gaussian_filter(detail, 16, mode="constant").argmax(), values.shape)

@@ -1,1 +1,1 @@
-"""Pure maths, no weights."""
+"""Diffusion mathematics as pure functions: schedules, guidance, samplers."""

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022; paper, section 4.1.2): one formula in the whole project.
+"""Classifier-free guidance (Ho and Salimans 2022; paper, section 4.1.2).
 
     eps = eps_null + guidance * (eps_cond - eps_null)
 
@@ -15,7 +15,7 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def guided(denoise_cond: Denoiser, denoise_null: Denoiser, guidance: float) -> Denoiser:
-    """A denoiser that mixes two; at guidance 1 or 0 the one without weight is not called."""
+    """A denoiser that combines both; at guidance 1 or 0 the one without weight is not called."""
     if guidance == 1:
         return denoise_cond
     if guidance == 0:

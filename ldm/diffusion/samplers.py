@@ -1,19 +1,19 @@
-"""Samplers: short loops over a network's answer, from noise z_T to a latent.
+"""Samplers: loops over a network's predictions, from noise z_T to a latent.
 
     DDIM         z_next = sqrt(a_next) z_0 + sqrt(1 - a_next - sigma^2) eps + sigma noise     Song et al. 2021
     DPM++ (2M)   z_next = sigma_next / sigma_t z_t - sqrt(a_next) (e^-h - 1) D                Lu et al. 2022
 
 a_t is alpha_bar at a step's timestep and a_next the one it steps to; h is the growth of lambda = log sqrt(a / (1 - a))
-over the step; D extrapolates z_0 from the last two predictions. A sampler sees a callable of (z_t, t) and a table
-alpha_bar, never a network. Timesteps are listed in the order they are visited, noisiest first.
+over the step; D extrapolates z_0 from the last two predictions. A sampler takes a callable of (z_t, t) and a table
+alpha_bar. Timesteps are listed in the order they are visited, noisiest first.
 
-The latent diffusion model is left at alpha_bar[0], as published; the conditioning model (CDM) at 1, where the sample is
-the last z_0.
+Sampling of the latent diffusion model ends at alpha_bar[0], as published; that of the CDM at 1, where the sample is the
+last z_0.
 
-DDIM is of first order: every step lands a little too close to the mean, so what is Gaussian comes out too narrow. On
-the 50 even timesteps of the published sampler a spread of 0.5 ends at 0.94 of what it should be, one of 0.1 at 0.82,
-since the steps near the data are too long for fine detail. On even steps of lambda 50 lose 3.8 % of every spread and
-100 lose 1.9 % (2.6 % of a spread of 0.1, where timesteps are whole numbers). DPM++ with 20 is within 1 %.
+DDIM is of first order: every step ends slightly too close to the mean, so Gaussian data come out too narrow. With the
+50 evenly spaced timesteps of the published sampler, data of standard deviation 0.5 end at 0.94 of it, of 0.1 at 0.82,
+since the steps near the data are too long for fine detail. With steps even in lambda, 50 lose 3.8 % of any standard
+deviation and 100 lose 1.9 % (2.6 % of 0.1, as timesteps are integers). DPM++ with 20 steps is within 1 %.
 
 Shapes: b samples, ... the dimensions of one sample.
 """
@@ -30,15 +30,15 @@ from ldm.diffusion.schedule import Prediction, predict
 from ldm.errors import UserError
 
 Callback = Callable[[int, Prediction], None]
-"""called after every evaluation with the step's number from 0 and what the network saw"""
+"""called after every evaluation with the step's number from 0 and the network's input"""
 
 
 def ddim_timesteps(steps: int, total: int = 1000) -> list[int]:
     """`steps` timesteps, noisiest first: i total / steps + 1, rounded down.
 
-    These are the published ones where `steps` divides `total` (50: 981, 961, ... 1): what joint sampling steps on, in
-    the conventions of the paper. Elsewhere the published rule
-    visits more timesteps than asked; this one keeps the number and spreads them. UserError outside 1 to total / 2.
+    The published ones where `steps` divides `total` (50: 981, 961, ... 1), which joint sampling uses in the paper's
+    conventions. For other numbers the published rule gives more timesteps than asked; this one gives exactly `steps`.
+    UserError outside 1 to total / 2.
     """
     _check_steps(steps, total)
     return [i * total // steps + 1 for i in reversed(range(steps))]
@@ -54,7 +54,7 @@ def respaced_timesteps(steps: int, total: int = 1000) -> list[int]:
 
 
 def log_snr_timesteps(steps: int, alpha_bar: Tensor) -> list[int]:
-    """`steps` different timesteps, noisiest first, nearest to even steps of lambda: what patches are sampled on.
+    """`steps` different timesteps, noisiest first, nearest to even steps of lambda: the timesteps for patches.
 
     UserError outside 1 to half of the schedule.
     """
@@ -72,7 +72,7 @@ def _check_steps(steps: int, total: int) -> None:
 
 
 def seeded_noise(shape: Sequence[int], *key: int) -> Tensor:
-    """Standard normal float32 noise, on the CPU, from the integers of `key` alone. UserError for one below 0."""
+    """Standard normal float32 noise on the CPU, determined by the integers of `key`. UserError for one below 0."""
     if min(key) < 0:
         raise UserError(f"seed: {min(key)} is negative; expected 0 or more")
     return torch.from_numpy(np.random.default_rng(key).standard_normal(tuple(shape), dtype=np.float32))
@@ -99,7 +99,7 @@ def ddim(
 ) -> Tensor:
     """Sample from noise z_T (b, ...) along `timesteps` of the schedule `alpha_bar` (steps,).
 
-    `kind` is what `denoise` answers with ("eps" | "v" | "z_0"); `final` the alpha_bar reached, alpha_bar[0] by default;
+    `kind` is what `denoise` predicts ("eps" | "v" | "z_0"); `final` the alpha_bar reached, alpha_bar[0] by default;
     `noise(step)` (b, ...) is needed when eta > 0. UserError without it.
     """
     if eta and noise is None:
@@ -121,7 +121,7 @@ def dpmpp_2m(
     *,
     callback: Callback | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2M), Lu et al. 2022, algorithm 2: the path of deterministic DDIM, to second order.
+    """DPM-Solver++(2M), Lu et al. 2022, algorithm 2: the trajectory of deterministic DDIM to second order.
 
     Arguments as for `ddim`. The first step is of first order, that is, DDIM's own. On even steps of lambda, 20 are
     closer to the exact path than 100 of DDIM.
@@ -143,7 +143,7 @@ def dpmpp_2m(
 
 
 class Sampler(NamedTuple):
-    """A loop, the timesteps (steps, alpha_bar) that suit it, and the usual number of them."""
+    """A loop, its timesteps as a function of (steps, alpha_bar), and the default number of them."""
 
     run: Callable[..., Tensor]
     timesteps: Callable[[int, Tensor], list[int]]
@@ -154,7 +154,7 @@ SAMPLERS = {
     "dpmpp": Sampler(dpmpp_2m, log_snr_timesteps, steps=20),
     "ddim": Sampler(ddim, log_snr_timesteps, steps=100),
 }
-"""each with as many steps as end an exact Gaussian of spread 0.3 or more within 2 % of it"""
+"""default steps: enough to keep an exact Gaussian of standard deviation 0.3 or more within 2 % of it"""
 DEFAULT_SAMPLER = "dpmpp"
 
 

@@ -1,10 +1,11 @@
-"""A walk down the noise schedule, as a table: what each step asks the network and how it goes on.
+"""Sampling steps as a table: the timestep and the coefficients of each step.
 
     z_next = sqrt(a_next) z_0 + eps_scale eps + noise_scale noise
 
-DDIM (Song et al. 2021) adds no noise. The released large-image sampler steps by its own rule: timesteps start, start -
-stride, ... stride, each paired with alpha_bar one below it, and the noise of a *single* step of the schedule however
-long the stride; joint sampling adds that noise on top (`reduced=False`), the seam repair makes room for it.
+DDIM (Song et al. 2021) adds no noise. The released large-image sampler has its own rule: timesteps start, start -
+stride, ... stride, each paired with the alpha_bar of the timestep below, and noise of the variance of a *single* step
+of the schedule, however long the stride. Joint sampling adds that noise without reducing eps (`reduced=False`; the
+paper's eq. 2 does so too), the seam repair reduces eps.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from ldm.errors import UserError
 
 
 class Step(NamedTuple):
-    """The network is asked at timestep `t`; z_t is at a_t and goes to a_next (float64 scalars)."""
+    """The network is evaluated at timestep `t`; z_t is at a_t and goes to a_next (float64 scalars)."""
 
     t: int
     a_t: Tensor
@@ -45,8 +46,8 @@ def ddim_steps(steps: int, alpha_bar: Tensor) -> list[Step]:
 def released_steps(start: int, stride: int, alpha_bar: Tensor, reduced: bool = False) -> list[Step]:
     """The released sampler's steps from noise level `start` down.
 
-    The network is asked one timestep above the level's place in the table, so at the table's length in the first step
-    from pure noise: a time embedding knows that value, a table does not.
+    The network is evaluated one timestep above the index of the noise level; in the first step from pure noise this is
+    the length of the table, which a time embedding accepts.
 
     UserError when `stride` does not lead from `start` to 0 within the schedule.
     """

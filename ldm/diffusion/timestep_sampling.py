@@ -1,4 +1,4 @@
-"""Where on the schedule training spends its steps: a draw of t for every sample.
+"""Distributions of the training timestep t.
 
 sigma = sqrt((1 - alpha_bar) / alpha_bar) is the noise-to-signal ratio of a timestep.
 """
@@ -24,8 +24,8 @@ class Uniform:
 class LogNormal:
     """log sigma ~ N(mean, std^2), a share of the draws uniform in t.
 
-    Half of uniform t lies above sigma 2.7 under the LDM schedule, where there is no texture to learn (Karras et al.
-    2022, section 5, for the log-normal).
+    With uniform t, half of the samples lie above sigma 2.7 under the LDM schedule, where texture is lost in noise
+    (log-normal: Karras et al. 2022, section 5).
     """
 
     mean: float = -0.6

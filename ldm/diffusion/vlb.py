@@ -1,4 +1,4 @@
-"""The variational bound that trains the variance of a step (Nichol and Dhariwal 2021, sections 2 and 3.1).
+"""Variational lower bound that trains the variance of a step (Nichol and Dhariwal 2021, sections 2 and 3.1).
 
 For t > 0 the term is KL(q(z_{t-1} | z_t, z_0) || p(z_{t-1} | z_t)), for t = 0 it is -log p(z_0 | z_1); both Gaussian,
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from ldm.diffusion.schedule import at
 
 BIN = 1 / 255
-"""half the width of the bins of data in [-1, 1] whose probability stands for -log p(z_0 | z_1)"""
+"""half the bin width of data in [-1, 1]: -log p(z_0 | z_1) is computed from the probability of a bin"""
 
 
 class Posterior(NamedTuple):
@@ -30,7 +30,7 @@ class Posterior(NamedTuple):
 
 
 def posterior(alpha_bar: Tensor) -> Posterior:
-    """The tables of a schedule alpha_bar (steps,); q has no variance at t = 0, where that of t = 1 stands in."""
+    """The tables of a schedule alpha_bar (steps,); q has no variance at t = 0, where that of t = 1 is used."""
     a = alpha_bar.double()
     before = torch.cat([a.new_ones(1), a[:-1]])
     beta = 1 - a / before
@@ -44,7 +44,7 @@ def variance_bound(
 ) -> Tensor:
     """(b,) bound in bits per element of z_0 (b, ...), for the network's `prediction` of z_0 and its variance `logits`.
 
-    It trains the logits alone: no gradient reaches `prediction`.
+    Only the logits get a gradient, not `prediction`.
     """
     of_z_0, of_z_t, log_least, log_most = (at(table, t, z_t) for table in posterior(alpha_bar))
     mean_q = of_z_0 * z_0 + of_z_t * z_t
@@ -66,5 +66,5 @@ def bin_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
-    """The tanh approximation, as the published model was trained with."""
+    """The tanh approximation that the published model was trained with."""
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

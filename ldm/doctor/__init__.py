@@ -1,1 +1,1 @@
-"""What `scripts/doctor.py` looks at: each module is a check that yields findings, one line each."""
+"""The checks of `zoomldm doctor`: each module yields findings, one line each."""

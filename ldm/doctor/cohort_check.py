@@ -1,4 +1,4 @@
-"""A cohort folder: every checksum and value of its slides, what they agree on, their report and their split."""
+"""Check a cohort folder: every checksum and value of its slides, their consistency, the report and the split."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ GB = 1e9
 
 
 def cohort(folder: Path, wanted: Wanted | None = None) -> Iterator[Finding]:
-    """Read all of a cohort; `wanted` is what a model needs of it."""
+    """Read a whole cohort; `wanted` is what a model needs of it."""
     slides = prepared_slides(folder)
     whole: list[SlideFile] = []
     for slide in tqdm(slides, desc="slides", unit="slide", leave=False):
@@ -44,7 +44,7 @@ def cohort(folder: Path, wanted: Wanted | None = None) -> Iterator[Finding]:
 
 
 def agreement(slides: list[SlideFile], wanted: Wanted | None) -> Iterator[Finding]:
-    """One ladder, patch size, encoder and autoencoder over the slides; the model's encoder and autoencoder."""
+    """Whether slides share ladder, patch size, encoder and autoencoder, and the last two are the model's."""
     try:
         found = Cohort(slides)
     except UserError as error:
@@ -71,7 +71,7 @@ def agreement(slides: list[SlideFile], wanted: Wanted | None) -> Iterator[Findin
 
 
 def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
-    """report.json against the files."""
+    """Compare report.json with the files."""
     path = folder / "report.json"
     if not path.is_file():
         yield warn(f"{path}: missing, so it is not known what was left out; {typed('prepare')} writes it at its end")
@@ -105,7 +105,7 @@ def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
 
 
 def dealt_out(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
-    """splits.csv against the files."""
+    """Compare splits.csv with the files."""
     path = folder / NAME
     if not path.is_file():
         yield warn(f"{path}: missing; training will deal patients out, or {typed('splits')} --cohort {folder}")

@@ -1,4 +1,4 @@
-"""The machine and what is installed. Nothing here is imported before it is known to be there."""
+"""Check the machine and the installed packages. Packages are imported only after they were found."""
 
 import importlib.metadata
 import platform
@@ -20,7 +20,7 @@ CUDA_PROBE = 256
 
 
 def python() -> Iterator[Finding]:
-    """The interpreter against what the package asks for."""
+    """Compare the interpreter's version with the package's requirement."""
     wanted = project().python
     found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     if SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
@@ -30,7 +30,7 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Installed versions against the package's dependencies."""
+    """Compare installed versions with the package's dependencies."""
     requirements = [Requirement(text) for text in project().needs]
     wrong = 0
     for requirement in requirements:
@@ -47,7 +47,7 @@ def packages() -> Iterator[Finding]:
 
 
 def openslide() -> Iterator[Finding]:
-    """The C library that reads whole-slide images."""
+    """Check OpenSlide, the C library that reads whole-slide images."""
     try:
         import openslide
     except (ImportError, OSError) as error:
@@ -57,7 +57,7 @@ def openslide() -> Iterator[Finding]:
 
 
 def accelerators() -> Iterator[Finding]:
-    """torch, and whether it computes on the devices there are."""
+    """Check torch, and whether it computes on the devices of this machine."""
     import torch
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
@@ -84,7 +84,7 @@ def _no_gpu(build: str, reason: str) -> Finding:
 
 
 def _driver() -> str:
-    """What nvidia-smi says is there: "NAME, driver VERSION", or nothing."""
+    """The GPU that nvidia-smi reports: "NAME, driver VERSION", or empty."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return ""
@@ -97,7 +97,7 @@ def _driver() -> str:
 
 
 def _gpu(index: int) -> Finding:
-    """A device, tried with a product that has a known answer."""
+    """Test a device with a matrix product of known result."""
     import torch
 
     name = f"GPU {index}: {torch.cuda.get_device_name(index)}"
@@ -114,7 +114,7 @@ def _gpu(index: int) -> Finding:
 
 
 def room(folder: Path) -> Iterator[Finding]:
-    """Memory, and disk under `folder`."""
+    """Report free memory, and free disk space at `folder`."""
     yield ok(f"memory: {available_memory() / GB:.1f} GB available")
     free = shutil.disk_usage(folder).free
     yield (ok if free > GB else warn)(f"disk: {free / GB:.1f} GB free in {folder.resolve()}")

@@ -1,4 +1,4 @@
-"""A finding: one line about one thing, and how bad it is. A check is an iterator of findings that never raises."""
+"""A finding: one line and its severity. A check is an iterator of findings that never raises."""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -9,10 +9,10 @@ from ldm.errors import UserError
 
 
 class Finding(NamedTuple):
-    """`told` names the thing and, unless all is well, the remedy."""
+    """`told` is the message: what was found and, for a warning or failure, the remedy."""
 
     status: str
-    """ok; warn, which may be meant; FAIL, which something will stumble over"""
+    """ok; warn: may be intended; FAIL: a command will fail on it"""
     told: str
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ def fail(told: str) -> Finding:
 
 
 def checked(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of `check`; an error that ends it is its last finding."""
+    """The findings of `check`; an exception becomes the last finding."""
     try:
         yield from check()
     except UserError as error:
@@ -41,7 +41,7 @@ def checked(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Findi
         yield fail(f"{what}: {error.name or 'a module'} cannot be imported ({one_line(error)}); pip install -e .")
     except MemoryError:
         yield fail(f"{what}: memory is short; free some, or run this on a larger machine")
-    except Exception as error:  # whoever is here has trouble already
+    except Exception as error:  # the user is already looking for a fault
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
         yield fail(f"{what}: the check itself failed at {where} ({type(error).__name__}: {one_line(error)})")

@@ -1,4 +1,4 @@
-"""What a training run will take: memory, disk for its checkpoints, a cohort that fits."""
+"""Requirements of a training run: memory, disk for its checkpoints, a matching cohort."""
 
 import shutil
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ CHECKPOINT_BYTES = 4 + 8 + 4
 
 
 def needs(config: DictConfig) -> Iterator[Finding]:
-    """Memory, disk and data of the run that `config` describes."""
+    """Check memory, disk and data for the run that `config` describes."""
     run = open_run(config)
     parameters = parameter_count(run.networks().values())
     yield ok(f"config: builds, {parameters:,} trained parameters, {run.images_per_step()} images a step")
@@ -30,7 +30,7 @@ def needs(config: DictConfig) -> Iterator[Finding]:
 
 
 def memory(run: Run) -> Finding:
-    """Of one process, against the device that it will run on."""
+    """Compare the memory of one process with that of its device."""
     state, kept = run.memory()
     told = f"memory: about {(state + kept) / GB:.1f} GB a process, {kept / GB:.1f} of them for activations"
     accelerator = run.config.training.accelerator
@@ -48,7 +48,7 @@ def memory(run: Run) -> Finding:
 
 
 def disk(parameters: int, folder: Path) -> Finding:
-    """For the checkpoints that stay, the one that is being written, and the weights."""
+    """Disk space for the kept checkpoints, the one being written, and the weights."""
     takes = parameters * (CHECKPOINT_BYTES * (KEPT + 1) + 4)
     while not folder.exists():
         folder = folder.parent
@@ -58,7 +58,7 @@ def disk(parameters: int, folder: Path) -> Finding:
 
 
 def data(run: Run) -> Iterator[Finding]:
-    """The cohort that the config names."""
+    """Check the cohort that the config names."""
     folder = Path(run.config.data.cohort)
     if not folder.is_dir() or not any(folder.rglob("*.h5")):
         preparation = run.config.data.get("prepare")

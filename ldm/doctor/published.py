@@ -1,6 +1,6 @@
-"""Weights that others publish: on this disk, to be fetched, or where to put them by hand.
+"""Published weights of others: whether they are on this disk or can be downloaded, else where to put them.
 
-The hub is asked through its own client, for all of them at a time, and not for long.
+The hub is queried through its own client, for all of them in parallel, with a short timeout.
 """
 
 import threading
@@ -20,13 +20,13 @@ class HubWeights(NamedTuple):
     name: str
     repository: str
     files: tuple[str, ...]
-    """which of them hold weights; the first is asked for"""
+    """names of weights files; the first is requested"""
     otherwise: str
-    """how to do without the hub"""
+    """remedy without the hub"""
 
 
 def published(wanted: list[HubWeights]) -> Iterator[Finding]:
-    """One line for each of `wanted`; what is not there is a warning, since the demo needs none of it."""
+    """One line for each of `wanted`; missing weights are a warning, since the demo needs none."""
     here = {weights.name: cached(Repository(weights.repository), weights.files) for weights in wanted}
     refused = refusals([weights for weights in wanted if here[weights.name] is None])
     for weights in wanted:
@@ -39,16 +39,16 @@ def published(wanted: list[HubWeights]) -> Iterator[Finding]:
 
 
 def elsewhere(name: str, file: Path | None, page: str, remedy: str) -> Finding:
-    """Weights that are on no hub: `file` where they are looked for on this disk, `page` where they come from."""
+    """Weights that are not on the hub: the path `file` where they are expected, the `page` to get them from."""
     if file is not None and file.is_file():
         return ok(f"{name}: {file}")
     return warn(f"{name}: not on this disk; it is at {page}; {remedy}")
 
 
 def refusals(wanted: list[HubWeights]) -> dict[str, str]:
-    """Why the hub does not give them, by name; those that it gives are not named.
+    """Reasons for which the hub refuses weights, by name; available ones are absent.
 
-    Threads are left behind: looking an address up cannot be stopped.
+    Threads may outlive the call: a DNS lookup cannot be interrupted.
     """
     page = {weights.name: Repository(weights.repository).page for weights in wanted}
     told = {

@@ -1,7 +1,7 @@
-"""Every value of one prepared slide: what no preparation writes, though each number by itself could be one.
+"""Check every value of a prepared slide, and the consistency of values with each other.
 
 Opening a slide checks its layout (ldm/data/contract.py). This reads all of it: shares, places, the pyramid of means,
-pictures, and networks that answered the same to everything.
+images, and whether the networks' outputs differ between tiles.
 
 Shapes: n regions of a scale; d channels of an embedding; h, w tiles.
 """
@@ -20,13 +20,13 @@ from ldm.scales import Scale
 AGAIN = "prepare this slide again"
 SHARES = ("tissue", "valid")
 SHARE_ERROR = 1e-3
-"""by which a share that was computed in float32 may leave 0 to 1"""
+"""tolerance of shares beyond 0 to 1, computed in float32"""
 MEAN_ERROR = 2.0**-9
-"""relative, of a mean that was rounded to float16, of values that were"""
+"""relative tolerance of the mean of float16 values, itself rounded to float16"""
 
 
 def examine(slide: SlideFile) -> None:
-    """Read every dataset; UserError for damage and for the first value that no preparation writes."""
+    """Read every dataset. UserError for damage and for the first inconsistent value."""
     check_crs(slide.attrs.get("crs", ""), str(slide.path))
     shapes = slide.datasets()
     for name in shapes:
@@ -43,7 +43,7 @@ def examine(slide: SlideFile) -> None:
 
 
 def _values(slide: SlideFile, name: str) -> None:
-    """Finite, of a size that networks give, shares from 0 to 1, latents that differ."""
+    """Check that values are finite and in range, and that latents differ."""
     table = name.rpartition("/")[2]
     largest = LARGEST.get("embeddings" if name.startswith("embeddings/") else table)
     rows, first, same = 0, None, True
@@ -65,7 +65,7 @@ def _values(slide: SlideFile, name: str) -> None:
 
 
 def _places(slide: SlideFile, scale: Scale) -> None:
-    """Each region once, over tiles that have embeddings, and on the slide as large as it says it is."""
+    """Check that each region is listed once, has embeddings and lies on the slide."""
     ij, where = slide.ij(scale.name).astype(np.int64), f"{slide.path}: regions of {scale.name}"
     if not len(ij):
         return
@@ -89,7 +89,7 @@ def _places(slide: SlideFile, scale: Scale) -> None:
 
 
 def _embeddings(slide: SlideFile) -> None:
-    """Tiles under regions differ, and so do the channels of a tile: a constant token tells a model nothing."""
+    """Check that embeddings differ between tiles and between the channels of a tile."""
     rows, cols = slide.grid
     under = _under_regions(slide, rows, cols)
     first, same, constant, count = None, True, 0, 0
@@ -118,7 +118,7 @@ def _under_regions(slide: SlideFile, rows: int, cols: int) -> NDArray[np.bool_]:
 
 
 def _means(slide: SlideFile, level: int) -> None:
-    """`level` of the pyramid holds the 2x2 means of the level before it."""
+    """Check that `level` of the pyramid holds the 2x2 means of the level before it."""
     name = f"embeddings/{level}"
     _, rows, cols = slide.channels, *(side >> level for side in slide.grid)
     for row in range(rows):

@@ -1,4 +1,4 @@
-"""A model's files: whole, finite, and name for name what the config builds; a run's checkpoints."""
+"""Check a model's files: undamaged, finite, with the names that the config builds; and a run's checkpoints."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,11 +21,11 @@ from ldm.training.systems import SYSTEMS
 
 BUNDLE = ("vq", "zoomldm", "cdm", "control")
 EXPECTED = {"vq": ("autoencoder",), "zoomldm": ("denoiser", "summarizer", "autoencoder")}
-"""parts that the weights of a system must have"""
+"""required parts of a system's weights"""
 
 
 def model(source: str | Path) -> Iterator[Finding]:
-    """What --model takes: "demo", a folder, a weights file or a name on the hub."""
+    """Check a value of --model: "demo", a folder, a weights file or a name on the hub."""
     if str(source) == "demo":
         for system in BUNDLE:
             yield from run(BUNDLED / system)
@@ -35,25 +35,25 @@ def model(source: str | Path) -> Iterator[Finding]:
 
 
 class Wanted(NamedTuple):
-    """What a model reads of prepared slides."""
+    """What a model needs of prepared slides."""
 
     encoder: str
     latents_id: str
 
 
 def wanted_by(source: str | Path) -> Wanted:
-    """The tile encoder that a model's conditions come from, and the encoding of its latents."""
+    """The tile encoder of a model's conditions, and the encoding of its latents."""
     found = open_source(source, "zoomldm")
     return Wanted(found.config.encoder, load_network(found, "autoencoder", split(found.tensors)).latents_id())
 
 
 def run(folder: Path) -> Iterator[Finding]:
-    """A run folder: its checkpoints and, once it is finished, its weights."""
+    """Check a run folder: its checkpoints and, once it is finished, its weights."""
     config = load_run_config(folder)
     check_finished(config, str(folder / "config.yaml"))
     system = config.system
     yield config_file(folder / "config.yaml")
-    yield from checked(f"{folder / 'checkpoints'}", lambda: saved(folder, config))  # weights may be fine all the same
+    yield from checked(f"{folder / 'checkpoints'}", lambda: saved(folder, config))  # the weights may still be fine
     leftovers = sorted(folder.rglob(".*.partial"))
     if leftovers:
         yield warn(
@@ -71,14 +71,14 @@ def run(folder: Path) -> Iterator[Finding]:
 
 
 def config_file(path: Path) -> Finding:
-    """A run's config.yaml: read, and unchanged."""
+    """Check that a run's config.yaml can be read and is unchanged."""
     if not sidecar(path).is_file():
         return warn(f"{path}: no {sidecar(path).name} beside it, so changes go unseen; make it with sha256sum")
     return ok(f"{path}: as the run wrote it")
 
 
 def published(path: Path) -> Iterator[Finding]:
-    """A weights file on its own; its system is read off its names, its networks are the constructors' defaults."""
+    """Check a weights file without a config: its names tell the system, its networks are the constructors' defaults."""
     tensors = load_weights(path)
     system = "cdm"
     if any(name.startswith(tuple(PARTS.values())) for name in tensors):
@@ -90,7 +90,7 @@ def published(path: Path) -> Iterator[Finding]:
 
 
 def saved(folder: Path, config: DictConfig) -> Iterator[Finding]:
-    """The checkpoints of a run: whole, and the newest with the names that its config builds."""
+    """Check the checkpoints of a run: undamaged, the newest with the names that its config builds."""
     found = checkpoints(folder / "checkpoints")
     whole = [
         path
@@ -111,7 +111,7 @@ def saved(folder: Path, config: DictConfig) -> Iterator[Finding]:
 
 
 def _inside(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of `network` in the state of the system that trains it, whatever the system calls it."""
+    """The tensors of `network` in the state of the training system, under any prefix."""
     first = next(iter(network.state_dict()))
     prefix = next((name.removesuffix(first) for name in state if name.endswith(f".{first}")), "")
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
@@ -127,7 +127,7 @@ def _parts(source: Source, system: str) -> Iterator[Finding]:
 
 
 def file(path: Path, tensors: Mapping[str, Tensor] | None = None) -> Finding:
-    """A weights file: read whole, finite, with a checksum beside it."""
+    """Check a weights file: undamaged, finite, with a checksum file."""
     tensors = load_weights(path) if tensors is None else tensors
     if not sidecar(path).is_file():
         return warn(f"{path}: no {sidecar(path).name} beside it, so damage can go unseen; make it with sha256sum")
