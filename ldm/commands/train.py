@@ -11,26 +11,29 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 
-from data_prep.preparation_config import load_prepare_config
-from data_prep.report.outcomes import waiting
 from ldm.checkpoint import load_metadata, load_weights, save_weights
+from ldm.commands.dry_run import dry_run
+from ldm.commands.train_start import (
+    WEIGHTS_KEYS,
+    check_steps,
+    choose_precision,
+    open_trainer,
+    prepare_when_absent,
+    split_when_absent,
+)
 from ldm.config.objects import load_config
 from ldm.config.run_config import SETTINGS, load_run_config, model_settings, save_config
 from ldm.config.training_config import check_config
-from ldm.data import split_file as splits
-from ldm.data.cohort import open_cohort
 from ldm.data.datamodule import CohortData
-from ldm.data.dataset import Cohort
 from ldm.errors import UserError
 from ldm.hub import check_there
 from ldm.support.files import check_destination, full_disk_told, remove_leftovers
 from ldm.support.finite import not_finite
 from ldm.support.lock import owned
-from ldm.support.machines import check_machines, told_by_lightning
-from ldm.support.precision import allow_tf32, announce, choose_training, device_of
+from ldm.support.machines import check_machines
+from ldm.support.precision import allow_tf32
 from ldm.support.typed import typed
 from ldm.training.callbacks import (
     Averaging,
@@ -44,10 +47,8 @@ from ldm.training.callbacks import (
     WholeCheckpoints,
     checkpoints,
     newest_checkpoint,
-    step_of,
 )
 from ldm.training.loggers import logger_names, open_loggers
-from ldm.training.memory import parameter_count
 from ldm.training.stopping import Stopped, StopSignals
 from ldm.training.systems import Run, open_data, open_run
 
@@ -63,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
     quiet()
     pl.seed_everything(config.get("seed", 0), verbose=False)
     allow_tf32(True)
-    if args.dry_run:
-        with torch.device("meta"):  # sizes can be computed on the meta device
-            run = open_run(config)
-            choose_precision(config)
-            report(run)
-        return 0
     training = config.training
     logger_names(training.get("logger"))
+    if args.dry_run:
+        check_destination(args.resume or config.run or "runs", folder=True)
+        if not args.resume and config.run:
+            check_new(Path(config.run))
+        dry_run(config, args.resume)
+        return 0
     check_machines(training.accelerator, training.devices, training.nodes)
     folder = args.resume or run_folder(config, args.base[0])
     check_destination(folder, folder=True)
@@ -94,16 +95,14 @@ def is_first() -> bool:
 
 def begin(config: DictConfig, folder: Path, resumed: bool, signals: StopSignals) -> int:
     """Build the run, prepare its data, train; returns the exit status."""
-    for key in ("autoencoder", "zoomldm", "init"):
+    for key in WEIGHTS_KEYS:
         check_there(config.get(key), key)
     run = open_run(config)
     choose_precision(config)
     prepare_when_absent(config)
     split_when_absent(config)
     checkpoint = newest_checkpoint(folder / "checkpoints") if resumed else None
-    if checkpoint and step_of(checkpoint) > config.training.max_steps * run.optimizer_steps:
-        last = step_of(checkpoint) // run.optimizer_steps
-        raise UserError(f"training.max_steps: {config.training.max_steps}, but {folder} has trained {last} steps")
+    check_steps(run, folder, checkpoint)
     return train(run, folder, checkpoint, signals)
 
 
@@ -114,94 +113,24 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.tensorboard")
 
 
-def choose_precision(config: DictConfig) -> None:
-    """Resolve `training.precision: auto` for this device, once: a resumed run keeps its precision."""
-    device = device_of(config.training.accelerator)
-    config.training.precision = choose_training(config.training.precision, device)
-    announce(config.training.precision, device)
-
-
 def run_folder(config: DictConfig, base: str) -> Path:
     """A new folder for this run, the same for all processes that Lightning starts from this one."""
     name = config.run or os.environ.get("ZOOMLDM_RUN") or f"runs/{Path(base).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     first = "ZOOMLDM_RUN" not in os.environ and is_first()
     os.environ["ZOOMLDM_RUN"] = name
-    if first and (Path(name) / "config.yaml").exists():
-        raise UserError(
-            f"run: {name} exists; continue it with --resume {name}, or choose another folder with run=FOLDER"
-        )
-    if first and any(Path(name).glob("checkpoints/*")):
-        raise UserError(f"run: {name} holds checkpoints but no config.yaml to continue them; choose another folder")
+    if first:
+        check_new(Path(name))
     return Path(name)
 
 
-def report(run: Run) -> None:
-    """Print parameters, memory and steps per epoch."""
-    training, data = run.config.training, run.config.data
-    for name, network in run.networks().items():
-        print(f"{name:12} {parameter_count([network]):>13,} parameters")
-    state, kept = run.memory()
-    print(f"memory       {state / 2**30:.1f} GiB of weights, gradients, moments and average per process")
-    print(f"             about {kept / 2**30:.1f} GiB of activations for {data.batch_size} images")
-    batch = run.images_per_step()
-    print(f"batch        {batch} images a step, {training.max_steps:,} steps")
-    if not prepared(data.cohort):
-        print(f"data         {data.cohort} is not there yet; {typed('prepare')} makes it")
-        return
-    whole = data.get("split") is None and not (Path(data.cohort) / splits.NAME).exists()
-    cohort = Cohort(open_cohort(data.cohort), data.get("scales")) if whole else open_data(run.config).training
-    regions = sum(cohort.count(scale) for scale in cohort.scales)
-    print(f"data         {regions:,} regions, {len(cohort.slides)} slides: {regions / batch:,.1f} steps per epoch")
-
-
-def prepared(cohort: str) -> bool:
-    """Whether a cohort folder holds a prepared slide."""
-    return Path(cohort).is_dir() and any(Path(cohort).rglob("*.h5"))
-
-
-def prepare_when_absent(config: DictConfig) -> None:
-    """Run the preparation that the config names, or continue it, when its cohort is not complete.
-
-    UserError where another preparation was interrupted: training on some of its slides is never intended.
-    """
-    cohort, preparation = Path(config.data.cohort), config.data.get("prepare")
-    missing = waiting(cohort)
-    if prepared(config.data.cohort) and not missing:
-        return
-    own = preparation is not None and Path(load_prepare_config([preparation]).out).resolve() == cohort.resolve()
-    if missing and not own:
+def check_new(folder: Path) -> None:
+    """UserError where a run began in `folder`."""
+    if (folder / "config.yaml").exists():
         raise UserError(
-            f"data.cohort: {cohort} is half prepared, {len(missing)} slides wait ({missing[0]} first); "
-            f"run the same command of {typed('prepare')} again, it goes on"
+            f"run: {folder} exists; continue it with --resume {folder}, or choose another folder with run=FOLDER"
         )
-    if preparation is None or not own:  # demo slides are for the demo's own cohort
-        what = "" if cohort.is_dir() else " (it is a file)" if cohort.exists() else " (it does not exist)"
-        raise UserError(
-            f"data.cohort: {cohort} holds no prepared slide{what}; run {typed('prepare')} --config "
-            f"configs/data_{config.ladder.kind}.yaml slides=FOLDER out={cohort}"
-            + (f", or leave data.cohort out: {preparation} makes the config's own" if preparation else "")
-        )
-    from data_prep.prepare import main as prepare
-
-    print(f"{cohort} is not {'whole' if missing else 'there'} yet: preparing it with {preparation}", flush=True)
-    status = prepare(["--config", preparation, f"out={cohort}", f"autoencoder={config.get('autoencoder', 'demo')}"])
-    if status == 1:
-        raise UserError(f"data: preparing {cohort} failed for some slides; see {cohort / 'report.json'}")
-    if status:
-        raise SystemExit(status)
-
-
-def split_when_absent(config: DictConfig) -> None:
-    """Write the split of a cohort that has none, unless the config names one."""
-    path = Path(config.data.cohort) / splits.NAME
-    if config.data.get("split") is not None or path.exists():
-        return
-    ids = [str(slide.attrs["slide_id"]) for slide in open_cohort(config.data.cohort)]
-    split = splits.extend(
-        splits.Split({}, splits.Shares()), {slide_id: splits.patient_of(slide_id) for slide_id in ids}
-    )
-    splits.write_split(path, split)
-    print(f"{path}: {split}", flush=True)
+    if any(folder.glob("checkpoints/*")):
+        raise UserError(f"run: {folder} holds checkpoints but no config.yaml to continue them; choose another folder")
 
 
 def train(run: Run, folder: Path, checkpoint: Path | None, signals: StopSignals) -> int:
@@ -268,31 +197,11 @@ def diverged(error: DivergedError, folder: Path) -> str:
 
 def trainer_of(run: Run, folder: Path, averaged: list[pl.Callback], saver: Checkpoints, start: str) -> pl.Trainer:
     settings = run.config.training
-    images = run.images_per_step()
-    with told_by_lightning():
-        return pl.Trainer(
-            max_steps=settings.max_steps * run.optimizer_steps,
-            accumulate_grad_batches=settings.accumulate,
-            gradient_clip_val=settings.clip if run.system.automatic_optimization else None,
-            precision=settings.precision,
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.nodes,
-            strategy=settings.strategy,
-            val_check_interval=settings.validate_every * settings.accumulate,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            logger=open_loggers(logger_names(settings.get("logger")), folder, start),
-            log_every_n_steps=10,
-            callbacks=[
-                Watch(),
-                *averaged,
-                Progress(max(1, settings.validate_every // 10), images // run.optimizer_steps),
-                saver,
-                LastValidation(settings.validate_every * run.optimizer_steps),
-            ],
-            plugins=[WholeCheckpoints()],
-            use_distributed_sampler=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+    progress = Progress(max(1, settings.validate_every // 10), run.images_per_step() // run.optimizer_steps)
+    last = LastValidation(settings.validate_every * run.optimizer_steps)
+    return open_trainer(
+        run,
+        logger=open_loggers(logger_names(settings.get("logger")), folder, start),
+        callbacks=[Watch(), *averaged, progress, saver, last],
+        plugins=[WholeCheckpoints()],
+    )

@@ -100,6 +100,10 @@ class CohortData(pl.LightningDataModule):
             slide.has_images(scale.name) for slide in training + validation for scale in self.training.scales
         ):
             raise UserError(f"data: {cohort} holds slides without images; prepare it with images=jpeg")
+        if kind != "latents":
+            for slide in training + validation:
+                for scale in self.training.scales:  # own pictures that are grey are so from the first one on
+                    slide.images(scale.name, range(min(1, slide.count(scale.name))))
         self.folder = cohort
         self.batch_size, self.seed, self.kind, self.crop_px = batch_size, seed, kind, crop_px
         self.validation_per_scale, self.workers = validation_per_scale, workers

@@ -85,6 +85,8 @@ class Run:
     system: System
     optimizer_steps = 1
     """optimiser steps that Lightning counts for one training step"""
+    steps_itself = False
+    """whether the system steps its optimisers and clips its gradients itself"""
 
     def __init__(self, config: DictConfig) -> None:
         check_config(config)

@@ -172,9 +172,15 @@ def _listed(value: Any) -> list[Any]:
 
 class VQRun(Run):
     system: AutoencoderTraining
+    steps_itself = True
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
+        if config.training.accumulate != 1:
+            raise UserError(
+                f"training.accumulate: {config.training.accumulate} found, expected 1: an autoencoder steps after each "
+                "batch; raise data.batch_size"
+            )
         self.autoencoder: Autoencoder = build(config.model.autoencoder, "model.autoencoder", kind=Autoencoder)
         self.same("model.autoencoder: pixels per latent", self.autoencoder.downsample, 4, "every cohort")
         self.autoencoder.to(memory_format=torch.channels_last)

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from benchmarks.fixtures import toy
-from ldm.commands.train import split_when_absent
+from ldm.commands.train_start import split_when_absent
 from ldm.data.split_file import PARTS, Line, Shares, Split, draw, extend, folds, patient_of, read_split, write_split
 from ldm.errors import UserError
 

@@ -105,7 +105,9 @@ def test_a_half_prepared_cohort_is_finished_first_or_refused(
     monkeypatch.setattr(prepare, "main", lambda arguments: asked.append(arguments) or RESUMABLE)
     preparation = tmp_path / "data.yaml"
     shutil.copy(ROOT / "configs/demo/data.yaml", tmp_path / "demo.yaml")
-    preparation.write_text(f"extends: demo.yaml\nout: {folder}\n")
+    preparation.write_text(
+        f"extends: demo.yaml\nout: {folder}\nladder: {{scales: {len(toy.SCALES)}}}\ntile_px: {toy.TILE_PX}\n"
+    )
     with pytest.raises(SystemExit) as stopped:
         run(tmp_path / "run", [*overrides, f"data.cohort={folder}", f"data.prepare={preparation}"], 1)
     assert stopped.value.code == RESUMABLE

@@ -1,0 +1,116 @@
+"""A dry run refuses what the start of the run would refuse, makes nothing, and says what this machine lacks."""
+
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+
+import main
+from benchmarks.fixtures import toy, training_cohort
+from ldm.data.split_file import NAME
+from ldm.errors import UserError
+from tests.test_doctor_slides import pictures
+
+ROOT = Path(__file__).parents[2]
+DEMO = str(ROOT / "configs/demo/zoomldm.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_run_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("cohort")
+    toy.run_folder(folder / "other", "vq", tile_px=64)
+    return training_cohort.make(folder)
+
+
+def dry(overrides: list[str], *more: str) -> int:
+    return main.main(["--base", DEMO, *overrides, *more, "--dry-run"])
+
+
+def test_what_fits_is_counted_and_nothing_is_made(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(overrides[0].partition("=")[2])
+    split = (folder / NAME).read_text()
+    (folder / NAME).unlink()
+    before = sorted(folder.iterdir())
+    assert dry(overrides) == 0
+    assert sorted(folder.iterdir()) == before
+    (folder / NAME).write_text(split)
+    assert dry(overrides) == 0
+    printed = capsys.readouterr().out
+    assert "168 regions, 2 slides" in printed
+    assert "not here" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["tile_px=64"], r"tile_px: the config has 64, but the cohort .* has 32"),
+        (["ladder.scales=4", "model.summarizer.scales=4"], r"ladder: the config has .*2.5x.*, but the cohort"),
+        (["encoder=uni"], "encoder: uni found, but the embeddings"),
+        (["model.summarizer.embedding_dim=7"], "embedding_dim: 7 found, expected 6"),
+        (["autoencoder=demo"], "but the latents of .* were made by"),
+        (["data.scales=[20x,2.5x]"], "2.5x is not on the histology ladder|scale"),
+        (["data.split=nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_what_the_start_refuses_the_dry_run_refuses(
+    overrides: list[str], more: list[str], message: str, tmp_path: Path
+) -> None:
+    for last in (["--dry-run"], [f"run={tmp_path / 'run'}"]):
+        with pytest.raises(UserError, match=message):
+            main.main(["--base", DEMO, *overrides, *more, *last])
+
+
+def test_a_preparation_that_makes_another_cohort_is_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for more, message in (
+        (["tile_px=64"], "tile_px: the config has 64, but configs/demo/data.yaml prepares 128"),
+        (["encoder=uni"], "encoder: the config has uni, but configs/demo/data.yaml prepares demo"),
+        (["ladder.scales=3", "model.summarizer.scales=3"], "ladder: the config has .* prepares"),
+    ):
+        for last in (["--dry-run"], ["run=run"]):
+            with pytest.raises(UserError, match=message):
+                main.main(["--base", DEMO, *more, *last])
+            monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
+    assert not (tmp_path / "data").exists()
+
+
+def test_what_is_not_here_is_told(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert dry(overrides, "training.accelerator=gpu", f"autoencoder={tmp_path / 'vq.ckpt'}") == 0
+    printed = capsys.readouterr().out
+    assert "not here     training.accelerator: gpu found, but torch sees none" in printed
+    assert f"not here     autoencoder: {tmp_path / 'vq.ckpt'} does not exist" in printed
+    with pytest.raises(UserError, match="tile_px: the config has 64"):
+        dry(overrides, "training.accelerator=gpu", f"autoencoder={tmp_path / 'vq.ckpt'}", "tile_px=64")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_own_pictures_of_other_colours_are_refused_before_the_first_step(mode: str, tmp_path: Path) -> None:
+    shared = [item for item in training_cohort.make(tmp_path) if not item.startswith(("model.", "autoencoder"))]
+    with h5py.File(tmp_path / "cohort/s1.h5", "r+") as file:
+        pictures(mode)(file)
+    base = ["--base", str(ROOT / "configs/demo/vq.yaml"), *shared, "data.crop_px=16"]
+    for last in (["--dry-run"], [f"run={tmp_path / 'run'}"]):
+        with pytest.raises(UserError, match=f"s1.h5: image 0 of 20x: its colours are {mode}, expected RGB"):
+            main.main([*base, "model.autoencoder={width: 16, codes: 64}", *last])
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_an_autoencoder_does_not_accumulate() -> None:
+    with pytest.raises(UserError, match=r"training\.accumulate: 2 found, expected 1"):
+        main.main(["--base", str(ROOT / "configs/demo/vq.yaml"), "training.accumulate=2", "--dry-run"])
