@@ -84,7 +84,7 @@ def measured(image: Pixels, real: Pixels, tile_px: int) -> list[str]:
 
 def constraint_errors(joint: Joint, image: torch.Tensor) -> list[str]:
     """Root mean square of A x - y for both kinds of A."""
-    shrink = [Shrink(joint.factor(joint.scales[1]), kind) for kind in OPERATORS]
+    shrink = [Shrink(joint.chain.factor(joint.scales[1]), kind) for kind in OPERATORS]
     y = joint.image(joint.scales[1])[:, : joint.height // shrink[0].factor, : joint.width // shrink[0].factor]
     return [f"{(a(image[None])[0] - y).square().mean().sqrt():.3f}" for a in shrink]
 

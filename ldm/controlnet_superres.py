@@ -133,7 +133,7 @@ class SteeredJoint(Joint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        height, width = self.padded
+        height, width = self.chain.padded
         missing = (0, width - self.enlarged.shape[2], 0, height - self.enlarged.shape[1])
         self.enlarged = F.pad(self.enlarged[None], missing, mode="replicate")[0].to(self.model.device)
 

@@ -146,7 +146,7 @@ def writer_of(joint: Joint, path: Path, place: Place | None) -> PyramidWriter | 
 def write(joint: Joint, out: Path, place: Place | None) -> dict[str, Any]:
     """The image as a pyramid, as PNG where it is not too large, and a picture of both canvases; returns its figures."""
     coarse = joint.scales[min(1, len(joint.scales) - 1)]
-    shrunk = Shrunk(joint.width, joint.factor(coarse))
+    shrunk = Shrunk(joint.width, joint.chain.factor(coarse))
     bands = []
     with writer_of(joint, out / "image.tiff", place) as writer:
         for band in shown(joint.bands(), joint.height, "decoding", lambda band: band.shape[1]):
@@ -220,7 +220,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         processes=processes,
     )
-    least = max(2, joint.factor(joint.scales[min(1, len(scales) - 1)]))
+    least = max(2, joint.chain.factor(joint.scales[min(1, len(scales) - 1)]))
     if min(size) < least:
         raise UserError(f"--size: {args.size}; expected at least {least} pixels, of which the coarser canvas shows one")
     cost = cost_of(joint)

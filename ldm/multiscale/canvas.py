@@ -1,6 +1,6 @@
-"""One canvas of Algorithm 2: its windows denoised step by step under the constraint of a coarser canvas.
+"""One step of one canvas of Algorithm 2: its windows denoised under the constraint of a coarser canvas.
 
-    for each step of the schedule                                  supplement 8.2, Algorithm 2
+    denoise_step                                                   supplement 8.2, Algorithm 2
         cut z_t into windows
         z_0, eps = predict(denoise(z_t, t))                        the denoiser's prediction of each window
         K times: z_0, eps = correct towards A Dec(z_0) = y         inner loop: eq. 4, 6 and 12 (`correct`)
@@ -8,8 +8,8 @@
         z_t = the scheduler's step from z_0 and eps
 
 (paper, section 3.2.) y comes from the next coarser scale: its decoded prediction of the same step (lock-step, as
-published) or its finished image. A coarser canvas is not conditioned on a finer one, so a chain of scales is a sequence
-of such loops, each constrained by the one before: `ldm.multiscale.joint`. In super-resolution y is given.
+published) or its finished image: `ldm.multiscale.joint` is the loop over steps and scales. In super-resolution y is
+given.
 
 Shapes: n windows, H, W latents of a canvas, f the factor between two scales.
 """
@@ -94,45 +94,47 @@ class State(NamedTuple):
     """whether it holds the windows of all processes"""
 
 
-def denoise_canvas(
-    z_t: Tensor,
-    canvas: Canvas,
-    *,
-    first: int = 0,
-    target: Callable[[int], Target] | None = None,
-    codec: Codec | None = None,
-    rule: Rule | None = None,
-) -> Iterator[State]:
-    """Denoise z_t (3, H, W) from step number `first` on; one State after every step (Algorithm 2, the outer loop).
+@dataclass(frozen=True)
+class Constraint:
+    """What windows are moved towards: A Dec(z_0) = y."""
 
-    With `target(step)`, `codec` and `rule`, windows are constrained by what the target says.
-    """
+    y: Target
+    codec: Codec
+    rule: Rule
+
+
+def denoise_step(z_t: Tensor, index: int, canvas: Canvas, constraint: Constraint | None = None) -> State:
+    """Step number `index` of the canvas z_t (3, H, W): the body of Algorithm 2's loop over timesteps."""
+    step = canvas.steps[index]
     weight = torch.ones(canvas.side, canvas.side, dtype=z_t.dtype, device=z_t.device)
+    z_0, eps = Blend(z_t.shape, weight), Blend(z_t.shape, weight)
+    errors = z_t.new_zeros(2)  # sum, count
+    places = canvas.windows(index, *z_t.shape[1:])
+    for here in torch.split(places, canvas.batch_size) if len(places) else ():
+        windows = Windows(cut(z_t, here, canvas.side), canvas.denoiser(here), step)
+        if constraint is None:
+            prediction = windows.predict()
+        else:
+            y = constraint.y(here).to(z_t)
+            prediction, error = correct(windows, y, constraint.codec, constraint.rule)
+            errors += torch.stack([error.sum(), error.new_full((), len(error))])
+        z_0.add(prediction.z_0, here)
+        eps.add(prediction.eps, here)
+    if canvas.synchronises(index):
+        for tensor in (z_0.total, z_0.weights, eps.total, eps.weights, errors):
+            tensor.copy_(canvas.processes.all_reduce_sum(tensor))
+    mean = Prediction(z_0.total.div_(z_0.weights), eps.total.div_(eps.weights))  # in place: canvases are large
+    z_next = step.advance(mean, canvas.noise(index) if canvas.noise else None)
+    total, count = errors.tolist()
+    return State(index + 1, z_next, mean.z_0, total / count if count else None, canvas.synchronises(index))
+
+
+def denoise_canvas(z_t: Tensor, canvas: Canvas, first: int = 0) -> Iterator[State]:
+    """Denoise z_t (3, H, W) from step number `first` on, without a constraint; one State after every step."""
     for index in range(first, len(canvas.steps)):
-        step = canvas.steps[index]
-        constrained = rule is not None and rule.inner > 0 and index < rule.until * len(canvas.steps)
-        y = target(index) if constrained and target else None
-        z_0, eps = Blend(z_t.shape, weight), Blend(z_t.shape, weight)
-        errors = z_t.new_zeros(2)  # sum, count
-        places = canvas.windows(index, *z_t.shape[1:])
-        for here in torch.split(places, canvas.batch_size) if len(places) else ():
-            windows = Windows(cut(z_t, here, canvas.side), canvas.denoiser(here), step)
-            if y is None or codec is None or rule is None:
-                prediction = windows.predict()
-            else:
-                prediction, error = correct(windows, y(here).to(z_t), codec, rule)
-                errors += torch.stack([error.sum(), error.new_full((), len(error))])
-            z_0.add(prediction.z_0, here)
-            eps.add(prediction.eps, here)
-        if canvas.synchronises(index):
-            for tensor in (z_0.total, z_0.weights, eps.total, eps.weights, errors):
-                tensor.copy_(canvas.processes.all_reduce_sum(tensor))
-        mean = Prediction(z_0.total.div_(z_0.weights), eps.total.div_(eps.weights))  # in place: canvases are large
-        z_t = step.advance(mean, canvas.noise(index) if canvas.noise else None)
-        del z_0, eps
-        total, count = errors.tolist()
-        yield State(index + 1, z_t, mean.z_0, total / count if count else None, canvas.synchronises(index))
-        del mean
+        state = denoise_step(z_t, index, canvas)
+        z_t = state.z_t
+        yield state
 
 
 @dataclass

@@ -9,13 +9,14 @@ Shapes: H, W latents of a canvas.
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
 import torch
 
 from ldm.errors import UserError
+from ldm.multiscale.canvas import Windows, correct
 from ldm.multiscale.joint import OVERLAP, REPAIR_FROM, REPAIR_STRIDE, Joint
 from ldm.support.machines import available_memory
 
@@ -80,7 +81,7 @@ def duration(seconds: float) -> str:
 
 def cost_of(joint: Joint, inferred: bool = False) -> Cost:
     """Of sampling `joint` and writing its image; `inferred`: its conditions are, from an enlarged image in memory."""
-    sizes = {scale: joint.latents(scale) for scale in joint.scales}
+    sizes = {scale: joint.chain.latents(scale) for scale in joint.scales}
     latents = {scale: height * width for scale, (height, width) in sizes.items()}
     finest = joint.scales[0]
     sampled = joint.scales[:-1] if joint.fixed is not None else joint.scales
@@ -88,21 +89,22 @@ def cost_of(joint: Joint, inferred: bool = False) -> Cost:
     above = latents[joint.scales[1]] if len(joint.scales) > 1 else 0
     memory = BYTES_A_LATENT * at_once + KEPT_BYTES * sum(latents.values())
     memory += 2 * 4 * 3 * PIXELS_A_LATENT * above  # its image, and a copy of another size
-    tiles = latents[finest] * joint.model.ladder[finest].downsample ** 2 / joint.side**2
+    tiles = latents[finest] * joint.model.ladder[finest].downsample ** 2 / joint.chain.side**2
     memory += ceil(4 * 4 / 3 * tiles * joint.model.embedding_width)
     memory += (3 * PIXELS_A_LATENT + 2 * KEPT_BYTES) * latents[finest] if inferred else 0
     disk = 2 * KEPT_BYTES * sum(latents.values()) + ceil(JPEG_BYTES * PIXELS_A_LATENT * latents[finest])
     steps = joint.scale_steps
     windows = sum(steps * windows_a_step(joint, *sizes[scale]) for scale in sampled)
     if joint.settings.seam == "repair":
-        windows += REPAIR_FROM // REPAIR_STRIDE * covering(*sizes[finest], joint.side, joint.side // OVERLAP)
+        side = joint.chain.side
+        windows += REPAIR_FROM // REPAIR_STRIDE * covering(*sizes[finest], side, side // OVERLAP)
     return Cost(memory, disk, windows)
 
 
 def windows_a_step(joint: Joint, height: int, width: int) -> int:
     """Of a canvas (H, W)."""
-    overlaps, moves = joint.settings.seam == "overlap", joint.settings.seam == "jitter"
-    return covering(height, width, joint.side, joint.side // OVERLAP if overlaps else joint.side, int(moves))
+    side, overlaps, moves = joint.chain.side, joint.settings.seam == "overlap", joint.settings.seam == "jitter"
+    return covering(height, width, side, side // OVERLAP if overlaps else side, int(moves))
 
 
 def covering(height: int, width: int, side: int, stride: int, more: int = 0) -> int:
@@ -114,15 +116,28 @@ def covering(height: int, width: int, side: int, stride: int, more: int = 0) -> 
 def window_seconds(joint: Joint) -> float:
     """How long one window of the finest canvas takes for a step, constrained or not, on average over the steps."""
     share = joint.settings.rule.until if joint.settings.rule.inner and len(joint.scales) > 1 else 0.0
-    joint.one_window(held=share > 0)  # the first call is slower
-    free = _seconds(joint, held=False)
-    held = _seconds(joint, held=True) if share else free
-    return share * held + (1 - share) * free
+    one_window(joint, constrained=share > 0)  # the first call is slower
+    free = _seconds(joint, constrained=False)
+    constrained = _seconds(joint, constrained=True) if share else free
+    return share * constrained + (1 - share) * free
 
 
-def _seconds(joint: Joint, held: bool) -> float:
+def one_window(joint: Joint, constrained: bool) -> None:
+    """What a step does with one window of the finest canvas."""
+    scale, side = joint.scales[0], joint.chain.side
+    places = torch.zeros(1, 2, dtype=torch.long)
+    z_t = torch.zeros(1, 3, side, side, device=joint.model.device)
+    windows = Windows(z_t, joint.denoiser(scale, places), joint.canvas(scale).steps[0])
+    if constrained:
+        y = z_t.new_zeros(1, 3, *2 * [joint.model.tile_px // joint.chain.above(scale)])
+        correct(windows, y, joint.codec, replace(joint.settings.rule, tolerance=-1.0))
+    else:
+        windows.predict()
+
+
+def _seconds(joint: Joint, constrained: bool) -> float:
     started = time.perf_counter()
-    joint.one_window(held)
+    one_window(joint, constrained)
     if joint.model.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started

@@ -12,7 +12,7 @@ from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.schedule import scaled_linear_alpha_bar
 from ldm.diffusion.steps import Step, ddim_steps, released_steps
 from ldm.errors import UserError
-from ldm.multiscale.canvas import Canvas, Codec, Target, Windows, correct, denoise_canvas
+from ldm.multiscale.canvas import Canvas, Codec, Constraint, Windows, correct, denoise_canvas, denoise_step
 from ldm.multiscale.constraint import OPERATORS, Shrink
 from ldm.multiscale.presets import JACOBIANS, Rule
 from ldm.multiscale.windows import cut
@@ -188,22 +188,17 @@ def test_windows_within_the_tolerance_are_left_alone(denoiser: str | None, norma
     assert corrected.prediction.z_0.isfinite().all()
 
 
-def test_only_the_first_steps_are_held() -> None:
-    asked, y = [], noise(7, 1, 3, 4, 4)
-
-    def target(step: int) -> Target:
-        asked.append(step)
-        return lambda places: y.expand(len(places), -1, -1, -1)
-
+def test_a_step_without_corrections_is_a_free_one() -> None:
+    y, start = noise(7, 1, 3, 4, 4), noise(2, 3, 16, 8)
     canvas = Canvas(steps=STEPS, denoiser=lambda places: curved, side=SIDE)
-    start = noise(2, 3, 16, 8)
-    half = list(denoise_canvas(start, canvas, target=target, codec=CODEC, rule=Rule(until=0.5)))
-    assert asked == [0, 1, 2]
-    assert [state.error is None for state in half] == [False] * 3 + [True] * 3
-    free = list(denoise_canvas(start, canvas))
-    none = list(denoise_canvas(start, canvas, target=target, codec=CODEC, rule=Rule(inner=0)))
-    assert torch.equal(free[-1].z_t, none[-1].z_t)
-    assert asked == [0, 1, 2]
+    states = [
+        denoise_step(start, 1, canvas, Constraint(lambda places: y.expand(len(places), -1, -1, -1), CODEC, rule))
+        for rule in (Rule(inner=0), Rule())
+    ]
+    free = denoise_step(start, 1, canvas)
+    assert free.error is None
+    assert torch.equal(states[0].z_t, free.z_t)
+    assert not torch.equal(states[1].z_t, free.z_t)
 
 
 def test_unknown_passages_are_refused() -> None:

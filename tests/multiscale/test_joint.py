@@ -141,7 +141,7 @@ class Failing:
 
     def context(self, scale: str, places: Tensor) -> Tensor:
         self.calls_left -= scale == "20x"
-        if self.calls_left == 0:
+        if scale == "20x" and self.calls_left == 0:
             raise MemoryError
         return self.sound.context(scale, places)
 
@@ -155,7 +155,17 @@ def test_a_step_that_failed_is_taken_again(joint: Callable[..., Joint], name: st
     again = joint(settings=FEW[name], conditions=Failing(expected.conditions, calls_left=3))  # type: ignore[arg-type]
     with pytest.raises(MemoryError):
         sampled(again)
+    saved = {scale: state._replace(z_0=state.z_t) for scale, state in again.states.items()}  # as a file holds them
     assert torch.equal(last(again), last(expected))
+    assert torch.equal(last(joint(settings=FEW[name], states=saved)), last(expected))
+
+
+def test_the_steps_after_the_share_that_is_constrained_are_free(joint: Callable[..., Joint]) -> None:
+    half = joint(settings=replace(DEFAULT, rule=replace(DEFAULT.rule, until=0.5)))
+    free = joint(settings=replace(DEFAULT, rule=Rule(inner=0)))
+    errors = {scale: [state.error for canvas, state in half.run() if canvas == scale] for scale in half.scales[:1]}
+    assert [error is None for error in errors["20x"]] == [False, False, True, True]
+    assert {state.error for _, state in free.run()} == {None}
 
 
 def together(make: Callable[[Processes], Joint], count: int) -> list[Tensor]:
@@ -213,9 +223,9 @@ def test_windows_move_by_whole_pixels_of_the_coarser_canvas(
 ) -> None:
     one = joint()
     for pixels, grain in ((4, 1), (8, 2), (16, 4)):
-        monkeypatch.setattr(one, "_above", lambda scale, pixels=pixels: pixels)
+        monkeypatch.setattr(one.chain, "above", lambda scale, pixels=pixels: pixels)
         offsets = {offset for step in range(50) for offset in one._offset("20x", step)}
-        assert offsets == set(range(0, one.side, grain))
+        assert offsets == set(range(0, one.chain.side, grain))
     assert joint(settings=replace(DEFAULT, seam="none"))._offset("20x", 3) == (0, 0)
 
 
@@ -291,12 +301,12 @@ def test_windows_that_overlap_show_every_latent_to_several(
     one.denoiser = lambda scale, places: seen.append(places) or sound(scale, places)  # type: ignore[assignment, func-returns-value]
     next(one.run())
     places = torch.cat(seen)
-    counts = torch.zeros(one.latents("20x"))
+    counts = torch.zeros(one.chain.latents("20x"))
     for row, col in places.tolist():
-        counts[row : row + one.side, col : col + one.side] += 1
+        counts[row : row + one.chain.side, col : col + one.chain.side] += 1
     assert len(places.unique(dim=0)) == len(places)
     assert counts.min() == 1  # the corners
-    middle = slice(one.side - 1, 1 - one.side)
+    middle = slice(one.chain.side - 1, 1 - one.chain.side)
     assert (counts[middle, middle] >= 16).all()
 
 

@@ -93,7 +93,7 @@ class JointMethod:
         for _ in sampling.run():
             pass
         image = to_uint8(torch.cat(list(sampling.bands()), dim=1)[None])[0]
-        shrink = sampling.factor(sampling.scales[1])
+        shrink = sampling.chain.factor(sampling.scales[1])
         coarse = to_uint8(sampling.image(sampling.scales[1])[None])[0]
         return Painted(image, coarse[: place.height // shrink, : place.width // shrink])
 
