@@ -1,7 +1,7 @@
-"""One error class for a user's mistake, and the one place that turns it into an exit status.
+"""The error class for a user's mistake, and its translation into an exit status.
 
-A message is one line: the thing, the value found, the value expected, the remedy. What the system refuses to do with a
-file is told alike. Anything else is a fault of ours, and keeps its traceback.
+A message is one line: what, the value found, the value expected, the remedy. Errors of the operating system about a
+file are reported alike. Any other exception is a bug and keeps its traceback.
 """
 
 import errno
@@ -33,11 +33,11 @@ FILES = {
     errno.ESTALE: "its network disk is gone; run the same command again",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
 }
-"""what a user can do about an error of the system"""
+"""reason and remedy for errors of the operating system"""
 
 
 class UserError(ValueError):
-    """Bad input, told in one line to whoever typed the command."""
+    """Bad input, reported to the user in one line."""
 
 
 def cli(main: Callable[[], object]) -> None:
@@ -75,7 +75,7 @@ def _status(main: Callable[[], object], received: list[int]) -> int:
             raise
         print(one_line(f"error: {told}"), file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:  # it may say how to go on
+    except KeyboardInterrupt as stop:  # its text may say how to continue
         print(one_line(f"interrupted; {stop}") if str(stop) else "interrupted", file=sys.stderr)
         return TERMINATED if received else INTERRUPTED
 
@@ -147,18 +147,18 @@ def _is_unread(stream: TextIO) -> bool:
 
 
 def message(error: UserError) -> str:
-    """What an error says. Of one in a data loader's process torch tells the traceback, whose last line it is."""
+    """The message of an error; for one in a data loader's process, the last line of the traceback from torch."""
     text = str(error).strip()
     return re.sub(r"^[\w.]+: ", "", text.splitlines()[-1]) if text.startswith("Caught ") else text
 
 
 def one_line(text: str) -> str:
-    """`text` in one line that any terminal can show: names of files need not be text."""
+    """`text` in one printable line: names of files may contain any bytes."""
     return " ".join(text.encode(errors="backslashreplace").decode().split())
 
 
 def file_error(error: OSError) -> str | None:
-    """One line about a file, or None where the error names none and is no full disk: then it is not the user's."""
+    """One line about a file; None where the error names no file and is not a full disk: then it is a bug."""
     if error.errno not in FILES or (error.filename is None and error.errno not in FULL_DISK):
         return None
     place = error.filename if error.filename is not None else "output"

@@ -1,11 +1,11 @@
-"""Where weights come from: "demo" (in the package), a folder, a published file, or a name on the Hugging Face hub.
+"""Sources of weights: "demo" (in the package), a folder, a published file, or a name on the Hugging Face hub.
 
 A model's folder, as a finished run and `save_pretrained` write it, holds config.yaml, which names the networks, and
-weights.safetensors. A published file, weights.ckpt, has no config that is read: its networks are the constructors'
-defaults, which its tensors must match name for name and shape for shape.
+weights.safetensors. A published file, weights.ckpt, is read without a config: its networks are the constructors'
+defaults, and its tensors must match them in name and shape.
 
 On the hub a model is ORG/NAME[/SUBFOLDER][@REVISION], such as StonyBrook-CVLab/ZoomLDM/brca. A file or folder of that
-name on this disk wins, unless `hf:` stands before it.
+name on this disk has priority, unless the name begins with `hf:`.
 """
 
 import re
@@ -31,22 +31,22 @@ from ldm.support.typed import typed
 BUNDLED = Path(__file__).parent / "weights" / "demo"
 CONFIG, WEIGHTS, PUBLISHED = "config.yaml", "weights.safetensors", "weights.ckpt"
 CDM = "cdm"
-"""the folder, in a saved model's, of the CDM that was saved with it"""
+"""subfolder of a saved model's folder for its CDM"""
 PART = r"[A-Za-z0-9][\w.-]*"
 HUB_NAME = re.compile(rf"(hf:)?(?P<id>{PART}/{PART})/?(?P<inside>(?:{PART}/?)*)(?:@(?P<revision>[\w./-]+))?")
 WEIGHTS_FILES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 OF_MODEL = ("system", "ladder", "tile_px", "encoder", "model", "contexts_id")
-"""keys of a config that say what a model is; the others, of its training, may hold paths of whoever trained it"""
+"""keys of a config that describe the model; the others concern training and may contain local paths"""
 PARTS_OF = {
     "zoomldm": ("denoiser", "summarizer", "autoencoder", "schedule", "prediction"),
     "cdm": ("cdm", "schedule"),
 }
-"""what `model` in a config holds, by system"""
+"""parts in a config's `model` section, by system"""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Weights, and the config that names their networks."""
+    """Weights, and the config that describes their networks."""
 
     name: str
     path: Path
@@ -55,12 +55,12 @@ class Source:
 
     @property
     def published(self) -> bool:
-        """Whether it is a file without a config of its own."""
+        """Whether it is a file without a config."""
         return self.config.get("system") is None
 
     @property
     def own_cdm(self) -> Path | None:
-        """Where the CDM is that comes with these weights: the demo's, or one that was saved with them."""
+        """The CDM that belongs to these weights: the demo's, or one that was saved with them."""
         if self.path.parent == BUNDLED / "zoomldm":
             return BUNDLED / CDM
         folder = self.path.parent / CDM
@@ -68,12 +68,12 @@ class Source:
 
     @cached_property
     def id(self) -> str:
-        """Names the weights: "<name>-<12 hex>", the first digits of the file's sha256."""
+        """Id of the weights: "<name>-<12 hex>", the first digits of the file's sha256."""
         return f"{self.name}-{sha256(self.path)[:12]}"
 
     @property
     def config_id(self) -> str:
-        """Names what the config says of the networks."""
+        """Id of the network settings in the config."""
         return model_settings(self.config)
 
 
@@ -92,11 +92,11 @@ class HubName(NamedTuple):
     text: str
     repository: Repository
     inside: str
-    """the subfolder, or the file, in the repository; empty at its top"""
+    """subfolder or file in the repository; empty for its top"""
 
     @property
     def last(self) -> str:
-        """What the weights are called by."""
+        """The last part of the name, used in ids of the weights."""
         return PurePosixPath(self.inside).stem or self.repository.id.partition("/")[2]
 
     def file(self, name: str) -> str:
@@ -104,9 +104,9 @@ class HubName(NamedTuple):
 
 
 def hub_name(source: str | Path) -> HubName | None:
-    """`source` as a name on the hub; None where it is, or looks like, a path of this disk.
+    """Parse `source` as a name on the hub; None where it is, or looks like, a local path.
 
-    UserError for what begins with hf: and is no such name.
+    UserError for an invalid name after hf:.
     """
     text = str(source)
     found = HUB_NAME.fullmatch(text)
@@ -114,7 +114,7 @@ def hub_name(source: str | Path) -> HubName | None:
         if not found:
             raise UserError(f"{text}: is no name on the hub; expected hf:ORG/NAME[/SUBFOLDER][@REVISION]")
     elif isinstance(source, Path) or not found or Path(text).exists() or Path(found["id"]).parent.exists():
-        return None  # a missing path of a folder that is here is no name
+        return None  # a missing path in an existing folder is not a hub name
     elif text.endswith(WEIGHTS_FILES):
         return None
     what = text if text.startswith("hf:") else f"{text} (no file or folder here)"
@@ -122,7 +122,7 @@ def hub_name(source: str | Path) -> HubName | None:
 
 
 def open_source(source: str | Path, *systems: str) -> Source:
-    """Read a model, named as this module says, as one of `systems`; the first is the bundled one.
+    """Open a model from a source, as one of `systems`; the first is the bundled one.
 
     UserError when the source is missing, damaged, unfinished or a run of another system.
     """
@@ -142,9 +142,9 @@ def open_source(source: str | Path, *systems: str) -> Source:
 
 
 def locate(source: str | Path, system: str) -> tuple[Path, str]:
-    """The folder or file on this disk that `source` names, fetched if need be, and what its weights are called by.
+    """The local folder or file of `source`, downloaded if necessary, and its name in ids.
 
-    UserError when it cannot be fetched.
+    UserError when it cannot be downloaded.
     """
     if str(source) == "demo":
         return BUNDLED / system, "demo"
@@ -162,7 +162,7 @@ def locate(source: str | Path, system: str) -> tuple[Path, str]:
 
 
 def _fetched(name: HubName) -> Path:
-    """The folder, or the one file, of a model on the hub. UserError when there is none, or it cannot be had."""
+    """Download the folder, or the single file, of a model on the hub. UserError when that fails."""
     files = _needed(name)
     paths = [fetch(name.repository, file, name.text) for file in files]
     if len({str(path).removesuffix(file) for path, file in zip(paths, files, strict=True)}) > 1:
@@ -171,7 +171,7 @@ def _fetched(name: HubName) -> Path:
 
 
 def _needed(name: HubName) -> list[str]:
-    """The files that make a model, as they are called on the hub. UserError that says what is there instead."""
+    """The files of a model in a repository. UserError that lists what is there instead."""
     saved = [WEIGHTS, CONFIG, f"{WEIGHTS}.sha256", f"{CONFIG}.sha256"]
     own = [name.file(file) for file in saved + [f"{CDM}/{file}" for file in saved]]
     published = name.file(PUBLISHED)
@@ -191,7 +191,7 @@ def _needed(name: HubName) -> list[str]:
 
 
 def check_there(source: str | Path | None, key: str) -> None:
-    """UserError when `source`, the value of `key`, names no file and no finished run; cheap, so before all else."""
+    """UserError when `source`, the value of `key`, names no file and no finished run; a cheap early check."""
     if source is None or str(source) == "demo":
         return
     if (name := hub_name(source)) is not None:
@@ -205,20 +205,20 @@ def check_there(source: str | Path | None, key: str) -> None:
 
 
 def save_model(folder: Path, config: DictConfig, tensors: Mapping[str, Tensor], system: str) -> None:
-    """Write a model's folder: config.yaml, of which only what says what the model is, weights, and their sha256.
+    """Write a model's folder: config.yaml with the keys that describe the model, weights, and their sha256.
 
-    UserError when the disk refuses.
+    UserError when the files cannot be written.
     """
     check_destination(folder, folder=True)
     read = {key: config[key] for key in OF_MODEL if config.get(key) is not None}
     parts = {key: config.model[key] for key in PARTS_OF[system]}
-    kept = OmegaConf.create({**read, "system": system, "model": parts})  # a published file's config says no system
+    kept = OmegaConf.create({**read, "system": system, "model": parts})  # the config of a published file has no system
     save_weights(folder / WEIGHTS, tensors, {SETTINGS: model_settings(kept)})
     save_config(folder, kept)
 
 
 def _published(tensors: dict[str, Tensor], system: str) -> dict[str, Any]:
-    """The config of a published file: default networks; the number of scales is read off the table of scales."""
+    """The config of a published file: default networks; the number of scales is that of the scale embeddings."""
     tables = ("mag_embedding.weight", "embedding_table.weight")
     scales = next((len(tensor) for name, tensor in tensors.items() if name.endswith(tables)), 8)
     schedule = "cosine_alpha_bar" if system == "cdm" else "scaled_linear_alpha_bar"
@@ -238,7 +238,7 @@ def _published(tensors: dict[str, Tensor], system: str) -> dict[str, Any]:
 
 
 def build_part(source: Source, key: str) -> Any:
-    """What the config says under model.<key>."""
+    """Build the network under model.<key> of the config."""
     return build(OmegaConf.select(source.config, f"model.{key}"), f"{source.path}: model.{key}")
 
 
@@ -247,7 +247,7 @@ def load_network(source: Source, part: str, parts: Mapping[str, Mapping[str, Ten
     if part not in parts:
         raise UserError(f"{source.path}: holds no {part}, only {', '.join(parts) or 'unknown tensors'}")
     what = f"{part} of {source.path}"
-    with torch.device("meta"):  # a config of any size costs nothing until it agrees with the file
+    with torch.device("meta"):  # on the meta device, so that a huge config takes no memory before it matches the file
         check_strict(build_part(source, part), parts[part], what)
     network = build_part(source, part)
     load_strict(network, parts[part], what)

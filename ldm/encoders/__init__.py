@@ -1,1 +1,1 @@
-"""Frozen tile encoders: a base tile to its embedding."""
+"""Frozen tile encoders: from a base tile to its embedding."""

@@ -1,4 +1,4 @@
-"""Histograms of a tile's colours: an encoder that needs no weights, blind to shape and texture."""
+"""Histograms of a tile's colours: an encoder without weights that ignores shape and texture."""
 
 import torch
 from einops import rearrange, reduce

@@ -30,7 +30,7 @@ class ConchEncoder:
             raise UserError(f"encoder.name: conch: its authors' package is missing ({error}); {remedy}") from error
         local = "set encoder.weights to a local file"
         path = weights or fetch(Repository(CONCH_HUB), CONCH_FILE, "encoder.name: conch", local)
-        tensors = {name.removeprefix("module."): value for name, value in load_weights(path).items()}  # runs no code
+        tensors = {name.removeprefix("module."): value for name, value in load_weights(path).items()}
         try:
             network, self.transform = create_model_from_pretrained("conch_ViT-B-16", str(path))
         except (KeyError, RuntimeError, pickle.UnpicklingError) as error:
@@ -38,7 +38,7 @@ class ConchEncoder:
         own = {f"visual.{name}": value for name, value in network.visual.state_dict().items()}
         if (
             not {name for name in own if "caption" not in name} <= tensors.keys()
-        ):  # what a file lacks the package leaves random; nothing here makes captions
+        ):  # the package leaves missing tensors random; only the captioning parts may be missing
             raise _not_conch(path)
         check_kinds(own, tensors, f"encoder.weights: {path}")
         self.network = network.eval().requires_grad_(False).to(device)

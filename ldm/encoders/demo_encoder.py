@@ -58,6 +58,6 @@ class DemoEncoder(nn.Module):
 
     @torch.inference_mode()
     def maps(self, images: Tensor) -> list[Tensor]:
-        """uint8 (n, h, w, 3) -> [(n, 128, h / 8, w / 8)]: stands in for LPIPS' features; at full resolution."""
+        """uint8 (n, h, w, 3) -> [(n, 128, h / 8, w / 8)], at full resolution: features used in place of LPIPS'."""
         x = rearrange(images.to(self.mean.device).float(), "n h w c -> n c h w") / 127.5 - 1
         return self.backbone(x)

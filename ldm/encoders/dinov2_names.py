@@ -1,7 +1,7 @@
-"""DINOv2 in the names of the package transformers (Phikon-v2, Hibou, Midnight), as timm's: nothing but names differs.
+"""Convert DINOv2 weights from the names of the package transformers (Phikon-v2, Hibou, Midnight) to timm's.
 
-transformers keeps query, key and value apart, and adds the position embedding to the class token before the registers
-come between; timm has one matrix for the three and, with registers, the sum in the class token.
+transformers has separate matrices for query, key and value, timm one. With registers, transformers adds a position
+embedding to the class token when it runs; timm stores their sum as the class token.
 """
 
 import re
@@ -35,11 +35,11 @@ def is_transformers(state: Mapping[str, Tensor]) -> bool:
 
 
 def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors by timm's names; one that has no place in DINOv2 keeps its name."""
+    """The tensors under timm's names; unknown tensors keep their names."""
     found: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
-        if name == UNUSED:  # stands for patches that are hidden in training
+        if name == UNUSED:  # token of masked patches, used in training only
             continue
         layer = LAYER.fullmatch(name)
         if layer and (part := PART.fullmatch(layer[2])):

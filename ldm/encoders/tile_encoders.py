@@ -1,6 +1,6 @@
 """Frozen tile encoders by name: uint8 tiles (n, h, w, 3) -> embeddings (n, d), one per base tile (paper, section 3.1).
 
-| name | what it is | where it is read |
+| name | what it is | module |
 |---|---|---|
 | demo, satellite | random features, in the package | ldm/encoders/demo_encoder.py |
 | colours | histograms of colours, no weights | ldm/encoders/colours.py |
@@ -25,18 +25,18 @@ from ldm.encoders.timm_encoder import HF_HUB, TimmEncoder
 from ldm.errors import UserError
 
 OURS = dict.fromkeys(FITTED, DemoEncoder.width) | {"colours": ColourEncoder.width, "conch": ConchEncoder.width}
-"""widths of those that timm does not build"""
+"""widths of the encoders that timm does not build"""
 
 
 class TileEncoder(Protocol):
     """Frozen weights: the same tile gives the same embedding."""
 
     id: str
-    """names the weights; stored with every embedding"""
+    """id of the weights; stored with every embedding"""
     width: int
     """channels d of an embedding"""
     preprocessing: str
-    """from 8-bit pixels to what the network sees"""
+    """description of the steps from 8-bit pixels to the network's input"""
 
     def __call__(self, tiles: Tensor, /) -> Tensor:
         """uint8 (n, h, w, 3) -> float32 (n, d), on the CPU."""
@@ -45,7 +45,7 @@ class TileEncoder(Protocol):
 def load_encoder(name: str, weights: str | Path | None = None, device: str = "cpu") -> TileEncoder:
     """The encoder `name`: one of OURS or PUBLISHED, any timm model, or hf-hub:ORG/NAME; `weights` is a local file.
 
-    An id, as slides and models carry it, names the weights too: NAME-<12 digits of their sha256>.
+    `name` may be an id as stored in slides and models, which includes the weights: NAME-<12 digits of their sha256>.
     Raises UserError for an unknown name, and for weights that are missing, gated or not those of the id.
     """
     if asked := re.fullmatch(r"(.+)-[0-9a-f]{12}", name):

@@ -1,4 +1,4 @@
-"""Tile encoders that timm builds: those of the table, any timm model by its name, any repository that timm saved.
+"""Tile encoders built by timm: those of the table, any timm model by name, any repository saved by timm.
 
 The whole tile is resized to the network's input and normalised as in training.
 """
@@ -27,7 +27,7 @@ HF_HUB = "hf-hub:"
 
 
 class TimmEncoder:
-    """The tokens that the table names, of a published encoder; of any other network, its pooled features."""
+    """For a published encoder, the tokens that the table names; for any other network, its pooled features."""
 
     def __init__(self, name: str, weights: str | Path | None, device: str) -> None:
         published = PUBLISHED.get(name)
@@ -58,7 +58,7 @@ class TimmEncoder:
 
 
 def class_and_mean(network: Any, x: Tensor) -> Tensor:
-    """Images (n, 3, h, w) -> the class token and the mean of the patch tokens, side by side (n, 2 c)."""
+    """Images (n, 3, h, w) -> class token and mean of the patch tokens, concatenated (n, 2 c)."""
     tokens = network.forward_features(x)  # (n, class, registers and patches, c)
     return torch.cat([tokens[:, 0], tokens[:, network.num_prefix_tokens :].mean(1)], 1)
 
@@ -79,7 +79,7 @@ def _published(name: str, published: Published, weights: str | Path | None) -> A
 
 
 def _fetched(name: str, published: Published) -> Path:
-    """The published file, on this disk. UserError when it cannot be had: why, and how to do without."""
+    """The published file on this disk, downloaded if necessary. UserError with reason and remedy when it cannot be."""
     repository, what = Repository(published.hub), f"encoder.name: {name}: its weights could not be fetched"
     there = cached(repository, published.files)
     if there is not None:
@@ -93,7 +93,7 @@ def _fetched(name: str, published: Published) -> Path:
 
 
 def _by_timm(name: str, weights: str | Path | None) -> Any:
-    """A network that timm knows by name, or describes in its repository; pooled, without its classifier."""
+    """A timm model by name, or from a repository saved by timm; pooled, without its classifier."""
     hub = name.removeprefix(HF_HUB) if name.startswith(HF_HUB) else ""
     what = f"encoder.name: {name}: its weights could not be fetched"
     if hub or weights is None:
@@ -124,15 +124,15 @@ def _by_timm(name: str, weights: str | Path | None) -> Any:
 
 
 def _local_state(network: Any, weights: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file by timm's names; position embeddings of another image size are resized.
+    """The tensors of a file under timm's names; position embeddings of another image size are resized.
 
     The classifier is left out. DINO's own files name the network `backbone`, inside `module` where it was trained on
-    several GPUs; transformers has names of its own for DINOv2.
+    several GPUs; names of transformers are converted.
     """
     tensors = load_weights(weights).items()
     state = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in tensors}
     if is_transformers(state):
-        state = timm_names(state)  # as trained at this size: nothing is resized
+        state = timm_names(state)  # trained at this size: nothing is resized
     elif isinstance(network, vision_transformer.VisionTransformer):
         state = vision_transformer.checkpoint_filter_fn(state, network)
     elif isinstance(network, eva.Eva):

@@ -1,1 +1,1 @@
-"""Images -> numbers."""
+"""Metrics, experiments and multiple-instance learning."""

@@ -1,4 +1,4 @@
-"""The spaces to compare images in, by name: Inception's, or an encoder's."""
+"""Feature spaces by name: Inception's, or an encoder's."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from ldm.evaluation.metrics.extractors import Extractor, Inception
 def space(name: str, weights: Mapping[str, str], device: str) -> Extractor:
     """The extractor `name`, or one by its id; `weights`: local files of some, by name.
 
-    UserError for an unknown one, or weights that are neither here nor fetched.
+    UserError for an unknown name, or weights that are missing and cannot be downloaded.
     """
     path = next((path for key, path in weights.items() if name == key or name.startswith(f"{key}-")), None)
     if name == "inception":

@@ -1,4 +1,4 @@
-"""Results on disk: one JSON with every figure, and tables in Markdown as the paper lays them out."""
+"""Results on disk: a JSON file with every figure, and Markdown tables in the paper's layout."""
 
 import json
 import math
@@ -9,29 +9,29 @@ from typing import Any
 from ldm.support.files import atomic_write
 
 Record = Mapping[str, Any]
-"""one measured thing: its keys and figures"""
+"""one measurement: its keys and figures"""
 
 
 def frechet_name(extractor: str, what: str = "") -> str:
-    """What the field calls a Frechet distance in the space of `extractor`, of "crops" or "whole" images."""
+    """The usual name of the Frechet distance in the space of `extractor`, of "crops" or "whole" images."""
     known = {("inception", ""): "FID", ("inception", "crops"): "Crop-FID", ("clip", "whole"): "CLIP-FID"}
     name = known.get((extractor.split("-")[0], what), "Frechet distance" if not what else f"FD {what}")
     return f"{name}, {extractor}"
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column is a label."""
+    """A Markdown table; the first column is a label."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def number(value: float | None, digits: int) -> str:
-    """Fixed digits, or a dash for what was not measured."""
+    """A number with fixed digits, or a dash if not measured."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and standard deviation over images; the mean alone where all are one, a dash where some are unknown."""
+    """Mean and standard deviation over images; only the mean of a single value, a dash where a value is unknown."""
     mean = math.fsum(values) / len(values)
     if math.isnan(mean) or len(set(values)) == 1:
         return number(mean, digits)
@@ -41,7 +41,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def write_results(out: Path, name: str, settings: Record, records: Sequence[Record], text: str) -> Path:
-    """Write <name>.json (settings, records; what is not a number is null) and <name>.md; returns the latter."""
+    """Write <name>.json (settings, records; NaN becomes null) and <name>.md; returns the latter."""
     content = {"settings": dict(settings), "records": [_plain(record) for record in records]}
     with atomic_write(out / f"{name}.json") as partial:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

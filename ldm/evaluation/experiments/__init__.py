@@ -1,1 +1,1 @@
-"""What is compared with what: the experiments behind scripts/evaluate.py."""
+"""The experiments of `zoomldm evaluate`."""

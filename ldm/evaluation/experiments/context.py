@@ -1,4 +1,4 @@
-"""What every experiment is given, and what it hands back."""
+"""Inputs and outputs that all experiments share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ from ldm.support.cache import Identity, content
 from ldm.support.processes import ALONE, Processes
 
 SHOWN = 4
-"""pictures of each method on a sheet"""
+"""images per method on a contact sheet"""
 
 
 @dataclass(frozen=True)
 class EvalContext:
-    """The model, if any, the spaces to compare in, and how the work is done."""
+    """The model, if any, the feature spaces, and how the work is done."""
 
     loaded: ZoomLDM | None
     spaces: Sequence[Extractor]
@@ -38,11 +38,11 @@ class EvalContext:
 
     @property
     def samples(self) -> Path:
-        """The folder of the images that are made; what one experiment made another finds."""
+        """The folder of generated images, which experiments share."""
         return self.out / "samples"
 
     def identity(self, weights: Mapping[str, str], inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Identity:
-        """What images that are made here depend on: the arguments, and what all of them do."""
+        """Identity of generated images: the arguments, and what all images depend on."""
         own: dict[str, Any] = {"precision": self.model.precision, "device": self.model.device.type}
         own |= {"seed": self.seed, "batch": self.batch}  # the size of a batch moves the last digits
         return Identity("samples", {**self.model.weights, **weights}, inputs, {**own, **settings})
@@ -50,7 +50,7 @@ class EvalContext:
     def identity_of(
         self, method: "Method", files: Sequence[Path], scales: Sequence[str], embed: "Embedder | None"
     ) -> Identity:
-        """What the images of `method` from `files` depend on; `embed` where it embeds them."""
+        """Identity of the images of `method` from `files`; includes `embed` if the method uses embeddings."""
         weights = {**method.weights, **({"encoder": embed.id} if embed else {})}
         inputs = {str(number): content(path) for number, path in enumerate(files)}
         return self.identity(weights, inputs, {"scales": list(scales), "method": dict(method.settings)})
@@ -61,21 +61,21 @@ class Embedder(Protocol):
 
     @property
     def id(self) -> str:
-        """Names its weights."""
+        """Id of its weights."""
 
     def __call__(self, tiles: Tensor, /) -> Tensor:
         """uint8 (b, H, W, 3) -> float32 (b, d)."""
 
 
 class Method(Protocol):
-    """A way to make images, which declares all that they depend on besides the model and what it is given.
+    """A way to make images. It declares everything that they depend on besides the model and its arguments.
 
-    Nothing of it is looked for elsewhere: images that were kept are found by what is declared here.
+    Cached images are found by this declaration, so an undeclared dependency would give outdated images.
     """
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """Names of the weights of networks that are not the model's."""
+        """Ids of the weights of networks that are not the model's."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -83,7 +83,7 @@ class Method(Protocol):
 
     @property
     def embeds(self) -> bool:
-        """Whether it asks for embeddings of the real image."""
+        """Whether it uses embeddings of the real image."""
 
 
 @dataclass

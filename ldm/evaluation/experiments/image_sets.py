@@ -1,4 +1,4 @@
-"""Where the images of an evaluation come from: prepared slides, folders, statistics that others share; and samples.
+"""Sources of images for evaluation: prepared slides, folders, shared statistics, and cached samples.
 
     COHORT/*.h5                      regions of prepared slides, with images
     FOLDER/<scale>/*.png             images of one scale each; FOLDER/<scale>_*.png is understood too, as sample_patches
@@ -74,7 +74,7 @@ def spread_over(items: Sequence[Item], count: int) -> list[Item]:
 def halves(items: Sequence[Item], slide: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
     """Two parts without a patient in common, in order; every other patient is in the second.
 
-    `slide` names the slide of an item. UserError for fewer than two patients.
+    `slide` gives the slide of an item. UserError for fewer than two patients.
     """
     patients = sorted({patient_of(slide(item)) for item in items})
     if len(patients) < 2:
@@ -93,12 +93,12 @@ def slide_id(slide: SlideFile) -> str:
 
 
 def slide_of(picture: Path) -> str:
-    """The slide of a picture that data_prep/crops.py cut: <slide>_<row>_<col>; any other picture is one of its own."""
+    """The slide of a picture cut by data_prep/crops.py: <slide>_<row>_<col>; any other picture is its own slide."""
     return re.sub(r"_\d+_\d+$", "", picture.stem)
 
 
 def image_files(folder: Path, scale: str, only: bool) -> list[Path]:
-    """The images of `scale` in a folder; all of it when that is the `only` scale asked for. UserError for none."""
+    """The images of `scale` in a folder; all of its images when that is the `only` scale. UserError for none."""
     if (folder / scale).is_dir():
         return listed([folder / scale])
     paths = listed([folder])
@@ -117,9 +117,9 @@ def _pixels(path: Path) -> Pixels:
 
 
 def cohort(folder: Path, trained_on: bool = False, split: Path | None = None) -> list[SlideFile]:
-    """The prepared slides of a folder, by name; none when it holds none.
+    """The prepared slides of a folder, by name; empty when it holds none.
 
-    Those of training, or the others, where there is a `split` (default: the folder's own splits.csv). UserError for a
+    With a `split` (default: the folder's splits.csv), only those for training, or only the others. UserError for a
     slide that the split lacks.
     """
     slides = open_cohort(folder) if any(folder.rglob("*.h5")) else []
@@ -134,7 +134,7 @@ def cohort(folder: Path, trained_on: bool = False, split: Path | None = None) ->
 
 
 def slides_of_run(run: Path, trained_on: bool) -> tuple[Path, list[SlideFile]]:
-    """The cohort of a run, and those of its slides that it was trained on, or did not see. UserError without one."""
+    """The cohort of a run, and its training slides or its held-out ones. UserError without a cohort."""
     config = run / "config.yaml"
     data = load_run_config(run).get("data") if config.is_file() else None
     if not data or not data.get("cohort"):
@@ -144,10 +144,10 @@ def slides_of_run(run: Path, trained_on: bool) -> tuple[Path, list[SlideFile]]:
 
 
 class ImageSet:
-    """Images of every scale that were not made here, as a set in the space of an extractor."""
+    """Given images of every scale, as a set in the space of an extractor."""
 
     def __init__(self, path: Path, scales: Sequence[str], slides: Sequence[SlideFile] | None = None) -> None:
-        """`slides`: those of the folder to keep (those that are not for training). UserError for no folder."""
+        """`slides`: which of the folder's slides to use (default: those not for training). UserError for no folder."""
         if not path.is_dir():
             raise UserError(f"{path}: no such folder; expected prepared slides, images or statistics")
         self.path, self.scales = path, scales
@@ -155,7 +155,7 @@ class ImageSet:
 
     @property
     def lossless(self) -> bool:
-        """Whether no image went through JPEG; unknown, so True, for statistics alone."""
+        """Whether no image was stored as JPEG; True for statistics alone, where this is unknown."""
         if self.slides:
             return all(slide.settings.get("images") != "jpeg" for slide in self.slides)
         return not any(path.suffix.lower() in (".jpg", ".jpeg") for path in self.path.rglob("*"))
@@ -174,7 +174,7 @@ class ImageSet:
         statistics = sorted(self.path.glob(f"{scale}_*.npz"))
         same = [path for path in statistics if path.name == statistics_name(scale, extractor)]
         if same or statistics:
-            return Described(Statistics.load((same or statistics)[0]))  # of another extractor: refused when compared
+            return Described(Statistics.load((same or statistics)[0]))  # comparison refuses a mismatch
         return describe(self.loaders(scale), extractor, scale, processes, batch)
 
 
@@ -184,16 +184,16 @@ def statistics_name(scale: str, extractor: Extractor) -> str:
 
 
 class SampleCache:
-    """Images made here, kept as PNG 0, 1, ...: an interrupted command, run again, makes what is missing.
+    """Generated images, cached as PNG 0, 1, ...: an interrupted command that is run again makes only missing ones.
 
-    The folder's name holds the digest of their identity, so what depends on anything else finds other images.
+    The folder's name contains the digest of their identity, so images of other settings are kept apart.
     """
 
     def __init__(self, folder: Path, name: str, identity: Identity) -> None:
         slug = "".join(letter if letter.isalnum() else "-" for letter in name)
         self.folder, self._identity = folder / f"{slug}-{identity.digest}", identity
         self.seconds = float("nan")
-        """of one core for an image, where some were made"""
+        """CPU seconds per image, where some were made"""
 
     def path(self, number: int) -> Path:
         return self.folder / f"{number:05d}.png"
@@ -210,9 +210,11 @@ class SampleCache:
         processes: Processes = ALONE,
         progress: Callable[[int], object] = lambda count: None,
     ) -> None:
-        """Make what is missing of `count` images with `make`, which gives those of a range of numbers, in order.
+        """Make the missing ones of `count` images with `make`, which returns the images of a range of numbers, in
+        order.
 
-        Ranges begin at multiples of `batch`, so image i does not depend on what was there or on who makes it.
+        Ranges begin at multiples of `batch`, so image i depends neither on cached images nor on the process that makes
+        it.
         """
         with atomic_write(self.folder / "identity.json") as unfinished:
             unfinished.write_text(json.dumps(json.loads(self._identity.text), indent=2) + "\n")

@@ -1,7 +1,8 @@
-"""Large images: whole, in pieces, and as what they are made of (paper, Table 2 and section 4.3).
+"""Large images: Frechet distance of whole images and of crops, and measures of their tiling (paper, Table 2, section
+4.3).
 
-CLIP-FID looks at whole images, shrunk; Crop-FID at crops of a patch's size. Neither sees a quilt for what it is, so the
-constraint's error, seams, gradients and the power spectrum stand beside them.
+CLIP-FID compares whole images, shrunk; Crop-FID compares crops of a patch's size. Neither detects visible tiling, so
+constraint error, seam strength, gradient energy and power spectrum are reported as well.
 
 A method turns a CanvasPlace into an image and declares what it depends on: add one to METHODS, or rows of your own with
 `--generated NAME=FOLDER`.
@@ -42,7 +43,7 @@ RINGS = 32
 
 
 class CanvasPlace(NamedTuple):
-    """What is to be generated."""
+    """A place to generate an image for."""
 
     number: int
     tokens: Tensor
@@ -64,7 +65,7 @@ class Painted(NamedTuple):
 
 class Paint(Method, Protocol):
     def __call__(self, model: ZoomLDM, place: CanvasPlace, /) -> Painted:
-        """The noise depends on the place's number alone."""
+        """Generate an image; its noise depends on the place's number alone."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,10 @@ METHODS: dict[str, Paint] = {
     "ours": JointMethod(PRESETS["default"]),
     "paper": JointMethod(replace(PRESETS["paper"], seam="none")),
 }
-"""two baselines, that know no coarser canvas; ours; the paper's Algorithm 2, descending, without repair"""
+"""two baselines without a coarser canvas; ours; the paper's Algorithm 2, descending, without seam repair"""
 REAL = "real, other places"
 DIGITS = {"constraint error": 3, "seam strength": 3, "CPU s": 0}
-"""of a column, where not 2"""
+"""digits of a column, where not 2"""
 
 
 def constraint_error(image: Pixels, coarse: Pixels) -> float:
@@ -117,7 +118,7 @@ def constraint_error(image: Pixels, coarse: Pixels) -> float:
 
 
 def figures(image: Pixels, coarse: Pixels | None, real: Pixels | None, tile_px: int) -> dict[str, float]:
-    """What one image shows beside the real one of its place; nan for what is not known."""
+    """Measures of one image against the real one of its place; nan where unknown."""
     found = dict.fromkeys(("constraint error", "seam strength", "gradient energy", "spectral distance"), np.nan)
     found["seam strength"] = seam_strength(image, tile_px)
     if coarse is not None:
@@ -129,7 +130,7 @@ def figures(image: Pixels, coarse: Pixels | None, real: Pixels | None, tile_px: 
 
 
 def crops(images: Sequence[Loader], side: int) -> list[Loader]:
-    """The whole crops of `side` pixels of images of one size, row by row: loaders that keep one image in memory."""
+    """Complete crops of `side` pixels of images of one size, row by row: loaders that keep one image in memory."""
     kept: dict[int, Pixels] = {}
 
     def load(number: int, row: int, col: int) -> Pixels:
@@ -154,7 +155,7 @@ class Images:
     """of one core for an image"""
 
     def means(self, tile_px: int) -> dict[str, float]:
-        """Their figures on average."""
+        """Mean of each measure."""
         coarse, real = ([None] * len(self.images) if x is None else x for x in (self.coarse, self.real))
         rows = [
             figures(image(), held and held(), true and true(), tile_px)
@@ -166,14 +167,14 @@ class Images:
 def cache_of(
     setup: EvalContext, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> SampleCache:
-    """Where the images of a method are kept."""
+    """The cache of a method's images."""
     return SampleCache(setup.samples, f"large {name}", setup.identity_of(method, given, scales, embed))
 
 
 def generate(
     setup: EvalContext, name: str, method: Paint, given: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> Images:
-    """The places of the real images `given`, generated where that was not done before."""
+    """Images for the places of the real images `given`; cached ones are not generated again."""
     kept = cache_of(setup, name, method, given, scales, embed)
     held = [kept.path(i).with_name(f"{i:05d}.coarse.png") for i in range(len(given))]
 
@@ -194,7 +195,7 @@ def generate(
 
 
 class Reference:
-    """Real images, whole in the spaces of the setup, crops of them in others, and what others measure against them."""
+    """Statistics of real images, whole and in crops, each in its own feature spaces."""
 
     def __init__(self, setup: EvalContext, images: Sequence[Loader], crop_spaces: Sequence[Extractor]) -> None:
         self._setup = setup
@@ -206,7 +207,7 @@ class Reference:
         return describe(pieces, space, "", self._setup.processes, self._setup.batch)
 
     def distances(self, images: Sequence[Loader]) -> dict[str, float]:
-        """Frechet distance and KID in every space, and of how many."""
+        """Frechet distance and KID in every space, and the number of images."""
         found: dict[str, float] = {}
         for (what, space), real in zip(self._spaces, self._described, strict=True):
             cell = measure("", self._describe(what, images, space), real)
@@ -224,7 +225,7 @@ def run(
     crop_spaces: Sequence[Extractor],
     embed: Embedder,
 ) -> Report:
-    """Paint the places of the second half of the `real` images by every method; compare all with the first half.
+    """Generate the places of the second half of the `real` images by every method; compare all with the first half.
 
     `generated` are folders of images made elsewhere, of the same size; `embed` gives the embeddings of real tiles.
     UserError for fewer than two scales.
@@ -247,7 +248,7 @@ def run(
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Rows methods, columns measures; how many images and crops stand below."""
+    """Table with one row per method and one column per measure; numbers of images and crops below."""
     columns = [key for key in records[0] if not key.startswith(("method", "KID error", "n ", "m "))]
     rows = []
     for record in records:

@@ -1,8 +1,9 @@
-"""Memorisation: how near samples lie to the training images (`ldm.evaluation.metrics.nearest`).
+"""Memorisation: distances of samples to the training images (`ldm.evaluation.metrics.nearest`).
 
-Sampled under the embeddings of training regions a model has every occasion to repeat them; under those of held-out
-regions and of the CDM, it has none. But an embedding describes its region, so samples resemble the region that they
-were given, trained on or not. What tells memory from obedience is whether they come nearer where it was trained on.
+Conditioned on embeddings of training regions a model may reproduce them; conditioned on held-out regions or contexts of
+the CDM it cannot. But an embedding describes its region, so samples resemble the region of their condition whether or
+not it was trained on. Memorisation is distinguished from following the condition by comparing the two: do samples come
+nearer to their own region when that region was in the training set?
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,7 @@ def _features(setup: EvalContext, images: Sequence[Loader], space: Extractor) ->
 
 
 def _sheet(pairs: Mapping[str, list[tuple[float, Pixels, Pixels]]]) -> Sheet:
-    """The samples of each method that are nearest to a training image, beside it."""
+    """Contact sheet of the samples nearest to a training image, beside it, for each method."""
     rows = []
     for found in pairs.values():
         first = sorted(found, key=lambda pair: pair[0])[:SHOWN]
@@ -99,7 +100,7 @@ def _sheet(pairs: Mapping[str, list[tuple[float, Pixels, Pixels]]]) -> Sheet:
 
 
 def tables(records: Sequence[Mapping[str, Any]], spaces: Sequence[Extractor], scales: Sequence[str]) -> list[str]:
-    """For each space: rows methods, columns scales."""
+    """For each space, a table with one row per method and one column per scale."""
     lines = []
     for space in spaces:
         at = {(record["method"], record["scale"]): record for record in records if record["space"] == space.id}

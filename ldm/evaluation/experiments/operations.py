@@ -1,11 +1,11 @@
-"""How many operations sampling takes: what the networks of any model did, in those of the published ones.
+"""Operations of sampling: counted for any model, converted to the published networks.
 
     with counted(model) as work:
         ...
     print(full_size_pflop(work))
 
-Two operations are a multiplication and an addition. Those of an evaluation, alone or with its forward derivative, are
-counted by running the published networks without data.
+A multiply-add is two operations. Those of one evaluation, with or without forward derivative, are counted by running
+the published networks on the meta device.
 """
 
 import copy
@@ -28,7 +28,7 @@ from ldm.pipeline import ZoomLDM
 
 @dataclass
 class Counts:
-    """How much a network does, in patches: a window twice as high counts two."""
+    """Evaluations of a network in units of patches: a window twice as high counts as two."""
 
     evaluations: float = 0
     derivatives: float = 0
@@ -45,7 +45,7 @@ class WorkCount(NamedTuple):
 
 @contextmanager
 def counted(model: ZoomLDM) -> Iterator[WorkCount]:
-    """Count what the networks of `model` do meanwhile."""
+    """Count the evaluations of `model`'s networks within the context."""
     work = WorkCount(Counts(), Counts(), Counts())
     side = model.tile_px // model.autoencoder.downsample
     networks = (
@@ -84,7 +84,7 @@ def full_size() -> WorkCount:
 
 
 def costs(unet: UNet, autoencoder: Autoencoder, tile_px: int, context_dim: int) -> WorkCount:
-    """GFLOP of each network on a patch: of an evaluation, and of one with its forward derivative.
+    """GFLOP of each network for a patch: one evaluation, and one with its forward derivative.
 
     Copies of them are run on the meta device.
     """
@@ -109,15 +109,15 @@ def gflop(call: Callable[[], Any]) -> float:
 
 
 def pflop(work: WorkCount, costs: WorkCount) -> float:
-    """Operations of the counted evaluations, at the `costs` of these or other networks."""
+    """PFLOP of the counted evaluations at the given `costs`, of these or other networks."""
     return sum(worth(done, cost) * cost.evaluations for done, cost in zip(work, costs, strict=True)) / 1e6
 
 
 def full_size_pflop(work: WorkCount) -> float:
-    """What the published networks would have computed."""
+    """PFLOP of the same evaluations by the published networks."""
     return pflop(work, full_size())
 
 
 def worth(done: Counts, cost: Counts) -> float:
-    """Evaluations that would take as many operations."""
+    """Number of plain evaluations with the same number of operations."""
     return done.evaluations + done.derivatives * cost.derivatives / cost.evaluations

@@ -1,7 +1,6 @@
-"""Patches of every scale: how far generated ones lie from real ones (paper, Table 1).
+"""Patches of every scale: Frechet distance and KID of generated against real ones (paper, Table 1).
 
-The reference are real patches; what real patches of other slides measure against it is the floor that no method can be
-expected to pass.
+Real patches of other slides are compared with the same reference: their distance is the lower limit for any method.
 
 Shapes: n images, m of the reference.
 """
@@ -29,7 +28,7 @@ REAL, GIVEN, DRAWN = "real, other slides", "given embeddings", "CDM"
 def cache_of(
     setup: EvalContext, method: str, scale: str, slides: Sequence[SlideFile] | None, sampling: Mapping[str, Any]
 ) -> SampleCache:
-    """Where the images of `sample` are kept."""
+    """The cache of the images of `sample`."""
     inputs = {} if slides is None else {slide_id(slide): content(slide.path) for slide in slides}
     weights = setup.model.cdm.weights if slides is None and setup.model.cdm else {}
     order = list(inputs)  # that of the images
@@ -50,8 +49,8 @@ def sample(
 ) -> list[Loader]:
     """Images of `scale`: image i under the embedding of region i of the `slides`, or under a context of the CDM.
 
-    `sampling`: guidance, sampler, steps. Image i depends on the seed + i and its region alone; there are `count`, or as
-    many as regions.
+    `sampling`: guidance, sampler, steps. Image i depends on seed + i and its region alone. `count` images, or one per
+    region if there are fewer.
     """
     given = None if slides is None else regions(slides, scale, count)
     count = count if given is None else len(given)
@@ -80,12 +79,12 @@ class Measured(NamedTuple):
     m: int
     frechet: float
     kid: float
-    """nan where features are not known"""
+    """nan where features are unknown"""
     kid_error: float
 
 
 def measure(method: str, images: Described, reference: Described) -> Measured:
-    """UserError when the two are not of one extractor, preprocessing and scale."""
+    """Distances of two sets. UserError unless extractor, preprocessing and scale are the same."""
     a, b = images.statistics, reference.statistics
     distance = frechet_distance(a, b)
     value, error = np.nan, np.nan
@@ -97,7 +96,7 @@ def measure(method: str, images: Described, reference: Described) -> Measured:
 def methods_at(
     setup: EvalContext, scale: str, count: int, given: Sequence[SlideFile], sampling: Mapping[str, Any] | None
 ) -> dict[str, list[Loader]]:
-    """Images by method: other real ones, and samples unless `sampling` is None. UserError without conditions."""
+    """Image sets by method: other real patches, and samples unless `sampling` is None. UserError without conditions."""
     methods: dict[str, list[Loader]] = {}
     places = regions(given, scale, count)
     if places:
@@ -144,7 +143,7 @@ def run(
 
 
 def tables(cells: Sequence[Measured], spaces: Sequence[Extractor]) -> Iterator[str]:
-    """For each space, a table of Frechet distances and one of KID: rows methods, columns scales."""
+    """For each space, a table of Frechet distances and one of KID, with a row per method and a column per scale."""
     scales = list(dict.fromkeys(cell.scale for cell in cells))
     methods = list(dict.fromkeys(cell.method for cell in cells))
     for space in spaces:

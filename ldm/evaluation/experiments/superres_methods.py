@@ -1,4 +1,4 @@
-"""Super-resolution against the truth (paper, Table 3): PSNR, SSIM, LPIPS, what encoders see, what is left of A x - y.
+"""Super-resolution against the truth (paper, Table 3): PSNR, SSIM, LPIPS, similarity of embeddings, residual A x - y.
 
 A method turns a LowRes into an image and declares what the image depends on: add one to METHODS.
 
@@ -54,7 +54,7 @@ from ldm.pipeline import ZoomLDM
 
 
 class LowRes(NamedTuple):
-    """An image y (h, w, 3) at the coarsest of `scales`, to become one of the finest."""
+    """An image y (h, w, 3) at the coarsest of `scales`, to be enlarged to the finest."""
 
     number: int
     y: Pixels
@@ -67,12 +67,12 @@ class LowRes(NamedTuple):
 
 class Enlarge(Method, Protocol):
     def __call__(self, model: ZoomLDM, low: LowRes, /) -> Pixels:
-        """(h, w, 3) -> (H, W, 3); the noise depends on the number alone."""
+        """(h, w, 3) -> (H, W, 3); the noise depends on the image's number alone."""
 
 
 @dataclass(frozen=True)
 class Bicubic:
-    """Without a model."""
+    """Bicubic enlargement."""
 
     weights = settings = MappingProxyType[str, Any]({})
     embeds = False
@@ -83,7 +83,7 @@ class Bicubic:
 
 @dataclass(frozen=True)
 class Constrained:
-    """Ours: under no embeddings ("none"), those that it infers ("inferred"), or those of the truth ("given")."""
+    """Ours: without embeddings ("none"), with inferred ones ("inferred"), or with those of the truth ("given")."""
 
     condition: str
     sampling: Settings = CONSISTENT
@@ -124,7 +124,7 @@ class Constrained:
 
 @dataclass(frozen=True)
 class SteeredMethod:
-    """A ControlNet (paper, Table 3), under no embeddings or those of the truth."""
+    """A ControlNet (paper, Table 3), without embeddings or with those of the truth."""
 
     control: ControlModel
     embeds: bool
@@ -149,7 +149,7 @@ METHODS: dict[str, Enlarge] = {
     "inferred": Constrained("inferred"),
     "given": Constrained("given"),
 }
-"""without a model; ours under no embeddings, inferred ones, and those of the truth"""
+"""bicubic; ours without embeddings, with inferred ones, and with those of the truth"""
 
 
 def control_for(source: str | None, model: ZoomLDM, scales: Sequence[str]) -> ControlModel | None:
@@ -168,7 +168,7 @@ def control_for(source: str | None, model: ZoomLDM, scales: Sequence[str]) -> Co
 
 
 def methods(names: Sequence[str] | None, control: ControlModel | None) -> dict[str, Enlarge]:
-    """Those named, or all that there are. UserError for a ControlNet's without one."""
+    """The methods named, or all available ones. UserError for a ControlNet method without a ControlNet."""
     known = METHODS | ({name: SteeredMethod(control, given) for name, given in CONTROLLED.items()} if control else {})
     for name in names or ():
         if name not in known:
@@ -177,7 +177,7 @@ def methods(names: Sequence[str] | None, control: ControlModel | None) -> dict[s
 
 
 DIGITS = {"PSNR": 2, "gradient energy": 2, "encoder distance": 4, "LR residual": 4, "CPU s": 1}
-"""of a column, where not 3"""
+"""digits of a column, where not 3"""
 
 
 def scores(
@@ -189,10 +189,10 @@ def scores(
     features: Features | None,
     lpips: Lpips | None,
 ) -> dict[str, float]:
-    """How near `image` (H, W, 3) is to the truth, without what cannot be measured here.
+    """Scores of `image` (H, W, 3) against the truth; measures whose weights are missing are left out.
 
     Each of `spaces` gives the cosine of whole images, at its own input size (224 px: as the paper), and the mean cosine
-    of patches of `patch_px`. `features` are those that stand in for LPIPS.
+    of patches of `patch_px`. `features` replace LPIPS' where its weights are missing.
     """
     pair = image[None], truth[None]
     residual = Residual(from_uint8(y[None])[0], len(image) // len(y))
@@ -251,7 +251,7 @@ def run(
 def cache_of(
     setup: EvalContext, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> SampleCache:
-    """Where the images of a method are kept."""
+    """The cache of a method's images."""
     identity = setup.identity_of(method, truths, scales, embed if method.embeds else None)
     return SampleCache(setup.samples, f"superres {name}", identity)
 
@@ -259,7 +259,7 @@ def cache_of(
 def generate(
     setup: EvalContext, name: str, method: Enlarge, truths: Sequence[Path], scales: Sequence[str], embed: Embedder
 ) -> SampleCache:
-    """The images of a method, made where they are missing."""
+    """The images of a method; missing ones are made."""
     kept = cache_of(setup, name, method, truths, scales, embed)
     factor = magnification(setup.model, scales)
 
@@ -275,19 +275,19 @@ def generate(
 
 
 def read(path: Path, factor: int) -> Pixels:
-    """A truth (H, W, 3), without the rows and columns that no pixel of y would show whole."""
+    """Read a truth (H, W, 3), cropped to a multiple of the factor."""
     image = read_picture(path).pixels
     height, width = (length - length % factor for length in image.shape[:2])
     return image[:height, :width]
 
 
 def shrunk(truth: Pixels, factor: int) -> Pixels:
-    """y: f x f means."""
+    """y, the f x f means of a truth."""
     return to_uint8(Shrink(factor)(from_uint8(truth[None])))[0]
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Mean and standard deviation over the images; rows methods, columns measures."""
+    """Table of mean and standard deviation over images, with a row per method and a column per measure."""
     columns = [key for key in records[0] if key not in ("method", "image")]
     rows = []
     for method in dict.fromkeys(record["method"] for record in records):

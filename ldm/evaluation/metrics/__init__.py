@@ -1,1 +1,1 @@
-"""Numbers for images and sets of images."""
+"""Metrics of images and sets of images."""

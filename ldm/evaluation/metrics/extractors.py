@@ -1,7 +1,7 @@
-"""The spaces that sets of images are compared in: extractors, and the features of many images, shared by processes.
+"""Feature extractors, and the features of many images, computed by several processes.
 
 An extractor is any frozen network from uint8 images to vectors: the encoders of `ldm.encoders.tile_encoders` (UNI,
-CONCH, DINOv2, CLIP, the demo's, any timm model), and Inception, which is here since nothing else needs it.
+CONCH, DINOv2, CLIP, the demo's, any timm model), and Inception, defined here.
 
 Shapes: n images, b images of a batch, H, W pixels, d channels.
 """
@@ -27,12 +27,12 @@ from ldm.support.files import sha256
 from ldm.support.processes import ALONE, Processes
 
 KEPT = 10_000
-"""features kept of a set: what is quadratic in n works on them"""
+"""number of features kept of a set, for computations that are quadratic in n"""
 CHUNK = 256
-"""images that all processes embed together; the sums of a set do not depend on how many they are"""
+"""images embedded between synchronisations; the sums of a set do not depend on the number of processes"""
 Pixels = NDArray[np.uint8]
 Loader = Callable[[], Pixels]
-"""gives one image (H, W, 3)"""
+"""loads one image (H, W, 3)"""
 
 
 class Extractor(Protocol):
@@ -43,7 +43,7 @@ class Extractor(Protocol):
     width: int
     """d"""
     preprocessing: str
-    """from 8-bit pixels to what the network sees"""
+    """description of the steps from 8-bit pixels to the network's input"""
 
     def __call__(self, images: Tensor, /) -> Tensor:
         """uint8 (b, H, W, 3) -> float32 (b, d), on the CPU."""
@@ -53,7 +53,7 @@ class Inception:
     """The 2048 pooled features of FID: TensorFlow's Inception-v3 of 2015, as torch-fidelity has it.
 
     Images of any size are resized with antialiasing before (Parmar et al. 2022); the network's own resizing then does
-    nothing. UserError when the weights are not at `weights`, or at none where torch keeps downloads.
+    nothing. UserError when the weights are not at `weights`, or by default in torch's download folder.
     """
 
     width, size = 2048, 299
@@ -65,7 +65,7 @@ class Inception:
             raise UserError(
                 f"inception: {path} is missing; download {URL_INCEPTION_V3} there or give --weights inception=PATH"
             )
-        safe = io.BytesIO()  # torch-fidelity unpickles what it is given: it is given what was read without running code
+        safe = io.BytesIO()  # torch-fidelity unpickles its input: it gets what was read without running code
         tensors = load_weights(path)
         torch.save(tensors, safe)
         safe.seek(0)
@@ -87,13 +87,13 @@ class Inception:
 
 
 def inception_file() -> Path:
-    """Where torch keeps Inception's weights once they were downloaded."""
+    """Path of Inception's weights in torch's download folder."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
 
 
 @dataclass(frozen=True)
 class Described:
-    """A set of images in one space: its statistics, and its first features (at most KEPT, d), where they are known."""
+    """A set of images in one space: its statistics, and its first features (at most KEPT, d) if known."""
 
     statistics: Statistics
     features: NDArray[np.float32] | None = None
@@ -102,7 +102,7 @@ class Described:
 def describe(
     images: Sequence[Loader], extractor: Extractor, scale: str = "", processes: Processes = ALONE, batch: int = 32
 ) -> Described:
-    """The set `images` to `extractor`. UserError for fewer than two."""
+    """Statistics and features of `images` by `extractor`. UserError for fewer than two images."""
     moments, kept = Moments(extractor.width), [np.zeros((0, extractor.width), np.float32)]
     for chunk in features_of(images, extractor, processes, batch):
         room = KEPT - moments.n

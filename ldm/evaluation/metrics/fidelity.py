@@ -1,10 +1,10 @@
-"""How near images are to the truth, pixel by pixel and in the eyes of a network (paper, Table 3).
+"""Similarity of images to the truth: of pixels and of network features (paper, Table 3).
 
 PSNR rewards blur, the others do not. LPIPS (Zhang et al. 2018) needs AlexNet's weights, which are not in the package;
-a frozen encoder's features stand in for it where they are missing.
+without them, a frozen encoder's features are used instead.
 
 Shapes: n images, H, W pixels, d channels, h, w positions of a feature map. Images are uint8 (n, H, W, 3), and every
-measure gives a value an image (n,), so that a table can have mean and spread.
+measure gives one value per image (n,), so that tables can show mean and standard deviation.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,8 +50,8 @@ def ssim(images: Pixels, truth: Pixels) -> Values:
 class Lpips:
     """LPIPS (n,) as torchmetrics has it, with the learnt weights of its channels, over AlexNet's features.
 
-    AlexNet's own weights are read from `weights`, or from where torch keeps downloads; nothing is downloaded. UserError
-    when they are missing or another network's.
+    AlexNet's weights are read from `weights`, or from torch's download folder; nothing is downloaded. UserError when
+    they are missing or another network's.
     """
 
     def __init__(self, weights: str | Path | None = None) -> None:
@@ -72,7 +72,7 @@ class Lpips:
 
     @classmethod
     def found(cls, weights: str | Path | None = None) -> "Lpips | None":
-        """None where none are given and torch keeps none."""
+        """LPIPS, or None where no weights are given or found."""
         return None if weights is None and not alexnet_file().is_file() else cls(weights)
 
     @torch.no_grad()
@@ -82,13 +82,13 @@ class Lpips:
 
 
 def alexnet_file() -> Path:
-    """Where torch keeps AlexNet's weights once they were downloaded."""
+    """Path of AlexNet's weights in torch's download folder."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(ALEXNET_URL).name
 
 
 @torch.no_grad()
 def encoder_similarity(embed: Embed, images: Pixels, truth: Pixels) -> Values:
-    """Cosine (n,) of the embeddings of both."""
+    """Cosine similarity (n,) of the embeddings."""
     _pair(images, truth)
     return F.cosine_similarity(embed(torch.from_numpy(images)), embed(torch.from_numpy(truth)), dim=1).cpu().numpy()
 

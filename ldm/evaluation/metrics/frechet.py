@@ -2,8 +2,8 @@
 
     d^2 = |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2))
 
-It is biased: two samples of one distribution lie apart, the further the fewer images there are (about tr(C) (1/n_1 +
-1/n_2) and more, where n is below d). So n is part of the statistics, and only rows of equal n compare. KID
+It is biased: for two samples of one distribution it is above 0, by about tr(C) (1/n_1 + 1/n_2), and by more where n is
+below d. So n is part of the statistics, and only rows of equal n can be compared. KID
 (`ldm.evaluation.metrics.kid`) has no such bias.
 
 Shapes: n images, b images of a batch, d channels of the space.
@@ -23,13 +23,13 @@ from ldm.support.typed import typed
 
 FORMAT = "zoomldm-statistics-1"
 SAME = ("extractor", "preprocessing", "scale")
-"""what two statistics must agree in"""
+"""attributes that must be equal to compare two statistics"""
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What a set of images looks like to an extractor: enough for a Frechet distance, and to share."""
+    """Mean and covariance of a set of images in the space of an extractor."""
 
     n: int
     mean: Values
@@ -39,9 +39,9 @@ class Statistics:
     extractor: str
     """names its weights"""
     preprocessing: str
-    """from 8-bit pixels to what the extractor sees"""
+    """description of the steps from 8-bit pixels to the extractor's input"""
     scale: str
-    """of the images; "" where they have none"""
+    """scale of the images; "" for none"""
 
     def save(self, path: str | Path) -> None:
         """Write an .npz; readable without running code."""
@@ -50,7 +50,7 @@ class Statistics:
 
     @classmethod
     def load(cls, path: str | Path) -> "Statistics":
-        """UserError for a file that is missing, damaged or something else."""
+        """UserError for a file that is missing, damaged or of another format."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 found = {key: file[key] for key in file.files}
@@ -68,7 +68,7 @@ class Statistics:
 class Moments:
     """Mean and covariance of features that come in batches, in float64.
 
-    Batches are joined by their own means (Chan, Golub and LeVeque 1979), so nothing is lost to a mean far from zero.
+    Batches are combined by the pairwise update of Chan, Golub and LeVeque (1979), which is exact for means far from 0.
     """
 
     def __init__(self, width: int) -> None:
@@ -89,7 +89,7 @@ class Moments:
         self.n = total
 
     def statistics(self, extractor: str = "", preprocessing: str = "", scale: str = "") -> Statistics:
-        """UserError for fewer than two images: they have no covariance."""
+        """The statistics so far. UserError for fewer than two images."""
         if self.n < 2:
             raise UserError(f"statistics: {self.n} images{f' at {scale}' if scale else ''}; expected at least 2")
         covariance = self._scatter / (self.n - 1)
@@ -97,7 +97,7 @@ class Moments:
 
 
 def statistics_of(features: ArrayLike, **named: Any) -> Statistics:
-    """The statistics of features (n, d) that lie in memory; `named` as for `Moments.statistics`."""
+    """Statistics of features (n, d) in memory; `named` as for `Moments.statistics`."""
     moments = Moments(np.shape(features)[1])
     moments.add(features)
     return moments.statistics(**named)
@@ -107,7 +107,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     """d^2 of two statistics, never negative. UserError unless both are of one extractor, preprocessing and scale.
 
     The trace of (C_1 C_2)^(1/2) is that of (S C_2 S)^(1/2) with S = C_1^(1/2), which is symmetric and positive
-    semidefinite: its eigenvalues are real whatever the ranks, and what rounding leaves below zero is zero.
+    semidefinite: its eigenvalues are real for any rank, and those that rounding makes negative are set to 0.
     """
     for key in SAME:
         found, expected = getattr(a, key), getattr(b, key)

@@ -1,9 +1,9 @@
 """KID: the squared maximum mean discrepancy of two sets of features (Binkowski et al. 2018).
 
     k(x, y) = (x . y / d + 1)^3
-    KID = mean of k(x, x') + mean of k(y, y') - 2 mean of k(x, y)          over all pairs, none with itself
+    KID = mean of k(x, x') + mean of k(y, y') - 2 mean of k(x, y)          over all pairs of different features
 
-Unbiased at any number of images, so it may be negative; it is what to read where few are compared.
+Unbiased for any number of images, so it may be negative; prefer it for few images.
 
 Shapes: n, m features of the two sets, d channels.
 """
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ldm.errors import UserError
 
 BLOCK = 1024
-"""rows of the kernel at a time"""
+"""rows of the kernel matrix at a time"""
 Values = NDArray[np.float64]
 
 
@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
 def kid(x: ArrayLike, y: ArrayLike) -> Estimate:
     """KID of features (n, d) and (m, d), over all of them.
 
-    The standard error is that of the first-order (Hoeffding) term, which vanishes as the two come to agree. UserError
+    The standard error is that of the first-order (Hoeffding) term, which vanishes for equal distributions. UserError
     for fewer than two features, or two widths.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)

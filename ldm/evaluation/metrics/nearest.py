@@ -1,8 +1,8 @@
-"""Does a model repeat what it was trained on? Nearest training neighbours, against those of images it never saw.
+"""Memorisation: distances of samples to their nearest training images, compared with those of held-out images.
 
-A near neighbour alone says little: tissue looks like tissue. So every distance is compared with those of held-out real
-images to the same training images (the data-copying test of Meehan, Chaudhuri and Dasgupta 2020): a model that copies
-lies nearer to its training images than new real ones do.
+A near neighbour alone is not evidence, since tissue images resemble each other. So the distances are compared with
+those of held-out real images to the same training images (the data-copying test of Meehan, Chaudhuri and Dasgupta
+2020): a model that copies lies nearer to its training images than new real images do.
 
 Shapes: n images, m training images, d channels of the space.
 """
@@ -44,17 +44,17 @@ class Verdict(NamedTuple):
     """How the distances of n samples compare with those of held-out images."""
 
     nearer: float
-    """probability that a sample is nearer to the training images than a held-out image is; 0.5: as new ones are"""
+    """probability that a sample is nearer to the training images than a held-out image; 0.5: no copying"""
     p_value: float
-    """of that or more, for a model that does not copy (Mann and Whitney, one-sided)"""
+    """p-value for a model that does not copy (Mann-Whitney, one-sided)"""
     below: int
     """samples nearer than every held-out image"""
     expected: float
-    """of those, for a model that does not copy"""
+    """their expected number for a model that does not copy"""
 
 
 def judge(samples: ArrayLike, held_out: ArrayLike) -> Verdict:
-    """Distances (n,) against those of held-out images (k,). UserError for none of either."""
+    """Compare distances (n,) with those of held-out images (k,). UserError if either is empty."""
     ours, theirs = np.asarray(samples, np.float64), np.asarray(held_out, np.float64)
     if not len(ours) or not len(theirs):
         raise UserError(f"memorisation: {len(ours)} samples, {len(theirs)} held-out images; expected some of both")
@@ -68,7 +68,7 @@ def judge(samples: ArrayLike, held_out: ArrayLike) -> Verdict:
 
 
 def check_apart(training: Mapping[str, str], held_out: Mapping[str, str]) -> None:
-    """Slides to their patients. UserError when a held-out slide, or its patient, is among the training ones."""
+    """UserError when a held-out slide, or its patient, is among the training ones; maps from slides to patients."""
     patients = set(training.values())
     leaks = [slide for slide, patient in held_out.items() if slide in training or patient in patients]
     if leaks:

@@ -1,6 +1,6 @@
-"""What a large image made of tiles is measured by: its seams, and its texture against that of real images.
+"""Measures of a large image made of tiles: seam strength, and texture against that of real images.
 
-An image constrained by a blurry context loses texture, and independent tiles show their borders: it takes both numbers.
+An image that is too strongly constrained loses texture, and independent tiles show their borders: both are measured.
 
 Shapes: H, W pixels, n bins. Images are uint8 (H, W, 3); their values are taken from 0 to 1.
 """
@@ -43,9 +43,9 @@ def gradient_energy(image: Pixels) -> float:
 
 
 def seam_strength(image: Pixels, tile_px: int) -> float:
-    """Mean |gradient| across the borders of tiles over that everywhere else, both axes together; 1 is seamless.
+    """Mean |gradient| across tile borders divided by that elsewhere, over both axes; 1 is seamless.
 
-    Not a number where nothing else has a gradient. UserError for an image no larger than a tile.
+    NaN where there is no gradient elsewhere. UserError for an image no larger than a tile.
     """
     height, width = image.shape[:2]
     if max(height, width) <= tile_px:
@@ -63,8 +63,8 @@ def seam_strength(image: Pixels, tile_px: int) -> float:
 def radial_power_spectrum(image: Pixels, bins: int) -> Values:
     """Mean power (n,) of the luminance at 0 to 0.5 cycles per pixel, in rings of equal width, under a Hann window.
 
-    The scale is such that white noise has its variance in every ring, whatever the image's size; the mean is taken away
-    first. UserError when the image is too small for a ring to have a frequency in it.
+    Normalised so that white noise has its variance in every ring, for any image size; the mean is subtracted first.
+    UserError when the image is so small that a ring contains no frequency.
     """
     luminance = image @ LUMINANCE / 255
     height, width = luminance.shape
@@ -81,5 +81,5 @@ def radial_power_spectrum(image: Pixels, bins: int) -> Values:
 
 
 def spectral_distance(a: Values, b: Values) -> float:
-    """Mean |log(a / b)| of two power spectra (n,): 0.69 is twice or half the power on average."""
+    """Mean |log(a / b)| of two power spectra (n,): 0.69 means twice or half the power on average."""
     return float(np.abs(np.log(a / b)).mean())

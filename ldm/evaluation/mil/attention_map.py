@@ -1,4 +1,4 @@
-"""Where a classifier of bags looks: its attention over a picture of the slide.
+"""Attention map: a classifier's attention over a picture of the slide.
 
 Shapes: n tiles, H, W pixels.
 """
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 COLD, HOT = np.array([60.0, 90, 190]), np.array([225.0, 40, 30])
 VEIL = 0.55
-"""how much of a pixel the colour covers"""
+"""opacity of the colour"""
 
 
 def attention_map(
     picture: Pixels, attention: NDArray[np.floating], corners: NDArray[np.floating], side: float
 ) -> Pixels:
-    """`picture` (H, W, 3) with its tiles coloured from COLD, no attention, to HOT, the most that one of them gets.
+    """`picture` (H, W, 3) with its tiles coloured from COLD (no attention) to HOT (the largest attention of a tile).
 
-    attention (n,) of square tiles of `side` pixels whose first pixels are at x, y `corners` (n, 2). Pixels under no
-    tile stay as they are.
+    attention (n,) of square tiles of `side` pixels whose first pixels are at x, y `corners` (n, 2). Other pixels
+    are unchanged.
     """
     shown = picture.astype(np.float64)
     begins, ends = (np.rint(edge).astype(int).tolist() for edge in (corners, corners + side))

@@ -1,8 +1,8 @@
 """Multiple-instance learning: a slide's label from the bag of its tiles' features (paper, Table 4).
 
-Gated-attention pooling (ABMIL, Ilse et al. 2018), cross-validated with every patient on one side. Each fold serves once
-as test, the next one then as validation: it says when to stop, and the test fold is only looked at once, at the end.
-Features are standardised by the training bags. Everything follows from the seed.
+Gated-attention pooling (ABMIL, Ilse et al. 2018), cross-validated by patient. Each fold is the test fold once, with the
+next one as validation fold for early stopping; the test fold is used once, at the end. Features are standardised by the
+training bags. Results depend on the seed alone.
 
 Shapes: m slides, n tiles of one of them, d channels, k folds, b bags in a batch.
 """
@@ -26,7 +26,7 @@ from ldm.errors import UserError
 
 
 class Bags(Protocol):
-    """m bags (n, d): a list, or files that are read when they are asked for."""
+    """m bags (n, d): a list, or files that are read on access."""
 
     def __getitem__(self, number: int, /) -> Tensor: ...
 
@@ -61,7 +61,7 @@ class Standardiser(NamedTuple):
 
 
 class SlidePrediction(NamedTuple):
-    """What a classifier says of a bag: the logit of label 1, and how its attention is shared among the tiles (n,)."""
+    """A classifier's output for a bag: the logit of label 1, and the attention of the tiles (n,), which sums to 1."""
 
     logit: float
     attention: Tensor
@@ -87,7 +87,7 @@ def build_network(width_in: int) -> ABMIL:
 
 
 def fit(bags: Bags, labels: Labels, training: Sequence[int], validation: Sequence[int], seed: int) -> Classifier:
-    """Train on bags `training` until the loss on `validation` has not fallen for PATIENCE epochs; keep the best."""
+    """Train on the bags `training` until the `validation` loss has not improved for PATIENCE epochs; keep the best."""
     scale = Standardiser.of(bags, training)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -115,7 +115,7 @@ def fit(bags: Bags, labels: Labels, training: Sequence[int], validation: Sequenc
 
 
 def _loss(network: ABMIL, bags: Bags, labels: Labels, chosen: Sequence[int], scale: Standardiser) -> Tensor:
-    """Mean cross-entropy of bags `chosen`."""
+    """Mean cross-entropy of the bags `chosen`."""
     scaled = [scale(bags[i]) for i in chosen]
     x = pad_sequence(scaled, batch_first=True)  # (b, n, d)
     mask = pad_sequence([torch.ones(len(bag)) for bag in scaled], batch_first=True)  # (b, n)
@@ -125,11 +125,11 @@ def _loss(network: ABMIL, bags: Bags, labels: Labels, chosen: Sequence[int], sca
 
 @dataclass(frozen=True, eq=False)
 class CrossValidation:
-    """What classifiers say of slides that they have not seen."""
+    """Predictions for slides by classifiers that were not trained on them."""
 
     labels: Labels
     fold: NDArray[np.int64]
-    """(m,) in which each slide was tested"""
+    """(m,) the fold in which each slide was tested"""
     predictions: list[SlidePrediction]
     aucs: list[float]
     """of each fold"""
@@ -144,7 +144,7 @@ class CrossValidation:
 
 
 def cross_validate(bags: Bags, labels: Labels, fold: NDArray[np.int64], seed: int) -> CrossValidation:
-    """Test every slide with a classifier that saw neither it nor its validation fold's test.
+    """Test every slide with a classifier that was neither trained nor validated on its fold.
 
     `fold` (m,) from 0 to k - 1, k at least 3. UserError when some fold lacks one of the labels.
     """
@@ -172,9 +172,9 @@ def auc(logits: Sequence[float], labels: Labels) -> float:
 
 
 def half_interval(means: Sequence[float]) -> float:
-    """Half the width of the interval around their mean that holds the true one with 95 % (Student's t).
+    """Half the width of the 95 % confidence interval of the mean (Student's t).
 
-    For mean AUCs of several shuffles of the labels: folds of one shuffle share slides, shuffles are independent.
+    For mean AUCs of several label shuffles: folds of one shuffle share slides, but shuffles are independent.
     """
     m = len(means)
     return float(stdtrit(m - 1, 0.975) * np.std(means, ddof=1) / math.sqrt(m)) if m > 1 else math.inf

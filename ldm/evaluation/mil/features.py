@@ -1,11 +1,11 @@
-"""Denoiser activations as tile features: what the U-Net makes of a region once it is told what lies there.
+"""Denoiser activations as tile features.
 
-A region's latent, noised to t, goes through the U-Net under the region's own context; the map that one output block
-gives is averaged over its positions (paper, Table 4: output block 3 at t = 100).
+A region's latent, noised to t, is passed through the U-Net with the region's own context; the activations of one output
+block are averaged over positions (paper, Table 4: output block 3 at t = 100).
 
-The paper leaves three things open. Blocks are counted from 0, so block 3 of the published network is the first at a
-quarter of the latent's size: 576 channels at 16x16. The latent is noised, as it always was in training; the noise is a
-function of (seed, slide, scale, row, column), so a tile's features depend on nothing but the tile. Pooling is the mean.
+The paper leaves three choices open. Blocks are counted from 0 here, so block 3 of the published network is the first
+with 576 channels (16x16 for latents of 64x64). The latent is noised, as in training; the noise is a function of (seed,
+slide, scale, row, column), so a tile's features depend on the tile alone. Pooling is the mean.
 
 Shapes: n regions, d channels, h, w latents a side.
 """
@@ -35,12 +35,12 @@ SOURCES = ("denoiser", "encoder")
 
 @dataclass(frozen=True)
 class Probe:
-    """Where the denoiser is read."""
+    """Which activations of the denoiser are used."""
 
     block: int = 3
     t: int = 100
     clean: bool = False
-    """feed the latent as it is, not noised to t"""
+    """use the latent without noise"""
     seed: int = 0
 
     def check(self, model: ZoomLDM) -> None:
@@ -87,7 +87,7 @@ def encoder_features(slide: SlideFile, scale: str, rows: Sequence[int]) -> Tenso
 class FeatureExtractor:
     """Makes the bags of slides: of each scale in out/<source>-<scale>/, fused in out/<source>-<scale>+<scale>.../.
 
-    Whole bags of the same settings are kept, so an interrupted run is continued by running it again.
+    Complete bags of the same settings are kept, so an interrupted command continues when it is run again.
     """
 
     model: ZoomLDM
@@ -95,25 +95,25 @@ class FeatureExtractor:
     """finest first"""
     out: Path
     source: str = "denoiser"
-    """or "encoder": the embeddings alone, for comparison"""
+    """or "encoder": the embeddings themselves, for comparison"""
     probe: Probe = Probe()
     batch_size: int = 32
     quiet: bool = False
-    """no bar of a slide's regions"""
+    """show no progress bar of a slide's regions"""
 
     def __post_init__(self) -> None:
         self.probe.check(self.model)
 
     @property
     def folder(self) -> Path:
-        """Where the bags of all scales together are."""
+        """The folder of the fused bags."""
         return self._folder(self.scales)
 
     def _folder(self, scales: Sequence[str]) -> Path:
         return self.out / f"{self.source}-{'+'.join(scales)}"
 
     def __call__(self, slide: SlideFile) -> bool:
-        """Make what is missing of one slide's bags; returns whether anything was.
+        """Make the missing bags of one slide; returns whether there were any.
 
         UserError when the slide has no region of a scale, lacks too many coarser regions, or as `denoiser_features`.
         """
@@ -162,7 +162,7 @@ class FeatureExtractor:
 
 
 def is_made(path: Path, wanted: Identity) -> bool:
-    """Whether `path` is a whole bag of this identity."""
+    """Whether `path` is a complete bag of this identity."""
     if not path.exists():
         return False
     try:
