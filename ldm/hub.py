@@ -78,9 +78,9 @@ class Source:
 
 
 def weights_file(source: str | Path) -> Path:
-    """The weights of a ZoomLDM, named as this module says, whatever their config; fetched if need be.
+    """The weights file of a ZoomLDM source, downloaded if necessary; its config is not read.
 
-    UserError when they cannot be fetched.
+    UserError when it cannot be downloaded.
     """
     path, _ = locate(source, "zoomldm")
     return path / WEIGHTS if path.is_dir() else path

@@ -1,6 +1,6 @@
 """The README.md beside saved weights: what the model is, what it was trained on, figures, licence, use, limits.
 
-What the model knows of itself is filled in. The rest only whoever saves it knows; where nobody says, the card says so.
+Facts that the model contains are filled in; the user provides the rest, and the card says what was not stated.
 """
 
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ FORBIDDEN = {
 
 @dataclass(frozen=True)
 class Card:
-    """What a model does not know of itself."""
+    """What the user states about a model."""
 
     trained_on: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a model knows of itself."""
+    """Facts that a model contains."""
 
     id: str
     kind: str
@@ -84,7 +84,7 @@ class Facts:
     draws_conditions: bool
     """with a CDM of its own"""
     steps: int | None = None
-    """of its training, where its config says"""
+    """number of training steps, where its config says"""
 
 
 def model_card(facts: Facts, card: Card, source: str) -> str:

@@ -1,7 +1,7 @@
-"""A prepared slide beside a model: whether the two belong together, and what of the slide only its own model may read.
+"""Whether a prepared slide matches a model.
 
-Embeddings are for a model of the same encoder, patch size and ladder (`matching_slide`); latents besides for one whose
-autoencoder encodes alike, whatever its decoder (`latents`).
+Embeddings need a model with the same encoder, patch size and ladder (`matching_slide`); latents also need the same
+encoding, with any decoder (`latents`).
 
 Shapes: n regions, h, w latents a side.
 """
@@ -20,7 +20,7 @@ from ldm.pipeline import ZoomLDM
 
 
 def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:
-    """A prepared slide. UserError when it was prepared with another encoder, patch size or ladder than the model's."""
+    """Open a prepared slide. UserError when its encoder, patch size or ladder differs from the model's."""
     slide = SlideFile(path)
     expected = {"encoder": model.encoder, "tile_px": model.tile_px, "kind": model.ladder.kind}
     for key, value in expected.items():
@@ -31,16 +31,16 @@ def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:
 
 
 def kind_notes(place: Place | None, model: ZoomLDM) -> list[str]:
-    """A warning where a picture that lies at `place` on Earth is given to a `model` of something else."""
+    """A warning where a georeferenced picture is given to a `model` of something else than scenes."""
     if place is None or model.ladder.kind == "satellite":
         return []
     return [f"is georeferenced, but the model is of {model.ladder.kind}; give --model one that was trained on scenes"]
 
 
 def tile_place(slide: SlideFile, tile: tuple[int, int]) -> Place | None:
-    """Where base tile (row, col) begins on Earth, in base pixels; None where the slide's source did not say.
+    """Georeference of base tile (row, col), in base pixels; None where the slide's source had none.
 
-    UserError for a slide whose crs nobody knows.
+    UserError for an unknown crs.
     """
     attrs = slide.attrs
     if not attrs.get("transform"):
@@ -54,14 +54,14 @@ def tile_place(slide: SlideFile, tile: tuple[int, int]) -> Place | None:
 
 
 def encoded_alike(slide: SlideFile, model: ZoomLDM) -> bool:
-    """Whether the latents are what the model's autoencoder makes, as far as the slide tells: older ones do not."""
+    """Whether the latents have the model's encoding; True for slides of earlier versions, which did not record it."""
     return slide.attrs.get("latents_id", model.latents_id) == model.latents_id
 
 
 def latents(slide: SlideFile, scale: str, rows: Sequence[int], model: ZoomLDM) -> Tensor:
     """(n, 3, h, w) float32 of regions `rows`, unquantised.
 
-    UserError when another autoencoder than the model's made them, or none did.
+    UserError when they have another encoding than the model's, or are missing.
     """
     found = slide.latents(scale, rows)
     if not encoded_alike(slide, model):
@@ -74,7 +74,7 @@ def latents(slide: SlideFile, scale: str, rows: Sequence[int], model: ZoomLDM) -
 
 
 def has_pictures(slide: SlideFile, scale: str, model: ZoomLDM) -> bool:
-    """Whether regions are stored as images, or as latents that the model can decode."""
+    """Whether the slide has images, or latents that the model can decode."""
     return slide.has_images(scale) or (bool(slide.attrs.get("autoencoder")) and encoded_alike(slide, model))
 
 

@@ -1,8 +1,8 @@
 """The bundled tile encoders, which need no download: uint8 tiles (n, h, w, 3) -> embeddings (n, 256).
 
-A random ResNet-18, cut after its second stage, sees the tile at half resolution; channel means and standard deviations
-over space are standardised by statistics measured once on demo slides (data_prep/fit_demo_encoder.py). There is one for
-histology, "demo", and one for satellite scenes, "satellite": the same network with statistics of their own.
+A random ResNet-18 up to its second stage takes the tile at half resolution; the spatial mean and standard deviation of
+each channel are standardised by statistics measured once on demo slides (data_prep/fit_demo_encoder.py). There is one
+for histology, "demo", and one for satellite scenes, "satellite": the same network with statistics of their own.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from ldm.checkpoint import load_strict, load_weights
 from ldm.support.files import sha256
 
 FITTED = {name: Path(__file__).parents[1] / "weights" / name / "encoder.safetensors" for name in ("demo", "satellite")}
-"""weights by the encoder's name"""
+"""weights files by the encoder's name"""
 DEMO_WEIGHTS = FITTED["demo"]
 DEMO_CHANNELS = 128
 DEMO_TILE_PX = 128

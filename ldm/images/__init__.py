@@ -1,1 +1,1 @@
-"""Images on disk: read with the colours that were meant, written with their place on Earth."""
+"""Image files: read with the intended colours, written with their georeference."""

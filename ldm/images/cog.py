@@ -1,11 +1,11 @@
-"""A Cloud-Optimised GeoTIFF, written in bands of rows: what QGIS and rasterio open in place, at any zoom.
+"""A Cloud-Optimised GeoTIFF, written in bands of rows.
 
     with CogWriter("scene.tif", height, width, place) as writer:
         for band in bands:
             writer.write(band)
 
-GDAL's COG driver copies a whole file, so the bands first go into a tiled GeoTIFF beside it. Both are lossless; levels
-are 2x2 means. Memory is one row of tiles and GDAL's cache, disk space about three times the file.
+GDAL's COG driver copies a complete file, so the bands are first written to a temporary tiled GeoTIFF. Both are
+lossless; levels are 2x2 means. Memory: one row of tiles and GDAL's cache; disk space: about three times the file.
 
 Shapes: h, w pixels. Bands are uint8 (rows, w, 3).
 """
@@ -27,15 +27,15 @@ from ldm.support.files import atomic_write, full_disk_told, writer
 
 TILE_PX = 512
 CACHE_MIB = 64
-"""of blocks that GDAL keeps in memory"""
+"""GDAL's block cache in bytes"""
 NEARLY_FULL = 2**22
-"""bytes that a disk may have left when a row of tiles does not fit"""
+"""a disk with fewer free bytes than this after a failed write counts as full"""
 LOSSLESS = {"compress": "deflate", "predictor": 2, "bigtiff": "if_safer"}
 COG = {**LOSSLESS, "predictor": "yes", "blocksize": TILE_PX, "overview_resampling": "average"}
 
 
 class CogWriter:
-    """Writes an RGB image `height` x `width` that lies at `place`; the file appears once its last row was written."""
+    """Writes an RGB image `height` x `width` that lies at `place`; the file appears after its last row was written."""
 
     def __init__(self, path: str | Path, height: int, width: int, place: Place) -> None:
         """UserError for a size below 1x1."""
@@ -108,7 +108,7 @@ class CogWriter:
 
     @contextmanager
     def _disk_told(self) -> Iterator[None]:
-        """GDAL's errors as OSError; it does not say of a full disk that it is full."""
+        """Turn GDAL's errors into OSError; GDAL does not report that a disk is full."""
         try:
             with gdal_errors():
                 yield
@@ -120,5 +120,5 @@ class CogWriter:
             raise
 
     def _needed(self) -> int:
-        """Bytes on disk when nothing can be compressed: the bands, the file and its levels."""
+        """Bytes on disk without compression: the bands, the file and its levels."""
         return 3 * self.height * self.width * 10 // 3

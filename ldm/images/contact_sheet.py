@@ -1,6 +1,6 @@
 """Pictures on disk: PNG, and labelled contact sheets.
 
-Shapes: h, w pixels. Every image is uint8 (h, w, 3), sRGB. A file appears under its name only once it is whole.
+Shapes: h, w pixels. Every image is uint8 (h, w, 3), sRGB. Files are written atomically.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def save_png(path: str | Path, image: Pixels) -> None:
 
 
 def fitted(image: Pixels, side_px: int) -> Pixels:
-    """`image` (h, w, 3) on a white square, as large as it fits: (side_px, side_px, 3)."""
+    """`image` (h, w, 3), scaled to fit a white square: (side_px, side_px, 3)."""
     picture = Image.fromarray(image)
     zoom = side_px / max(picture.size)
     picture = picture.resize([max(1, round(zoom * side)) for side in picture.size], Image.Resampling.BOX)
@@ -57,10 +57,10 @@ def contact_sheet(
     column_labels: Sequence[str],
     path: str | Path,
 ) -> None:
-    """Write a labelled grid of pictures as PNG; every picture is shown at the size of the largest one.
+    """Write a labelled grid of pictures as PNG; every cell has the size of the largest picture.
 
-    rows: pictures (h, w, 3) of each row; a row may be shorter than the others. Raises UserError for no pictures at all
-    or for labels that do not count the rows and columns.
+    rows: pictures (h, w, 3) of each row; a row may be shorter than the others. Raises UserError for no pictures,
+    or for a wrong number of labels.
     """
     columns = max((len(row) for row in rows), default=0)
     if not columns:

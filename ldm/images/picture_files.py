@@ -1,8 +1,9 @@
-"""One picture file as pixels with the colours that were meant: upright, 8 bits a channel, alpha kept.
+"""One picture file as pixels with the intended colours: upright, 8 bits per channel, with alpha.
 
-What a file holds is read from the file: Pillow's modes hide that it cut 16 bits to 8, took a signed channel for an
-unsigned one, or gave the first of many frames. TIFF goes through tifffile (ldm/images/tiff_pages.py), the formats
-of FORMATS through Pillow; anything else, and whatever would not come out right, is refused with a remedy.
+Bit depths and frames are read from the file itself, since Pillow's modes do not show that it cut 16 bits to 8, took a
+signed channel for an unsigned one, or read the first of several frames. TIFF is read by tifffile
+(ldm/images/tiff_pages.py), the formats of FORMATS by Pillow. Anything that cannot be read correctly is refused with a
+remedy.
 
 Shapes: h, w pixels.
 """
@@ -29,16 +30,16 @@ PICTURE_SUFFIXES = (
     *(".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".mpo"),
     *TIFF_SUFFIXES,
 )
-"""what `read_file` reads, by its usual endings"""
+"""file suffixes that `read_file` reads"""
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
-"""Pillow's pixel formats of eight bits or fewer"""
+"""Pillow's raw modes of eight bits or fewer"""
 PIXELS_MAX = 89_478_485
-"""of a picture that is decoded whole; above it Pillow, too, suspects a decompression bomb"""
+"""largest number of pixels of a picture that is decoded at once, as for Pillow's check for decompression bombs"""
 READ_ERRORS = (
     *(OSError, SyntaxError, ValueError, LookupError, ArithmeticError, TypeError, EOFError, RuntimeError),
     struct.error,
 )
-"""what decoders raise for a damaged file"""
+"""exceptions of decoders for a damaged file"""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,7 +49,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""TIFF's orientation -> what shows it upright"""
+"""TIFF's orientation -> the transposition that makes it upright"""
 
 
 class PictureFile(NamedTuple):
@@ -65,7 +66,7 @@ def is_tiff(path: Path) -> bool:
 
 
 def read_file(path: Path) -> PictureFile:
-    """UserError for a file that is damaged, no picture, of more than 8 bits a channel or more than one frame."""
+    """UserError for a file that is damaged, not a picture, of more than 8 bits per channel or more than one frame."""
     try:
         return decode_file(path)
     except UserError:
@@ -75,12 +76,12 @@ def read_file(path: Path) -> PictureFile:
 
 
 def decode_file(path: Path) -> PictureFile:
-    """The same; one of READ_ERRORS for a file that is damaged or no picture."""
+    """As `read_file`, but one of READ_ERRORS for a file that is damaged or not a picture."""
     return _read_tiff(path) if is_tiff(path) else _read_pillow(path)
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
-    """What to say of a file that a decoder gave up on."""
+    """The UserError for a file that a decoder failed on."""
     found = " ".join(str(error).split()) or type(error).__name__
     return UserError(f"{path}: cannot be read as an image ({found}); take it out or convert it")
 
@@ -128,7 +129,7 @@ def _read_pillow(path: Path) -> PictureFile:
             found = image.mode if bits == "8-bit" else bits
             raise UserError(f"{path}: pixels are {found}, expected 8-bit colour; {TO_8_BITS}")
         frames = getattr(image, "n_frames", 1)
-        if frames > 1 and kind != "MPO":  # a camera's JPEG, followed by previews or the other eye's
+        if frames > 1 and kind != "MPO":  # a camera's JPEG, followed by previews or a second stereo view
             raise UserError(f"{path}: has {frames} frames, expected one picture; {SPLIT}")
         profile = image.info.get("icc_profile")
         upright = ImageOps.exif_transpose(image)
@@ -139,7 +140,7 @@ def _read_pillow(path: Path) -> PictureFile:
 
 
 def _inks(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """CMYK -> RGB, by its profile where it has one that can be used."""
+    """CMYK -> RGB, by the embedded profile where it is usable."""
     try:
         if profile:
             own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
@@ -188,4 +189,4 @@ FORMATS: dict[str, Callable[[bytes], str] | None] = {
     "PPM": _netpbm,
     "TGA": None,
 }
-"""Pillow's name of each format that is read -> what tells its depth, where it varies"""
+"""Pillow's name of each supported format -> the function that finds its bit depth, where it varies"""

@@ -1,4 +1,4 @@
-"""People's pictures: read one, plain or georeferenced; write what came of it in the format that it came in.
+"""User pictures, plain or georeferenced: reading, and writing results in the same format.
 
 Shapes: h, w pixels. Pictures are uint8 (h, w, 3).
 """
@@ -25,10 +25,10 @@ FORMATS: dict[str, dict[str, Any]] = {
     ".tif": {"compression": "tiff_deflate"},
     ".tiff": {"compression": "tiff_deflate"},
 }
-"""how they are written; everything else becomes PNG"""
+"""formats for writing; everything else becomes PNG"""
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 WHOLE_PX = 4096
-"""a longer side makes a pyramid"""
+"""images with a longer side are written as a pyramid"""
 
 
 class Picture(NamedTuple):
@@ -39,7 +39,7 @@ class Picture(NamedTuple):
 
 
 class Located(NamedTuple):
-    """A picture, where it lies on Earth, if it says so, and what was read otherwise than it says, a line each."""
+    """A picture, its georeference if any, and notes on what was read differently than the file says."""
 
     picture: Picture
     place: Place | None = None
@@ -47,14 +47,14 @@ class Located(NamedTuple):
 
 
 def read_picture(path: Path) -> Picture:
-    """The picture of `read_located`."""
+    """As `read_located`, the picture alone."""
     return read_located(path).picture
 
 
 def read_located(path: Path) -> Located:
-    """An image of 8 bits a channel, upright, transparent parts on white; of a scene, black where it has no data.
+    """An image of 8 bits per channel, upright, transparent parts on white; scenes are black where they have no data.
 
-    UserError for one that cannot be read, or would not come out right (picture_files.py, rasters.py).
+    UserError for one that cannot be read correctly (picture_files.py, rasters.py).
     """
     try:
         if is_raster(path):
@@ -76,7 +76,7 @@ def _read_scene(path: Path) -> Located:
 
 
 def listed(given: Sequence[Path]) -> list[Path]:
-    """Images, and those in folders by name. UserError for a folder without any, or two that differ in ending alone."""
+    """Image files, and those in folders. UserError for an empty folder, or two names that differ only in suffix."""
     paths: list[Path] = []
     for path in given:
         inside = [path]
@@ -93,7 +93,7 @@ def listed(given: Sequence[Path]) -> list[Path]:
 
 
 def destination(folder: Path, name: str, height: int, width: int, place: Place | None = None) -> Path:
-    """Where a picture that came as `name` goes; one with a place becomes a GeoTIFF."""
+    """Output path for an input picture `name`; a georeferenced one becomes a GeoTIFF."""
     path = folder / name
     if place is not None:
         return path if path.suffix.lower() in (".tif", ".tiff") else path.with_suffix(".tif")
@@ -103,7 +103,7 @@ def destination(folder: Path, name: str, height: int, width: int, place: Place |
 
 
 def write_picture(path: Path, bands: Iterable[Pixels], profile: bytes | None = None) -> Pixels:
-    """Write a picture that comes in bands of rows (rows, w, 3), in the format of FORMATS that its name asks for."""
+    """Write a picture that comes in bands of rows (rows, w, 3), in the format of its suffix."""
     pixels = np.concatenate(list(bands))
     suffix = path.suffix.lower()
     with atomic_write(path) as partial:
@@ -113,7 +113,7 @@ def write_picture(path: Path, bands: Iterable[Pixels], profile: bytes | None = N
 
 
 def write_large(path: Path, bands: Iterable[Pixels], height: int, width: int, mpp: float) -> None:
-    """Write a picture as a pyramid, never all of it in memory; `mpp` um per pixel."""
+    """Write a picture as a pyramid, band by band; `mpp` um per pixel."""
     with PyramidWriter(path, height, width, mpp) as writer:
         for band in bands:
             writer.write(band)

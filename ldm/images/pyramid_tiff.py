@@ -1,8 +1,8 @@
-"""A tiled pyramidal TIFF that OpenSlide and QuPath open, written in bands of rows: no level is ever whole in memory.
+"""A tiled pyramidal TIFF for OpenSlide and QuPath, written in bands of rows.
 
-Rows wait until they fill a row of tiles. Its tiles wait, as JPEG, in a nameless file beside the target, one a level;
-its 2x2 means are the next level's rows. When the last row has come, tifffile puts the levels together. Memory is four
-thirds of a row of tiles, disk space at most twice the file.
+Rows are buffered until they fill a row of tiles. The tiles are stored as JPEG in one temporary file per level, and
+their 2x2 means are the rows of the next level. After the last row, tifffile assembles the levels. Memory: 4/3 of a row
+of tiles; disk space: at most twice the file.
 
 Shapes: h, w pixels. Images and bands are uint8 (h, w, 3), sRGB.
 """
@@ -24,7 +24,7 @@ from ldm.support.files import atomic_write, full_disk_told
 UM_PER_CM = 1e4
 JPEG_QUALITY = 90
 CLASSIC_BYTES = 4_000_000_000
-"""of tiles, at most; the offsets of a classic TIFF end at 2^32, and its tables come on top"""
+"""most bytes of tiles in a classic TIFF, whose offsets, tables included, end at 2^32"""
 
 
 def halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -45,7 +45,7 @@ def level_sizes(height: int, width: int, tile_px: int) -> list[tuple[int, int]]:
 
 
 def write_pyramid(path: str | Path, image: Pixels, mpp: float, tile_px: int = 256) -> None:
-    """Write a whole `image` (h, w, 3); see `PyramidWriter`, which also says what is refused."""
+    """Write a complete `image` (h, w, 3). UserError as `PyramidWriter`."""
     check_image(image, str(path))
     height, width = image.shape[:2]
     with PyramidWriter(path, height, width, mpp, tile_px) as writer:
@@ -60,11 +60,11 @@ class PyramidWriter:
                 writer.write(band)
 
     Levels are 2x2 means, JPEG quality 90 without chroma subsampling; um per pixel stands in the resolution tags. It is
-    a BigTIFF when a classic one could not hold it. A full disk is told as a UserError, and nothing stays behind.
+    a BigTIFF when a classic one could not hold it. A full disk raises UserError, and no files are left.
     """
 
     def __init__(self, path: str | Path, height: int, width: int, mpp: float, tile_px: int = 256) -> None:
-        """`mpp`: um per pixel (1 m is 1e6 um). UserError for sizes, a resolution or a tile size that TIFF lacks."""
+        """`mpp`: um per pixel (1 m is 1e6 um). UserError for a size, resolution or tile size that TIFF lacks."""
         if min(height, width) < 1:
             raise UserError(f"{path}: {width}x{height} px; expected at least 1x1")
         if not 0 < mpp < float("inf"):
@@ -93,7 +93,7 @@ class PyramidWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the file together unless the body failed. UserError when rows are missing."""
+        """Assemble the file unless the body failed. UserError when rows are missing."""
         with ExitStack() as stack:
             for level in self.levels:
                 stack.callback(level.close)
@@ -127,12 +127,12 @@ class PyramidWriter:
                 level.close()
 
     def _needed(self) -> int:
-        """Bytes on disk, with the tiles that wait."""
+        """Bytes on disk, with temporary files."""
         return 2 * sum(level.expected_bytes() for level in self.levels)
 
 
 class _Level:
-    """One resolution: rows that do not fill a row of tiles yet, and the tiles of those that do."""
+    """One resolution: rows that do not fill a row of tiles yet, and the finished tiles."""
 
     def __init__(self, folder: Path, size: tuple[int, int], tile_px: int, below: "_Level | None") -> None:
         self.height, self.width = size
@@ -140,7 +140,7 @@ class _Level:
         self.rows = np.empty((tile_px, self.width, 3), np.uint8)
         self.waiting = self.received = 0
         self.sizes: list[int] = []
-        """bytes of each tile, in the order of the file"""
+        """size of each tile in bytes, in file order"""
         self.file: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (its writer closes it)
 
     def write(self, band: Pixels) -> None:
@@ -178,11 +178,11 @@ class _Level:
             yield self.file.read(size)
 
     def expected_bytes(self) -> int:
-        """Of all its tiles, when those to come are as large as those that came."""
+        """Estimated bytes of all tiles, from the mean size so far."""
         tiles = -(-self.height // self.tile_px) * -(-self.width // self.tile_px)
         return tiles * sum(self.sizes) // max(1, len(self.sizes))
 
     def close(self) -> None:
-        """Give the disk space back; what a full disk did not take is lost on purpose."""
+        """Remove the temporary file, also after a failed write."""
         with suppress(OSError):
             self.file.close()

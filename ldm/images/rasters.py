@@ -1,8 +1,8 @@
-"""Georeferenced rasters (GeoTIFF and its relatives) through rasterio: their colours, and which pixels have data.
+"""Georeferenced rasters (GeoTIFF and similar) through rasterio: colours, and which pixels have data.
 
-A pixel has no data where the file's nodata value, mask or alpha says so. GDAL tags the fourth of four 8-bit bands alpha
-unless the file names it, so the infrared of NAIP scenes often comes as an alpha band. A mask is 0 and 255 almost
-everywhere; a band tagged alpha that is something else is not used as one, and `notes` says so.
+A pixel has no data where the file's nodata value, mask or alpha band says so. GDAL tags the fourth of four 8-bit bands
+alpha unless the file names it, so the infrared of NAIP scenes often appears as alpha. A band tagged alpha that is not a
+mask (ldm/images/alpha.py) is ignored, and `notes` says so.
 
 Shapes: h, w pixels. Pixels are uint8 (h, w, 4): red, green, blue, and 255 where there is data.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import rasterio
 
 DRIVERS = {"GTiff", "COG", "JP2OpenJPEG", "PNG", "JPEG", "HFA", "NITF"}
-"""formats that hold their own pixels; a VRT would read whatever it names"""
+"""formats that contain their own pixels; a VRT reads any file that it names"""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 GEO_TAGS = (33550, 33922, 34264, 34735, 42113, 50844)
 """ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GDAL_NODATA, RPCCoefficient"""
@@ -34,18 +34,18 @@ GEO_JP2 = (bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"gml.data")
 """the UUID of GeoJP2's box, and the label of GMLJP2's"""
 COLOURS = ("red", "green", "blue")
 SIDE_MAX = 2**19
-"""px; a scanner's whole field at 0.1 um per pixel is smaller"""
+"""largest side in px; a whole glass slide at 0.1 um per pixel is smaller"""
 TILE_MAX = 2**26
-"""px of one tile of a file: each is decoded whole"""
+"""most pixels of one tile of a file, since a tile is decoded at once"""
 INTO_TILES = "save it in tiles, for example vips tiffsave IN OUT --tile --pyramid"
-logging.getLogger("rasterio").addHandler(logging.NullHandler())  # what GDAL logs, it also raises
+logging.getLogger("rasterio").addHandler(logging.NullHandler())  # GDAL also raises what it logs
 LOOK_PX, LOOK_PLACES = 256, 16
-"""an alpha band is looked at in at most 16 x 16 windows of 256 px, evenly spread"""
+"""an alpha band is examined in at most 16 x 16 windows of 256 px, evenly spread"""
 
 
 @contextmanager
 def gdal_errors() -> Iterator[None]:
-    """What rasterio raises, as OSError: GDAL's own errors have no public class in it, but the package's name."""
+    """Turn rasterio's exceptions into OSError; its wrappers of GDAL's errors have no public class."""
     try:
         yield
     except (UserError, OSError):
@@ -57,7 +57,7 @@ def gdal_errors() -> Iterator[None]:
 
 
 def check_crs(text: str, what: str) -> None:
-    """UserError where `text` of `what` is no coordinate reference system; nothing is none."""
+    """UserError where `text` of `what` is not a coordinate reference system; empty text is allowed."""
     if not text:
         return
     from rasterio.crs import CRS
@@ -73,7 +73,7 @@ def check_crs(text: str, what: str) -> None:
 
 
 def check_size(path: Path, size: tuple[int, int], tile: int) -> None:
-    """UserError for an image whose sides, or whose tiles of `tile` pixels, no memory could hold."""
+    """UserError for an image whose sides, or whose tiles of `tile` pixels, are too large to process."""
     if max(size) > SIDE_MAX:
         raise UserError(f"{path}: is {size[0]}x{size[1]} px, expected at most {SIDE_MAX} a side; check the file")
     if tile > TILE_MAX:
@@ -81,7 +81,7 @@ def check_size(path: Path, size: tuple[int, int], tile: int) -> None:
 
 
 class Place(NamedTuple):
-    """Where an image lies: `transform` takes (column, row) of a pixel's corner to coordinates of `crs`."""
+    """Georeference: `transform` maps (column, row) of a pixel's corner to coordinates of `crs`."""
 
     crs: str
     """WKT; empty when only the transform is known"""
@@ -89,18 +89,18 @@ class Place(NamedTuple):
     """a, b, c, d, e, f: x = a column + b row + c, y = d column + e row + f"""
 
     def scaled(self, pixels: float) -> "Place":
-        """Of an image of the same corner whose pixels are as wide as `pixels` of this one."""
+        """The place of an image with the same corner, whose pixels are as wide as `pixels` of this one."""
         a, b, c, d, e, f = self.transform
         return self._replace(transform=(a * pixels, b * pixels, c, d * pixels, e * pixels, f))
 
     def moved(self, column: float, row: float) -> "Place":
-        """Of an image that begins at (column, row) of this one."""
+        """The place of an image that begins at (column, row) of this one."""
         a, b, c, d, e, f = self.transform
         return self._replace(transform=(a, b, a * column + b * row + c, d, e, d * column + e * row + f))
 
 
 def place_of(dataset: "rasterio.DatasetReader") -> Place | None:
-    """Where a dataset lies; None when it does not say."""
+    """The georeference of a dataset; None without one."""
     if dataset.crs is None and dataset.transform.is_identity:
         return None
     a, b, c, d, e, f = dataset.transform[:6]
@@ -108,7 +108,7 @@ def place_of(dataset: "rasterio.DatasetReader") -> Place | None:
 
 
 def is_raster(path: Path) -> bool:
-    """Whether a file says where it lies on Earth, or which values are no data: in its tags or in a file beside it."""
+    """Whether a file has a georeference or a nodata value, in its tags or in a file beside it."""
     beside = path.with_name(f"{path.name}.aux.xml")
     if any(path.with_suffix(suffix).is_file() for suffix in world_suffixes(path)):
         return True
@@ -125,7 +125,7 @@ def is_raster(path: Path) -> bool:
 
 
 def world_suffixes(path: Path) -> set[str]:
-    """Endings of a world file: of a.tif .tfw, .tifw and .wld."""
+    """Suffixes of world files: for a.tif .tfw, .tifw and .wld."""
     letters = path.suffix[1:].lower()
     return {f".{letters[0]}{letters[-1]}w", f".{letters}w", ".wld"} if len(letters) > 1 else {".wld"}
 
@@ -137,11 +137,11 @@ class Raster:
     bands: list[int]
     """numbers of the red, green and blue band"""
     notes: tuple[str, ...]
-    """what was read otherwise than the file says, a line each"""
+    """messages about what was read differently than the file says"""
     place: Place | None
 
     def __init__(self, path: Path) -> None:
-        """UserError for another format, more than eight bits, or bands without colours. OSError for a damaged one."""
+        """UserError for another format, more than eight bits, or bands without colours. OSError for a damaged file."""
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning
 
@@ -192,13 +192,13 @@ def read_rgba(dataset: "rasterio.DatasetReader", bands: list[int], x: int, y: in
             seen = dataset.read(dataset.colorinterp.index(ColorInterp.alpha) + 1, window=window)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NodataShadowWarning)  # of two masks, nodata counts
+                warnings.simplefilter("ignore", NodataShadowWarning)  # nodata has priority over another mask
                 seen = dataset.dataset_mask(window=window)
         return np.dstack([*dataset.read(bands, window=window), np.where(seen, np.uint8(255), np.uint8(0))])
 
 
 def _colour_bands(source: "rasterio.DatasetReader", path: Path) -> list[int]:
-    """Numbers of the red, green and blue band. UserError when they have more than eight bits or no names."""
+    """Numbers of the red, green and blue band. UserError for more than eight bits or without colour interpretation."""
     if any(kind != "uint8" for kind in source.dtypes):
         remedy = "scale all scenes alike, for example gdal_translate -ot Byte -scale 0 3000 0 255"
         raise UserError(f"{path}: bands are {', '.join(source.dtypes)}, expected uint8; {remedy}")
@@ -215,7 +215,7 @@ def _colour_bands(source: "rasterio.DatasetReader", path: Path) -> list[int]:
 
 
 def _no_mask(source: "rasterio.DatasetReader", bands: list[int]) -> str:
-    """Why the band tagged alpha is no mask (ldm/alpha.py); empty when it is one, or there is none."""
+    """Why the band tagged alpha is not a mask (ldm/images/alpha.py); empty when it is one, or there is none."""
     from rasterio.enums import ColorInterp
 
     if ColorInterp.alpha not in source.colorinterp:
@@ -230,7 +230,7 @@ def _no_mask(source: "rasterio.DatasetReader", bands: list[int]) -> str:
 
 
 def _spread_windows(source: "rasterio.DatasetReader") -> "list[rasterio.windows.Window]":
-    """Windows of LOOK_PX on a grid over all of it; they touch in an image of up to 16 x 256 px a side."""
+    """Windows of LOOK_PX on a regular grid; they cover images of up to 16 x 256 px a side."""
     from rasterio.windows import Window
 
     def starts(length: int) -> list[int]:
@@ -242,7 +242,7 @@ def _spread_windows(source: "rasterio.DatasetReader") -> "list[rasterio.windows.
 
 
 def _without_alpha(dataset: "rasterio.DatasetReader", path: Path, level: int | None) -> str:
-    """A virtual dataset, as XML, of the same bands and mask where the alpha band is a plain one."""
+    """A virtual dataset (XML) of the same bands and mask, with the alpha band as an ordinary band."""
     from rasterio.enums import MaskFlags
 
     size = f'rasterXSize="{dataset.width}" rasterYSize="{dataset.height}"'

@@ -1,7 +1,7 @@
-"""Pages of TIFF files as colours, by what their tags say: bits, sign, photometric interpretation, planes, alpha.
+"""Pages of TIFF files as RGBA, by their tags: bits, sign, photometric interpretation, planes, alpha.
 
-Eight bits a sample (grey and palettes also fewer); everything else is refused with a remedy. What the samples mean is
-TIFF 6.0, sections 4 to 8 and 16 to 21; ExtraSamples is its section 18.
+Eight bits per sample (grey and palettes also fewer); everything else is refused with a remedy. Sample formats: TIFF
+6.0, sections 4 to 8 and 16 to 21; ExtraSamples: section 18.
 
 Shapes: h, w pixels; s samples a pixel. Pixels are uint8 (h, w, 4): red, green, blue, alpha (not premultiplied).
 """
@@ -27,14 +27,14 @@ SPLIT = "save the one that is meant as a file of its own, for example magick 'IN
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 GREY = (MIN_IS_WHITE, MIN_IS_BLACK)
 COLOURS = {MIN_IS_WHITE: 1, MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
-"""samples of each photometric interpretation without extra ones"""
+"""samples per pixel of each photometric interpretation, without extra samples"""
 UNSPECIFIED, PREMULTIPLIED, STRAIGHT = 0, 1, 2
 """values of ExtraSamples"""
 DECODING_ERRORS = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError)
-"""what tifffile and imagecodecs raise for damaged data"""
+"""exceptions of tifffile and imagecodecs for damaged data"""
 FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 DECODED_TO_RGB = {6, 7, 33003, 33007, 34712, 50001}
-"""compressions whose decoders turn YCbCr into RGB: JPEG, JPEG 2000, WebP"""
+"""compressions whose decoders convert YCbCr to RGB: JPEG, JPEG 2000, WebP"""
 
 
 def check_page(path: Path, page: "tifffile.TiffPage", bits: tuple[int, ...] = (8,)) -> None:
@@ -63,20 +63,20 @@ def one_page(path: Path, tiff: "tifffile.TiffFile") -> "tifffile.TiffPage":
     first, others = full_pages(tiff)
     count = 1 + len(others)
     stack = (tiff.imagej_metadata or {}) if tiff.is_imagej else {}
-    count = max(count, int(stack.get("images", 1)))  # ImageJ's planes may follow each other without pages
+    count = max(count, int(stack.get("images", 1)))  # ImageJ may store planes without pages
     if count > 1:
         raise UserError(f"{path}: has {count} pages, expected one picture; {SPLIT}")
     return first
 
 
 def full_pages(tiff: "tifffile.TiffFile") -> "tuple[tifffile.TiffPage, list[tifffile.TiffPage]]":
-    """The first page, and others that are neither a smaller copy nor a mask."""
+    """The first page, and others that are neither a reduced copy nor a mask."""
     first, *others = all_pages(tiff)
     return first, [page for page in others if not (is_reduced(page) or is_mask(page))]
 
 
 def all_pages(tiff: "tifffile.TiffFile") -> "list[tifffile.TiffPage]":
-    """The pages of a file, one after the other. ValueError for a damaged one, whose pages come back to themselves."""
+    """The pages of a file in order. ValueError for a damaged one whose page offsets form a cycle."""
     pages: list[tifffile.TiffPage] = []
     offsets: set[int] = set()
     while True:
@@ -95,7 +95,7 @@ def is_mask(page: "tifffile.TiffPage") -> bool:
 
 
 def is_reduced(page: "tifffile.TiffPage") -> bool:
-    """Whether the tag NewSubfileType, or the older SubfileType, says that it is a smaller copy."""
+    """Whether the tag NewSubfileType, or the older SubfileType, marks a reduced copy."""
     return bool(page.subfiletype & 1) or page.tags.valueof("SubfileType", 1) == 2
 
 
@@ -109,7 +109,7 @@ def _alpha(page: "tifffile.TiffPage") -> tuple[int, int] | None:
 
 
 def page_pixels(path: Path, page: "tifffile.TiffPage") -> Pixels:
-    """All of a page that `check_page` let through. UserError for an alpha channel that is none."""
+    """The pixels of a page that passed `check_page`. UserError for an alpha channel that is not a mask."""
     samples = page.asarray()
     if page.planarconfig == 2 and page.samplesperpixel > 1:
         samples = np.moveaxis(samples, 0, -1)
@@ -132,7 +132,7 @@ def sampled_tiles(page: "tifffile.TiffPage", count: int = 16) -> Iterator[NDArra
 
 
 def sampled_alpha(page: "tifffile.TiffPage") -> Alpha:
-    """What some tiles of a page show of its alpha; nothing where it has none."""
+    """Alpha statistics of some tiles of a page; empty without alpha."""
     found, seen = _alpha(page), Alpha()
     if found is None:
         return seen
@@ -167,7 +167,7 @@ def _stored_tile(page: "tifffile.TiffPage", index: int) -> NDArray[Any] | None:
 
 
 def _palette(page: "tifffile.TiffPage") -> Pixels:
-    """(n, 3): 16 bits (section 5), but 8 from writers that took the table for one of bytes; libtiff tells so too."""
+    """Colour map (n, 3) of 8 bits, from 16 bits (section 5) or, detected as in libtiff, from faulty 8-bit values."""
     table = np.asarray(page.colormap)
     return (table >> 8 if table.max() > 255 else table).astype(np.uint8).T
 

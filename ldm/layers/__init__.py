@@ -1,1 +1,1 @@
-"""Parts with weights."""
+"""Building blocks of the networks."""

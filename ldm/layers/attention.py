@@ -45,7 +45,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Gated MLP, four times as wide inside; net.1 is where the published model has its dropout of 0."""
+    """Gated MLP, four times as wide inside; net.1 is the published model's dropout, which is 0."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """x plus, in turn, self-attention, cross-attention and MLP, each of a LayerNorm of x."""
+    """Self-attention, cross-attention and MLP, each applied to a LayerNorm of x and added to x."""
 
     def __init__(self, width: int, context_dim: int, heads: int) -> None:
         super().__init__()

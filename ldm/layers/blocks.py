@@ -10,7 +10,7 @@ from ldm.layers.norms import group_norm
 class ResBlock(nn.Module):
     """x + (norm, SiLU, conv, + time, norm, SiLU, conv); a 1x1 convolution on x where the channels change.
 
-    out_layers.2 is where the published model has its dropout of 0.
+    out_layers.2 is the published model's dropout, which is 0.
     """
 
     def __init__(self, channels: int, out_channels: int, time_dim: int) -> None:

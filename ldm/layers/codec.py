@@ -88,10 +88,11 @@ class Level(nn.Module):
 
 
 class Head(nn.Module):
-    """Convolutions at full resolution behind a pixel shuffle, which on its own leaves a pattern of `patch` pixels.
+    """Convolutions at full resolution after a pixel shuffle, which alone leaves a pattern with a period of `patch`
+    pixels.
 
-    Adds to an image x (b, 3, f h, f w) what two 3x3 convolutions make of it and of its features h (b, channels, h, w)
-    at f = patch times its resolution. A new one adds nothing.
+    Two 3x3 convolutions of the image x (b, 3, f h, f w) and of its upsampled features h (b, channels, h, w), f = patch,
+    are added to x. Initialised to add 0.
     """
 
     REACH = 2

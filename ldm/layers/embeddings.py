@@ -1,4 +1,4 @@
-"""Sinusoidal embeddings of time and of position, in float32 whatever the network's type."""
+"""Sinusoidal embeddings of time and of position, in float32 for any dtype of the network."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Initial values that the default ones of torch do not give."""
+"""Weight initialisation."""
 
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def zeroed(module: M) -> M:
-    """`module` with all parameters 0, so that the branch it ends starts as nothing."""
+    """`module` with all parameters 0, so that its residual branch starts at 0."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

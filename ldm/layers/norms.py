@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm in float32 whatever the type of x: the published precision, and what forward derivatives need."""
+    """GroupNorm in float32 for any dtype of x: the published precision, also needed by forward derivatives."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype not in (torch.float16, torch.bfloat16):
@@ -24,8 +24,8 @@ def group_norm(channels: int, eps: float) -> GroupNorm:
 class PixelNorm(nn.Module):
     """x / rms(x over channels) * weight + bias, at every pixel on its own (Zhang and Sennrich 2019).
 
-    It takes no statistics over space, so a network made of it and convolutions gives a crop what it gives the whole
-    image, away from the crop's border.
+    It uses no statistics over space, so a network of it and convolutions gives the same result for a crop as for the
+    whole image, away from the crop's border.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:

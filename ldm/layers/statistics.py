@@ -1,11 +1,11 @@
-"""GroupNorm over a canvas that is seen through windows: the statistics of the whole instead of each window's own.
+"""GroupNorm with the statistics of a whole canvas, for a network that is run on windows of it.
 
-A window normalised by its own mean and variance gets other colours and contrasts than its neighbour. With those of the
-canvas, a network of convolutions and GroupNorms gives a window what it gives the canvas, away from the window's border.
+With its own mean and variance, a window gets other colours and contrasts than its neighbour. With those of the canvas,
+a network of convolutions and GroupNorms gives the same result for a window as for the canvas, away from the window's
+border.
 
-The statistics are found one norm at a time, in the order the network runs them: a pass over all windows stops at the
-first norm that has none yet and sums its input; the norms before it already have theirs. K norms take K passes, about
-K / 2 runs over all windows.
+Statistics are computed one norm at a time, in execution order: a pass over all windows runs to the first norm without
+statistics and sums its input. K norms take K passes, at the cost of about K / 2 complete runs.
 
 Shapes: b windows, c channels, g groups, h w a window's size in cells of the network's input, H W in a norm's input.
 """
@@ -19,20 +19,20 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 Run = Callable[[Tensor], Tensor]
-"""windows (b, c, h, w) -> what the network makes of them"""
+"""windows (b, c, h, w) -> the network's output"""
 Part = tuple[slice, slice]
 """rows and columns of a window"""
 Windows = Callable[[], Iterable[tuple[Tensor, Sequence[Part]]]]
-"""batches (b, c, h, w) of windows, each window with the part it stands for; the parts make up the canvas, once"""
+"""batches (b, c, h, w) of windows, each window with the part of the canvas that it represents; parts partition it"""
 Affine = tuple[Tensor, Tensor]
-"""scale and shift (c, 1, 1): a GroupNorm whose statistics are known"""
+"""scale and shift (c, 1, 1) of a GroupNorm with known statistics"""
 
 
 @torch.no_grad()
 def share_statistics(network: nn.Module, run: Run, windows: Windows) -> Run:
-    """`run`, which calls `network`, with every GroupNorm under the statistics of the canvas that `windows` cut up.
+    """`run`, which calls `network`, with the GroupNorm statistics of the canvas that `windows` cover.
 
-    The network stays as it is: only calls of the result differ. `windows` is called once for every norm.
+    The network is not changed: only calls of the returned function differ. `windows` is called once per norm.
     """
     known: dict[nn.GroupNorm, Affine] = {}
     for _ in _norms(network):
@@ -47,7 +47,7 @@ def share_statistics(network: nn.Module, run: Run, windows: Windows) -> Run:
 
 
 class _Unknown(Exception):
-    """The network has come to a norm without statistics."""
+    """The network reached a norm without statistics."""
 
     def __init__(self, norm: nn.GroupNorm, x: Tensor) -> None:
         self.norm, self.x = norm, x
@@ -59,7 +59,7 @@ def _norms(network: nn.Module) -> list[nn.GroupNorm]:
 
 @contextmanager
 def _under(network: nn.Module, known: dict[nn.GroupNorm, Affine]) -> Iterator[None]:
-    """Every GroupNorm of `network` uses the statistics known; one without raises _Unknown."""
+    """Within the context, GroupNorms of `network` use the known statistics; one without raises _Unknown."""
 
     def normalise(norm: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         norm = cast(nn.GroupNorm, norm)

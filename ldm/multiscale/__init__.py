@@ -1,1 +1,1 @@
-"""Algorithm 2: images of any size from one network, and what else a chain of scales allows."""
+"""Joint multi-scale sampling (Algorithm 2), super-resolution and condition inversion."""

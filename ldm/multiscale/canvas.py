@@ -31,7 +31,7 @@ from ldm.multiscale.windows import Blend, cover, cut
 from ldm.support.processes import ALONE, Processes
 
 Target = Callable[[Tensor], Tensor]
-"""places (n, 2) -> y (n, 3, h, w): what the images of these windows shrink to"""
+"""places (n, 2) -> y (n, 3, h, w), the coarse images of these windows"""
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,26 @@ class Corrected(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """One scale's canvas: the windows of each step, and what denoises them."""
+    """The canvas of one scale: the windows of each step, and their denoiser."""
 
     steps: Sequence[Step]
     denoiser: Callable[[Tensor], Denoiser]
     """places (n, 2) of windows -> their denoiser"""
     side: int
-    """latents of a window, a side"""
+    """side of a window in latents"""
     stride: int | None = None
-    """latents between windows; None: side by side"""
+    """distance between windows in latents; None: side by side"""
     offsets: Sequence[tuple[int, int]] | None = None
-    """(row, column) by which the windows of each step are shifted; None: not at all"""
+    """number of a step -> (row, column) by which its windows are shifted; None: no shift"""
     noise: Callable[[int], Tensor] | None = None
-    """number of a step -> the noise (3, H, W) that it adds; None: steps add none"""
+    """number of a step -> the noise (3, H, W) that it adds; None: no noise"""
     batch_size: int = 16
     """windows at a time"""
     processes: Processes = ALONE
-    """among which windows are divided"""
+    """processes that share the windows"""
     sync_every: int = 1
     """steps after which processes exchange their windows, besides the last; above 1 for windows that neither move nor
-    overlap, since between two exchanges a process knows its own alone"""
+    overlap, since between two exchanges a process has only its own windows"""
 
     def windows(self, step: int, height: int, width: int) -> Tensor:
         """Places (n, 2) of this process' windows at step number `step` on a canvas of height x width latents."""
@@ -84,7 +84,7 @@ class Canvas:
 
 
 class State(NamedTuple):
-    """A canvas after some steps: z_t, the last prediction of z_0 (3, H, W), and the mean constraint error, if any."""
+    """A canvas after some steps: z_t and the last predicted z_0 (3, H, W), and the mean constraint error, if any."""
 
     step: int
     z_t: Tensor
@@ -174,7 +174,7 @@ def correct(windows: Windows, y: Tensor, codec: Codec, rule: Rule) -> Corrected:
 
 
 def latent_direction(codec: Codec, z_0: Tensor, image: Tensor, e: Tensor, rule: Rule) -> Tensor:
-    """The direction in latents (n, 3, side, side) of the direction `e` in pixels of image = Dec(z_0) (eq. 6 and 12)."""
+    """The direction in latents (n, 3, side, side) for a direction `e` in pixels of image = Dec(z_0) (eq. 6 and 12)."""
     e = unit(e) if rule.normalise else e
     if rule.codec == "difference":
         e = difference(codec.encode, image, e, rule.zeta, codec.encode(image))
@@ -186,7 +186,7 @@ def latent_direction(codec: Codec, z_0: Tensor, image: Tensor, e: Tensor, rule: 
 
 
 def move(windows: Windows, prediction: Prediction, e: Tensor, rule: Rule) -> Prediction:
-    """Predictions whose z_0 went along e: either z_0 itself, or the z_t of `windows` through the denoiser (eq. 4)."""
+    """Predictions after a correction along e: of z_0, or of the z_t of `windows` by the denoiser's Jacobian (eq. 4)."""
     if rule.denoiser is None:
         return Prediction(prediction.z_0 + rule.weight * e, prediction.eps)
 

@@ -1,7 +1,7 @@
-"""What the windows of a canvas are conditioned on: a map of embeddings, or nothing.
+"""Conditions of the windows of a canvas: a map of embeddings, or none.
 
-    conditions = TokenMap(model, SlideFile("slide.h5").tokens(0, row, col, rows, cols))     a real place
-    conditions = TokenMap(model, drawn_tokens(model, "5x", rows, cols, seed=0))             a place of the CDM's
+    conditions = TokenMap(model, SlideFile("slide.h5").tokens(0, row, col, rows, cols))     a place on a slide
+    conditions = TokenMap(model, drawn_tokens(model, "5x", rows, cols, seed=0))             sampled by the CDM
     conditions = Unconditional(model)
 
 Shapes: n windows, d channels, R, C rows and columns of base tiles, w context width.
@@ -28,13 +28,13 @@ from ldm.support.arguments import whole_numbers
 
 
 class Conditions(Protocol):
-    """The contexts of windows, and how much guidance they allow."""
+    """Contexts of windows, and the guidance to use with them."""
 
     def context(self, scale: str, places: Tensor) -> Tensor:
         """(n, 65, w) for windows of `scale` whose first latents are at places (n, 2) of its canvas."""
 
     def guidance(self, asked: float) -> float:
-        """`asked`, or 0 where there is nothing to be guided by."""
+        """The guidance `asked` for, or 0 without conditions."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Unconditional:
 
 @dataclass(frozen=True)
 class TokenMap:
-    """Embeddings `tokens` (d, R, C) of the base tiles under a canvas; its last row and column go on beyond it."""
+    """Embeddings `tokens` (d, R, C) of the base tiles under a canvas; the last row and column repeat beyond it."""
 
     model: MultiscaleModel
     tokens: Tensor
@@ -79,7 +79,7 @@ class TokenMap:
 
 
 def pool_all(tokens: Tensor) -> Tensor:
-    """2x2 means of a map (d, R, C); an odd last row or column stands twice."""
+    """2x2 means of a map (d, R, C); an odd last row or column is repeated."""
     odd = (0, tokens.shape[2] % 2, 0, tokens.shape[1] % 2)
     return pool(F.pad(tokens[None], odd, mode="replicate")[0])
 
@@ -87,11 +87,11 @@ def pool_all(tokens: Tensor) -> Tensor:
 def drawn_tokens(
     model: MultiscaleModel, scale: str, rows: int, cols: int, *, seed: int = 0, steps: int = 200, progress: bool = False
 ) -> Tensor:
-    """A map (d, rows, cols) for a place that does not exist: the CDM draws a context for every patch of `scale`.
+    """Sample a map (d, rows, cols): the CDM samples a context for every patch of `scale`.
 
-    Each context is turned into the grid of embeddings that the Summarizer turns into it (`ldm.multiscale.inversion`); a
-    token that stands for several base tiles is spread over them. Patch i, counted row by row, depends on seed + i
-    alone: more rows continue a place, another width is another place. UserError without a CDM.
+    Each context is inverted to the grid of embeddings whose summary it is (`ldm.multiscale.inversion`); a token that
+    represents several base tiles is interpolated over them. Patch i, counted row by row, depends on seed + i alone:
+    more rows extend the same map, another width gives another one. UserError without a CDM.
     """
     zoom = model.ladder[scale]
     down, across = -(-rows // zoom.downsample), -(-cols // zoom.downsample)
@@ -101,9 +101,9 @@ def drawn_tokens(
 
 
 def laid_out(grids: Tensor, rows: int, level: int) -> Tensor:
-    """The map (d, R, C) of base tiles under patches that lie in `rows` rows, from their grids (n, d, g, g).
+    """The map (d, R, C) of base tiles under patches in `rows` rows, from their grids (n, d, g, g).
 
-    A token of `level` of the pyramid stands for several base tiles and is spread over them.
+    A token of pyramid level `level` represents 2^level x 2^level base tiles and is interpolated over them.
     """
     tokens = rearrange(grids, "(i j) d h w -> d (i h) (j w)", i=rows)
     for _ in range(level):
@@ -112,7 +112,8 @@ def laid_out(grids: Tensor, rows: int, level: int) -> Tensor:
 
 
 def image_tokens(image: Pixels, embed: Callable[[Tensor], Tensor], tile_px: int) -> Tensor:
-    """Embeddings (d, R, C) of the base tiles of an image (h, w, 3) at the base scale; its edges go on to whole tiles.
+    """Embeddings (d, R, C) of the base tiles of an image (h, w, 3) at the base scale; its edges are repeated to
+    complete tiles.
 
     `embed`: uint8 tiles (n, tile_px, tile_px, 3) -> (n, d).
     """
@@ -123,7 +124,7 @@ def image_tokens(image: Pixels, embed: Callable[[Tensor], Tensor], tile_px: int)
 
 
 def place_of(text: str) -> tuple[int, int]:
-    """The base tile "ROW,COL". UserError for anything else."""
+    """Parse the base tile "ROW,COL". UserError for anything else."""
     numbers = whole_numbers(text, ",")
     if numbers is None or len(numbers) != 2:
         raise UserError(f"--place: {text[:80]}; expected the row and column of a base tile, for example 12,16")
@@ -131,9 +132,9 @@ def place_of(text: str) -> tuple[int, int]:
 
 
 def tokens_at(slide: SlideFile, place: tuple[int, int], rows: int, cols: int) -> Tensor:
-    """Embeddings (d, at most rows, at most cols) from base tile `place` on, as far as the slide goes.
+    """Embeddings (d, at most rows, at most cols) from base tile `place` to the end of the slide.
 
-    UserError when it begins outside.
+    UserError when the place is outside the slide.
     """
     inside = [min(length, size - at) for length, size, at in zip((rows, cols), slide.grid, place, strict=True)]
     return slide.tokens(0, *place, *inside)

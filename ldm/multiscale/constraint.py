@@ -1,14 +1,14 @@
-"""The constraint between two scales, A x = y, and the directions that bring latents closer to it.
+"""The constraint A x = y between two scales, and the directions in which latents are corrected.
 
 x is a fine image, y the coarse one of the same place, A shrinks by a whole factor f. The error direction in pixels is
 
-    e_x = f^2 A' (y - A x)                            descent: the paper's Algorithm 2 prints the opposite sign
+    e_x = f^2 A' (y - A x)                            descends; the sign in the paper's Algorithm 2 is the opposite
 
-and it reaches the latents through the encoder (paper, section 3.2; supplement 8.2, eq. 6 and 12) or the decoder
-(Algorithm 1), then the noisy latents through the denoiser (eq. 4). Each is a product with a Jacobian, taken by a finite
-difference, by forward mode (`jvp`: exact, and right at half precision, where differences are not) or by
-backpropagation. The first two cost about two evaluations, the function's own among them: of the published networks,
-forward mode takes 2.04 (U-Net), 2.05 (decoder) and 2.10 (encoder) times the operations of one.
+It is mapped to latents through the encoder (paper, section 3.2; supplement 8.2, eq. 6 and 12) or the decoder (Algorithm
+1), then to noisy latents through the denoiser (eq. 4). Each is a product with a Jacobian, computed by a finite
+difference, by forward-mode differentiation (`jvp`: exact, also at half precision, where differences fail) or by
+backpropagation. The first two cost about two evaluations, including that of the function: for the published networks,
+forward mode takes 2.04 (U-Net), 2.05 (decoder) and 2.10 (encoder) times the operations of one evaluation.
 
 Shapes: b windows, H, W pixels, f the factor between the scales.
 """
@@ -32,15 +32,15 @@ from ldm.errors import UserError
 Map = Callable[[Tensor], Tensor]
 OPERATORS = ("area", "bicubic")
 TAPS = 4
-"""coarse pixels that the cubic kernel spans"""
+"""width of the cubic kernel in coarse pixels"""
 
 
 @dataclass(frozen=True)
 class Shrink:
     """A: images (b, 3, H, W) -> (b, 3, H/f, W/f).
 
-    `kind` "area" takes means of f x f pixels, as the preparation of slides does. "bicubic" is the published one: the
-    cubic kernel with a = -1/2 stretched f-fold, mirrored at the border with the edge repeated. UserError for another.
+    `kind` "area": means of f x f pixels, as in the preparation of slides. "bicubic", as published: the cubic kernel
+    with a = -1/2, f times as wide, with symmetric padding. UserError for any other.
     """
 
     factor: int
@@ -84,7 +84,7 @@ class Shrink:
         return y
 
     def lift(self, y: Tensor) -> Tensor:
-        """A smooth image that A shrinks to nearly y: f^2 A' of the bicubic kind, which is bicubic enlargement."""
+        """A smooth image x with A x close to y: f^2 A' y for the bicubic kind, that is, bicubic enlargement."""
         return self.factor**2 * Shrink(self.factor, "bicubic").transpose(y)
 
     def _along_width(self, x: Tensor) -> Tensor:
@@ -101,13 +101,13 @@ class Shrink:
         return folded.index_add_(-1, self._mirrored(width).to(y.device), spread)
 
     def _mirrored(self, width: int) -> Tensor:
-        """Where each pixel of the padded row comes from."""
+        """Source index of each pixel of a padded row."""
         place = torch.arange(-self._margin, width + self._margin) % (2 * width)
         return torch.minimum(place, 2 * width - 1 - place)
 
 
 def unit(e: Tensor) -> Tensor:
-    """`e` (b, ...) over its largest magnitude, sample by sample; all zeros stay so."""
+    """`e` (b, ...) divided by its largest magnitude per sample; zeros stay zero."""
     return e / e.abs().amax(dim=tuple(range(1, e.ndim)), keepdim=True).clamp(min=torch.finfo(e.dtype).tiny)
 
 
@@ -117,9 +117,9 @@ def difference(function: Map, x: Tensor, direction: Tensor, h: float, value: Ten
 
 
 class _FixedWeights(TorchFunctionMode):
-    """Derivatives of convolutions and linear layers whose weights stay as they are: the same product of the tangent.
+    """Forward derivatives of convolutions and linear layers with constant weights: the layer applied to the tangent.
 
-    PyTorch's own rule adds the product with the weights' tangent, which is zero and costs as much again.
+    PyTorch's rule also computes the product with the weights' tangent, which is zero and doubles the cost.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -140,13 +140,13 @@ def _product(
 
 
 def jvp(function: Map, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """function(x) and its exact derivative along `direction`, in forward mode: two products for every one of it.
+    """function(x) and its exact derivative along `direction`, in forward mode, at twice the products of function(x).
 
-    Attention takes three, since its queries, keys and values all move. The weights of `function` get no derivative.
+    Products of attention take three times as many, as both factors vary. Weights of `function` get no derivative.
     """
     with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings(), _FixedWeights():
         # the fused attentions have no forward derivative
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, on the first use
+        warnings.simplefilter("ignore", FutureWarning)  # a warning of torch on first use
         value, derivative = forward_ad.unpack_dual(function(forward_ad.make_dual(x, direction)))
     return value, torch.zeros_like(value) if derivative is None else derivative
 
@@ -159,9 +159,9 @@ def vjp(function: Map, x: Tensor, direction: Tensor) -> Tensor:
 
 
 def back_project(x: Tensor, y: Tensor, shrink: Shrink, rounds: int, share: float = 1.0) -> Tensor:
-    """x (b, 3, H, W) moved by smooth corrections until A x is close to y: each round adds share * lift(y - A x).
+    """Back-projection: smooth corrections of x (b, 3, H, W) that bring A x to y; a round adds share * lift(y - A x).
 
-    What it adds is no finer than y: the fine texture of x stays.
+    Corrections contain no detail finer than y, so the fine texture of x is kept.
     """
     for _ in range(rounds):
         x = x + share * shrink.lift(y - shrink(x))
@@ -173,11 +173,11 @@ def project_bands(
 ) -> Iterator[Tensor]:
     """`back_project` of an image (3, H, W) that comes in bands (3, rows, W), to y (3, H/f, W/f): bands of its rows.
 
-    No more than a band and the rows that a correction reaches are held.
+    Memory: one band, and the rows within reach of a correction.
     """
     factor = shrink.factor
     reach = TAPS * rounds * factor
-    """rows: a round shrinks and lifts, each over less than half of TAPS coarse pixels"""
+    """in rows: a round shrinks and lifts, each over less than TAPS / 2 coarse pixels"""
     height = factor * y.shape[1]
     waiting = y.new_zeros(3, 0, factor * y.shape[2])
     top = done = 0

@@ -1,8 +1,8 @@
-"""What a large sampling takes, told before it begins: memory and disk, refused where they cannot fit, and time.
+"""Estimated memory, disk space and time of a large sampling, before it begins; refused where it cannot fit.
 
-Memory is what grows with the image: a canvas that is denoised takes BYTES_A_LATENT (measured: 82 to 92 bytes), a
-finished one its latents, and the image of the scale above it stands in memory while it constrains. The networks and a
-batch of windows come on top, whatever the size. Time is that of one window, measured, as often as there are windows.
+Memory counts what grows with the image: a canvas that is denoised takes BYTES_A_LATENT (measured: 82 to 92 bytes), a
+finished one its latents, and the image of the next coarser scale while it is used as constraint. The networks and a
+batch of windows are not included. Time is the measured time of one window, multiplied by the number of windows.
 
 Shapes: H, W latents of a canvas.
 """
@@ -22,23 +22,23 @@ from ldm.support.machines import available_memory
 
 BYTES_A_LATENT = 96
 KEPT_BYTES = 12
-"""of a latent of a finished canvas, in memory or in a file"""
+"""bytes per latent of a finished canvas, in memory or in a file"""
 PIXELS_A_LATENT = 16
 JPEG_BYTES = 1.5
-"""of a pixel, with the levels of the pyramid and what waits for them"""
+"""bytes on disk per pixel, with the pyramid's levels and temporary files"""
 GB = 1e9
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of memory and on the disk, and calls of the model on one window."""
+    """Bytes of memory and of disk space, and number of model evaluations on one window."""
 
     memory: int
     disk: int
     windows: int
 
     def check(self, what: str, folder: Path, device: torch.device) -> None:
-        """UserError when it does not fit into what is free."""
+        """UserError when it exceeds free memory or disk space."""
         if device.type == "cuda":
             free, place = torch.cuda.mem_get_info(device)[0], "on the GPU"
         else:
@@ -57,7 +57,7 @@ class Cost:
                 )
 
     def told(self, seconds: float) -> str:
-        """One line; `seconds` of one window."""
+        """The estimate in one line; `seconds` per window."""
         return (
             f"about {size(self.memory)} of memory and {size(self.disk)} on the disk; "
             f"about {duration(seconds * self.windows)}: {self.windows:,} windows, {seconds:.2g} s each"
@@ -65,14 +65,14 @@ class Cost:
 
 
 def size(count: float) -> str:
-    """Of bytes, in MB or GB."""
+    """A number of bytes as text, in MB or GB."""
     if count < GB:
         return f"{max(1, count / 1e6):.0f} MB"
     return f"{count / GB:.2g} GB" if count < 10 * GB else f"{count / GB:,.0f} GB"
 
 
 def duration(seconds: float) -> str:
-    """As people say it."""
+    """A duration as text, rounded."""
     for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
@@ -108,13 +108,13 @@ def windows_a_step(joint: Joint, height: int, width: int) -> int:
 
 
 def covering(height: int, width: int, side: int, stride: int, more: int = 0) -> int:
-    """Windows `stride` apart that cover (H, W), and `more` a side where they do not begin at its border."""
+    """Number of windows `stride` apart that cover (H, W), with `more` per side where they are shifted."""
     rows, cols = (ceil((length - side) / stride) + 1 + more * (length > side) for length in (height, width))
     return rows * cols
 
 
 def window_seconds(joint: Joint) -> float:
-    """How long one window of the finest canvas takes for a step, constrained or not, on average over the steps."""
+    """Seconds of one step of one window of the finest canvas, averaged over constrained and unconstrained steps."""
     share = joint.settings.rule.until if joint.settings.rule.inner and len(joint.scales) > 1 else 0.0
     one_window(joint, constrained=share > 0)  # the first call is slower
     free = _seconds(joint, constrained=False)

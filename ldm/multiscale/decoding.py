@@ -1,13 +1,13 @@
-"""Decoding a canvas of any size with a decoder that sees one window at a time; the image comes in bands, top to bottom.
+"""Decode a canvas of any size window by window; the image is returned in bands, top to bottom.
 
-Memory is a row of windows: neither the image nor the decoder's activations ever stand whole.
+Memory is one row of windows.
 
-(a) A pixel of a decoder without statistics over space depends on latents up to its *reach* away. Windows larger by that
-    reach than what is kept of them give exactly the pixels of the whole canvas; at the canvas' border they end where it
-    ends, so that the decoder's own padding is there.
-(b) GroupNorm looks at the whole image: with the canvas' statistics in every norm, (a) holds again. That costs about a
-    dozen decodings (24 norms at full size, half a decoding each), so only small canvases get it. Attention, where the
-    decoder has it, stays inside a window, which makes (b) close to the untiled decoding rather than equal to it.
+(a) A pixel of a decoder without statistics over space depends on latents up to its *reach* away (the receptive field).
+    Windows that exceed their kept part by that reach give exactly the pixels of the whole canvas; at the canvas' border
+    they end with it, so that the decoder's padding applies there.
+(b) GroupNorm uses the whole image: with the canvas' statistics in every norm, (a) holds again. Computing them costs
+    about twelve decodings (24 norms at full size, half a decoding each), so it is done for small canvases only.
+    Attention, if any, is restricted to a window, so (b) only approximates the untiled decoding.
 (c) Otherwise windows overlap, and pixels are their means under a Gaussian weight, as in the published code.
 
 Shapes: n windows, h w their latents, H W those of the canvas, f pixels per latent, a side.
@@ -27,12 +27,12 @@ Decode = Callable[[Tensor], Tensor]
 Part = tuple[slice, slice]
 """rows and columns of a window"""
 Share = Callable[[Decode, Callable[[], Iterable[tuple[Tensor, list[Part]]]]], Decode]
-"""puts the statistics of a canvas into a decoder, given batches of windows and the parts that make up the canvas"""
+"""gives a decoder the statistics of a canvas, from batches of windows and the parts that make up the canvas"""
 
 LOCAL_SIDES = 4
-"""how many tiles wide the kept part of a window is in (a): the wider, the less of the decoding is thrown away"""
+"""width in tiles of the kept part of a window in (a): wider windows have less overhead"""
 SHARED_WINDOWS = 16
-"""windows up to which statistics are shared: a canvas of 4x4 tiles"""
+"""largest number of windows for (b): a canvas of 4x4 tiles"""
 
 
 @torch.no_grad()
@@ -41,9 +41,9 @@ def decode_bands(
 ) -> Iterator[Tensor]:
     """Decode canvas z (3, H, W) of any size: the image in bands (3, rows, f W), top to bottom, not clamped.
 
-    `side`: latents of a tile a side. `reach`: how many latents away a pixel sees, apart from norms and attention.
-    `share`: for a decoder with statistics over space, what lets windows share them: (b) when the canvas has at most
-    SHARED_WINDOWS windows, else (c). Without it, (a). `batch`: tiles at a time.
+    `side`: latents of a tile a side. `reach`: distance in latents on which a pixel depends, without norms and
+    attention. `share`: for a decoder with statistics over space, the function that shares them between windows: (b)
+    when the canvas has at most SHARED_WINDOWS windows, else (c). Without it, (a). `batch`: tiles at a time.
     """
     if share is None:
         return exact_bands(decode, z, LOCAL_SIDES * side, reach, batch=max(1, batch // LOCAL_SIDES**2))
@@ -66,7 +66,7 @@ class Span:
 
 
 def spans(length: int, side: int, reach: int) -> list[Span]:
-    """Windows of `side` + 2 `reach`, or of all of a shorter axis; what is kept of them makes up 0 to `length`.
+    """Windows of `side` + 2 `reach`, or of a whole shorter axis; their kept parts partition 0 to `length`.
 
     No kept latent is nearer than `reach` to an end of its window that is not the canvas' end.
     """
@@ -88,9 +88,9 @@ def _windows(z: Tensor, row: Span, cols: Sequence[Span], batch: int) -> Iterator
 
 @torch.no_grad()
 def exact_bands(decode: Decode, z: Tensor, side: int, reach: int, *, batch: int = 8) -> Iterator[Tensor]:
-    """The bands (3, rows, f W) that a decoder without statistics over space makes of z (3, H, W) in one call.
+    """Bands (3, rows, f W), equal to decoding z (3, H, W) at once, for a decoder without statistics over space.
 
-    Windows keep `side` latents and see `reach` more on every side.
+    Of each window, `side` latents are kept; it has `reach` more on every side.
     """
     rows, cols = (spans(length, side, reach) for length in z.shape[1:])
     for row in rows:
@@ -110,7 +110,7 @@ def blended_bands(
 ) -> Iterator[Tensor]:
     """Bands (3, rows, f W) of z (3, H, W): means of windows of `side`, every `stride` (by default 3/4 of `side`).
 
-    Published: side 64, stride 16, sigma 0.8. The last windows are pushed inwards, so that any size is covered.
+    Published: side 64, stride 16, sigma 0.8. The last windows are shifted inwards, so that any size is covered.
     """
     height, width = z.shape[1:]
     side = min(side, height, width)

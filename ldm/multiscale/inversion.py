@@ -1,10 +1,10 @@
-"""Condition inversion: grids of embeddings for images or contexts that no slide gives any for.
+"""Condition inversion: infer grids of embeddings for images or contexts without a slide.
 
     grids = Inversion(model, "20x").from_latents(model.encode(x))          an image (paper, section 8.3)
-    grids = Inversion(model, "5x").from_context(model.sample_context("5x"))     what the CDM drew
+    grids = Inversion(model, "5x").from_context(model.sample_context("5x"))     a sample of the CDM
 
-The second is how detail gets conditions without any reference: each token of a coarse patch's grid is the embedding of
-the base tiles that lie there. Grid i depends on seed + i and its own image or context alone.
+The second provides conditions for finer scales without a reference: each token of a coarse patch's grid is the mean
+embedding of the base tiles there. Grid i depends on seed + i and its own image or context alone.
 
 Shapes: n images, d channels of an embedding, g tokens a side, w context width, h latents a side.
 """
@@ -23,14 +23,14 @@ from ldm.multiscale.inversion_loss import ContextLoss, DenoisingLoss, Loss, inve
 from ldm.multiscale.model import MultiscaleModel
 
 FOR_GRID, FOR_EPS = 2, 3
-"""what an image's noise is for: the second key of its generator, after those of sampling"""
+"""purpose of the noise: the second key of its generator"""
 SPREAD = 0.1
-"""of a grid before the first step: what no loss sees of it stays as it is, so it begins near nothing"""
+"""standard deviation of the initial grid: small, as components without gradient keep their initial values"""
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """Finds grids (n, d, g, g), tokens normalised, of patches of `scale`."""
+    """Infers grids (n, d, g, g), tokens normalised, of patches of `scale`."""
 
     model: MultiscaleModel
     scale: str
@@ -39,7 +39,7 @@ class Inversion:
     progress: bool = False
 
     def from_latents(self, z_0: Tensor, steps: int = 200) -> Tensor:
-        """Of patches z_0 (n, 3, h, h): the grids under which the model denoises them best. UserError for another h."""
+        """Grids for patches z_0 (n, 3, h, h) that minimise the denoising loss. UserError for another size."""
         side = self.model.tile_px // self.model.downsample
         if z_0.shape[-2:] != (side, side):
             height, width = z_0.shape[-2:]
@@ -61,7 +61,7 @@ class Inversion:
         return self._invert(losses, parts, steps)
 
     def from_context(self, context: Tensor, steps: int = 200) -> Tensor:
-        """Of contexts (n, 65, w): the grids whose summaries come nearest to them."""
+        """Grids for contexts (n, 65, w) whose summaries are closest to them."""
         context, parts = context.to(self.model.device), self._batches(len(context))
         return self._invert([ContextLoss(self._summarize, context[part]) for part in parts], parts, steps)
 
@@ -88,6 +88,6 @@ class Inversion:
         return torch.cat(grids)
 
     def _noise(self, shape: Sequence[int], part: slice, *key: int) -> Tensor:
-        """(len of part, *shape): one generator an image."""
+        """(len of part, *shape) standard normal, with one generator per image."""
         drawn = [seeded_noise(shape, self.seed + i, *key) for i in range(part.start, part.stop)]
         return torch.stack(drawn).to(self.model.device)

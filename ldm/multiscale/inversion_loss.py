@@ -1,11 +1,11 @@
-"""Condition inversion: the grid of embeddings under an image, or under a context, that came without one.
+"""Condition inversion: losses whose minimum is the grid of embeddings of an image or of a context.
 
     denoising   w_t mean |denoise(z_t, t; Summarizer(u)) - eps|^2 - prior mean_ij cos(u_i, u_j)     paper, eq. 13-15
                 w_t = sqrt(alpha_bar_t) (1 - alpha_bar_t),  t from 950 down to 50
     context     mean |Summarizer(u) - context|^2, which needs no denoiser
 
-Adam minimises the loss over u (paper, section 8.3); networks are frozen, and see u with its tokens normalised.
-The prior makes the tokens u_i of an image alike. Losses are summed over images, not averaged: an image's grid does not
+Adam minimises the loss over u (paper, section 8.3); networks are frozen and take u with normalised tokens. The prior
+favours similar tokens u_i in an image. Losses are summed over images, not averaged: an image's grid does not
 depend on the others in its batch.
 
 Shapes: b images, d channels of an embedding, g tokens a side, n tokens of a context, w its width.
@@ -31,7 +31,7 @@ Summarize = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, int], Tensor]
 """loss(u (b, d, g, g), step) -> (b,)"""
 Callback = Callable[[int, Tensor], None]
-"""called after every step with its number from 0 and the losses (b,) before it"""
+"""called after every step with its number from 0 and the losses (b,) before the step"""
 
 
 def inversion_timesteps(steps: int = 200) -> list[int]:
@@ -41,7 +41,7 @@ def inversion_timesteps(steps: int = 200) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class DenoisingLoss:
-    """How badly grids explain latents z_0 (b, 3, h, w), at one timestep a step (paper, eq. 13 to 15).
+    """Denoising loss of latents z_0 (b, 3, h, w) under grids, one timestep per step (paper, eq. 13 to 15).
 
     The noise level of timestep t is alpha_bar[t - 1], as published.
     """
@@ -68,7 +68,7 @@ class DenoisingLoss:
 
 @dataclass(frozen=True, eq=False)
 class ContextLoss:
-    """How far the summaries of grids are from contexts (b, n, w); the same at every step."""
+    """Squared distance of the summaries of grids to contexts (b, n, w); the same at every step."""
 
     summarize: Summarize
     context: Tensor
@@ -88,7 +88,7 @@ def similarity(u: Tensor) -> Tensor:
 def invert(loss: Loss, start: Tensor, steps: int, rate: float = 0.1, callback: Callback | None = None) -> Tensor:
     """Grids (b, d, g, g), tokens normalised, after `steps` of Adam at learning rate `rate` from `start` (b, d, g, g).
 
-    Only the grids move: no weight gets a gradient.
+    Only the grids are optimised: no weight gets a gradient.
     """
     u = start.detach().clone().requires_grad_()
     adam = torch.optim.Adam([u], lr=rate)

@@ -33,25 +33,24 @@ from ldm.support.finite import checked
 from ldm.support.processes import ALONE, Processes
 
 FOR_START, FOR_STEP, FOR_OFFSET, FOR_REPAIR = 4, 5, 6, 7
-"""what a canvas' noise is for: the second key of its generators"""
+"""purposes of a canvas' noise: the second key of its generators"""
 REPAIR_FROM, REPAIR_STRIDE = 300, 50
 """noise level and step of the seam repair"""
 OVERLAP = 4
-"""windows a side that see a latent, where windows overlap"""
+"""number of windows per axis that cover a latent, where windows overlap"""
 REPAIR = "repair"
 """its canvas among the states"""
 SYNC_EVERY = 10
-"""steps after which processes exchange windows that neither move nor overlap, so that what they have can be saved"""
+"""steps between exchanges of windows that neither move nor overlap, so that the canvas can be saved"""
 
 
 @dataclass(kw_only=True)
 class Joint:
-    """An image `height` x `width` pixels at the finest of `scales`, under `conditions`.
+    """An image of `height` x `width` pixels at the finest of `scales`, under `conditions`.
 
-    The canvases are rounded up to whole pixels of the coarsest scale. `fixed` is an image (3, h, w) in [-1, 1] at the
-    coarsest scale that stands for its canvas: super-resolution. `states` holds what was sampled so far, scale by scale;
-    given from an earlier, interrupted run, it is gone on from.
-    UserError for scales that the model does not have or a size below 1.
+    Canvas sizes are rounded up to whole pixels of the coarsest scale. `fixed` is an image (3, h, w) in [-1, 1] that
+    replaces the coarsest canvas (super-resolution). `states` holds the canvas of each scale so far; those of an
+    earlier, interrupted run are continued. UserError for scales that the model does not have or a size below 1.
     """
 
     model: MultiscaleModel
@@ -141,7 +140,7 @@ class Joint:
 
     @property
     def steps(self) -> int:
-        """Of all canvases together."""
+        """Steps of all canvases together."""
         sampled = len(self.scales) - (self.fixed is not None)
         repair = REPAIR_FROM // REPAIR_STRIDE if self.settings.seam == "repair" else 0
         return sampled * self.scale_steps + repair
@@ -187,14 +186,14 @@ class Joint:
         )
 
     def denoiser(self, scale: str, places: Tensor) -> Denoiser:
-        """Of the windows of `scale` at places (n, 2)."""
+        """The denoiser of windows of `scale` at places (n, 2)."""
         guidance, fine = self.settings.guidance, self.settings.fine_guidance
         if fine is not None and scale == self.scales[0] and len(self.scales) > 1:
             guidance = fine
         return self.model.denoiser(self.conditions.context(scale, places), self.conditions.guidance(guidance))
 
     def _offset(self, scale: str, step: int) -> tuple[int, int]:
-        """Where the windows of a step begin: anywhere that falls on whole pixels of the coarser canvas."""
+        """Random shift of the windows of a step, a multiple of a pixel of the coarser canvas."""
         if self.settings.seam != "jitter":
             return 0, 0
         grain = max(1, self.chain.above(scale) // self.model.downsample)

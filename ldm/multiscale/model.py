@@ -1,4 +1,4 @@
-"""What Algorithm 2 asks of a model, whatever its networks are: `ldm.pipeline.ZoomLDM` is one.
+"""The interface of a model that joint sampling needs; `ldm.pipeline.ZoomLDM` implements it.
 
 Shapes: n patches, H, W pixels, h = H / downsample, w context width, d embedding width.
 """
@@ -23,14 +23,14 @@ class MultiscaleModel(Protocol):
 
     @property
     def weights(self) -> dict[str, str]:
-        """What names everything that samples depend on, besides conditions, settings and precision."""
+        """Ids of everything that samples depend on, besides conditions, settings and precision."""
 
     @property
     def device(self) -> torch.device: ...
 
     @property
     def downsample(self) -> int:
-        """Pixels that a latent spans, a side."""
+        """Side in pixels of the square that one latent represents."""
 
     @property
     def embedding_width(self) -> int: ...

@@ -1,4 +1,4 @@
-"""How a large image is sampled: the paper's conventions, those of the released sampler, our own, and two baselines.
+"""Settings for large images: the paper's, those of the released sampler, ours, and two baselines.
 
 | | default | paper | published |
 |---|---|---|---|
@@ -14,8 +14,8 @@
 The baselines have no coarser canvas. "independent" samples tile by tile. "interpolated" is the large-image method of
 Graikos et al. 2024: overlapping windows, each under embeddings interpolated between the tiles', averaged every step.
 
-Ours spends no denoiser evaluation on the constraint, and none on guiding tiles, which the coarser canvas guides; the
-last steps, which make texture, are free.
+Ours needs no extra denoiser evaluation for the constraint, and no guidance for tiles, which the coarser canvas
+constrains; the last steps, which add texture, are unconstrained.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from ldm.errors import UserError
 
 SAMPLER_NAMES = ("dpmpp", "ddim")
-"""of patches; the first is the default"""
+"""samplers of patches; the first is the default"""
 JACOBIANS = ("difference", "jvp", "backprop")
 SEAMS = ("none", "jitter", "overlap", "repair")
 
@@ -34,20 +34,20 @@ class Rule:
 
     operator: str = "area"
     inner: int = 1
-    """K, corrections a step; 0 leaves the windows free"""
+    """K, corrections per step; 0: unconstrained"""
     weight: float = 1.0
     """lambda, length of a correction"""
     codec: str = "difference"
     """Jacobian from pixels to latents: "difference" or "jvp" of the encoder, "backprop" through the decoder"""
     zeta: float = 1.0
-    """step of that difference; 1 moves the image all the way, which half precision can follow"""
+    """step of that difference; 1 is large enough for half precision"""
     denoiser: str | None = None
     """Jacobian from z_0 to z_t: "difference", "jvp" or "backprop"; None corrects z_0 and leaves eps as predicted"""
     delta: float = 0.005
     normalise: bool = False
-    """directions over their largest magnitude, as published: a move of the same size however small the error"""
+    """divide directions by their largest magnitude, as published: the correction's size does not depend on the error"""
     tolerance: float = 0.0
-    """root mean square of y - A x below which a window is left alone"""
+    """root mean square of y - A x below which a window is not corrected"""
     until: float = 1.0
     """share of the steps, from the first, that are constrained"""
 
@@ -62,22 +62,22 @@ class Settings:
 
     steps: int = 20
     released: bool = False
-    """the released sampler's steps instead of DDIM's"""
+    """use the released sampler's steps instead of DDIM's"""
     guidance: float = 2.0
     fine_guidance: float | None = None
-    """of the finest canvas, which the coarser one guides; None: the same"""
+    """guidance of the finest canvas, if it has a coarser one; None: the same"""
     rule: Rule = field(default_factory=Rule)
     lockstep: bool = False
-    """windows are constrained by the coarser canvas as it is at the same step, not by the finished one"""
+    """the constraint is the coarser canvas at the same step, not the finished one"""
     quantize: bool = False
-    """whether decoding within the loop goes through the codebook"""
+    """whether decoding within the loop quantises"""
     seam: str = "jitter"
-    """"jitter": other windows every step; "overlap": every step the mean of overlapping windows; "repair": noised and
-    denoised again at the end, in overlapping windows"""
+    """"jitter": windows are shifted at every step; "overlap": overlapping windows are averaged at every step; "repair":
+    the finished canvas is noised and denoised again in overlapping windows"""
     rounds: int = 0
-    """of the final correction in pixels"""
+    """number of rounds of the final correction in pixels"""
     share: float = 1.0
-    """of y - A x that a round takes away; all of it costs the texture that y does not have"""
+    """share of y - A x that a round removes; removing all of it also removes texture that y lacks"""
 
     def __post_init__(self) -> None:
         if self.seam not in SEAMS:
@@ -104,18 +104,19 @@ PRESETS = {
     "independent": Settings(steps=30, rule=_FREE, seam="none"),
     "interpolated": Settings(steps=30, rule=_FREE, seam="overlap"),
 }
-"""ours; the paper's; the released sampler's; the baselines"""
+"""settings by name"""
 
 
 _DEFAULT = PRESETS["default"]
 CONSISTENT = replace(
     _DEFAULT, steps=20, guidance=2.0, fine_guidance=None, rule=replace(_DEFAULT.rule, until=1.0), rounds=4, share=1.0
 )
-"""how y is enlarged: a real image has all the detail of its scale, so it constrains every step, and then the pixels"""
+"""settings of super-resolution: y is a real image with all detail of its scale, so it constrains every step, and at the
+end the pixels"""
 
 
 def at_precision(settings: Settings, precision: str) -> Settings:
-    """`settings` with forward derivatives for finite differences, which half precision cannot resolve."""
+    """`settings` with forward-mode derivatives instead of finite differences, which half precision cannot resolve."""
     if precision == "fp32":
         return settings
     rule = settings.rule

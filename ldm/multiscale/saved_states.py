@@ -1,10 +1,10 @@
-"""An interrupted sampling on disk, so that the same command goes on from its last step.
+"""States of an interrupted sampling on disk, from which the same command continues.
 
-The file's name holds the digest of the sampling's identity, and the file the identity itself: the same command finds
-it, another one begins anew and says what differs.
+The file's name contains the digest of the sampling's identity, and the file the identity itself: the same command finds
+it, another one starts from the beginning and reports what differs.
 
     unfinished-<digest>.safetensors                 the canvases so far
-    unfinished-<digest>.<name>.safetensors          what had to be computed before, as conditions that were inferred
+    unfinished-<digest>.<name>.safetensors          what is computed before, for example inferred conditions
 """
 
 import time
@@ -30,11 +30,11 @@ SECONDS = 30.0
 NOT_CONSTRAINED = -1.0
 PREFIX = "unfinished-"
 KEY = "identity"
-"""in the metadata of a file"""
+"""key in a file's metadata"""
 
 
 class StateFile:
-    """The states of a sampling, in `folder`, saved now and then."""
+    """The states of a sampling, saved in `folder` at intervals."""
 
     def __init__(self, folder: Path, identity: Identity) -> None:
         """`identity`: all that the image depends on."""
@@ -46,7 +46,7 @@ class StateFile:
         """of all canvases together, that the file holds"""
 
     def load(self, device: torch.device) -> dict[str, State]:
-        """What was saved; nothing where there is nothing, or it is damaged or of another sampling: see `notes`."""
+        """The saved states; empty where there are none, or they are damaged or of another sampling: see `notes`."""
         tensors = self._read(self.path)
         states = {}
         for name in {key.split("/")[0] for key in tensors}:
@@ -57,7 +57,7 @@ class StateFile:
         return states
 
     def notes(self) -> list[str]:
-        """A line for each unfinished sampling in the folder that this one does not go on from, and why not."""
+        """A message for each unfinished sampling in the folder that is not continued, with the reason."""
         told = []
         for path in sorted(self._folder.glob(f"{PREFIX}*.safetensors")):
             if path == self.path:
@@ -69,7 +69,7 @@ class StateFile:
         return told
 
     def save(self, states: Mapping[str, State], *, now: bool = False) -> None:
-        """Save, if `now` or when the last time is long ago. UserError when the disk refuses."""
+        """Save if `now`, or if the last save is long ago. UserError when the file cannot be written."""
         if not now and time.monotonic() - self._saved < SECONDS:
             return
         tensors = {}
@@ -81,7 +81,7 @@ class StateFile:
         self._saved, self.step = time.monotonic(), sum(state.step for state in states.values())
 
     def kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """What `make` gives: made now and saved, or what an interrupted command saved, on the CPU."""
+        """The result of `make`, which is saved; or the one that an interrupted command saved. On the CPU."""
         path = self._folder / f"{self._stem}.{name}.safetensors"
         found = self._read(path).get(name)
         if found is None:
@@ -90,13 +90,13 @@ class StateFile:
         return found
 
     def remove(self) -> None:
-        """The image is there: its states are not needed any more."""
+        """Delete the states, once the image is written."""
         for path in self._folder.glob(f"{self._stem}.*safetensors"):
             for each in (path, sidecar(path)):
                 each.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> dict[str, Tensor]:
-        """The tensors of a whole file of this identity, or nothing."""
+        """The tensors of an undamaged file of this identity, or an empty dict."""
         if identity_of(path) != self.identity:
             return {}
         with suppress(UserError):
@@ -105,7 +105,7 @@ class StateFile:
 
 
 def identity_of(path: Path) -> Identity | None:
-    """What the sampling in a file depends on; None when there is none, or the file is damaged or older."""
+    """Identity of the sampling in a file; None when the file is missing, damaged or of an earlier version."""
     if not path.is_file():
         return None
     try:
@@ -117,10 +117,10 @@ def identity_of(path: Path) -> Identity | None:
 def sample(
     joint: Joint, file: StateFile, label: str, first: bool = True, alone: bool = True
 ) -> dict[str, list[float | None]]:
-    """Run to the end from where `file` stands, saving now and then; the constraint error after every step taken here.
+    """Run to the end from the state in `file`, saving at intervals; returns the constraint error after every step.
 
-    The `first` process saves and shows a bar, named `label`. UserError when memory is short even for one window at a
-    time, or where several processes share the windows (not `alone`).
+    The `first` process saves and shows a progress bar with `label`. UserError when memory is short even for one window
+    at a time, or where several processes share the windows (not `alone`).
     """
     joint.states |= file.load(joint.model.device)
     errors: dict[str, list[float | None]] = {}
@@ -150,7 +150,7 @@ def sample(
 
 
 def shown(bands: Iterable[Rows], height: int, label: str, rows_of: Callable[[Rows], int]) -> Iterator[Rows]:
-    """`bands` of an image of `height` rows, with a bar; `rows_of` a band."""
+    """Pass on `bands` of an image of `height` rows under a progress bar; `rows_of` gives the rows of a band."""
     with tqdm(total=height, desc=label, unit="row") as bar:
         for band in bands:
             yield band

@@ -1,4 +1,4 @@
-"""Super-resolution: an image takes the place of the coarsest canvas of a chain, and constrains the finer ones.
+"""Super-resolution: an image replaces the coarsest canvas of a chain and constrains the finer ones.
 
     sharp = SuperResolution(model, y, ["20x", "5x"], inferred(model, y, ["20x", "5x"]))
     for scale, state in sharp.run():
@@ -7,7 +7,7 @@
     print(sharp.before.rms, sharp.after.rms)                    # of A x - y, without and with the consistency step
 
 (paper, sections 3.2 and 4.4; supplement 8.3.) A shrinks by f. The consistency step is the back-projection of
-`ldm.multiscale.constraint` in pixels, over all bands: A x becomes y, so that colours are those of y.
+`ldm.multiscale.constraint` in pixels: A x becomes y, which also restores the colours of y.
 
 Shapes: h, w pixels of y, f the factor between the finest and the coarsest scale, n tiles.
 """
@@ -34,7 +34,7 @@ from ldm.multiscale.presets import CONSISTENT, Settings
 
 INVERSION_STEPS = 30
 INVERSION_BATCH = 4
-"""tiles inferred together, whatever the tile batch of sampling: 30 steps of Adam make a thousandth of rounding"""
+"""tiles inferred together, independent of the batch size of sampling: 30 steps of Adam amplify rounding to 1e-3"""
 
 
 def magnification(model: MultiscaleModel, scales: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def magnification(model: MultiscaleModel, scales: Sequence[str]) -> int:
 
 
 def bicubic(image: Pixels, factor: int) -> Pixels:
-    """`image` (h, w, 3) enlarged without a model: what there is to beat."""
+    """`image` (h, w, 3) enlarged by bicubic interpolation, the baseline."""
     height, width = image.shape[:2]
     return np.array(Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC))
 
@@ -61,10 +61,10 @@ def inferred(
     batch_size: int = INVERSION_BATCH,
     progress: bool = False,
 ) -> TokenMap:
-    """Conditions for y (h, w, 3), where none are given: those under which the model denoises its enlargement best.
+    """Infer conditions for y (h, w, 3): those under which the model denoises its enlargement best.
 
     Inversion (supplement 8.3) at the finest scale, of the tiles of the bicubic enlargement; tile i depends on seed + i
-    and on its pixels alone, but for rounding that goes by `batch_size`.
+    and its pixels alone, apart from rounding, which depends on `batch_size`.
     """
     factor = magnification(model, scales)
     finest = min((model.ladder[name] for name in scales), key=lambda zoom: zoom.index)
@@ -99,7 +99,7 @@ class Residual:
 
     @property
     def rms(self) -> float:
-        """Of the rows so far; not a number before the first."""
+        """Root mean square over the rows so far; NaN before the first."""
         count = self._rows * self._y[:, 0].numel()
         return (self._squares / count) ** 0.5 if count else float("nan")
 
@@ -136,10 +136,10 @@ class SuperResolution:
             fixed=self.y,
         )
         self.before, self.after = Residual(self.y, self.factor), Residual(self.y, self.factor)
-        """what is left of the constraint, known once `bands` has given its last one"""
+        """residual after the consistency step, known when `bands` is exhausted"""
 
     def run(self) -> Iterator[tuple[str, State]]:
-        """Sample: one (scale, state) after every step."""
+        """Sample; yields (scale, state) after every step."""
         return self.joint.run()
 
     def bands(self) -> Iterator[Pixels]:

@@ -1,8 +1,8 @@
 """Conditions of windows anywhere on a canvas, from a map of embeddings.
 
-The map holds an embedding for every base tile of the canvas, or for every 2^k x 2^k of them their mean. A patch of a
-scale is a window of `Scale.grid` tokens a side of level `Scale.pyramid_level` of that map; one that begins between
-tiles takes mixes of the tokens around it: slerp along rows and columns, as the published seam repair does.
+The map holds an embedding for every base tile of the canvas, or the mean of every 2^k x 2^k of them. The condition of a
+patch is a window of `Scale.grid` tokens a side of level `Scale.pyramid_level` of that map; between tiles, tokens are
+interpolated by slerp along rows and columns, as in the published seam repair.
 
 Shapes: n windows, d channels, R, C rows and columns of the map, g tokens a side of a window.
 """
@@ -16,7 +16,7 @@ from ldm.data.tokens import normalize_tokens
 from ldm.errors import UserError
 
 PARALLEL = 0.9995
-"""|cosine| above which the angle is too small to divide by: slerp becomes lerp"""
+"""|cosine| above which slerp becomes lerp, as the angle is too small to divide by"""
 
 
 def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
@@ -30,9 +30,9 @@ def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
 def window_embeddings(tokens: Tensor, rows: Tensor, cols: Tensor, grid: int) -> Tensor:
     """Conditions (n, d, g, g), tokens normalised, of windows `grid` = g tokens a side on the map `tokens` (d, R, C).
 
-    `rows` and `cols` (n,) are where the windows begin, in tokens: a window of `side` latents that begins at latent
-    `row` does so at row / side * g. At whole numbers its tokens are those of the map; between them each is a mix of
-    its four neighbours, the map's border repeated beyond it. UserError when a window begins outside the map.
+    `rows` and `cols` (n,) are the windows' first rows and columns in tokens: a window of `side` latents that begins at
+    latent `row` begins at token row / side * g. At integers, tokens are those of the map; between them, interpolations
+    of four neighbours, with the map's border repeated. UserError when a window begins outside the map.
     """
     height, width = tokens.shape[1:]
     if min(rows.min(), cols.min()) < 0 or rows.max() > height - 1 or cols.max() > width - 1:
@@ -46,7 +46,7 @@ def window_embeddings(tokens: Tensor, rows: Tensor, cols: Tensor, grid: int) -> 
     above, left = row.floor().long(), col.floor().long()
 
     def between(down: int) -> Tensor:
-        """(d, n, g, g): tokens of the rows `above` + `down`, mixed along the columns."""
+        """(d, n, g, g): tokens of the rows `above` + `down`, interpolated along the columns."""
         at_row = (above + down).clamp(max=height - 1)
         a, b = (tokens[:, at_row, (left + right).clamp(max=width - 1)] for right in (0, 1))
         return slerp(a, b, (col - left).to(tokens.dtype))
@@ -56,10 +56,10 @@ def window_embeddings(tokens: Tensor, rows: Tensor, cols: Tensor, grid: int) -> 
 
 
 def pool(tokens: Tensor) -> Tensor:
-    """The next level of a map: 2x2 means (d, R / 2, C / 2) of `tokens` (d, R, C); an odd last row or column goes."""
+    """The next level of a map: 2x2 means (d, R / 2, C / 2) of `tokens` (d, R, C); odd last rows are dropped."""
     return F.avg_pool2d(tokens, 2)
 
 
 def unpool(tokens: Tensor) -> Tensor:
-    """A guess at the level before, (d, 2R, 2C) from (d, R, C): bilinear between the means, which stand at centres."""
+    """An estimate of the level before, (d, 2R, 2C) from (d, R, C): bilinear interpolation between the centres."""
     return F.interpolate(tokens[None], scale_factor=2, mode="bilinear")[0]

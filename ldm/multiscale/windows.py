@@ -1,4 +1,4 @@
-"""Windows on a canvas: where they stand, how they are cut out and put together again.
+"""Windows on a canvas: positions, cutting and blending.
 
 A canvas is the latent z (c, H, W) of a whole image; a window is a side x side piece of it, its place the (row, col) of
 its first latent. Sums over windows are divided by the sums of their weights: a partition of unity.
@@ -19,7 +19,7 @@ from ldm.errors import UserError
 def starts(length: int, side: int, stride: int | None = None, offset: int = 0) -> list[int]:
     """Where windows `side` wide, every `stride` (by default side by side), begin so that they cover 0 to `length`.
 
-    `offset` shifts all of them; the outermost are pushed inwards to stay on the canvas. UserError when `length` is
+    `offset` shifts all of them; the outermost are shifted inwards to stay on the canvas. UserError when `length` is
     below `side`.
     """
     stride = side if stride is None else stride
@@ -68,7 +68,7 @@ class Blend:
             self.weights[here] += self.weight
 
     def mean(self) -> Tensor:
-        """(c, H, W). Latents that no window covered are not a number."""
+        """(c, H, W); NaN for latents that no window covers."""
         return self.total / self.weights
 
 

@@ -1,1 +1,1 @@
-"""Whole networks."""
+"""The networks: autoencoder, U-Net, Summarizer, DiT, ControlNet."""

@@ -1,12 +1,12 @@
 """Autoencoder: image x (b, 3, H, W) in [-1, 1] <-> latent z (b, 3, h, w), h = H/4, with a codebook in between.
 
 The published one is VQ-f4, the first stage of latent diffusion (Rombach et al. 2022; paper, section 4.1.1). Latents are
-kept unquantised, z = quant_conv(encoder(x)), and go through the codebook when they are decoded.
+not quantised, z = quant_conv(encoder(x)), until they are decoded.
 
-The demo's variant works on patches of 2x2 pixels, normalises every pixel on its own and has no attention: it sees no
-statistics of the whole image, so encoding a crop is cropping an encoding, away from borders. It has no codebook:
-decoding is continuous in the latent, so a rounding difference stays one, where a codebook may pick another code. And it
-ends in a few convolutions at full resolution: a pixel shuffle alone leaves stripes of a period of `patch` pixels.
+The demo's variant works on patches of 2x2 pixels, normalises every pixel separately and has no attention. It uses no
+statistics over space, so encoding a crop equals cropping the encoding, away from borders. It has no codebook: decoding
+is continuous in the latent, so rounding differences stay small, where a codebook could switch to another code. It ends
+in convolutions at full resolution, since a pixel shuffle alone leaves stripes with a period of `patch` pixels.
 """
 
 import math
@@ -29,9 +29,9 @@ from ldm.networks.weights_id import weights_id
 NORMS: dict[str, Norm] = {"group": partial(group_norm, eps=1e-6), "pixel": PixelNorm}
 COMMITMENT = 0.25
 BORDER = 1e-3
-"""share of the distance between two codes over which `Quantizer.continuous` goes from one to the other"""
+"""width of the transition of `Quantizer.continuous` between two codes, as a share of their distance"""
 NEAR = 4
-"""codes that it looks at"""
+"""number of nearest codes that it uses"""
 
 
 class Encoder(nn.Module):
@@ -96,17 +96,17 @@ class Decoder(nn.Module):
 
     @property
     def last_layer(self) -> nn.Conv2d:
-        """What writes the pixels."""
+        """The last layer, whose gradient weighs the adversarial loss."""
         return self.conv_out if self.head is None else self.head.conv_out
 
     @property
     def local(self) -> bool:
-        """Whether a pixel depends on nothing beyond `reach`: no norm over space, no attention."""
+        """Whether a pixel depends only on latents within `reach`: no norm over space, no attention."""
         return not any(isinstance(module, nn.GroupNorm | AttentionBlock) for module in self.modules())
 
     @property
     def reach(self) -> int:
-        """How many latents away a pixel sees through convolutions: one for each of 3x3, halved by every doubling."""
+        """Radius of the receptive field in latents: one per 3x3 convolution, halved by every upsampling."""
         cells = 1 + (0 if self.head is None else math.ceil(Head.REACH / self.patch))  # conv_out, and what follows it
         for level in self.up:  # from the pixels back to the latents
             if isinstance(level.upsample, Upsample):
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
 class Quantizer(VectorQuantizer2):
     """taming's codebook lookup, one sample at a time and in the codebook's own precision.
 
-    A sample's distances to all codes take 128 MB at full size; under autocast they would pick wrong codes.
+    A sample's distances to all codes take 128 MB at full size; under autocast, wrong codes would be chosen.
     """
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,14 +130,14 @@ class Quantizer(VectorQuantizer2):
 
     @torch.no_grad()
     def continuous(self, z: Tensor) -> Tensor:
-        """z (b, c, h, w) -> its nearest codes (b, c, h, w), and mixes of codes for the few latents between two.
+        """z (b, c, h, w) -> its nearest codes (b, c, h, w), interpolated for the few latents between two codes.
 
-        A latent on the border between two codes falls to either, as rounding has it, and its pixels change by up to a
-        dozen levels. Here it goes from one to the other over BORDER of their distance, by
+        Rounding decides which code a latent halfway between two codes gets, and its pixels change by up to a dozen
+        levels. Here the transition is continuous over BORDER of the codes' distance, with
 
             weights  exp(-(d_i^2 - d_1^2) / (BORDER |c_i - c_1|^2)),   d_i the distance to code c_i, c_1 the nearest
 
-        so that a change of z by rounding is one of rounding in the image. About one latent in a hundred is a mix.
+        so that a rounding difference in z stays small in the image. About one latent in a hundred is interpolated.
         """
         codes = self.embedding.weight
         each = [self._mixed(rearrange(sample, "c h w -> (h w) c").to(codes.dtype), codes) for sample in z]
@@ -149,7 +149,7 @@ class Quantizer(VectorQuantizer2):
         with torch.autocast(z.device.type, enabled=False):
             far = codes.square().sum(1) - 2 * z @ codes.T  # (n, k), short of |z|^2
             near = codes[far.topk(min(NEAR, len(codes)), largest=False).indices]  # (n, NEAR, c)
-        squares = (near - z[:, None]).square().sum(2)  # by differences: what is left of them is exact enough
+        squares = (near - z[:, None]).square().sum(2)  # from differences: precise, unlike the expansion
         least, first = squares.min(1, keepdim=True)
         apart = (near - near.gather(1, first[..., None].expand(-1, -1, near.shape[2]))).square().sum(2)
         weights = torch.exp(-(squares - least) / (BORDER * apart).clamp(min=torch.finfo(z.dtype).tiny))  # (n, NEAR)
@@ -157,7 +157,7 @@ class Quantizer(VectorQuantizer2):
 
 
 class Unquantised(nn.Module):
-    """In the place of a codebook: every latent is its own code."""
+    """Replaces a codebook: the identity."""
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, None]:
         """z (b, c, h, w) -> (z, codebook loss 0, no indices)."""
@@ -185,7 +185,7 @@ class Autoencoder(nn.Module):
         attention: bool = True,
         head: Count | None = None,
     ) -> None:
-        """`codes`: of the codebook; None: there is none, and decoding with or without quantisation is the same.
+        """`codes`: size of the codebook; None: no codebook, and quantisation is the identity.
 
         `patch`: pixels a side folded into channels before the encoder; the whole shrinks by patch * 2^(levels - 1).
 
@@ -234,9 +234,9 @@ class Autoencoder(nn.Module):
         return self.quantize.continuous(z)
 
     def latents_id(self) -> str:
-        """12 hex digits that name what `encode` computes: of its weights in half precision, as a bundle keeps them.
+        """Id (12 hex digits) of the encoding: of the encoder's weights in half precision, as bundled.
 
-        Neither the decoder nor the codes count.
+        It does not depend on the decoder or the codebook.
         """
         return weights_id(self.encoder, self.quant_conv)
 
@@ -244,8 +244,8 @@ class Autoencoder(nn.Module):
     def normalise_latents(self, mean: Tensor, std: Tensor) -> None:
         """Fold a shift and a scale, (code_dim,) each, into the weights: encode then gives (z - mean) / std.
 
-        decode undoes it: its images do not change without quantisation, nor with it when all `std` are equal (distances
-        to the codes change otherwise).
+        decode inverts it: images do not change without quantisation, and with it only if the `std` differ, which
+        changes distances to the codes.
         """
         weight_in, bias_in = self.quant_conv.parameters()
         weight_in.div_(std[:, None, None, None])

@@ -1,9 +1,9 @@
 """ControlNet beside a frozen U-Net (Zhang et al. 2023): a hint (b, hint_channels, h, w) steers what it denoises.
 
-    results of the U-Net's input half  +=  zero convolutions(results of a trained copy of it that sees z_t and the hint)
+    features of the U-Net's input half  +=  zero convolutions(features of a trained copy of it, given z_t and the hint)
 
-The hint joins the copy's first result through a 1x1 convolution; a 1x1 convolution ends each of the copy's results. All
-of them start at zero, so training starts from the U-Net as it is.
+The hint is added to the copy's first feature map through a 1x1 convolution; another one follows each of the copy's
+outputs. All of them start at zero, so training starts from the unchanged U-Net.
 """
 
 import copy
@@ -17,7 +17,7 @@ from ldm.networks.unet import UNet
 
 
 class Controlled(nn.Module):
-    """`unet` steered by `control` under `hint` (b, hint_channels, h, w): a denoiser's network like any other."""
+    """`unet` steered by `control` with `hint` (b, hint_channels, h, w), with the interface of a U-Net."""
 
     def __init__(self, unet: nn.Module, control: nn.Module, hint: Tensor) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Controlled(nn.Module):
 
 
 class Control(nn.Module):
-    """A copy of the input half of `unet`, and the convolutions around it; `unet` itself stays as it is."""
+    """A copy of the input half of `unet`, and zero convolutions; `unet` itself is not changed."""
 
     def __init__(self, unet: UNet, hint_channels: Count = 3) -> None:
         super().__init__()
@@ -38,11 +38,11 @@ class Control(nn.Module):
         self.ends = nn.ModuleList([zeroed(nn.Conv2d(channels, channels, 1)) for channels in unet.encoded])
 
     def trunk_of(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Those of a U-Net's `weights` that `trunk` is a copy of."""
+        """The part of a U-Net's `weights` that `trunk` copies."""
         return {name: tensor for name, tensor in weights.items() if not name.startswith(("output_blocks.", "out."))}
 
     def forward(self, z_t: Tensor, t: Tensor, context: Tensor, hint: Tensor) -> list[Tensor]:
-        """What is added to the U-Net's results; its argument `control`."""
+        """The features to add to the U-Net's, for its argument `control`."""
         time = self.trunk.embed(z_t, t, context)
         results = self.trunk.encode(z_t, time, context, self.hint(hint))
         return [end(result) for end, result in zip(self.ends, results, strict=True)]

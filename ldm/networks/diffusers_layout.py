@@ -1,8 +1,8 @@
-"""Our U-Net and autoencoder as the package diffusers lays them out: the same functions under other names.
+"""Conversion of our U-Net and autoencoder to the layout of the package diffusers.
 
-For each network: the arguments of diffusers' class, and our weights by its names. The published networks map exactly
-(Rombach et al. 2022). What diffusers has no counterpart of is refused: the U-Net's shortcuts; an autoencoder on patches
-of pixels, with PixelNorm, with a head, or without a codebook; norms whose groups are not 32.
+For each network: the arguments of diffusers' class, and our weights under its names. The published networks convert
+exactly (Rombach et al. 2022). Refused are layouts that diffusers lacks: the U-Net's shortcuts; an autoencoder on
+patches of pixels, with PixelNorm, with a head, or without a codebook; norms with other than 32 groups.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ from ldm.networks.unet import UNet
 
 GROUPS = 32
 Renamed = Iterator[tuple[str, str]]
-"""prefixes of names: ours, and diffusers'"""
+"""prefixes of names: ours -> diffusers'"""
 RES_BLOCK = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -34,7 +34,7 @@ ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_
 
 
 def unet_arguments(unet: UNet, latents: int) -> dict[str, Any]:
-    """Of UNet2DConditionModel; `latents` a side. UserError for a U-Net that diffusers has no counterpart of."""
+    """Arguments of UNet2DConditionModel for `latents` a side. UserError for a layout that it does not support."""
     if unet.context_embed is not None:
         raise UserError(
             "diffusers: the U-Net has shortcuts from the context, which UNet2DConditionModel lacks; export a model of "
@@ -56,19 +56,19 @@ def unet_arguments(unet: UNet, latents: int) -> dict[str, Any]:
         "down_block_types": ["CrossAttnDownBlock2D" if found else "DownBlock2D" for found in attended],
         "up_block_types": ["CrossAttnUpBlock2D" if found else "UpBlock2D" for found in reversed(attended)],
         "cross_attention_dim": unet.context_dim,
-        "attention_head_dim": heads.pop(),  # so diffusers calls the number of heads
+        "attention_head_dim": heads.pop(),  # diffusers' name of the number of heads
         "flip_sin_to_cos": True,
         "freq_shift": 0,
     }
 
 
 def unet_weights(unet: UNet) -> dict[str, Tensor]:
-    """By the names of UNet2DConditionModel."""
+    """The weights under the names of UNet2DConditionModel."""
     return _renamed(unet, _unet_names(unet))
 
 
 def vq_arguments(autoencoder: Autoencoder, pixels: int) -> dict[str, Any]:
-    """Of VQModel; `pixels` a side. UserError for an autoencoder that diffusers has no counterpart of."""
+    """Arguments of VQModel for `pixels` a side. UserError for a layout that it does not support."""
     encoder: Any = autoencoder.encoder
     decoder, quantize = autoencoder.decoder, cast(Any, autoencoder.quantize)
     reasons = {
@@ -100,7 +100,7 @@ def vq_arguments(autoencoder: Autoencoder, pixels: int) -> dict[str, Any]:
 
 
 def vq_weights(autoencoder: Autoencoder) -> dict[str, Tensor]:
-    """By the names of VQModel; the attention's 1x1 convolutions are linear layers there."""
+    """The weights under the names of VQModel, where the attention's 1x1 convolutions are linear layers."""
     found = _renamed(autoencoder, _vq_names(autoencoder))
     attention = tuple(f"mid_block.attentions.0.{part}.weight" for part in ("to_q", "to_k", "to_v", "to_out.0"))
     return {
@@ -109,7 +109,7 @@ def vq_weights(autoencoder: Autoencoder) -> dict[str, Tensor]:
 
 
 def _levels(unet: UNet) -> tuple[list[list[Any]], int]:
-    """The input blocks of each level without what changes the size, and how many each level has."""
+    """The input blocks of each level without downsampling, and their number per level."""
     levels: list[list[Any]] = [[]]
     stages: Any = unet.input_blocks[1:]
     for stage in stages:
@@ -134,7 +134,7 @@ def _check_groups(network: nn.Module, what: str) -> None:
 
 
 def _renamed(network: nn.Module, names: Renamed) -> dict[str, Tensor]:
-    """The weights of `network` by their new names. KeyError for one without: then this file is wrong."""
+    """The weights of `network` under their new names. KeyError for one without a new name (a bug here)."""
     prefixes = dict(names)
     found = {}
     for name, value in network.state_dict().items():

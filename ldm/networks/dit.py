@@ -1,4 +1,4 @@
-"""DiT: the conditioning model, a diffusion transformer over the Summarizer's tokens given the scale (paper, 3.3).
+"""DiT: the conditioning model (CDM), a diffusion transformer over the Summarizer's tokens (paper, section 3.3).
 
 Every block is modulated by time and scale: adaLN-Zero (Peebles and Xie 2023, section 3.2),
 
@@ -60,7 +60,7 @@ class DiTBlock(nn.Module):
     """Attention and MLP, each gated and modulated by the condition."""
 
     def __init__(self, width: int, heads: int) -> None:
-        from timm.layers import Attention, GELUTanh, Mlp  # two seconds to import: only where a DiT is built
+        from timm.layers import Attention, GELUTanh, Mlp  # imported here because it takes two seconds
 
         super().__init__()
         self.norm1 = plain_norm(width)
@@ -93,7 +93,7 @@ class FinalLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """The conditioning model; the defaults are the published DiT-B (130,746,880 numbers with its fixed positions)."""
+    """The conditioning model; by default the published DiT-B (130,746,880 values, fixed position embeddings included)."""
 
     pos_embed: Tensor
 
@@ -118,7 +118,7 @@ class DiT(nn.Module):
     def forward(self, x: Tensor, t: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Noisy context x (b, n, c), t (b,), scale (b,) -> (clean context, variance logits), each (b, n, c).
 
-        Logits -1 and 1 mean the least and the most variance a step can have; see `ldm.diffusion.vlb`.
+        Logits -1 and 1 mean the smallest and largest variance of a step; see `ldm.diffusion.vlb`.
         """
         h = self.x_embedder(x) + self.pos_embed  # (b, n, d)
         condition = self.t_embedder(t) + self.y_embedder(scale)  # (b, d)

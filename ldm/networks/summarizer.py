@@ -1,7 +1,7 @@
 """Summarizer: a grid of embeddings of any size and the scale -> the context of the U-Net, (b, 65, width).
 
-A transformer over 65 tokens: the scale's own, then the grid's, row by row, in the middle of 64 places whose rest holds
-a learned pad token (paper, sections 3.1 and 8.1). n tokens occupy places [32 - n // 2, 32 - n // 2 + n).
+A transformer over 65 tokens: the scale embedding, then the grid's tokens, row by row, in the middle of 64 places padded
+with a learned token (paper, sections 3.1 and 8.1). n tokens occupy places [32 - n // 2, 32 - n // 2 + n).
 CNNSummarizer is the paper's convolutional variant.
 
 Shapes: b samples, d channels of an embedding, gh gw a grid's rows and columns, each 1 to 8, n = gh gw.
@@ -25,9 +25,9 @@ Grids = Sequence[Tensor] | Tensor
 
 
 def project(grids: Grids, projection: nn.Linear) -> list[Tensor]:
-    """All tokens of all grids through `projection` in one product: b tensors (n, width).
+    """Apply `projection` to the tokens of all grids in one product: b tensors (n, width).
 
-    Raises UserError for a grid of other channels, or of more than 8 rows or columns.
+    Raises UserError for a grid with another number of channels, or with more than 8 rows or columns.
     """
     for grid in grids:
         channels, rows, columns = grid.shape
@@ -57,10 +57,10 @@ class Summarizer(nn.Module):
         mlp: Count = 2048,
         stretch: bool = False,
     ) -> None:
-        """`stretch`: repeat tokens until the grid fills all 8x8 places, so that a place means a place of the patch at
-        every scale (the published network pads instead).
+        """`stretch`: repeat tokens until the grid fills all 8x8 places, so that a token's place corresponds to the same
+        part of the patch at every scale (the published network pads instead).
         """
-        from torchvision.models.vision_transformer import Encoder  # seconds to import: only where one is built
+        from torchvision.models.vision_transformer import Encoder  # imported here because it takes seconds
 
         super().__init__()
         self.pad_token = None if stretch else nn.Parameter(0.02 * torch.randn(1, 1, width))
@@ -76,7 +76,7 @@ class Summarizer(nn.Module):
         return self.layer_norm(self.final_proj(self.encoder(tokens)))
 
     def tokens(self, grids: Grids) -> Tensor:
-        """(b, 64, width): each grid's projected tokens in the middle, the pad token elsewhere; or all stretched."""
+        """(b, 64, width): each grid's projected tokens in the middle, padded with the pad token; or stretched."""
         projected = project(grids, self.dim_reduce)
         if self.pad_token is None:
             return torch.stack(

@@ -1,8 +1,8 @@
 """U-Net denoiser: z_t (b, 3, h, w), t (b,), context (b, m, context_dim) -> (b, 3, h, w).
 
 The published one is the ImageNet LDM-4 of Rombach et al. 2022 (paper, section 4.1.1): 192 channels times 1, 2, 3, 5,
-two residual blocks a level, attention at half, a quarter and an eighth of the latent's size, one head. Every input
-block's result is kept and concatenated to the output block that mirrors it.
+two residual blocks a level, attention at half, a quarter and an eighth of the latent's size, one head. The
+output of every input block is concatenated to the input of the corresponding output block (skip connections).
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ from ldm.layers.init import zeroed
 from ldm.layers.norms import group_norm
 
 GRID = 8
-"""side of the map that a context's grid tokens make"""
+"""side of the map of a context's 64 grid tokens"""
 
 
 class Stage(nn.ModuleList):
-    """Layers in a row, each given what it takes: residual blocks the time, transformers the context."""
+    """A sequence of layers; residual blocks are given the time embedding, transformers the context."""
 
     def forward(self, h: Tensor, time: Tensor, context: Tensor) -> Tensor:
         for layer in self:
@@ -54,11 +54,11 @@ class UNet(nn.Module):
         context_dim: Count = 512,
         shortcuts: bool = False,
     ) -> None:
-        """`attention`: downsampling factors whose blocks look at the context; the middle always does.
+        """`attention`: downsampling factors whose blocks have attention; the middle always has.
 
-        `shortcuts`: for networks that see few samples, absent from the published one. The mean of the context's tokens
-        joins the time embedding, and its 64 grid tokens, as an 8x8 map stretched over the latent, join the first
-        convolution; use it with Summarizer(stretch=True). Both are linear: a null context adds nothing of its own.
+        `shortcuts`: for small training sets; not in the published network. The mean of the context's tokens is added to
+        the time embedding, and its 64 grid tokens, as an 8x8 map enlarged to the latent's size, to the first
+        convolution; use it with Summarizer(stretch=True). Both are linear without bias: a null context adds 0.
         Raises UserError for heads that do not divide the channels, or an attention factor of no level.
         """
         super().__init__()
@@ -89,7 +89,7 @@ class UNet(nn.Module):
                 channels = width * multiplier
                 kept.append(channels)
         self.encoded = (*kept, channels)
-        """channels of what `encode` gives"""
+        """channels of the outputs of `encode`"""
 
         self.middle_block = Stage(
             [
@@ -110,21 +110,21 @@ class UNet(nn.Module):
         self.out = nn.Sequential(group_norm(channels, eps=1e-5), nn.SiLU(), head)
 
     def forward(self, z_t: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor] | None = None) -> Tensor:
-        """The network's output, (b, out_channels, h, w): eps, v or z_0 as it was trained.
+        """The network's output (b, out_channels, h, w): eps, v or z_0, depending on the training.
 
-        `control` is added to what `encode` gives (Zhang et al. 2023).
+        `control` is added to the outputs of `encode` (Zhang et al. 2023).
         """
         for h in self.features(z_t, t, context, control):
             last = h
         return self.out(last)
 
     def embed(self, z_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """What every residual block is told, (b, 4 width)."""
+        """The embedding that every residual block is given, (b, 4 width)."""
         time = self.time_embed(timestep_embedding(t, self.width).to(z_t.dtype))
         return time if self.context_embed is None else time + self.context_embed(context.mean(1))
 
     def encode(self, z_t: Tensor, time: Tensor, context: Tensor, hint: Tensor | None = None) -> list[Tensor]:
-        """Results of every input block, then of the middle; `hint` (b, width, h, w) joins the first one."""
+        """Outputs of every input block, then of the middle; `hint` (b, width, h, w) is added to the first one."""
         h, results = z_t, []
         for number, stage in enumerate(self.input_blocks):
             h = stage(h, time, context)
@@ -139,9 +139,9 @@ class UNet(nn.Module):
     def features(
         self, z_t: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor] | None = None
     ) -> Iterator[Tensor]:
-        """Results of the middle and of every output block, coarsest first, each (b, c, h', w'), as they are asked for.
+        """Yield the outputs of the middle and of every output block, coarsest first, each (b, c, h', w').
 
-        The blocks behind the last one asked for are never run.
+        Blocks after the last one that is consumed are not run.
         """
         time = self.embed(z_t, t, context)
         results = self.encode(z_t, time, context)

@@ -1,6 +1,6 @@
-"""What names the weights of networks, whatever file they are in: the same in single and in half precision.
+"""Id of networks' weights, independent of the file, and the same in single and half precision.
 
-So a bundle, which keeps halves, has the name of the run that it was made from.
+So a bundled model, which is stored in half precision, has the id of the run that it was made from.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def weights_id(*networks: nn.Module) -> str:
-    """12 hex digits: of all weights, in half precision."""
+    """12 hex digits of the sha256 of all weights in half precision."""
     digest = hashlib.sha256()
     for network in networks:
         for name, weight in network.state_dict().items():
