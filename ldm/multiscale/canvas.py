@@ -7,8 +7,8 @@
         average z_0 and eps where windows overlap
         z_t = the scheduler's step from z_0 and eps
 
-(paper, section 3.2.) y comes from the next coarser scale: its decoded prediction of the same step (lock-step, as
-published) or its finished image: `ldm.multiscale.joint` is the loop over steps and scales. In super-resolution y is
+(paper, section 3.2.) y is the image of the next coarser scale: its decoded prediction at the same step (lock-step, as
+published) or its finished image. `ldm.multiscale.joint` is the loop over steps and scales. In super-resolution y is
 given.
 
 Shapes: n windows, H, W latents of a canvas, f the factor between two scales.
@@ -96,7 +96,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Constraint:
-    """What windows are moved towards: A Dec(z_0) = y."""
+    """The constraint A Dec(z_0) = y on windows."""
 
     y: Target
     codec: Codec

@@ -80,7 +80,7 @@ def duration(seconds: float) -> str:
 
 
 def cost_of(joint: Joint, inferred: bool = False) -> Cost:
-    """Of sampling `joint` and writing its image; `inferred`: its conditions are, from an enlarged image in memory."""
+    """Cost of sampling `joint` and writing its image; `inferred`: conditions are inferred from an image in memory."""
     sizes = {scale: joint.chain.latents(scale) for scale in joint.scales}
     latents = {scale: height * width for scale, (height, width) in sizes.items()}
     finest = joint.scales[0]
@@ -102,7 +102,7 @@ def cost_of(joint: Joint, inferred: bool = False) -> Cost:
 
 
 def windows_a_step(joint: Joint, height: int, width: int) -> int:
-    """Of a canvas (H, W)."""
+    """Windows per step of a canvas (H, W)."""
     side, overlaps, moves = joint.chain.side, joint.settings.seam == "overlap", joint.settings.seam == "jitter"
     return covering(height, width, side, side // OVERLAP if overlaps else side, int(moves))
 
@@ -123,7 +123,7 @@ def window_seconds(joint: Joint) -> float:
 
 
 def one_window(joint: Joint, constrained: bool) -> None:
-    """What a step does with one window of the finest canvas."""
+    """One step of one window of the finest canvas, constrained or not."""
     scale, side = joint.scales[0], joint.chain.side
     places = torch.zeros(1, 2, dtype=torch.long)
     z_t = torch.zeros(1, 3, side, side, device=joint.model.device)

@@ -39,7 +39,7 @@ REPAIR_FROM, REPAIR_STRIDE = 300, 50
 OVERLAP = 4
 """number of windows per axis that cover a latent, where windows overlap"""
 REPAIR = "repair"
-"""its canvas among the states"""
+"""key of the repair's canvas in `states`"""
 SYNC_EVERY = 10
 """steps between exchanges of windows that neither move nor overlap, so that the canvas can be saved"""
 
@@ -88,7 +88,7 @@ class Joint:
                 taken: dict[str, State] = {}
                 for scale in together:  # coarse to fine
                     z_t, coarser = self.states[scale].z_t, self.chain.coarser(scale)
-                    constraint = None  # the coarsest canvas is free
+                    constraint = None  # the coarsest canvas is unconstrained
                     if coarser and self._constrained(step):  # y = Dec(z_0) of the coarser canvas
                         y = self._decoded(taken[coarser].z_0) if coarser in taken else finished(coarser)
                         constraint = Constraint(self._pieces(scale, y), self.codec, self.settings.rule)
@@ -102,13 +102,13 @@ class Joint:
             yield from self._repair()
 
     def _together(self) -> list[list[str]]:
-        """Canvases that take each step together, coarse to fine: all in lock-step, else one after the other."""
+        """Groups of canvases that are stepped together, coarse to fine: all in lock-step, else one at a time."""
         sampled = self.scales if self.fixed is None else self.scales[:-1]
         chain = list(reversed(sampled))
         return [chain] if self.settings.lockstep and self.settings.rule.inner else [[scale] for scale in chain]
 
     def _begin(self, together: Sequence[str]) -> int:
-        """The step that these canvases take first: they start from noise, or where an earlier run was interrupted."""
+        """The first step of these canvases: 0 from noise, or the one where an earlier run was interrupted."""
         for scale in together:
             if scale not in self.states:
                 noise = self._noise(scale, FOR_START)
@@ -147,7 +147,7 @@ class Joint:
 
     @property
     def scale_steps(self) -> int:
-        """Of one canvas."""
+        """Steps of one canvas."""
         return len(self._walk)
 
     @property
@@ -161,14 +161,14 @@ class Joint:
 
     @cached_property
     def _walk(self) -> list[Step]:
-        """The steps of a canvas down the noise schedule."""
+        """The sampling steps of a canvas."""
         alpha_bar = self.model.alpha_bar
         if self.settings.released:
             return released_steps(len(alpha_bar), len(alpha_bar) // self.settings.steps, alpha_bar)
         return ddim_steps(self.settings.steps, alpha_bar)
 
     def canvas(self, scale: str) -> Canvas:
-        """How the canvas of `scale` is denoised."""
+        """The canvas of `scale`: its steps, windows and denoiser."""
         settings, side = self.settings, self.chain.side
         alone = settings.lockstep and scale != self.scales[0]
         overlaps = settings.seam == "overlap"
@@ -202,12 +202,12 @@ class Joint:
         return row, col
 
     def _noise(self, scale: str, purpose: int, *key: int) -> Tensor:
-        """(3, H, W), tile by tile from the seed, the scale, what it is for and `key`."""
+        """Noise (3, H, W), drawn tile by tile from the seed, the scale, its purpose and `key`."""
         key = (purpose, self.model.ladder[scale].index, *key)
         return canvas_noise(*self.chain.latents(scale), self.chain.side, self.seed, *key).to(self.model.device)
 
     def _pieces(self, scale: str, image: Tensor) -> Callable[[Tensor], Tensor]:
-        """Places of windows of `scale` -> the pieces of the coarser `image` (3, h, w) there."""
+        """Places of windows of `scale` -> the parts of the coarser `image` (3, h, w) there."""
         f = self.chain.above(scale)
         return lambda places: cut(image, places * self.model.downsample // f, self.model.tile_px // f)
 

@@ -93,7 +93,7 @@ class FinalLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """The conditioning model; by default the published DiT-B (130,746,880 values, fixed position embeddings included)."""
+    """The conditioning model; by default the published DiT-B (130,746,880 values with fixed position embeddings)."""
 
     pos_embed: Tensor
 
