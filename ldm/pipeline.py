@@ -1,4 +1,4 @@
-"""The Python API: weights in, pictures out.
+"""The Python API: load a model and sample images.
 
     model = ZoomLDM.load("demo")
     images = model.sample("5x", count=4)                        # conditions drawn from the CDM
@@ -50,13 +50,13 @@ from ldm.support.precision import DTYPES, allow_tf32, choose
 REQUIRED = ("ladder.kind", "tile_px", "encoder", "model.prediction")
 NO_CARD = Card()
 FOR_LATENT, FOR_CONTEXT = 0, 1
-"""what an image's noise is for: the second key of its generator"""
+"""purposes of an image's noise: the second key of its generator"""
 
 
 def load_autoencoder(source: str | Path) -> tuple[Autoencoder, str]:
     """The autoencoder of "demo", a folder (vq or zoomldm), a file or a name on the hub, and its id "<name>-<12 hex>".
 
-    A file may be ZoomLDM's or CompVis' VQ-f4. The digits are the first of the weights file's sha256.
+    A file may be ZoomLDM's or CompVis' VQ-f4. The id's digits are the first of the weights file's sha256.
     """
     found = open_source(source, "vq", "zoomldm")
     autoencoder: Autoencoder = load_network(found, "autoencoder", split(found.tensors))
@@ -80,7 +80,7 @@ class ZoomLDM:
     id: str = ""
     """names the weights"""
     config_id: str = ""
-    """names what their config says of the networks"""
+    """id of the network settings in the config"""
     config: DictConfig | None = None
     """what builds them again"""
 
@@ -92,12 +92,12 @@ class ZoomLDM:
         device: str | torch.device = "cpu",
         precision: str = "auto",
     ) -> "ZoomLDM":
-        """Load `source`, and the CDM from its own source; the demo model and a saved one bring theirs.
+        """Load `source` and, from `cdm`, the CDM; the demo model and a model saved with a CDM include one.
 
         `source`: `"demo"`, a folder, a file, or a name on the hub: `"StonyBrook-CVLab/ZoomLDM/brca"`, in general
         `"hf:ORG/NAME[/SUBFOLDER][@REVISION]"`.
 
-        `precision` "auto" | "fp32" | "bf16" | "fp16" is what the networks compute in; latents stay in float32. "auto"
+        `precision` "auto" | "fp32" | "bf16" | "fp16" is the precision of the networks; latents stay in float32. "auto"
         is bf16 where `device` computes it natively, fp32 elsewhere; the model's `precision` says which.
         UserError when a source cannot be read or `precision` is unknown.
         """
@@ -131,11 +131,11 @@ class ZoomLDM:
         return model.to(device)
 
     def save_pretrained(self, folder: str | Path, card: Card = NO_CARD, source: str = "") -> Path:
-        """Write what `ZoomLDM.load(folder)` reads back bit-equal, CDM included; returns the folder.
+        """Write a folder that `ZoomLDM.load` reads back bit-equal, CDM included; returns the folder.
 
-        config.yaml, weights.safetensors, their sha256, and README.md, a model card, which says what `card` says and
-        what the model knows of itself; `source` is the name that it tells to load it by. UserError when the disk
-        refuses, or for a model that was not loaded.
+        It holds config.yaml, weights.safetensors, their sha256, and a model card, README.md, with the statements of
+        `card` and the model's own facts; `source` is the name to load it by in the card's example. UserError when
+        the files cannot be written, or for a model that was not loaded.
         """
         folder = Path(folder)
         if self.config is None:
@@ -170,7 +170,7 @@ class ZoomLDM:
             return push(self.save_pretrained(folder, card, repository), repository, private)
 
     def check_cdm(self, cdm: ConditioningModel, published: bool = False) -> None:
-        """UserError when the CDM was made for another model; published ones do not say, and are believed, in a line."""
+        """UserError when the CDM was trained for another model; a warning when it does not say, as published ones."""
         width = self.summarizer.mag_embedding.embedding_dim
         if (cdm.width, cdm.scales) != (width, len(self.ladder)):
             raise UserError(
@@ -191,7 +191,7 @@ class ZoomLDM:
             )
 
     def to(self, device: str | torch.device) -> "ZoomLDM":
-        """Move every network; returns the model. UserError for a device that is unknown or not there."""
+        """Move every network; returns the model. UserError for a device that is unknown or missing."""
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
@@ -208,7 +208,7 @@ class ZoomLDM:
 
     @property
     def downsample(self) -> int:
-        """Pixels that a latent spans, a side."""
+        """Side in pixels of the square that one latent represents."""
         return self.autoencoder.downsample
 
     @property
@@ -223,12 +223,12 @@ class ZoomLDM:
 
     @property
     def weights(self) -> dict[str, str]:
-        """What names everything that samples depend on, besides conditions, settings and precision."""
+        """Ids of everything that samples depend on, besides conditions, settings and precision."""
         return {"model": self.id, "model config": self.config_id}
 
     @cached_property
     def latents_id(self) -> str:
-        """Names the autoencoder's encoding, as prepared slides do."""
+        """Id of the autoencoder's encoding, as stored in prepared slides."""
         return self.autoencoder.latents_id()
 
     def _autocast(self) -> torch.autocast:
@@ -249,7 +249,7 @@ class ZoomLDM:
     def sample_context(
         self, scale: str, count: int = 1, *, seed: int = 0, steps: int = 50, batch_size: int = 64
     ) -> Tensor:
-        """Draw contexts (n, 65, w) from the CDM; context i depends on seed + i alone. UserError without a CDM."""
+        """Sample contexts (n, 65, w) from the CDM; context i depends on seed + i alone. UserError without a CDM."""
         cdm = self.cdm_needed
         noise = _noise(count, (TOKENS, cdm.width), seed, FOR_CONTEXT).to(self.device)  # (n, 65, w)
         with self._autocast():
@@ -266,7 +266,8 @@ class ZoomLDM:
     def denoiser(self, context: Tensor, guidance: float = 1.0) -> Denoiser:
         """denoise(z_t (b, 3, h, w), t (b,)) -> eps under `context` (b, 65, w); the null context is all zeros.
 
-        t may be one past the schedule, as in the released sampler's first step; its last alpha_bar then reads a v.
+        t may be one past the schedule, as in the released sampler's first step; a v prediction then uses the last
+        alpha_bar.
         """
         last = len(self.alpha_bar) - 1
 
@@ -282,7 +283,7 @@ class ZoomLDM:
         return guided(under(context), under(torch.zeros_like(context)), guidance)
 
     def activations(self, z_t: Tensor, t: Tensor, context: Tensor, block: int) -> Tensor:
-        """What output block `block` of the U-Net, counted from 0 at the coarsest, makes of z_t: (b, c, h', w')."""
+        """Activations (b, c, h', w') of output block `block` of the U-Net, counted from 0 at the coarsest."""
         with self._autocast():
             middle_and_blocks = self.unet.features(z_t, t, context)
             return next(islice(middle_and_blocks, 1 + block, None)).to(z_t.dtype)
@@ -295,14 +296,14 @@ class ZoomLDM:
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         """Latents (b, 3, h, w) -> images (b, 3, H, W), not clamped; quantised by default, as published.
 
-        NotFiniteError for latents, or an image, that hold NaN or infinities: quantised or clamped, they would not show.
+        NotFiniteError for NaN or infinities in the latents or the images, which quantisation and clamping would hide.
         """
         checked(z, "latents")
         with self._autocast():
             return checked(self.autoencoder.decode(z, quantize).to(z.dtype), f"image decoded in {self.precision}")
 
     def decode_sampled(self, z: Tensor) -> Tensor:
-        """`decode` of latents that carry a sampler's rounding: quantised continuously, so that none of it shows."""
+        """`decode` with continuous quantisation, so that a sampler's rounding does not change codes."""
         return self.decode(self.autoencoder.codes(checked(z, "latents")), quantize=False)
 
     @torch.no_grad()
@@ -311,7 +312,7 @@ class ZoomLDM:
 
         Quantised continuously: see `ldm.networks.autoencoder.Quantizer.continuous`.
 
-        Memory is flat: `batch_size` tiles are decoded at a time. See `ldm.multiscale.decoding` for when this equals
+        Memory is constant: `batch_size` tiles are decoded at a time. See `ldm.multiscale.decoding` for when this equals
         decoding the canvas at once.
         """
         checked(z, "canvas")
@@ -371,8 +372,8 @@ class ZoomLDM:
     ) -> NDArray[np.uint8]:
         """Sample `count` images (n, H, W, 3) of one scale; image i depends on seed + i and its condition alone.
 
-        Conditions are the grids `embeddings` (d, gh, gw) in turn, one image each unless `count` says otherwise; without
-        them the CDM draws one for each image. `sampling` goes to `sample_latents`: guidance, steps, sampler, progress.
+        Conditions are the grids `embeddings` (d, gh, gw), cycled to `count` images (default: one each); without them
+        the CDM samples one per image. `sampling` goes to `sample_latents`: guidance, steps, sampler, progress.
         """
         count = (1 if embeddings is None else len(embeddings)) if count is None else count
         if count < 1 or (embeddings is not None and not len(embeddings)):

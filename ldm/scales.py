@@ -1,4 +1,4 @@
-"""The zoom ladder: the only table of scales in the project.
+"""The ladder of scales, for histology and satellite images.
 
 Scale k shows the base level shrunk by 2^k. A patch of scale k is `tile_px` wide, so it covers 2^k x 2^k base tiles; its
 condition is the grid of their embeddings, averaged down to at most 8x8 (paper, section 3.1).
@@ -33,7 +33,7 @@ class Scale:
 
     @property
     def pyramid_level(self) -> int:
-        """Level of the pyramid of embedding means in which that grid is a window."""
+        """Level of the embedding pyramid of which that grid is a window."""
         return max(0, self.index - GRID_MAX.bit_length() + 1)
 
 
@@ -58,7 +58,7 @@ class Ladder:
         return [scale.name for scale in self.scales]
 
     def um(self, name: str) -> float:
-        """um per pixel of a scale; what slide viewers read, for satellite scenes too."""
+        """um per pixel of a scale, also for satellite scenes, as slide viewers expect."""
         return self.base_mpp * self[name].downsample * _UM[self.unit]
 
     def __getitem__(self, name: str) -> Scale:

@@ -1,1 +1,1 @@
-"""What everything stands on: files, processes, tables, precision. Nothing here knows of images or models."""
+"""Files, processes, tables, precision: support code without dependencies on images or models."""

@@ -1,12 +1,12 @@
-"""Command lines: a parser and types that refuse what has no meaning in one line, before any work.
+"""Command lines: a parser, and types that refuse invalid values in one line, before any work.
 
     parser = Parser("sample", description=..., example="--steps 20")
     add("--steps", type=positive_int)
     add("--guidance", type=non_negative)
     add("--out", type=output_folder, default="samples")
 
-The message names the option; the status is 2. Nothing is rounded, and neither nan nor an infinity passes. Defaults of
-destinations are text, so that they are checked too.
+The message names the option; the status is 2. Values are not rounded; nan and infinities are refused. Defaults of
+output paths are text, so that argparse checks them too.
 """
 
 import argparse
@@ -27,13 +27,13 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
 RENAMED = {"--scale": "--scales", "--batch": "--batch-size", "--tile-batch": "--batch-size", "--base": "--config"}
-"""spellings that some commands had, and the one name of each option today"""
+"""former spellings of options -> their present name"""
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line, without the whole usage.
+    """Reports a mistake in one line, without the usage text.
 
-    `command`, a key of SCRIPTS, is named as the user typed it: in the usage, in `example` and in the description.
+    `command`, a key of SCRIPTS, appears as the user typed it: in the usage, in `example` and in the description.
     """
 
     def __init__(self, command: str | None = None, example: str | None = None, **options: Any) -> None:
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else list(args)
         for item in args:
-            if re.match(r"--?[\w-]+=-*$", item):  # argparse would take "--seed=--" for no value at all
+            if re.match(r"--?[\w-]+=-*$", item):  # argparse would treat "--seed=--" as a missing value
                 self.error(f"argument {item.partition('=')[0]}: {item.partition('=')[2]!r} found, expected a value")
             old = item.partition("=")[0]
             if RENAMED.get(old) in self._option_string_actions and old not in self._option_string_actions:
@@ -90,7 +90,7 @@ def real(least: float, most: float = math.inf) -> Callable[[str], float]:
 
 
 def whole_numbers(text: str, separator: str) -> list[int] | None:
-    """The numbers in "1024x512" or "10,5"; None where anything but plain digits stands between the separators."""
+    """The numbers in "1024x512" or "10,5"; None where there is anything but digits between separators."""
     numbers = text.split(separator)
     plain = all(re.fullmatch(r"[0-9]{1,18}", number) for number in numbers)
     return [int(number) for number in numbers] if plain else None
@@ -134,4 +134,4 @@ def device(text: str) -> str:
 positive_int, non_negative_int = integer(1, LARGEST), integer(0, LARGEST)
 non_negative, fraction = real(0), real(0, 1)
 seed_int = integer(0, LARGEST_SEED)
-"""of a generator; the largest that torch, NumPy and Lightning all take"""
+"""the largest seed that torch, NumPy and Lightning all accept"""

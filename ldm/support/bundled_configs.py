@@ -13,13 +13,13 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def folder() -> Path:
-    """Where the bundled configs are."""
+    """The folder of the bundled configs."""
     installed = PACKAGE / "configs"
     return installed if installed.is_dir() else PACKAGE.parent / "configs"
 
 
 def bundled_file(path: str | Path) -> Path:
-    """`path` or, where nothing is there and it begins with `configs/`, the bundled file of that name."""
+    """`path` or, if it does not exist and begins with `configs/`, the bundled file of that name."""
     path = Path(path)
     if path.exists() or path.parts[:1] != ("configs",):
         return path
@@ -30,13 +30,13 @@ def bundled_file(path: str | Path) -> Path:
 def config_file(text: str | Path, kind: str) -> Path:
     """The file that `text` names: a path, or a bundled config by its name.
 
-    `kind` is what names leave out, "zoomldm" (training) or "data" (preparation): with "data", `histology` is
+    `kind` is the part that names omit, "zoomldm" (training) or "data" (preparation): with "data", `histology` is
     data_histology.yaml and `demo` is demo/data.yaml; any bundled file may be named in full, as `demo/cdm`. UserError,
     with the names there are, when there is none.
     """
     path = bundled_file(text)
     if path.is_file() or path.suffix in SUFFIXES or path.is_absolute():
-        return path  # whoever reads it says what is wrong with it
+        return path  # errors are reported when it is read
     for name in (path, path.parent / f"{kind}_{path.name}", path / kind):
         found = folder() / f"{name}.yaml"
         if found.is_file() and ".." not in name.parts:
@@ -48,7 +48,7 @@ def config_file(text: str | Path, kind: str) -> Path:
 
 
 def config_names(kind: str) -> list[str]:
-    """Names of the bundled configs of one kind; of "zoomldm" also those of the other systems, all but data."""
+    """Names of the bundled configs of one kind; "zoomldm" includes all other systems."""
     paths = [path.relative_to(folder()).with_suffix("") for path in sorted(folder().rglob("*.yaml"))]
     return [_short(path, kind) for path in paths if path.name.startswith("data") == (kind == "data")]
 

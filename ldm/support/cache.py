@@ -1,11 +1,12 @@
-"""What a kept result depends on: samples, features, states and scores are used again only if all of it is the same.
+"""Identities of cached results: samples, features, states and scores are reused only if everything they depend on is
+the same.
 
     identity = Identity("samples", weights=model.weights, inputs={"slide": content(path)}, settings={"steps": 20})
     folder = out / f"samples-{identity.digest}"         # the same command finds it, another one does not
     identity.differences(kept)                          # ["settings.steps: 20, kept 30"]
 
-Whoever keeps a result keeps its identity with it. A result of another identity is made again, or refused with a line
-that names what differs; it is never used.
+A cached result is stored with its identity. A result of another identity is computed again, or refused with a message
+that names what differs.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from ldm.support.files import sha256
 
 VERSION = 1
-"""of the code: raise it when the same inputs give other results, so that nothing kept before is used again"""
+"""version of the code: increase it when the same inputs give other results, to invalidate all cached ones"""
 DIGITS = 16
 """hex digits of a digest"""
 _hashed: dict[tuple[object, ...], str] = {}
@@ -32,11 +33,11 @@ class Identity:
     """Everything that a result depends on; values are what JSON can hold."""
 
     kind: str
-    """what is kept: "samples", "features", ..."""
+    """kind of result: "samples", "features", ..."""
     weights: Mapping[str, str] = field(default_factory=dict)
-    """names of the networks' weights and configs, which hold their hashes"""
+    """ids of the networks' weights and configs, which include hashes"""
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    """hashes of what was read, as `content` gives them"""
+    """hashes of input files, from `content`"""
     settings: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
@@ -47,7 +48,7 @@ class Identity:
 
     @property
     def digest(self) -> str:
-        """Of `text`: names a file or folder of this identity."""
+        """Digest of `text`, for the name of a file or folder."""
         return digest_of(self.text)
 
     @classmethod
@@ -59,7 +60,7 @@ class Identity:
         return cls(**found)
 
     def differences(self, kept: "Identity") -> list[str]:
-        """One "key: VALUE, kept VALUE" for each key that differs; none when the two are the same."""
+        """One "key: VALUE, kept VALUE" for each key that differs; empty for equal identities."""
         ours, theirs = (dict(_flat("", json.loads(each.text))) for each in (self, kept))
         keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
         return [f"{key}: {_short(ours.get(key))}, kept {_short(theirs.get(key))}" for key in keys]
@@ -83,12 +84,12 @@ def digest_of(text: str) -> str:
 
 
 def content_of(pixels: NDArray[Any]) -> str:
-    """Of an array, its shape and its type."""
+    """Digest of an array, its shape and its dtype."""
     return digest_of(f"{pixels.dtype} {pixels.shape} {hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()}")
 
 
 def content(path: str | Path) -> str:
-    """The first digits of the sha256 of a file; read once in a process as long as the file is not written to."""
+    """The first digits of the sha256 of a file; computed once per process unless the file changes."""
     path = Path(path).resolve()
     stat = path.stat()
     key = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)

@@ -1,8 +1,8 @@
-"""The one reader of CSV files: labels, splits, what people say of their slides.
+"""The reader of all CSV files: labels, splits, tables of slides.
 
-UTF-8 with or without a byte-order mark, separated by commas; a header line, then a line for each row. Lines that begin
-with # and empty lines are left out, spaces around a cell mean nothing, text is normalised to NFC. Anything else is
-refused with its line: other separators, a row with too few cells, a quote that is not closed.
+UTF-8 with or without a byte-order mark, separated by commas; a header line, then one line per row. Lines that begin
+with # and empty lines are ignored, spaces around cells are stripped, text is normalised to NFC. Anything else is
+refused # with its line: other separators, a row with too few cells, a quote that is not closed.
 """
 
 import csv
@@ -18,7 +18,7 @@ from ldm.errors import UserError
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 LINE_END = re.compile(r"\r\n|\r|\n")
 NOTHING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "nil", "missing", "unknown", "?"}
-"""what R, pandas, spreadsheets and people write where nothing is known, in lower case"""
+"""texts for a missing value in R, pandas and spreadsheets, in lower case"""
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 
@@ -37,7 +37,7 @@ class Table(NamedTuple):
 
 
 def read_csv(path: str | Path, required: Sequence[str], optional: Sequence[str] = ()) -> Table:
-    """The file `path`, which has the columns `required`; `optional` ones are named in messages alone.
+    """Read the file `path`, which has the columns `required`; `optional` ones are only named in messages.
 
     UserError, with the line, when it is missing, no CSV in UTF-8 separated by commas, or lacks a column or a cell.
     """
@@ -56,7 +56,7 @@ def read_csv(path: str | Path, required: Sequence[str], optional: Sequence[str] 
 
 
 def _records(path: str | Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and cells, without comments and rows that hold nothing."""
+    """Line numbers and cells, without comments and empty rows."""
     for number, line in enumerate(LINE_END.split(text), start=1):
         if line.lstrip().startswith("#"):
             continue
@@ -98,21 +98,21 @@ def _row(path: str | Path, line: int, cells: list[str], columns: Sequence[str]) 
 
 
 def is_known(cell: str) -> bool:
-    """Whether a cell says something."""
+    """Whether a cell has a value."""
     return cell.casefold() not in NOTHING
 
 
 def alike(text: str) -> str | Decimal:
-    """What two spellings of one name share: without case, width, spaces and invisible characters; numbers by value."""
+    """Normal form of a name: without case, width, spaces and invisible characters; numbers by value."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKC", text) if unicodedata.category(letter) != "Cf")
     plain = " ".join(plain.casefold().split())
     return Decimal(plain) if NUMBER.fullmatch(plain) else plain
 
 
 def refuse_variants(path: str | Path, what: str, values: Iterable[tuple[int, str]]) -> None:
-    """UserError when two `values` (line, text) differ in nothing but case, spaces or how a number is written.
+    """UserError when two `values` (line, text) differ only in case, spaces or the notation of a number.
 
-    Both would count as different ones, without a word. `what` says what they are: "labels".
+    They would silently count as different. `what` names them in the message: "labels".
     """
     first: dict[str | Decimal, tuple[int, str]] = {}
     for line, text in values:

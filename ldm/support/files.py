@@ -1,4 +1,4 @@
-"""Files that are whole under their name or not there at all, also on a disk that several machines share."""
+"""Atomic writes, checksums and temporary files, also on disks shared by several machines."""
 
 import hashlib
 import io
@@ -16,23 +16,23 @@ from typing import Any
 from ldm.errors import FILES, FULL_DISK, UserError
 
 FORGOTTEN_S = 86_400.0
-"""a temporary file of another machine is a leftover once nobody has written to it for this long"""
+"""a temporary file of another machine that was not modified for so long is a leftover"""
 
 
 NAME_BYTES, PATH_BYTES = 200, 3800
-"""of what is asked for; below the usual 255 and 4096, as temporary files have longer names"""
+"""longest name and path; below the usual 255 and 4096, as temporary files have longer names"""
 
 
 class DiskFull(UserError):
-    """No room for a file; what stood under its name is untouched."""
+    """No space for a file; an existing file of that name is unchanged."""
 
 
 @contextmanager
 def atomic_write(path: str | Path, needed: Callable[[], int] | None = None) -> Iterator[Path]:
-    """A temporary path in the folder of `path` to write to; on success it is synced to disk and takes the name.
+    """Give a temporary path beside `path` to write to; on success it is synced to disk and renamed to `path`.
 
-    When the body fails, the temporary file goes and whatever stood under the name stays untouched. Raises DiskFull
-    when there is no room; `needed` gives the bytes that the file takes, where somebody knows.
+    When the body fails, the temporary file is removed and an existing file stays unchanged. Raises DiskFull when there
+    is no space; `needed` returns the file's size in bytes, if known.
     """
     path = Path(path)
     with full_disk_told(path, needed):
@@ -49,9 +49,9 @@ def atomic_write(path: str | Path, needed: Callable[[], int] | None = None) -> I
 
 
 def check_destination(path: str | Path, folder: bool) -> None:
-    """UserError where nothing could be written: to a `folder` at `path`, or as the file `path`. Makes nothing.
+    """UserError where `path` could not be written as a file, or with `folder` as a folder. Creates nothing.
 
-    A full disk is not looked for: what it lacks is known when there is something to write.
+    Free space is not checked, since the size is not known yet.
     """
     path = Path(path)
     kind = "folder" if folder else "file"
@@ -75,9 +75,9 @@ def check_destination(path: str | Path, folder: bool) -> None:
 
 
 class Sink(io.FileIO):
-    """A file to write, for libraries that crash, or lose the reason, when a write fails or a signal interrupts it.
+    """An output file for libraries that crash, or hide the reason, when a write fails or is interrupted by a signal.
 
-    The first failure is kept in `error` and what follows is dropped; the end of the context raises it.
+    The first failure is stored in `error` and further writes are ignored; the end of the context raises it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,7 +94,7 @@ class Sink(io.FileIO):
         return memoryview(data).nbytes
 
     def check(self) -> None:
-        """Raise the failure, if there was one."""
+        """Raise the stored failure, if any."""
         if self.error is not None:
             raise self.error
 
@@ -106,7 +106,7 @@ class Sink(io.FileIO):
 
 @contextmanager
 def full_disk_told(path: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
-    """Turn the error of a full disk into one line that names `path` and the bytes it takes."""
+    """Turn the error of a full disk into DiskFull, which names `path` and the bytes it needs."""
     try:
         yield
     except OSError as error:
@@ -116,7 +116,7 @@ def full_disk_told(path: Path, needed: Callable[[], int] | None = None) -> Itera
 
 
 def disk_full(path: Path, needed: int | None) -> DiskFull:
-    """The error of a full disk; `needed` bytes for the file, None when nobody knows."""
+    """The error of a full disk; `needed` bytes for the file, None if unknown."""
     room = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
     takes = "more" if needed is None else f"{needed:,} bytes"
     return DiskFull(
@@ -127,7 +127,7 @@ def disk_full(path: Path, needed: int | None) -> DiskFull:
 
 @cache
 def _machine() -> str:
-    """Names the processes that this one could see: of one host, and of one container."""
+    """Id of the host and container, whose processes are visible to this one."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -136,7 +136,7 @@ def _machine() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process of this machine began, in ticks; empty when there is none, or no way to know."""
+    """Start time of a process of this machine in ticks; empty if it does not exist or the time is unknown."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except OSError:
@@ -144,12 +144,12 @@ def _started(process: int) -> str:
 
 
 def writer() -> str:
-    """Names this process among all that write to a shared disk."""
+    """Unique name of this process among all that write to a shared disk."""
     return f"{_machine()}-{os.getpid()}-{_started(os.getpid())}"
 
 
 def is_gone(name: str) -> bool:
-    """Whether `name`, a `writer`, was a process of this machine and has ended; of other machines nothing is known."""
+    """Whether `name`, a `writer`, was a process of this machine that has ended; False for other machines."""
     machine, _, process = name.partition("-")
     number, _, started = process.partition("-")
     return machine == _machine() and number.isdigit() and _started(int(number)) != started
@@ -178,7 +178,7 @@ def sha256(path: str | Path) -> str:
 
 
 def sidecar(path: str | Path) -> Path:
-    """Where the checksum of a file stands: <path>.sha256, in the format of `sha256sum`."""
+    """Path of a file's checksum: <path>.sha256, in the format of `sha256sum`."""
     return Path(f"{path}.sha256")
 
 
@@ -191,6 +191,6 @@ def write_sidecar(path: str | Path) -> str:
 
 
 def intact(path: str | Path) -> bool:
-    """Whether `path` has the checksum that stands beside it; a file without one is not known to be intact."""
+    """Whether `path` matches the checksum beside it; False without a checksum."""
     beside = sidecar(path)
     return beside.is_file() and beside.read_bytes().split()[:1] == [sha256(path).encode()]

@@ -1,6 +1,6 @@
 """Files of repositories on the Hugging Face hub, through huggingface_hub; each failure is one line with its remedy.
 
-What was fetched before is in the client's cache and needs no network. The client resumes a download that is cut.
+Downloaded files are in the client's cache and need no network. The client resumes interrupted downloads.
 """
 
 import re
@@ -34,9 +34,9 @@ from ldm.errors import UserError, file_error
 from ldm.support.files import sha256
 
 SECONDS = 5.0
-"""that the hub may take to answer; its client by itself tries for a minute, in silence"""
+"""timeout of the hub; its client's default is a minute"""
 FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, HFValidationError, JSONDecodeError)
-"""what the client raises: errors of its HTTP library, which differs between versions, its own, and for no JSON"""
+"""exceptions of the client: those of its HTTP library, which differs between versions, its own, and for bad JSON"""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -59,9 +59,9 @@ def cached(repository: Repository, files: Sequence[str]) -> Path | None:
 
 
 def list_files(repository: Repository, likely: Sequence[str], what: str, otherwise: str = "") -> list[str]:
-    """Every file of a repository or, where the hub does not answer, those of `likely` that are in the cache.
+    """Names of all files of a repository or, where the hub does not answer, those of `likely` that are in the cache.
 
-    UserError as `explained` tells it when the hub refuses, or does not answer and none of `likely` is in the cache.
+    UserError (see `explained`) when the hub refuses, or does not answer and none of `likely` is in the cache.
     """
     with explained(what, repository, otherwise):
         try:
@@ -75,8 +75,8 @@ def list_files(repository: Repository, likely: Sequence[str], what: str, otherwi
 
 
 def fetch(repository: Repository, file: str, what: str, otherwise: str = "") -> Path:
-    """`file` of a repository, on this disk, as whole as the hub's checksum says. UserError as `explained` tells it."""
-    set_verbosity_error()  # the one line of ours says it all
+    """Local path of `file` of a repository, downloaded if necessary and checked. UserError: see `explained`."""
+    set_verbosity_error()  # our own message replaces the client's
     with explained(what, repository, otherwise):
         check_access(repository, [file])
         path = Path(hf_hub_download(repository.id, file, revision=repository.revision))
@@ -90,7 +90,7 @@ def fetch(repository: Repository, file: str, what: str, otherwise: str = "") -> 
 
 
 def check_access(repository: Repository, files: Sequence[str]) -> None:
-    """Ask the hub for `files` until it has one, unless one is in the cache. Raises what the client raises."""
+    """Check that the hub has one of `files`, unless one is in the cache. Raises the client's exceptions."""
     if cached(repository, files) is not None:
         return
     for file in files:
@@ -103,7 +103,7 @@ def check_access(repository: Repository, files: Sequence[str]) -> None:
 
 
 def push(folder: Path, repository: str, private: bool) -> str:
-    """Upload a folder to ORG/NAME, which is made when it does not exist; returns its page. UserError when refused."""
+    """Upload a folder to ORG/NAME, created if missing; returns its page. UserError when refused."""
     what = f"push to {repository}"
     with explained(what, Repository(repository)):
         api = HfApi()
@@ -114,7 +114,7 @@ def push(folder: Path, repository: str, private: bool) -> str:
 
 @contextmanager
 def explained(what: str, repository: Repository, otherwise: str = "") -> Iterator[None]:
-    """Turn the client's errors into one UserError: `what`, the reason, the remedy and, if there is one, another way."""
+    """Turn the client's exceptions into one UserError: `what`, reason, remedy and, if given, an alternative."""
     try:
         yield
     except FAILURES as error:

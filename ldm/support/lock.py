@@ -1,4 +1,4 @@
-"""A folder that one process owns: a second one is refused before it changes anything."""
+"""Lock a folder for one process: a second one is refused before it changes anything."""
 
 import fcntl
 import os
@@ -16,10 +16,10 @@ NAME = "lock"
 
 @contextmanager
 def owned(folder: Path, remedy: str) -> Iterator[None]:
-    """Own `folder`, made where it is missing, until the context or the process ends, even by kill -9.
+    """Lock `folder`, created if missing, until the context or the process ends, even by kill -9.
 
-    UserError, which ends with `remedy`, when another process owns it. The lock is POSIX's, of a process, not flock's:
-    workers that outlive a killed process do not inherit it. On a disk without locks a warning is all there is.
+    UserError, which ends with `remedy`, when another process holds the lock. It is a POSIX lock (per process), not
+    flock: workers that outlive a killed process do not inherit it. On a disk without locks, only a warning is printed.
     """
     path = folder / NAME
     handle = _locked(path, remedy)
@@ -27,7 +27,7 @@ def owned(folder: Path, remedy: str) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
-        with suppress(OSError):  # of a command that was refused nothing stays
+        with suppress(OSError):  # a refused command leaves nothing behind
             folder.rmdir()
         os.close(handle)
 
@@ -49,7 +49,7 @@ def _locked(path: Path, remedy: str) -> int:
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()} of {platform.node()}".encode(), 0)
             return handle
-        os.close(handle)  # its last owner removed it meanwhile
+        os.close(handle)  # its last owner has removed it
 
 
 def _is_at(path: Path, handle: int) -> bool:

@@ -1,4 +1,4 @@
-"""Whether the devices and machines that a command asks for are there, before any work waits for them."""
+"""Check, before any work, that the devices and machines that a command asks for exist."""
 
 import os
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from ldm.errors import UserError
 from ldm.support.typed import typed
 
 PER_CORE = 4
-"""most processes for each core of a CPU"""
+"""most processes per CPU core"""
 CGROUP = Path("/sys/fs/cgroup")
 CLUSTERS = ("MASTER_ADDR", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-"""set by schedulers and launchers where several machines share a job"""
+"""environment variables of schedulers and launchers for jobs on several machines"""
 
 
 def check_machines(accelerator: str, devices: int | str, nodes: int) -> None:
-    """UserError for an accelerator that this machine lacks, more devices than it has, or nodes that nobody started."""
+    """UserError for a missing accelerator, more devices than there are, or nodes that no launcher started."""
     import torch
 
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
@@ -38,7 +38,7 @@ def check_machines(accelerator: str, devices: int | str, nodes: int) -> None:
 
 @contextmanager
 def told_by_lightning() -> Iterator[None]:
-    """What Lightning refuses while it is set up (not while it runs), in one line."""
+    """Turn errors of Lightning's setup into a UserError of one line."""
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     try:
@@ -53,10 +53,10 @@ def told_by_lightning() -> Iterator[None]:
 
 
 def available_memory() -> int:
-    """Bytes that a process here may still take: of the machine, or of the container's limit."""
+    """Bytes of memory that are available, considering the container's limit."""
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():  # counts what caches would give back
+    if meminfo.is_file():  # includes reclaimable caches
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         available = int(lines["MemAvailable"].split()[0]) * 1024
     limit = CGROUP / "memory.max"

@@ -1,6 +1,4 @@
-"""What the package says of itself: its version, and what it needs.
-
-In a checkout pyproject.toml says it, so that an edited one is believed at once; elsewhere the installed metadata do.
+"""The package's version and requirements: from pyproject.toml in a checkout, else from the installed metadata.
 """
 
 import importlib.metadata
@@ -21,7 +19,7 @@ class Project(NamedTuple):
 
 
 def project() -> Project:
-    """The checkout's own statement, or that of the installed package."""
+    """The project's metadata."""
     pyproject = PACKAGE.parent / "pyproject.toml"
     if pyproject.is_file():
         told = tomllib.loads(pyproject.read_text()).get("project", {})

@@ -1,9 +1,9 @@
-"""Which floating-point type networks compute in, and whether a device computes it natively.
+"""The floating-point precision of networks, and whether a device computes it natively.
 
     precision = choose("auto", "cuda")     # "bf16" on an A100, "fp32" on a laptop's CPU
 
-"auto" is bf16 where the device has instructions for it, fp32 elsewhere: an emulated bf16 convolution takes about 50
-times as long as the same one in fp32 on a CPU without AVX-512 bf16.
+"auto" is bf16 where the device has instructions for it, fp32 elsewhere: on a CPU without AVX-512 bf16, an emulated bf16
+convolution takes about 50 times as long as in fp32.
 """
 
 import sys
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-"""of commands and of the Python API"""
+"""precisions of commands and of the Python API"""
 TRAINING = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""what Lightning calls them; the weights stay in fp32 throughout"""
+"""Lightning's names; weights stay in fp32"""
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """names in torch"""
 
@@ -43,7 +43,7 @@ def choose(precision: str, device: "str | torch.device") -> str:
 
 
 def choose_training(precision: str | int, device: "str | torch.device") -> str:
-    """Lightning's name of the precision to train in: "auto" decided for `device`, every other name as it is."""
+    """Lightning's name of the training precision: "auto" resolved for `device`, other names unchanged."""
     name = str(precision)
     if name == "auto":
         return TRAINING[choose("auto", device)]
@@ -57,20 +57,20 @@ def native(precision: str, device: "str | torch.device") -> bool:
     """Whether `device` has instructions for `precision`.
 
     On CUDA bf16 needs compute capability 8.0. On a CPU bf16 needs AVX-512 bf16 or AMX, fp16 AVX-512 fp16 or AMX fp16;
-    where ATEN_CPU_CAPABILITY holds PyTorch below AVX-512, neither counts.
+    none of them counts where ATEN_CPU_CAPABILITY restricts PyTorch to less than AVX-512.
     """
     import torch
 
     if precision == "fp32":
         return True
     kind = _kind(device)
-    if kind == "cuda":  # where there is no card, plans are made for one of today
+    if kind == "cuda":  # without a GPU, assume a current one
         return precision == "fp16" or not torch.cuda.is_available() or torch.cuda.is_bf16_supported(False)
     if kind != "cpu":
         return precision == "fp16"
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return False
-    asked = getattr(torch.cpu, "get_capabilities", None)  # PyTorch 2.10 does not say: fp32 is safe
+    asked = getattr(torch.cpu, "get_capabilities", None)  # unknown in PyTorch 2.10: fp32 is safe
     cpu = asked() if asked else {}
     names = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}[precision]
     return any(cpu.get(name, False) for name in names)
@@ -83,7 +83,7 @@ def add_precision(add: Callable[..., Any]) -> None:
 
 
 def announce(precision: str, device: "str | torch.device") -> None:
-    """Tell in one line, on stderr, what a command computes in."""
+    """Print the precision of a command on stderr."""
     kind = _kind(device)
     remark = f"; no native bf16 on this {kind}" if not native("bf16", device) else ""
     print(f"precision: {precision}{remark}", file=sys.stderr, flush=True)
@@ -92,8 +92,7 @@ def announce(precision: str, device: "str | torch.device") -> None:
 def allow_tf32(allowed: bool) -> None:
     """Whether CUDA may round fp32 products to TF32 (10 bits of mantissa).
 
-    Training allows it. Sampling does not: finite differences of a network are wrong by a quarter under TF32, and fp32
-    is chosen there for its accuracy.
+    Training allows it. Sampling does not: finite differences of a network have errors of 25 % under TF32.
     """
     import torch
 
@@ -102,7 +101,7 @@ def allow_tf32(allowed: bool) -> None:
 
 
 def device_of(accelerator: str) -> str:
-    """The kind of device that Lightning's `accelerator` ("auto", "gpu", "cpu", ...) means here."""
+    """The device type of Lightning's `accelerator` ("auto", "gpu", "cpu", ...) on this machine."""
     import torch
 
     if accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available()):
@@ -113,7 +112,7 @@ def device_of(accelerator: str) -> str:
 
 
 def chosen_device(device: str) -> str:
-    """`device` with "auto" decided: cuda where there is a card, else cpu."""
+    """`device` with "auto" resolved: cuda if available, else cpu."""
     return device if device != "auto" else "cuda" if device_of("auto") == "cuda" else "cpu"
 
 

@@ -1,4 +1,4 @@
-"""How several processes share work: items dealt out in turn, sums over all. Lightning Fabric starts them.
+"""Sharing work between processes: items are distributed round-robin, sums are reduced. Started by Lightning Fabric.
 
 fabric, processes = launch(devices=8, nodes=2, accelerator="auto")
 """
@@ -26,7 +26,7 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Processes:
-    """How this process takes part: alone by default."""
+    """The communication of this process with the others; by default it is alone."""
 
     local_indices: Callable[[int], range] = range
     """number of items -> indices of those that this process works on"""
@@ -37,7 +37,7 @@ class Processes:
     first: bool = True
 
     def once(self, make: Callable[[], Made]) -> Made:
-        """What `make` leaves on disk and returns: the first process makes it, the others find it."""
+        """Call `make` on the first process, then on the others, which find its result on disk; returns the result."""
         if not self.first:
             self.barrier()
         made = make()
@@ -64,7 +64,7 @@ def end_with(parent: int, every: float = 1.0) -> None:
 
 
 def launch(devices: int, nodes: int, accelerator: str) -> tuple[Fabric, Processes]:
-    """Start the processes of a command; each of them returns from here. UserError for machines that are not there."""
+    """Start the processes of a command; each of them returns from here. UserError for missing machines."""
     check_machines(accelerator, devices, nodes)
     strategy = "ddp" if devices * nodes > 1 else "auto"
     with told_by_lightning():

@@ -1,7 +1,7 @@
-"""What to type for a command: `zoomldm sample`, or `python scripts/sample_patches.py` in a process that was begun so.
+"""How the user runs a command: `zoomldm sample`, or `python scripts/sample_patches.py` if started that way.
 
-Usage texts and the remedies in errors name commands in the form that the user knows. The Python API, notebooks and
-tests get the `zoomldm` form, which works in any folder.
+Usage texts and error messages name commands in the form that the user typed; the Python API, notebooks and tests use
+the `zoomldm` form, which works in any folder.
 """
 
 import sys
@@ -20,11 +20,11 @@ SCRIPTS = {
     "mil": "scripts/train_mil.py",
     "doctor": "scripts/doctor.py",
 }
-"""subcommands of `zoomldm` and the file of a checkout that runs the same code"""
+"""subcommands of `zoomldm` -> the script of a checkout that runs the same code"""
 
 
 def typed(command: str) -> str:
-    """What begins a command line of `command`, a key of SCRIPTS."""
+    """The beginning of a command line of `command`, a key of SCRIPTS."""
     begun = Path(sys.argv[0]).name if sys.argv else ""
     by_script = begun in {Path(script).name for script in SCRIPTS.values()}
     return f"python {SCRIPTS[command]}" if by_script else f"zoomldm {command}"

@@ -1,1 +1,1 @@
-"""Batches to weights."""
+"""Training of the systems: zoomldm, vq, cdm, control."""
