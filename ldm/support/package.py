@@ -1,5 +1,4 @@
-"""The package's version and requirements: from pyproject.toml in a checkout, else from the installed metadata.
-"""
+"""The package's version and requirements: from pyproject.toml in a checkout, else from the installed metadata."""
 
 import importlib.metadata
 import tomllib

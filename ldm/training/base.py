@@ -30,7 +30,7 @@ def learning_rate_factor(
 ) -> float:
     """Multiplier of the learning rate at optimiser step `step`.
 
-    Linear from 1e-6 to 1 over `warmup` steps, then 1 (as published); with `decay_from`, linear from there down to
+    Linear from 1e-6 to 1 over `warmup` steps, then 1 (as published); with `decay_from`, linear decay from that step to
     `floor` at step `last`.
     """
     if step < warmup:
@@ -41,7 +41,7 @@ def learning_rate_factor(
 
 
 class System(pl.LightningModule):
-    """A Lightning module that can hand over the tensors of a run's weights file."""
+    """A Lightning module that provides the tensors of a run's weights file."""
 
     def __init__(self, optimizer: OptimizerFactory, *, warmup: int, decay_from: int | None, last: int) -> None:
         super().__init__()
@@ -66,11 +66,11 @@ class System(pl.LightningModule):
 
 
 COLUMNS = 6
-"""samples a scale in a run's pictures"""
+"""samples per scale in a run's pictures"""
 
 
 def data_arguments(config: DictConfig) -> dict[str, Any]:
-    """What the `data` section says to CohortData."""
+    """Arguments of CohortData from the `data` section."""
     return {"seed": config.seed, **{str(key): value for key, value in config.data.items() if key != "prepare"}}
 
 
@@ -80,7 +80,7 @@ def open_data(config: DictConfig) -> CohortData:
 
 
 class Run:
-    """One training run: the system that Lightning fits, and what belongs to it. Subclasses build the system."""
+    """One training run: the system that Lightning fits, its data and pictures. Subclasses build the system."""
 
     system: System
     optimizer_steps = 1
@@ -99,7 +99,7 @@ class Run:
         check_optimizer(config.training.optimizer)
 
     def check_side(self, unet: UNet) -> None:
-        """UserError where a patch's latent cannot be halved as often as `unet` has levels."""
+        """UserError where a patch's latent cannot be downsampled to the coarsest level of `unet`."""
         side = self.config.tile_px // 4
         if side % unet.coarsest:
             raise UserError(
@@ -107,12 +107,12 @@ class Run:
             )
 
     def same(self, key: str, found: int, expected: int, of: str) -> None:
-        """UserError where `key` of the config is not what another part makes it."""
+        """UserError where `key` of the config contradicts another part."""
         if found != expected:
             raise UserError(f"{key}: {found} found, expected {expected} as {of} has; change one of them")
 
     def training_arguments(self) -> dict[str, Any]:
-        """What every system takes from `training`."""
+        """Arguments of every system from `training`."""
         training = self.config.training
         optimizer = OmegaConf.to_container(training.optimizer, resolve=True)
         return {
@@ -123,7 +123,7 @@ class Run:
         }
 
     def attach(self, data: CohortData) -> None:
-        """Check the cohort against the config, and load what training needs besides the networks it trains.
+        """Check the cohort against the config, and load the frozen networks that training needs.
 
         UserError when the cohort was prepared for another ladder, patch size or autoencoder.
         """
@@ -146,15 +146,15 @@ class Run:
         raise NotImplementedError
 
     def networks(self) -> dict[str, nn.Module]:
-        """What is trained, by name."""
+        """The trained networks, by name."""
         raise NotImplementedError
 
     def activations(self, dtype: torch.dtype = torch.float32) -> int:
-        """Bytes kept for the backward pass of one image, computed in `dtype`; about."""
+        """Approximate bytes of activations per image, computed in `dtype`."""
         raise NotImplementedError
 
     def check_fit(self) -> None:
-        """UserError where the networks cannot be run on one image of the config's size, or on each other's results."""
+        """UserError where the networks do not accept images of the config's size, or each other's outputs."""
         try:
             self.activations()
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
@@ -164,7 +164,7 @@ class Run:
             ) from error
 
     def memory(self) -> tuple[int, int]:
-        """Bytes of one process: of weights, gradients, moments and average; about, of a batch's activations."""
+        """Bytes of one process: weights, gradients, moments and average; and, approximately, activations of a batch."""
         training = self.config.training
         half = not str(training.precision).startswith("32")
         shared = training.nodes > 1 or training.devices != 1
@@ -174,14 +174,14 @@ class Run:
         return state, self.activations(dtype) * self.config.data.batch_size
 
     def images_per_step(self) -> int:
-        """Images of one training step over all processes; where `devices` is "auto", of one process."""
+        """Images per training step over all processes; of one process if `devices` is "auto"."""
         training = self.config.training
         devices = training.devices if isinstance(training.devices, int) else 1
         return self.config.data.batch_size * training.accumulate * devices * training.nodes
 
 
 def check_optimizer(section: DictConfig) -> None:
-    """UserError where the optimiser that `section` names cannot be built, or takes no step from gradients alone."""
+    """UserError where the optimiser of `section` cannot be built, or cannot step from dense gradients alone."""
     with torch.device("cpu"):
         weight = nn.Parameter(torch.zeros(2, 2))
         optimizer = build(section, "training.optimizer", kind=Optimizer, params=[weight])

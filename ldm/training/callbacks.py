@@ -1,4 +1,4 @@
-"""What happens around training: averaging, a watch on the loss, whole checkpoints, progress, pictures."""
+"""Callbacks: weight averaging, divergence check, checkpoints, progress, pictures."""
 
 import math
 import os
@@ -22,15 +22,15 @@ from ldm.support.finite import NotFiniteError, all_finite
 from ldm.training.stopping import Stopped, StopSignals
 
 KEPT = 2
-"""checkpoints that stay in a run"""
+"""number of checkpoints kept"""
 
 
 class DivergedError(Exception):
-    """Training cannot go on: the loss, or what a step made of the weights, is not finite."""
+    """Training has diverged: the loss, or the weights after a step, are not finite."""
 
 
 class Averaging(WeightAveraging):
-    """EMA over everything trained, from the initial weights on.
+    """Exponential moving average (EMA) of all trained weights, starting from the initial ones.
 
     Update n = 1, 2, ... has decay min(decay, (1 + n) / (10 + n)), as published; unlike the published code it covers
     the Summarizer too.
@@ -46,15 +46,15 @@ class Averaging(WeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
-            self._average_model.n_averaged += 1  # the initial weights are the average's first term
+            self._average_model.n_averaged += 1  # the average starts with the initial weights
 
     def put_average(self, system: pl.LightningModule) -> None:
-        """Put the average in place of the trained weights, as the end of training does."""
+        """Replace the trained weights by the average, as at the end of training."""
         self._copy_average_to_current(system)
 
 
 class Watch(Callback):
-    """Ends a run whose loss is not finite, before anything of it is averaged, saved or drawn. Stands first."""
+    """Ends a run whose loss is not finite, before it is averaged, saved or drawn. Must be the first callback."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._judge(trainer, "loss")
@@ -69,7 +69,7 @@ class Watch(Callback):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that a kill or a full disk cannot cut; their sha256 stands beside them."""
+    """Checkpoints that are written atomically, with a sha256 beside them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with atomic_write(path, lambda: _bytes(checkpoint)) as partial, Sink(partial) as file:
@@ -108,13 +108,14 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 class Checkpoints(Checkpoint):
     """Saves every `every` steps, at the last one, and when a signal asks for a stop.
 
-    The newest two stay. After a signal's save, Stopped ends the run at once: a grace period is no time to validate.
+    The newest two are kept. After a save on a signal, Stopped ends the run without validation, as grace periods are
+    short.
     """
 
     def __init__(self, folder: Path, every: int, signals: StopSignals) -> None:
         self.folder, self.every, self.signals = folder, every, signals
         self.saved: int | None = None
-        """the last step that is on disk; None: training has not begun"""
+        """the last saved step; None: training has not begun"""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.saved = trainer.global_step
@@ -122,7 +123,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self.saved:  # inside an accumulation
+        if step == self.saved:  # within gradient accumulation
             return
         asked = trainer.strategy.reduce_boolean_decision(self.signals.number is not None, all=False)
         if asked or step % self.every == 0 or step >= trainer.max_steps:
@@ -179,14 +180,14 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Optimiser steps that a checkpoint has behind it."""
+    """Optimiser steps of a checkpoint."""
     return int(checkpoint.stem.removeprefix("step="))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a folder, None where no save was finished; what is passed over is named.
+    """The newest undamaged checkpoint of a folder, None where no save was finished; skipped ones are reported.
 
-    UserError when checkpoints were finished but all are damaged: nothing may start over their steps in silence.
+    UserError when all finished checkpoints are damaged, so that training does not silently start again.
     """
     damaged = []
     for path in checkpoints(folder):
@@ -205,7 +206,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 class Best(Callback):
     """Calls `save(step)` after each validation whose loss is the lowest so far, with the averaged weights in place.
 
-    Stands before Averaging among the callbacks, which takes those weights away again. Travels in the checkpoint.
+    Must precede Averaging among the callbacks, which restores the trained weights. Its state is in the checkpoint.
     """
 
     def __init__(self, save: Callable[[int], Any]) -> None:
@@ -226,7 +227,7 @@ class Best(Callback):
 
 
 class Progress(Callback):
-    """One bar: steps, time left, loss, images a second. Where nobody watches, a line every `every` steps."""
+    """Progress bar: steps, time left, loss, images per second. Without a terminal, a line every `every` steps."""
 
     def __init__(self, every: int, images_per_step: int) -> None:
         self.every, self.images_per_step = every, images_per_step
@@ -261,13 +262,13 @@ class Progress(Callback):
             self.bar.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)  # or its last words would stand on the bar's line
+        self.on_train_end(trainer, pl_module)  # so that later output starts on a new line
 
 
 class Pictures(Callback):
-    """After every validation, with the averaged weights in place, `draw(path)` writes <folder>/<step>.png.
+    """After every validation, `draw(path)` writes <folder>/<step>.png with the averaged weights.
 
-    Stands before Averaging, as Best does.
+    Must precede Averaging, as Best.
     """
 
     def __init__(self, folder: Path, draw: Callable[[Path], None]) -> None:
@@ -278,5 +279,5 @@ class Pictures(Callback):
             path = self.folder / f"step={trainer.global_step:08d}.png"
             try:
                 self.draw(path)
-            except NotFiniteError as error:  # training itself may be well
+            except NotFiniteError as error:  # a failed picture does not stop training
                 tqdm.write(f"warning: {path} was not drawn: {error}")

@@ -1,6 +1,6 @@
 """system: cdm. A DiT that samples the Summarizer's tokens, so that no reference image is needed (paper, section 3.3).
 
-The tokens of a finished run are the data: x_0 = Summarizer(embeddings, scale). The network predicts x_0 and the
+The data are the tokens of a finished model: x_0 = Summarizer(embeddings, scale). The network predicts x_0 and the
 variance of each step under a cosine schedule, conditioned on the scale; loss = mse + variational bound, as published.
 Shapes: x (b, tokens, d), t (b,), scale (b,).
 """
@@ -55,7 +55,7 @@ class CDMTraining(System):
         self.times = Uniform()
 
     def errors(self, x_0: Tensor, scale: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """((b,) mean squared error of x_0, (b,) variational bound of the step)."""
+        """Losses: (b,) mean squared error of x_0, and (b,) variational lower bound of the step."""
         x_t = add_noise(x_0, eps, at(self.alpha_bar, t, x_0))
         predicted, variance = self.cdm(x_t, t, scale)
         mse = (predicted.float() - x_0).square().flatten(1).mean(1)

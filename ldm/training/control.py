@@ -1,11 +1,11 @@
 """system: control. A ControlNet for super-resolution beside a finished ZoomLDM (Zhang et al. 2023).
 
-A control, trained to restore what its hint lost while the model beside it stays as it is (Zhang et al. 2023).
+The control is trained to restore detail that its hint lacks; the model is frozen.
 
     L = E || f(z_t, t, context, control(z_t, t, context, hint)) - target ||^2
 
-The hint is the patch itself, shrunk: the model learns to enlarge (paper, Table 3). A share p_uncond of the contexts is
-null, so that it can do so with and without embeddings.
+The hint is the shrunk patch (super-resolution; paper, Table 3). A share p_uncond of the contexts is null, so that the
+control works with and without embeddings.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ from ldm.training.zoomldm import PICTURE_STEPS, ZoomLDMTraining, autoencoder_of,
 
 
 class SteeredModel(Protocol):
-    """A frozen model and the control beside it: `ldm.controlnet_superres.ControlModel`."""
+    """A frozen model with a control: `ldm.controlnet_superres.ControlModel`."""
 
     factor: int
 
@@ -43,14 +43,14 @@ class SteeredModel(Protocol):
         """Move the frozen networks."""
 
     def hint(self, y: Tensor) -> Tensor:
-        """What the control is told (b, 3, h, w) about patches shrunk by `factor`, y (b, 3, H, W)."""
+        """The hint (b, 3, h, w) for patches y (b, 3, H, W) that were shrunk by `factor`."""
 
     def network(self, hint: Tensor) -> nn.Module:
-        """What answers to (z_t, t, context)."""
+        """The steered network, called with (z_t, t, context)."""
 
 
 class ControlTraining(ZoomLDMTraining):
-    """Trains the control of `steered`, which is no module: no checkpoint holds its frozen networks."""
+    """Trains the control of `steered`, not a module, so that checkpoints do not contain the frozen networks."""
 
     def __init__(self, *, steered: SteeredModel, **options: Any) -> None:
         """`options` as for ZoomLDMTraining; its `denoiser` is the control."""
@@ -68,7 +68,7 @@ class ControlTraining(ZoomLDMTraining):
 
 
 PRECISIONS = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
-"""of the frozen networks, where the control does not train in fp32"""
+"""dtype of the frozen networks under mixed precision"""
 
 
 class ControlRun(Run):

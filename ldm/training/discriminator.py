@@ -1,8 +1,8 @@
 """A discriminator of image detail for the autoencoder's adversarial loss.
 
-Convolutions under spectral normalisation (Miyato et al. 2018), with a low-pass filter before every halving (Zhang
-2019): a discriminator that subsamples without one sees the phase of the finest patterns, and rewards stripes. It also
-gets the coarse image, so that it judges whether the detail fits the place.
+Convolutions with spectral normalisation (Miyato et al. 2018), and a low-pass filter before every downsampling (Zhang
+2019): without the filter, aliasing makes the discriminator depend on the phase of the finest patterns and favour
+stripes. It is also given the coarse image, so that it judges whether the detail fits.
 
 Shapes: b images (b, 3, h, w) in [-1, 1].
 """
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 COARSE = 4
-"""pixels a side of the means that say what a place looks like"""
+"""side in pixels of the means that form the coarse image"""
 DETAIL, LAYER, LOGIT = 4.0, 1.6, 10.0
-"""factors of what is left without the coarse image, of every layer's output and of the logits: spectral normalisation
-bounds how far the logits of two images can differ, and without them faint detail counts for too little to learn from"""
+"""gains of the detail image, of every layer's output and of the logits: spectral normalisation bounds the difference of
+the logits of two images, and without gains it is too small for faint detail"""
 
 
 class Halve(nn.Module):
@@ -41,7 +41,7 @@ def _coarse(x: Tensor) -> Tensor:
 
 
 class DetailDiscriminator(nn.Module):
-    """Image and its original, seen coarsely -> logits (b, 1, h/4, w/4) and the features of every layer."""
+    """Image and coarse original -> logits (b, 1, h/4, w/4) and the features of every layer."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Where a run's losses are written: `training.logger`, one name or a list of names.
+"""Loggers of a run's losses: `training.logger`, one name or a list of names.
 
-tensorboard and csv (the default, both) write into the run's folder. wandb and mlflow are packages of their own; each
-start of a run is a run of theirs, named after the folder, and their environment variables say where it goes
-(WANDB_MODE; MLFLOW_TRACKING_URI, else mlflow.db in the run's folder). none writes nothing.
+tensorboard and csv (the default, both) write into the run's folder. wandb and mlflow are optional packages; every start
+of a run is a new run of theirs, named after the folder. Their environment variables choose the destination (WANDB_MODE;
+MLFLOW_TRACKING_URI, default mlflow.db in the run's folder). none writes nothing.
 """
 
 import os
@@ -17,11 +17,11 @@ from ldm.errors import UserError
 PROJECT = "zoomldm"
 DEFAULT = ["tensorboard", "csv"]
 EXTRAS = ("wandb", "mlflow")
-"""packages that are not among the dependencies"""
+"""optional packages"""
 
 
 def logger_names(setting: str | Sequence[str] | None) -> list[str]:
-    """The names in `training.logger`. UserError for a package that is missing, and for none beside others."""
+    """The names in `training.logger`. UserError for a missing package, and for none together with others."""
     names = list(dict.fromkeys([setting] if isinstance(setting, str) else DEFAULT if setting is None else setting))
     if "none" in names and len(names) > 1:
         raise UserError(f"training.logger: none found beside {len(names) - 1} others; expected it alone")

@@ -1,7 +1,7 @@
-"""Losses of the autoencoder: pixels, an adversary, texture. `forward` is the autoencoder's, `judge` the adversary's.
+"""Losses of the autoencoder: pixels, adversarial, texture. `forward` is its loss, `judge` the discriminator's.
 
-Both return (loss, {name: value to log}). Taming's `VQLPIPSWithDiscriminator`, which the published autoencoder was
-trained with, is called in its own way: `autoencoder_loss`, `discriminator_loss`.
+Both return (loss, {name: value to log}). `autoencoder_loss` and `discriminator_loss` also accept taming's
+`VQLPIPSWithDiscriminator`, with which the published autoencoder was trained.
 Shapes: x (b, 3, h, w) in [-1, 1].
 """
 
@@ -23,13 +23,13 @@ Loss = tuple[Tensor, dict[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """What the autoencoder makes of images."""
+    """Images and their reconstruction."""
 
     x: Tensor
     x_hat: Tensor
     codebook_loss: Tensor
     last_layer: Tensor
-    """weight of the decoder's last layer"""
+    """weights of the decoder's last layer"""
     step: int
     """of the training; -1 asks for a loss without its adversary"""
 

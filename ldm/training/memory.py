@@ -1,4 +1,4 @@
-"""What a training step needs in memory, counted without computing anything: on the meta device."""
+"""Memory of a training step, counted on the meta device."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 STATE_BYTES = 4 + 4 + 8 + 4
 """per trained parameter, float32: weight, gradient, two Adam moments, average"""
 CAST_BYTES, BUCKET_BYTES = 2, 4
-"""and its copy in half precision, its copy of the gradient where processes share it"""
+"""additional bytes of the half-precision copy, and of the gradient's copy with several processes"""
 
 
 def parameter_count(modules: Iterable[nn.Module]) -> int:
@@ -18,14 +18,14 @@ def parameter_count(modules: Iterable[nn.Module]) -> int:
 
 
 def saved_bytes(module: nn.Module, call: Callable[[Any], Any], dtype: torch.dtype) -> int:
-    """Bytes that `call(module on meta, computing in dtype)` keeps for its backward pass, besides the weights.
+    """Bytes that `call(module on meta, computing in dtype)` saves for its backward pass, besides the weights.
 
-    A storage counts once, however many operations keep it. Where autocast would keep some operations in float32, as
-    CUDA's does for norms, half precision comes out a few percent off: counted under CUDA's own rules with fused
-    attention, an image of the paper's network keeps 411 MiB; here 431.
+    A storage shared by several operations counts once. Operations that autocast keeps in float32, as norms on CUDA, are
+    counted in half precision, an error of a few percent: under CUDA's rules with fused attention, an image of the
+    paper's network takes 411 MiB; here 431.
     """
     shapes = {id(weight): nn.Parameter(weight.to("meta"), weight.requires_grad) for weight in module.parameters()}
-    ghost = copy.deepcopy(module, shapes).to("meta", dtype)  # copies no weight
+    ghost = copy.deepcopy(module, shapes).to("meta", dtype)  # does not copy weights
     weights = {tensor.untyped_storage()._cdata for tensor in (*ghost.parameters(), *ghost.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
 

@@ -1,6 +1,7 @@
-"""How training is asked to stop: by a scheduler (SIGTERM, SIGUSR1) or by Ctrl-C (SIGINT).
+"""Signals that stop training: of a scheduler (SIGTERM, SIGUSR1), or Ctrl-C (SIGINT).
 
-While it trains, a request waits for the end of the step, which is saved; before and after, it ends the command at once.
+During training, a signal takes effect at the end of the step, which is saved; before and after, it ends the command
+immediately.
 """
 
 import signal
@@ -13,7 +14,7 @@ RESUMABLE, INTERRUPTED = 75, 130
 
 
 class Stopped(BaseException):
-    """A signal asked for a stop. No KeyboardInterrupt: Lightning would end the process with a status of its own."""
+    """Training was stopped by a signal. Not a KeyboardInterrupt, for which Lightning exits with another status."""
 
     def __init__(self, number: int | None) -> None:
         """`number`: the signal, None when another process of the run received it."""
@@ -22,13 +23,13 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """Listens for the signals within its context. SIGINT keeps its handler until `listen` asks for it too."""
+    """Handles the signals within its context. SIGINT keeps its handler until `listen` includes it."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         """the last signal that was received"""
         self.deferred = False
-        """whether requests wait, for whoever looks at `number`"""
+        """whether signals are deferred: they only set `number`"""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -36,14 +37,14 @@ class StopSignals:
         return self
 
     def listen(self, *numbers: int) -> None:
-        """Handle these signals from now on, whoever handled them; SIGINT stays ignored where it is, as by nohup."""
+        """Handle these signals from now on; SIGINT stays ignored where it was, as under nohup."""
         for number in numbers:
             if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
                 self._before.setdefault(number, signal.getsignal(number))
                 signal.signal(number, self._receive)
 
     def defer(self) -> None:
-        """From here on requests wait; all signals are heard, also where Lightning put handlers of its own."""
+        """Defer signals from now on, and handle all of them, also those for which Lightning has set handlers."""
         self.listen(signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
         self.deferred = True
 

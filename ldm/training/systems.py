@@ -1,4 +1,4 @@
-"""What main.py trains: a config's `system` names one."""
+"""The training systems, by the `system` of a config."""
 
 from omegaconf import DictConfig
 

@@ -1,7 +1,7 @@
-"""Texture of images compared without their phases: how much there is, how fine, in which direction, and where.
+"""Comparison of texture without phase: local energy by frequency and direction.
 
-An autoencoder cannot reproduce texture finer than its latents can carry. A loss on pixels then makes it smooth; these
-differences ask for the right amount instead, and leave open where each line lies.
+An autoencoder cannot reproduce texture that is finer than its latents represent. A pixel loss then makes it smooth;
+these differences require the right amount of texture instead, regardless of its phase.
 
 Shapes: b images (b, 3, h, w) in [-1, 1], k bands; windows of SIDE pixels.
 """
@@ -14,21 +14,21 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 SIDE = 8
-"""pixels a side of a window: bands are 1/8 cycle per pixel wide"""
+"""side of a window in pixels: bands are 1/8 cycle per pixel wide"""
 STRIDE = 4
 LEVELS = 2
-"""the images as they are, then halved"""
+"""the images at full size, then at half size"""
 STEP = 1 / 127.5
-"""of 8-bit pixels in [-1, 1]: texture fainter than one of them does not count"""
+"""step of 8-bit pixels in [-1, 1]: fainter texture is ignored"""
 LINES = (16, 64)
-"""pixels a side of the windows in which stripes are looked for"""
+"""side in pixels of the windows in which stripes are measured"""
 
 
 @lru_cache
 def _waves() -> Tensor:
     """(2 k, 1, SIDE, SIDE) real and imaginary parts of the waves of a windowed Fourier transform, without means.
 
-    Of two opposite frequencies one is kept, so that k = 33: a band knows the direction of its lines.
+    Of two opposite frequencies one is kept, so that k = 33: bands distinguish directions.
     """
     place = torch.arange(SIDE, dtype=torch.float64)
     hann = torch.sin(torch.pi * (place + 0.5) / SIDE).square()
@@ -57,12 +57,12 @@ def band_energy(x: Tensor) -> Tensor:
 
 
 def band_energy_difference(x: Tensor, y: Tensor) -> Tensor:
-    """How far the texture of y is from that of x: 0 for equal images, about 1 where y has none.
+    """Difference of the texture of y from that of x: 0 for equal images, about 1 where y has none.
 
     For every band, the generalised Kullback-Leibler divergence of y's local energies from x's, over x's mean energy in
-    the batch, plus half the |log| of the ratio of the energies of the whole images. The divergence is least where y has
-    the energy that is to be expected, however uncertain it is; an absolute difference asks for its median, which is
-    smaller. Averaged over colours, bands and levels.
+    the batch, plus half the |log| of the ratio of the energies of the whole images. The divergence is minimal for the
+    expected energy, however uncertain it is; an absolute difference would be minimal for its median, which is smaller.
+    Averaged over colours, bands and levels.
     """
     terms = []
     for _ in range(LEVELS):
@@ -79,9 +79,9 @@ def band_energy_difference(x: Tensor, y: Tensor) -> Tensor:
 
 
 def stripes(error: Tensor) -> Tensor:
-    """Mean amplitude of patterns with a period of two pixels in `error`: columns, rows and chequers.
+    """Mean amplitude of patterns with a period of two pixels in `error`: columns, rows and checkerboards.
 
-    A pattern counts with its mean over windows, so that fine texture, which changes its sign, hardly does.
+    Patterns are averaged over windows, so that fine texture, whose sign changes, contributes little.
     """
     h, w = error.shape[-2:]
     down, across = ((1 - 2 * (torch.arange(n, device=error.device) % 2)).to(error) for n in (h, w))

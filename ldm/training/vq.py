@@ -30,7 +30,7 @@ from ldm.training.memory import saved_bytes
 
 
 class AutoencoderTraining(System):
-    """Trains `autoencoder` with `loss`; optimisers are stepped by hand because there may be two."""
+    """Trains `autoencoder` with `loss`; manual optimisation, since there may be two optimisers."""
 
     automatic_optimization = False
     autoencoder: Any
@@ -51,12 +51,12 @@ class AutoencoderTraining(System):
         revive_every: int = 0,
         frozen: Sequence[str] = (),
     ) -> None:
-        """`frozen`: parts of the autoencoder to leave as they are; a decoder trained alone keeps all latents valid.
+        """`frozen`: parts of the autoencoder that are not trained; training only the decoder keeps all latents valid.
 
-        `smooth` weighs the same loss at half size through 2x2-averaged latents, which makes latents smooth and so
-        easier to denoise. `noise` is added to latents before they are decoded, in their standard deviations: decoding
-        then bears the small errors of sampled latents. Every `revive_every` steps, codes not used since move onto
-        latents of the batch (0: never).
+        `smooth`: weight of the same loss at half size with 2x2-averaged latents, which makes latents smooth and so
+        easier to denoise. `noise`: standard deviation, relative to the latents', of noise that is added before
+        decoding, so that decoding tolerates small errors of sampled latents. Every `revive_every` steps, unused codes
+        are replaced by latents of the batch (0: never).
         """
         super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
         self.autoencoder, self.loss = autoencoder, loss
@@ -110,13 +110,13 @@ class AutoencoderTraining(System):
     def _disturbed(self, z: Tensor) -> Tensor:
         if not self.noise:
             return z
-        generator = torch.Generator(z.device).manual_seed((self.trained << 16) + self.global_rank)  # resumed, the same
+        generator = torch.Generator(z.device).manual_seed((self.trained << 16) + self.global_rank)  # as resumed
         eps = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
         return z + self.noise * z.detach().std((0, 2, 3), keepdim=True) * eps
 
     @property
     def trained(self) -> int:
-        """Steps of the autoencoder so far (Lightning counts the adversary's too)."""
+        """Steps of the autoencoder so far (Lightning also counts those of the discriminator)."""
         return self.global_step // (1 if self.adversary is None else 2)
 
     @property

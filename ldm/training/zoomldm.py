@@ -59,13 +59,13 @@ class ZoomLDMTraining(System):
         super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
         self.denoiser, self.summarizer = denoiser, summarizer
         self.autoencoder: Any = None
-        """frozen; set before training: the latents of the cohort are its own, and pictures are decoded with it"""
+        """frozen, set before training; has the encoding of the cohort's latents, and decodes pictures"""
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         self.scale_names, self.prediction, self.p_uncond = scale_names, prediction, p_uncond
         self.times = times or Uniform()
 
     def network(self, batch: Batch) -> nn.Module:
-        """What answers to (z_t, t, context) of `batch`."""
+        """The network for `batch`, called with (z_t, t, context)."""
         return self.denoiser
 
     def losses(self, network: nn.Module, z_0: Tensor, context: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -87,11 +87,11 @@ class ZoomLDMTraining(System):
 
     def validation_step(self, batch: Batch) -> None:
         context = self.summarizer(batch.embedding, batch.scale)
-        context = context * (self.p_uncond < 1)  # trained without contexts, scored without them
+        context = context * (self.p_uncond < 1)  # trained and scored without contexts
         network = self.network(batch)
         total = torch.zeros(len(batch), device=self.device)
         for sigma in VALIDATION_SIGMAS:
-            # noise is drawn on the CPU so that every device scores the same task
+            # noise is drawn on the CPU, so that scores are comparable between devices
             generator = batch.stream.generator()
             eps = torch.randn(batch.z_0.shape, generator=generator).to(self.device)
             t = timestep_of_sigma(torch.full((len(batch),), sigma, device=self.device), self.alpha_bar)
@@ -119,7 +119,7 @@ def draw_samples(path: Path, data: CohortData, model: ZoomLDM, from_regions: boo
 
 
 def autoencoder_of(data: CohortData, source: str) -> Autoencoder:
-    """The autoencoder that `source` names. UserError unless it encodes like the one of the cohort's latents."""
+    """Load the autoencoder `source`. UserError unless it has the encoding of the cohort's latents."""
     autoencoder, identity = load_autoencoder(source)
     if data.training.autoencoder != identity and data.training.latents_id != autoencoder.latents_id():
         raise UserError(
@@ -130,7 +130,7 @@ def autoencoder_of(data: CohortData, source: str) -> Autoencoder:
 
 
 def finished_model(source: str, ladder: Ladder, precision: str = "fp32") -> ZoomLDM:
-    """The model that `source` names. UserError unless it knows the scales of `ladder`."""
+    """Load the model `source`. UserError unless it has the scales of `ladder`."""
     model = ZoomLDM.load(source, precision=precision)
     if model.ladder.names != ladder.names:
         raise UserError(
@@ -175,7 +175,7 @@ class ZoomLDMRun(Run):
         source = open_source(self.config.autoencoder, "vq", "zoomldm")
         channels: Any = self.system.summarizer.dim_reduce.in_features  # type: ignore[union-attr]
         self.same("model.summarizer.embedding_dim", channels, data.training.slides[0].channels, f"{data.folder}")
-        self.config.model.autoencoder = source.config.model.autoencoder  # a run needs nothing but its own folder
+        self.config.model.autoencoder = source.config.model.autoencoder  # a run's folder is self-contained
         asked, found = self.config.encoder, data.training.encoder
         if found != asked and not found.startswith(f"{asked}-"):
             raise UserError(f"encoder: {asked} found, but the embeddings of {data.folder} are of {found}; change one")
