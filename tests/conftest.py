@@ -1,11 +1,12 @@
 """What many tests read and none changes."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.fixtures import toy
+from benchmarks.fixtures import toy, training_cohort
 from benchmarks.robustness.forking import start_server
 from ldm.data.h5 import SlideFile
 from ldm.hub import BUNDLED
@@ -26,6 +27,14 @@ def full_precision() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def fresh_run_name() -> Iterator[None]:
+    """A run names its folder in the environment, for the processes that it starts; no test inherits that name."""
+    os.environ.pop("ZOOMLDM_RUN", None)
+    yield
+    os.environ.pop("ZOOMLDM_RUN", None)
+
+
 @pytest.fixture(scope="session")
 def demo() -> ZoomLDM:
     """The bundled model."""
@@ -40,9 +49,21 @@ def demo_slide() -> SlideFile:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the toy model's run, its CDM's, and a slide."""
+    """A folder with the toy model's run, its CDM's, an autoencoder's, and a slide."""
     folder = tmp_path_factory.mktemp("world")
-    toy.run_folder(folder / "zoomldm", "zoomldm")
-    toy.run_folder(folder / "cdm", "cdm")
+    for system in ("zoomldm", "cdm", "vq"):
+        toy.run_folder(folder / system, system)
     toy.slide(folder / "slide.h5")
     return folder
+
+
+@pytest.fixture(scope="session")
+def model(world: Path) -> ZoomLDM:
+    """The toy model, with its CDM."""
+    return ZoomLDM.load(world / "zoomldm", cdm=world / "cdm", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What makes a demo config train on a cohort of toy slides, in seconds."""
+    return training_cohort.make(tmp_path_factory.mktemp("cohort"))

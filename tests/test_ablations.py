@@ -10,23 +10,13 @@ from omegaconf import OmegaConf
 import main
 from benchmarks import ablation_studies as studies
 from benchmarks import ablations
-from benchmarks.fixtures import toy, training_cohort
+from benchmarks.fixtures import toy
 from ldm.config.objects import load_config
 from ldm.errors import UserError
 from ldm.support.cache import Identity
 
 ROOT = Path(__file__).parents[1]
 DEMO = sorted((ROOT / "configs/ablations/demo").glob("*.yaml"))
-
-
-@pytest.fixture(autouse=True)
-def _fresh_run_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
-
-
-@pytest.fixture(scope="module")
-def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return training_cohort.make(tmp_path_factory.mktemp("cohort"))
 
 
 def written(run: Path, losses: dict[int, dict[str, float]], scores: dict[str, float]) -> None:

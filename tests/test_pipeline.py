@@ -28,19 +28,6 @@ from ldm.pipeline import FOR_LATENT, ZoomLDM, _noise, load_autoencoder
 from ldm.support.files import sha256, sidecar
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    for system in ("vq", "zoomldm", "cdm"):
-        toy.run_folder(folder / system, system)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(runs: Path) -> ZoomLDM:
-    return ZoomLDM.load(runs / "zoomldm", cdm=runs / "cdm")
-
-
 def grids(count: int, side: int = 2) -> list[Tensor]:
     return list(torch.randn(count, toy.EMBEDDING, side, side, generator=torch.Generator().manual_seed(0)))
 
@@ -159,8 +146,8 @@ def test_condition_and_scale_matter_and_guidance_zero_forgets_them(model: ZoomLD
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_stays_near_full_precision(runs: Path, model: ZoomLDM, precision: str) -> None:
-    half = ZoomLDM.load(runs / "zoomldm", precision=precision)
+def test_half_precision_stays_near_full_precision(world: Path, model: ZoomLDM, precision: str) -> None:
+    half = ZoomLDM.load(world / "zoomldm", precision=precision)
     context = model.context(grids(2), "10x")
     exact, near = model.sample_latents(context, steps=4), half.sample_latents(context, steps=4)
     assert near.dtype == torch.float32
@@ -174,10 +161,10 @@ def test_an_image_survives_the_way_to_bytes_and_back() -> None:
     assert to_uint8(torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2)).ravel().tolist() == [0, 255]
 
 
-def test_the_autoencoder_is_the_same_from_its_own_run_and_from_the_whole_model(runs: Path, model: ZoomLDM) -> None:
-    alone, identity = load_autoencoder(runs / "vq")
-    inside, _ = load_autoencoder(runs / "zoomldm")
-    assert identity == f"vq-{sha256(runs / 'vq' / 'weights.safetensors')[:12]}"
+def test_the_autoencoder_is_the_same_from_its_own_run_and_from_the_whole_model(world: Path, model: ZoomLDM) -> None:
+    alone, identity = load_autoencoder(world / "vq")
+    inside, _ = load_autoencoder(world / "zoomldm")
+    assert identity == f"vq-{sha256(world / 'vq' / 'weights.safetensors')[:12]}"
     z = torch.randn(1, 3, 8, 8)
     assert alone.encode(alone.decode(z)).shape == z.shape
     torch.testing.assert_close(inside.decode(z), model.decode(z), rtol=0, atol=0)
@@ -232,46 +219,46 @@ def without_tile_px(folder: Path) -> None:
     ],
 )
 def test_a_damaged_run_is_refused_in_one_line(
-    tmp_path: Path, runs: Path, damage: Callable[[Path], None], message: str
+    tmp_path: Path, world: Path, damage: Callable[[Path], None], message: str
 ) -> None:
-    folder = Path(shutil.copytree(runs / "zoomldm", tmp_path / "run"))
+    folder = Path(shutil.copytree(world / "zoomldm", tmp_path / "run"))
     damage(folder)
     with pytest.raises(UserError, match=message) as caught:
         ZoomLDM.load(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_a_cdm_of_another_model_is_refused(tmp_path: Path, runs: Path) -> None:
+def test_a_cdm_of_another_model_is_refused(tmp_path: Path, world: Path) -> None:
     other = toy.run_folder(tmp_path / "other", "zoomldm", ladder={"kind": "histology", "scales": 2})
     with pytest.raises(UserError, match="made for 3 scales"):
-        ZoomLDM.load(other, cdm=runs / "cdm")
+        ZoomLDM.load(other, cdm=world / "cdm")
 
 
-def test_a_cdm_learnt_from_another_summarizer_is_refused(tmp_path: Path, runs: Path) -> None:
+def test_a_cdm_learnt_from_another_summarizer_is_refused(tmp_path: Path, world: Path) -> None:
     """Of equal width: its rows permuted, which loads. Another U-Net or decoder, in half precision, does not matter."""
-    other = Path(shutil.copytree(runs / "zoomldm", tmp_path / "other"))
+    other = Path(shutil.copytree(world / "zoomldm", tmp_path / "other"))
     tensors = load_weights(other / "weights.safetensors")
     metadata = load_metadata(other / "weights.safetensors")
     same = {name: value if name.startswith("cond_stage") else 2 * value for name, value in tensors.items()}
     save_weights(other / "weights.safetensors", {name: value.half() for name, value in same.items()}, metadata)
-    assert ZoomLDM.load(other, cdm=runs / "cdm").cdm is not None
+    assert ZoomLDM.load(other, cdm=world / "cdm").cdm is not None
     name = "cond_stage_model.mag_embedding.weight"
     save_weights(other / "weights.safetensors", tensors | {name: tensors[name].flip(0)}, metadata)
     message = (
         r"cdm: cdm-\w{12} learnt the contexts of another Summarizer \(\w{12}\) than that of other-\w{12} \(\w{12}\)"
     )
     with pytest.raises(UserError, match=message) as caught:
-        ZoomLDM.load(other, cdm=runs / "cdm")
+        ZoomLDM.load(other, cdm=world / "cdm")
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="learnt the contexts of another Summarizer"):
-        ZoomLDM.load(runs / "zoomldm", cdm=toy.run_folder(tmp_path / "c", "cdm", contexts_id="0" * 12))
+        ZoomLDM.load(world / "zoomldm", cdm=toy.run_folder(tmp_path / "c", "cdm", contexts_id="0" * 12))
 
 
 def test_a_cdm_that_names_no_model_is_for_published_weights_alone(
-    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = ZoomLDM.load(runs / "zoomldm")
-    cdm = replace(ConditioningModel.load(runs / "cdm"), contexts_id=None)
+    model = ZoomLDM.load(world / "zoomldm")
+    cdm = replace(ConditioningModel.load(world / "cdm"), contexts_id=None)
     model.check_cdm(cdm, published=True)
     (told,) = capsys.readouterr().err.splitlines()
     assert "does not say which model it is for" in told
@@ -296,10 +283,10 @@ def test_bad_arguments_are_told_in_one_line(model: ZoomLDM, arguments: dict[str,
         model.sample(**{"scale": "20x", "count": 1, **arguments})
 
 
-def test_what_is_not_there_is_told_in_one_line(runs: Path) -> None:
+def test_what_is_not_there_is_told_in_one_line(world: Path) -> None:
     with pytest.raises(UserError, match="fp32, bf16, fp16"):
-        ZoomLDM.load(runs / "zoomldm", precision="fp8")
+        ZoomLDM.load(world / "zoomldm", precision="fp8")
     with pytest.raises(UserError, match="device: abacus"):
-        ZoomLDM.load(runs / "zoomldm", device="abacus")
+        ZoomLDM.load(world / "zoomldm", device="abacus")
     with pytest.raises(UserError, match="cdm: none"):
-        ZoomLDM.load(runs / "zoomldm").sample("20x")
+        ZoomLDM.load(world / "zoomldm").sample("20x")

@@ -19,12 +19,6 @@ def slide(demo: ZoomLDM) -> SlideFile:
     return matching_slide(BUNDLED / "slide.h5", demo)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ZoomLDM:
-    folder = tmp_path_factory.mktemp("runs")
-    return ZoomLDM.load(toy.run_folder(folder / "zoomldm", "zoomldm"), cdm=toy.run_folder(folder / "cdm", "cdm"))
-
-
 @pytest.mark.parametrize("scale", ["20x", "10x", "5x", "2.5x", "1.25x"])
 @torch.no_grad()
 def test_a_window_over_a_region_has_the_regions_context(demo: ZoomLDM, slide: SlideFile, scale: str) -> None:

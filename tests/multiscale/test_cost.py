@@ -18,11 +18,6 @@ from ldm.multiscale.presets import PRESETS, SEAMS
 from ldm.pipeline import ZoomLDM
 
 
-@pytest.fixture(scope="module")
-def model(world: Path) -> ZoomLDM:
-    return ZoomLDM.load(world / "zoomldm")
-
-
 def joint_of(model: ZoomLDM, seam: str = "jitter", height: int = 96, width: int = 160) -> Joint:
     settings = replace(PRESETS["default"], steps=2, seam=seam)
     scales, conditions = ["20x", "5x"], Unconditional(model)

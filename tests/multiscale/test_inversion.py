@@ -15,11 +15,6 @@ from ldm.pipeline import ZoomLDM
 from tests.golden.parity import noise
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ZoomLDM:
-    return ZoomLDM.load(toy.run_folder(tmp_path_factory.mktemp("runs") / "zoomldm", "zoomldm"))
-
-
 def both(model: ZoomLDM, z_0: Tensor, context: Tensor, seed: int = 0, batch_size: int = 8) -> Tensor:
     inversion = Inversion(model, "5x", seed, batch_size)
     return torch.stack([inversion.from_latents(z_0, 3), inversion.from_context(context, 3)])

@@ -42,11 +42,6 @@ THREADED = replace(DEFAULT, rule=replace(DEFAULT.rule, codec="difference"))
 """without forward derivatives, which threads cannot take side by side"""
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ZoomLDM:
-    return ZoomLDM.load(toy.run_folder(tmp_path_factory.mktemp("runs") / "zoomldm", "zoomldm"))
-
-
 @pytest.fixture
 def joint(model: ZoomLDM) -> Callable[..., Joint]:
     """Makes a `Joint`; `changes` are to its arguments."""

@@ -34,19 +34,6 @@ SCALES = ["20x", "5x"]
 QUICK = Settings(steps=2, rounds=4)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    toy.run_folder(folder / "zoomldm", "zoomldm")
-    toy.slide(folder / "slide.h5")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(world: Path) -> ZoomLDM:
-    return ZoomLDM.load(world / "zoomldm")
-
-
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     small = np.random.default_rng(seed).integers(60, 200, (3, 4, 3), dtype=np.uint8)
     return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))

@@ -4,13 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fixtures import training_cohort
 from benchmarks.robustness import resume
-
-
-@pytest.fixture(scope="module")
-def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return training_cohort.make(tmp_path_factory.mktemp("cohort"))
 
 
 def test_a_run_killed_while_saving_has_a_whole_checkpoint(tmp_path: Path, overrides: list[str]) -> None:

@@ -16,11 +16,6 @@ ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "configs/demo/zoomldm.yaml")
 
 
-@pytest.fixture(autouse=True)
-def _fresh_run_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
-
-
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("cohort")

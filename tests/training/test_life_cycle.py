@@ -32,18 +32,6 @@ STEPS = 6
 LENGTHS = [f"training.max_steps={STEPS}", "training.validate_every=3", "training.checkpoint_every=4"]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_run_name(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    yield
-    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
-    os.environ.pop("ZOOMLDM_RUN", None)
-
-
-@pytest.fixture(scope="module")
-def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return training_cohort.make(tmp_path_factory.mktemp("cohort"))
-
-
 @pytest.fixture(scope="module")
 def steered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, for the systems that stand on one."""

@@ -30,20 +30,10 @@ DEMO = str(ROOT / "configs/demo/zoomldm.yaml")
 LEFT = {"slide_id": "s1", "status": "waiting"}
 
 
-@pytest.fixture(autouse=True)
-def _fresh_run_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
-
-
 def run(folder: Path, overrides: list[str], steps: int, *more: str) -> Path:
     assert main.main(["--base", DEMO, f"run={folder}", f"training.max_steps={steps}", *overrides, *more]) == 0
     os.environ.pop("ZOOMLDM_RUN", None)
     return folder
-
-
-@pytest.fixture(scope="module")
-def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return training_cohort.make(tmp_path_factory.mktemp("cohort"))
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, overrides: list[str]) -> None:

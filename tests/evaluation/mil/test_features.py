@@ -22,11 +22,6 @@ from ldm.pipeline import ZoomLDM
 
 
 @pytest.fixture(scope="module")
-def model(world: Path) -> ZoomLDM:
-    return ZoomLDM.load(world / "zoomldm")
-
-
-@pytest.fixture(scope="module")
 def slide(world: Path) -> SlideFile:
     return SlideFile(world / "slide.h5")
 
