@@ -1,1 +1,1 @@
-"""From a slide to one HDF5 file: regions, embeddings, latents."""
+"""Preparation: from a slide to one HDF5 file with regions, embeddings and latents."""

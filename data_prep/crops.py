@@ -1,4 +1,4 @@
-"""Cut large pictures out of slides, where there is tissue, as lossless files: what large images are measured against.
+"""Cut large pictures out of the tissue of slides, as lossless files: the reference for large images.
 
 python data_prep/crops.py SLIDE.svs FOLDER ... --kind histology --size 1024 --count 4 --out crops
 """
@@ -21,17 +21,17 @@ from ldm.support.files import atomic_write
 
 KEPT = "crops.json"
 TISSUE = 0.9
-"""least share of a picture"""
+"""least share of tissue of a picture"""
 GRAIN_PX = 128
-"""corners of pictures lie on multiples of it"""
+"""corners of pictures are multiples of it"""
 
 
 def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, seed: int = 0) -> list[Path]:
     """`count` pictures (size_px, size_px, 3) of each slide at the base scale, apart, as out/<slide>_<row>_<col>.png,
     of a georeferenced scene .tif.
 
-    Where they lie depends on the slide and on `seed` alone; files of the same slide and size, as KEPT says, are kept.
-    Row and column are pixels of the base scale. UserError for a slide with less tissue than that.
+    Places depend on the slide and on `seed` alone; existing files of the same slide and size (recorded in KEPT) are
+    kept. Row and column are pixels of the base scale. UserError for a slide with less tissue than that.
     """
     from data_prep.slides.slide import Plane, open_slide  # OpenSlide and rasterio take a while to import
     from data_prep.slides.tissue import PER_TILE, read_foreground, tile_shares
@@ -68,7 +68,7 @@ def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, 
 
 
 def _kept(path: Path) -> dict[str, str]:
-    """By name of a picture: the digest of what it was cut from. Nothing where that is not known."""
+    """Picture name -> digest of its source; empty where unknown."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -20,7 +20,7 @@ from ldm.scales import ladder
 from ldm.support.arguments import Parser, output_file, seed_int
 
 LEAST_STD = 0.3
-"""of the median channel's: one that hardly ever fires is not blown up"""
+"""least standard deviation, relative to the median channel's, so that inactive channels are not amplified"""
 
 
 def fit_demo(slides: Path, out: Path, seed: int, kind: str = "histology") -> str:
@@ -32,7 +32,7 @@ def fit_demo(slides: Path, out: Path, seed: int, kind: str = "histology") -> str
     if not paths:
         raise UserError(f"--fit: {slides} holds no *.tiff; draw some with ldm/demo/world.py")
     torch.manual_seed(seed)
-    encoder = DemoEncoder().half().float()  # as it will be read back
+    encoder = DemoEncoder().half().float()  # as stored
     tiles = (tiles for path in paths for tiles in _foreground_tiles(path, kind))
     features = torch.cat([encoder.features(some) for some in tiles])  # (n, d)
     std = features.std(0)

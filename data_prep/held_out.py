@@ -1,4 +1,4 @@
-"""What the bundled model is measured on: demo slides that no network of the package saw, and some that it saw.
+"""Demo slides for measuring the bundled model: held-out ones, and some of its training slides.
 
 Drawn and prepared on first use.
 """
@@ -13,20 +13,20 @@ from ldm.demo.world import generate
 ROOT = Path("data/demo")
 SLIDE_PX = 4096
 SEED, COUNT = 300, 16
-"""of slides; the bundled networks saw some of the seeds 100 to 219"""
+"""seeds of held-out slides; the bundled networks were trained on some of the seeds 100 to 219"""
 
 
 TRAINED, TRAINED_COUNT = 101, 12
-"""of slides that it was trained on"""
+"""seeds of training slides"""
 
 
 def held_out_cohort() -> Path:
-    """The folder of the prepared slides that it did not see, with lossless patches of every scale."""
+    """The folder of prepared held-out slides, with lossless patches of every scale."""
     return _prepared("held_out", SEED, COUNT)
 
 
 def training_cohort() -> Path:
-    """The folder of prepared slides that it was trained on, with lossless patches."""
+    """The folder of prepared training slides, with lossless patches."""
     return _prepared("trained_on", TRAINED, TRAINED_COUNT)
 
 
@@ -39,7 +39,7 @@ def _prepared(name: str, seed: int, count: int) -> Path:
 
 
 def held_out_pictures(size_px: int, count: int) -> list[Path]:
-    """`count` pictures of size_px at 20x, in turn one of each slide."""
+    """`count` pictures of size_px at 20x, taken from the held-out slides in turn."""
     paths = generate(ROOT / "held_out", COUNT, SEED, "histology", SLIDE_PX)
     each = -(-count // COUNT)
     cuts = cut(paths, "histology", size_px, each, ROOT / f"held_out_{size_px}")

@@ -1,13 +1,13 @@
-"""Patches of TRIDENT or CLAM in place of our own: where tissue is, and their embeddings.
+"""Import patches of TRIDENT or CLAM: their coordinates as tissue, and their embeddings.
 
-Both write one HDF5 file a slide. `coords` (n, 2) are the x and y of each patch's corner in pixels of full resolution;
+Both write one HDF5 file per slide. `coords` (n, 2) are the x and y of each patch's corner in pixels of full resolution;
 attributes of `coords` give its side: TRIDENT's `patch_size_level0`, CLAM's `patch_size` times `downsample`. In files of
-features, `features` (n, d) or (1, n, d) stand beside them; CLAM's say no side.
+features, `features` (n, d) or (1, n, d) are added; CLAM's do not state the side.
 
-Coordinates may have any side and place: a base tile's share of tissue is the share of its area under them.
-Embeddings stand for base tiles, so they must lie on one lattice whose step is a base tile, to 2 %; the slide is then
-read on that lattice. Tissue is where they are. Other tiles have the zero embedding: it leaves the direction of a mean
-of tokens, which is all that the model sees of it, to the tiles with tissue.
+Coordinates may have any side and place: a base tile's share of tissue is the share of its area under patches.
+Embeddings represent base tiles, so they must lie on one lattice whose step is a base tile, to 2 %; the slide is then
+read on that lattice. Tissue is where embeddings are. Other tiles have the zero embedding, which does not change the
+direction of a mean of tokens; the model uses only the direction.
 
 Shapes: n patches; d channels; `_l0` pixels of full resolution; rows, cols base tiles.
 """
@@ -26,7 +26,7 @@ from data_prep.slides.slide import Plane, Slide
 from ldm.errors import UserError
 
 SAME_STEP = 0.02
-"""relative difference between a lattice's step and a base tile: what scanners of one magnification differ by"""
+"""largest relative difference between a lattice's step and a base tile, as between scanners of one magnification"""
 ROUNDING_L0 = 1.0
 """how far a patch may lie from its place on the lattice"""
 RECOMPUTE = "set coordinates instead of encoder.embeddings and compute the embeddings here"
@@ -35,8 +35,8 @@ Corners = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ImportedPatches:
-    """What a file says: `corners_l0` (n, 2) x and y; where they are stated, their side and the slide's size; `features`
-    (n, d), where it has any."""
+    """Content of a file: `corners_l0` (n, 2) x and y; their side and the slide's size, if stated; `features`
+    (n, d), if any."""
 
     path: Path
     corners_l0: Corners
@@ -46,7 +46,7 @@ class ImportedPatches:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """UserError when the file is damaged or no such file."""
+        """UserError when the file is damaged or of another format."""
         try:
             with h5py.File(path, "r") as file:
                 found = {name: file[name] for name in file if isinstance(file.get(name), h5py.Dataset)}
@@ -67,7 +67,7 @@ class ImportedPatches:
         return cls(path, corners.astype(np.float64), _side_l0(path, attrs), size_l0, features)
 
     def inside(self, size_l0: tuple[int, int], side_l0: float) -> Self:
-        """Itself. UserError when the slide, of `size_l0` (width, height), has another size, or lacks a patch."""
+        """Returns itself. UserError when the slide's `size_l0` (width, height) differs, or a patch lies outside."""
         if self.size_l0 not in (None, size_l0):
             found, expected = (f"{width}x{height} px" for width, height in (self.size_l0, size_l0))
             raise UserError(f"{self.path}: is of a slide of {found}, expected {expected}; name this slide's file")
@@ -80,7 +80,7 @@ class ImportedPatches:
 
 
 def _side_l0(path: Path, attrs: dict[str, Any]) -> float | None:
-    """What the attributes of coords say. UserError when it makes no sense."""
+    """Side of the patches by the attributes of coords. UserError for an invalid one."""
     if not {"patch_size_level0", "patch_size"} & attrs.keys():
         return None
     if "patch_size_level0" not in attrs and attrs.get("patch_level", 0) and "downsample" not in attrs:
@@ -110,11 +110,11 @@ def _files(folder: str) -> dict[str, list[Path]]:
 
 
 COORDINATES, EMBEDDINGS = ("_patches", ""), ("",)
-"""what follows a slide's name in the names of files; the first that there is counts"""
+"""suffixes of file names after the slide's name; the first that exists is used"""
 
 
 def file_of(slide: Path, folder: str, endings: tuple[str, ...]) -> Path:
-    """The one file below `folder` called as the slide, with one of `endings`. UserError otherwise."""
+    """The only file below `folder` with the slide's name and one of `endings`. UserError otherwise."""
     stems = dict.fromkeys((slide.stem, slide.stem.removesuffix(".ome")))
     names = [stem + ending for stem in stems for ending in endings]
     for name in names:
@@ -128,8 +128,8 @@ def file_of(slide: Path, folder: str, endings: tuple[str, ...]) -> Path:
 
 
 def covered_shares(corners: Corners, side: float, rows: int, cols: int) -> Shares:
-    """(rows, cols) share of each unit square under squares of `side` at `corners` (n, 2) x and y; exact, also where
-    they overlap."""
+    """(rows, cols) share of each unit square under squares of `side` at `corners` (n, 2) x and y; exact, also for
+    overlapping squares."""
     shares = np.zeros((rows, cols), np.float32)
     x, y = np.unique(corners, axis=0).T
     for row in range(rows):
@@ -154,7 +154,7 @@ def coordinate_shares(plane: Plane, folder: str, tile_px: int, rows: int, cols: 
 
 
 def _covered_row(left: Corners, right: Corners, top: Corners, bottom: Corners, cols: int) -> Shares:
-    """(cols,): rectangles are counted on the grid of all their edges, so that a place under two counts once."""
+    """(cols,) covered shares, computed on the grid of all edges, so that overlaps count once."""
     left, right = left.clip(0, cols), right.clip(0, cols)
     xs, ys = np.unique([*left, *right, *range(cols + 1)]), np.unique([*top, *bottom, 0, 1])
     corners = np.zeros((len(ys), len(xs)), np.int32)
@@ -178,9 +178,9 @@ class Lattice(NamedTuple):
 
 
 def lattice(patches: ImportedPatches, tile_l0: float, begin_l0: tuple[float, float]) -> Lattice:
-    """The lattice that the patches lie on, from `begin_l0` or just before on; `tile_l0` is the side of a base tile.
+    """The lattice of the patches, which begins at or just before `begin_l0`; `tile_l0` is the side of a base tile.
 
-    UserError when there is none, or its step is no base tile.
+    UserError when there is none, or its step differs from a base tile.
     """
     corners = patches.corners_l0
     if not len(corners):
@@ -206,7 +206,7 @@ def lattice(patches: ImportedPatches, tile_l0: float, begin_l0: tuple[float, flo
 
 
 def _step(patches: ImportedPatches, tile_l0: float) -> float:
-    """The side that is stated; else what divides all distances, else a base tile."""
+    """The stated side; else the greatest common divisor of all distances, else a base tile."""
     if patches.side_l0 is not None:
         return patches.side_l0
     corners = np.rint(patches.corners_l0).astype(np.int64)
@@ -216,7 +216,7 @@ def _step(patches: ImportedPatches, tile_l0: float) -> float:
 
 
 class ImportedEncoder(NamedTuple):
-    """What names imported embeddings and their width; a cohort of one id is of one kind."""
+    """Id and width of imported embeddings; the id keeps cohorts with other embeddings apart."""
 
     id: str
     width: int
@@ -232,7 +232,7 @@ def imported_encoder(name: str, folder: str, width: int | None) -> ImportedEncod
             width = _features(ImportedPatches.read(path)).shape[1]
             break
         except UserError:
-            continue  # told when its slide is prepared
+            continue  # reported when its slide is prepared
     if not width:
         raise UserError(f"encoder.embeddings: no .h5 in {folder} has features; name the folder TRIDENT or CLAM wrote")
     return ImportedEncoder(f"imported-{name}-{width}", width)
@@ -249,7 +249,7 @@ def _features(patches: ImportedPatches) -> NDArray[np.floating]:
 
 
 class ImportedEmbeddings:
-    """The embeddings of a slide, and the lattice of base tiles that they stand for."""
+    """The embeddings of a slide, and their lattice of base tiles."""
 
     def __init__(self, patches: ImportedPatches, lattice: Lattice, width: int) -> None:
         """UserError for features that are not finite or not `width` wide, and for two of one place."""
@@ -270,7 +270,7 @@ class ImportedEmbeddings:
 
     @classmethod
     def of(cls, plane: Plane, folder: str, tile_px: int, width: int) -> Self:
-        """Those that `folder` has for the slide of `plane`."""
+        """The embeddings in `folder` for the slide of `plane`."""
         tile_l0 = tile_px * plane.mpp / plane.slide.mpp
         patches = ImportedPatches.read(file_of(plane.slide.path, folder, EMBEDDINGS)).inside(
             plane.slide.size_l0, tile_l0
@@ -299,4 +299,4 @@ class ImportedEmbeddings:
         return grid
 
     def fill(self, grid: NDArray[np.float32], field: Field, patches: object) -> None:
-        """Nothing is left to embed."""
+        """Does nothing: there is nothing left to embed."""

@@ -1,4 +1,4 @@
-"""What will be read and kept of a slide, decided from its thumbnail before the pass (data_prep/prepare_slide.py)."""
+"""Plan of a slide: what will be read and kept, decided from its thumbnail (data_prep/prepare_slide.py)."""
 
 from typing import NamedTuple
 
@@ -37,22 +37,22 @@ class Plan(NamedTuple):
     valid: list[Shares]
     """share of each region that lies on the slide"""
     eligible: list[int]
-    """regions of each scale that could be kept"""
+    """eligible regions of each scale"""
     kept: list[Mask]
     needed: Mask
     """base tiles to read"""
     lost: Mask
-    """base tiles that could not be read; the pass adds to them"""
+    """base tiles that could not be read; extended while reading"""
     background: tuple[int, int, int]
     imported: ImportedEmbeddings | None
     thumbnail: Pixels
     """(8 rows, 8 cols, 3)"""
     mask: Mask | None
-    """(8 rows, 8 cols) tissue found on it; None when others said where tissue is"""
+    """(8 rows, 8 cols) tissue of the thumbnail; None when tissue was imported"""
 
 
 def plan_slide(task: Task, config: PrepareConfig, width: int) -> Plan:
-    """Open a slide and decide from its thumbnail, or from what others found; embeddings are `width` wide.
+    """Open a slide and plan from its thumbnail or from imported patches; embeddings are `width` wide.
 
     UserError when it cannot be read at the ladder's resolution.
     """
@@ -86,7 +86,7 @@ def plan_slide(task: Task, config: PrepareConfig, width: int) -> Plan:
 
 
 def no_region(plan: Plan, config: PrepareConfig) -> UserError:
-    """Why nothing of a slide is kept."""
+    """UserError that says why no region of a slide is kept."""
     most = ", ".join(
         f"{float(share.max()):.2g} at {name} (expected {least:g})"
         for name, share, least in zip(config.zooms.names, plan.shares, config.tissue_shares, strict=True)
@@ -98,14 +98,14 @@ def no_region(plan: Plan, config: PrepareConfig) -> UserError:
 
 
 def _eligible(shares: list[Shares], valid: list[Shares], lost: list[Mask], config: PrepareConfig) -> list[Mask]:
-    """Regions of each scale with the tissue and the part on the slide that the config asks for, and nothing lost."""
+    """Regions of each scale with enough tissue, enough area on the slide, and no unreadable tile."""
     least_valid = config.valid_share if config.partial == "skip" else 0
     scales = zip(shares, config.tissue_shares, valid, lost, strict=True)
     return [(share >= least) & (on >= least_valid) & ~dropped for share, least, on, dropped in scales]
 
 
 def read_block(plan: Plan, config: PrepareConfig, row: int, col: int) -> Pixels:
-    """Base pixels (8 p, 8 p, 3) from tile (row, col) on; tiles that cannot be read become background, and `lost`."""
+    """Base pixels (8 p, 8 p, 3) from tile (row, col) on; unreadable tiles become background, marked in `lost`."""
     step = config.tile_px
     window = (col * step, row * step, BLOCK_TILES * step, BLOCK_TILES * step)
     pixels, lost = salvage(plan.plane.read, window, step, np.array(plan.background, np.uint8))

@@ -1,4 +1,4 @@
-"""The preparation of a cohort: its slides, by one process or many, and the report of all of them."""
+"""Prepare a cohort in one or several processes, and write the report."""
 
 import logging
 import os
@@ -63,7 +63,7 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
         if fabric.global_rank == 0:
             write_report(config, [_latest(task, done, records) for task in tasks])
 
-    tell()  # a killed run has recorded what is pending
+    tell()  # so that a killed run leaves a record of pending slides
     try:
         with stopping(fabric), Claims() as claims:
             for report in run(TaskQueue(own, claims), len(own), config, networks, records):
@@ -74,7 +74,7 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
 
 
 def _check_inputs(config: PrepareConfig) -> None:
-    """UserError for a file or folder that the config names and that is not there: told before networks are loaded."""
+    """UserError for a missing file or folder of the config, before networks are loaded."""
     check_there(config.autoencoder, "autoencoder")
     encoder = config.encoder
     named = {"encoder.weights": encoder.weights, "encoder.embeddings": encoder.embeddings}
@@ -84,7 +84,7 @@ def _check_inputs(config: PrepareConfig) -> None:
 
 
 def launch(config: PrepareConfig) -> Fabric:
-    """One process a device. They share the cohort as separate jobs would, and wait for each other only at the start."""
+    """Start one process per device. They share the cohort like separate jobs, synchronised only at the start."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     one: dict[str, Any] = {"plugins": LightningEnvironment()}
     many: dict[str, Any] = {"strategy": DDPStrategy(process_group_backend="gloo", timeout=timedelta(hours=1))}
@@ -116,7 +116,7 @@ def stopping(fabric: Fabric) -> Iterator[None]:
 def run(
     work: TaskQueue[Task], count: int, config: PrepareConfig, networks: LocalNetworks, records: Records
 ) -> Iterator[SlideReport]:
-    """Reports as slides finish, under a bar that knows the time left."""
+    """Yield reports as slides finish, under a progress bar."""
     watched = os.isatty(2)
     form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} slides [{elapsed}<{remaining}{postfix}]"
     slow = {} if watched else {"mininterval": 30, "maxinterval": 60}
@@ -152,7 +152,7 @@ def _reports(
 
 
 def _draw_demo_slides(config: PrepareConfig) -> None:
-    """Draw the demo slides that the config asks for, into a folder of their own: one with other files is prepared."""
+    """Draw the demo slides of the config, unless their folder holds other files, which are then prepared."""
     demo, folder = config.generate, Path(config.slides)
     if demo is None:
         return
@@ -165,7 +165,7 @@ def _draw_demo_slides(config: PrepareConfig) -> None:
 
 
 def _refuse_unasked_drawing(config: PrepareConfig, asked: set[str]) -> None:
-    """UserError where `slides` was named to be prepared, has none, and the config would draw the demo's there."""
+    """UserError where the user's `slides` has no slide, and the config would draw demo slides there."""
     folder = Path(config.slides)
     if config.generate is None or "slides" not in asked or "generate" in asked:
         return
@@ -178,20 +178,20 @@ def _refuse_unasked_drawing(config: PrepareConfig, asked: set[str]) -> None:
 
 
 def _latest(task: Task, done: dict[str, SlideReport], records: Records) -> SlideReport:
-    """What is known of a slide: from this run, from any other, or that it waits."""
+    """The report of a slide: of this run, of another one, or that it is pending."""
     known = done.get(task.slide_id) or records.read(task.slide_id)
     return known or SlideReport(task.slide_id, shown(task.path), "waiting")
 
 
 def command(path: str, overrides: Sequence[str]) -> int:
-    """Prepare what a config says, tell what became of it; returns the exit status."""
+    """Prepare a config's cohort and print the result; returns the exit status."""
     config = load_prepare_config([path], overrides)
     _refuse_unasked_drawing(config, {override.partition("=")[0].partition(".")[0] for override in overrides})
     check_destination(config.out, folder=True)
     if config.generate:
         check_destination(config.slides, folder=True)
     fabric = launch(config)
-    first = fabric.global_rank == 0  # the others' status and words are not asked for
+    first = fabric.global_rank == 0  # only the first process reports
     try:
         reports = prepare(config, fabric)
     except KeyboardInterrupt as stop:

@@ -1,4 +1,4 @@
-"""What a preparation run is asked for: the keys of configs/demo/data.yaml, checked."""
+"""Schema of a preparation config (configs/data_*.yaml, configs/demo/data.yaml)."""
 
 import json
 import re
@@ -18,12 +18,12 @@ from ldm.scales import Ladder, ladder
 TILE_MULTIPLE = 16
 TISSUE_SHARE = 0.1
 TEXT_KEYS = {"slides", "out", "pattern", "coordinates", "table", "encoder.weights", "encoder.embeddings", "autoencoder"}
-"""whose values are paths: on a command line they stand as they are typed"""
+"""keys whose values are paths: in overrides they are taken literally, not as YAML"""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Demo slides to draw first: seeds seed, seed + 1, ..."""
+    """Demo slides to draw first, with seeds seed, seed + 1, ..."""
 
     __pydantic_config__ = STRICT
     kind: Literal["histology", "follicles", "satellite"]
@@ -43,9 +43,9 @@ class LadderConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The tile encoder, and a local file when its weights are not to be fetched.
+    """The tile encoder, and optionally a local file of its weights.
 
-    `embeddings` is a folder of embeddings that TRIDENT or CLAM computed with it; then nothing is encoded here.
+    `embeddings`: a folder of embeddings that TRIDENT or CLAM computed with it, which are used instead.
     """
 
     __pydantic_config__ = STRICT
@@ -66,16 +66,16 @@ class PrepareConfig:
     autoencoder: Text | None
     """demo, a run folder or a weights file; None: no latents"""
     pattern: Text = "**/*"
-    """which files of the folder are slides"""
+    """glob pattern of slides in the folder"""
     generate: Demo | None = None
-    """draw demo slides into the folder when it is absent"""
+    """demo slides to draw into the folder when it is absent"""
     coordinates: Text | None = None
-    """folder of TRIDENT's or CLAM's coordinates that say where tissue is"""
+    """folder of TRIDENT's or CLAM's coordinates, used as tissue"""
     tile_px: Annotated[int, Field(ge=TILE_MULTIPLE, le=4096, multiple_of=TILE_MULTIPLE)] = 256
     tissue_share: Share | Mapping[str, Share] | tuple[tuple[str, Share], ...] = TISSUE_SHARE
-    """least share of tissue of a region that is kept, of all scales or by name; a scale without one takes 0.1"""
+    """least share of tissue of a kept region, for all scales or by scale (others: 0.1)"""
     partial: Literal["pad", "skip"] = "pad"
-    """regions that reach beyond the slide: pad them with background, or skip those valid for less than valid_share"""
+    """regions that reach beyond the slide: pad with background, or skip if less than valid_share lies on the slide"""
     valid_share: Share = 0.5
     """share of a region that must lie on the slide when partial is skip"""
     regions_per_scale: Count | None = None
@@ -83,29 +83,29 @@ class PrepareConfig:
     images: Literal["jpeg", "png"] | None = None
     """jpeg or png: keep the pixels too"""
     mpp: Positive | None = None
-    """um (m) per pixel of slides that do not say theirs"""
+    """um (m) per pixel of slides that do not state it"""
     table: Text | None = None
-    """CSV with one row per slide (data_prep/slides/metadata.py); its mpp wins over the slide's own"""
+    """CSV with one row per slide (data_prep/slides/metadata.py); its mpp overrides the slide's"""
     unreadable_share: Share = 0.01
-    """a slide fails when more of its wanted base tiles cannot be read"""
+    """a slide fails when more than this share of its wanted base tiles cannot be read"""
     seed: Seed = 0
     batch_size: Annotated[int, Field(ge=1, le=10**6)] = 64
-    """tiles that are gathered before the networks run; the result does not depend on it"""
+    """batch size of the networks in tiles; results do not depend on it"""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    """processes that read slides, of each device; 0: all in one process. The result does not depend on it"""
+    """reader processes per device; 0: one process for everything. Results do not depend on it"""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
-    """cpu, cuda ...: what runs the networks"""
+    """device type of the networks: cpu, cuda, ..."""
     devices: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1
-    """GPUs of a node, or "auto": all; on a CPU, processes"""
+    """GPUs per node, or "auto": all; on a CPU, processes"""
     nodes: Annotated[int, Field(ge=1, le=65536)] = 1
     shard: Text | None = None
-    """"i/n": every n-th slide from the i-th on, i from 0, where n jobs share a cohort"""
+    """"i/n": every n-th slide from number i (from 0) on, for n jobs that share a cohort"""
 
     def __post_init__(self) -> None:
         if self.encoder.embeddings and (self.encoder.weights or self.coordinates):
             other = "encoder.weights" if self.encoder.weights else "coordinates"
             raise UserError(f"{other}: found beside encoder.embeddings, which needs none; set one to null")
-        if isinstance(self.tissue_share, Mapping):  # every key can be hashed
+        if isinstance(self.tissue_share, Mapping):  # scale names
             object.__setattr__(self, "tissue_share", tuple(self.tissue_share.items()))
         for share in self.tissue_shares:
             if not 0 <= share <= 1:
@@ -142,7 +142,7 @@ def load_prepare_config(files: Sequence[str | Path], overrides: Sequence[str] = 
 
 
 def _as_text(override: str) -> str:
-    """A name or pattern as it was typed, which YAML would take for something else (`*` is an alias, `#` a comment)."""
+    """A name or pattern as typed, which YAML would misread (`*` is an alias, `#` a comment)."""
     key, equals, value = override.partition("=")
     if key not in TEXT_KEYS or value in ("", "null", "~") or value[0] in "\"'":
         return override

@@ -2,10 +2,10 @@
 
     python data_prep/prepare.py --config configs/demo/data.yaml [--workers 8] [--devices 4] [key=value ...]
 
-Each file appears only when it is whole, so an interrupted run is continued by typing the command again: whole files of
-the same settings are kept, others are made. A slide that cannot be prepared does not stop the cohort; it is listed in
-report.json and on the last line. Files depend neither on the number of workers nor on batches. The command may run
-several times at once, on any number of machines that share the disk: each slide is prepared by one of them.
+Files are written atomically, so an interrupted run is continued by running the command again: complete files with the
+same settings are kept. A slide that cannot be prepared does not stop the others; it is listed in report.json and on the
+last line. Files depend neither on the number of workers nor on batches. Several commands may prepare the same cohort at
+once, also on several machines that share the disk: each slide is prepared by one of them.
 
 Exit status: 0 done; 1 some slides failed; 2 a mistake in the input, or a full disk; 75 stopped by SIGTERM or SIGUSR1,
 130 by Ctrl-C: the same command goes on.
@@ -24,7 +24,7 @@ FLAGS = {
     "devices": "GPUs (or, on a CPU, processes) that run the networks, each with its own workers",
     "nodes": "machines of this job",
 }
-"""of the command line; each is a key of the config"""
+"""command-line options that set a key of the config"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,9 +1,9 @@
 """One slide -> one HDF5 file (ldm/data/h5.py): its tissue, regions, base-tile embeddings and latents, in one pass.
 
-The pass goes field by field (see grid.py). A field's base tiles with tissue are embedded, blank ones share the
-embedding of a tile of the slide's background; the field's part of the pyramid of means follows in float32 and is stored
-in float16. The regions to keep, known from the thumbnail, go to the autoencoder as the pass reaches them. Networks
-answer later; the file is written in the order of the pass.
+The slide is read field by field (see grid.py). A field's base tiles with tissue are embedded; blank ones share the
+embedding of a tile of the slide's background. The field's pyramid of means is computed in float32 and stored in
+float16. The regions to keep, planned from the thumbnail, are passed to the autoencoder as they are read. Networks run
+asynchronously; the file is written in reading order.
 """
 
 import io
@@ -33,7 +33,7 @@ JPEG_QUALITY = 95
 def prepare_slide(
     task: Task, plan: Plan, config: PrepareConfig, networks: Networks, progress: Callable[[float], None]
 ) -> None:
-    """Write the task's target; `progress` is told the share that is done. UserError when the slide cannot be read."""
+    """Write the task's target; `progress` is called with the share done. UserError when the slide cannot be read."""
     identity = networks.identity
     attrs = {"slide_id": task.slide_id, "settings": settings(task, config, identity)}
     needed = partial(expected_bytes, plan, config, identity)
@@ -54,13 +54,13 @@ def prepare_slide(
                     progress(passed / int(plan.needed.sum()))
             work.later(0, partial(write_pyramid, writer, field, grid, levels))
         work.finish()
-        if not regions.kept:  # what there was could not be read
+        if not regions.kept:  # all of it was unreadable
             raise no_region(plan, config)
         writer.write_unreadable(lost_corners(plan, config.tile_px))
 
 
 def expected_bytes(plan: Plan, config: PrepareConfig, identity: NetworksIdentity) -> int:
-    """About what the file will take; pictures count as if they were not compressed."""
+    """Approximate size of the file; images are counted uncompressed."""
     regions, p = sum(int(mask.sum()) for mask in plan.kept), config.tile_px
     tokens = plan.grid.rows * plan.grid.cols * 4 // 3 * identity.width * 2
     return tokens + regions * (3 * (p // 4) ** 2 * 2 * bool(identity.autoencoder) + 3 * p * p * bool(config.images))
@@ -101,7 +101,7 @@ def _attrs(plan: Plan, config: PrepareConfig, identity: NetworksIdentity) -> dic
 
 
 class TileEmbedder:
-    """Embeds the base tiles of a slide that have tissue; the others get the embedding of plain background."""
+    """Embeds the base tiles of a slide with tissue; the others get the embedding of plain background."""
 
     def __init__(self, plan: Plan, config: PrepareConfig, networks: Networks, work: InOrder) -> None:
         self._plan, self._networks, self._work = plan, networks, work
@@ -114,7 +114,7 @@ class TileEmbedder:
         return np.tile(self._blank, (field.tiles, field.tiles, 1))
 
     def fill(self, grid: NDArray[np.float32], field: Field, patches: Patches) -> None:
-        """Have the embeddings of a block's tiles put into the `grid` of its field."""
+        """Request the embeddings of a block's tiles, which are then written into the `grid` of its field."""
         tissue = (self._plan.tiles[patches.place] > 0) & ~self._plan.lost[patches.place]
         if not tissue.any():
             return
@@ -128,7 +128,7 @@ class TileEmbedder:
 
 
 class Regions:
-    """Writes the regions to keep, in the order of the pass, latents and images made on the way."""
+    """Writes the regions to keep, with latents and images, in reading order."""
 
     def __init__(
         self, writer: SlideWriter, plan: Plan, config: PrepareConfig, networks: Networks, work: InOrder
@@ -140,7 +140,7 @@ class Regions:
             writer.append(name, np.zeros((0, 2), int), np.zeros(0), valid=np.zeros(0))
 
     def add(self, patches: Patches) -> None:
-        """Keep those of `patches` that were chosen."""
+        """Write the chosen regions among `patches`."""
         plan, scale, place = self._plan, self._config.zooms.scales[patches.scale], patches.place
         dropped = reduce(plan.lost[patches.tiles], "(r a) (c b) -> r c", "any", a=scale.downsample, b=scale.downsample)
         chosen = plan.kept[scale.index][place] & ~dropped

@@ -1,7 +1,7 @@
-"""What a prepared file depends on: one with the same settings need not be made again, and a cohort is of one setting.
+"""Settings of prepared files: files with the same settings are kept, and a cohort has one set of settings.
 
-What the slides of a cohort share (how it is prepared) and what is a slide's own (its file, its um/px, what others found
-on it) stand apart: another cut-off for tissue makes another cohort, a slide that was replaced is prepared again.
+Settings that the slides of a cohort share (how it is prepared) and those of one slide (its file, um/px, imported
+patches) are separate: another tissue threshold needs another cohort, but a slide that was replaced is prepared again.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from ldm.errors import UserError
 from ldm.images.rasters import world_suffixes
 
 BLOCK, BLOCKS = 2**20, 64
-"""bytes of a file that are read at a time, and how many times: of 64 MiB, all"""
+"""block size and number of blocks of a fingerprint: files of up to 64 MiB are read completely"""
 READING = {"satellite": 2}
-"""raised when files of a kind are read to other pixels than before; 1 where none is named"""
+"""version by kind, increased when files are read to other pixels than before; default 1"""
 
 
 def fingerprint(path: Path, parts: Sequence[Path] = ()) -> list[str | int]:
-    """Name and size of a file, and a digest of it, its `parts` and what stands beside it.
+    """Name and size of a file, and a digest of it, its `parts` and its side files.
 
-    Of a file of gigabytes it reads evenly spread blocks: that it was replaced is seen, one retouched pixel is not.
+    Of a large file, evenly spread blocks are read: a replaced file is detected, a single changed pixel may not be.
     """
     digest = hashlib.sha256()
     for part in [path, *sorted({*filter(Path.is_file, parts), *beside(path)})]:
@@ -42,15 +42,15 @@ def fingerprint(path: Path, parts: Sequence[Path] = ()) -> list[str | int]:
 
 
 def beside(path: Path) -> list[Path]:
-    """Files whose content counts too: a MIRAX slide's folder, what GDAL writes beside a raster, a world file."""
+    """Side files whose content matters: a MIRAX slide's folder, GDAL's files beside a raster, a world file."""
     world = {path.with_suffix(suffix) for suffix in (*world_suffixes(path), ".prj")}
     gdal = {path.with_name(f"{path.name}{suffix}") for suffix in (".aux.xml", ".ovr", ".msk")}
     inside = path.with_suffix("").iterdir() if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir() else ()
-    return sorted(part for part in {*world, *gdal, *inside} if os.path.isfile(part))  # a name may be too long to ask
+    return sorted(part for part in {*world, *gdal, *inside} if os.path.isfile(part))  # the name may be too long
 
 
 def model_attrs(config: PrepareConfig, identity: NetworksIdentity) -> dict[str, Any]:
-    """What a model must share with a prepared slide: attributes of the file, and part of its settings."""
+    """Attributes of the file, part of its settings, that a model must match."""
     return {
         "kind": config.zooms.kind,
         "scales": config.zooms.names,
@@ -62,7 +62,7 @@ def model_attrs(config: PrepareConfig, identity: NetworksIdentity) -> dict[str, 
 
 
 def cohort_settings(config: PrepareConfig, identity: NetworksIdentity) -> dict[str, Any]:
-    """What all files of a cohort depend on, by the names of the config, as JSON gives it back."""
+    """Settings that all files of a cohort share, by the config's names, as plain JSON values."""
     named = dict(zip(config.zooms.names, config.tissue_shares, strict=True))
     settings = {
         "version": READING.get(config.zooms.kind, 1),

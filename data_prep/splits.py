@@ -1,10 +1,10 @@
-"""Makes and shows the split of a cohort (ldm/data/split_file.py): which slides train, validate and test, by patient.
+"""Make and show the split of a cohort (ldm/data/split_file.py): slides for training, validation and test, by patient.
 
     python data_prep/splits.py --cohort data/brca                           # patients from TCGA barcodes
     python data_prep/splits.py --cohort data/mine --table slides.csv        # from a column `patient`
 
-The first call writes <cohort>/splits.csv; later ones add slides that it lacks, leave the others where they are, and
-print it. A patient in two parts, after editing by hand, is refused.
+The first call writes <cohort>/splits.csv; later ones add missing slides without changing the others, and print it. A
+patient in two parts, after manual edits, is refused.
 """
 
 import argparse
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def patients_of_table(path: str, slides: Sequence["SlideFile"]) -> dict[str, str]:
-    """Slide ids and patients of the rows that name one of `slides` and have a patient. UserError without the column."""
+    """Patients by slide id, for rows of `slides` that have a patient. UserError without the column."""
     rows = read_table(path)
     if rows and "patient" not in rows[0].values:
         found = ", ".join(["slide", *rows[0].values])
@@ -37,7 +37,7 @@ def patients_of_table(path: str, slides: Sequence["SlideFile"]) -> dict[str, str
 
 
 def asked_shares(path: Path, before: Shares | None, args: argparse.Namespace) -> Shares:
-    """What the command says, else the file, else the defaults. UserError when the file was made otherwise."""
+    """Shares of the command line, else of the file, else defaults. UserError when the file has other ones."""
     asked = {"seed": args.seed, "validation": args.validation, "test": args.test}
     shares = Shares(
         **(before or Shares())._asdict() | {key: value for key, value in asked.items() if value is not None}
@@ -49,7 +49,7 @@ def asked_shares(path: Path, before: Shares | None, args: argparse.Namespace) ->
 
 
 def table(split: Split, slides: Sequence["SlideFile"]) -> str:
-    """Patients, slides and regions of each part, as far as the cohort has them."""
+    """Table of patients, slides and regions of each part, for slides in the cohort."""
     names = slides[0].ladder.names
     lines = [f"{'part':10}  patients  slides  {'  '.join(f'{name:>9}' for name in names)}"]
     for part in PARTS:
@@ -61,7 +61,7 @@ def table(split: Split, slides: Sequence["SlideFile"]) -> str:
 
 
 def origins(patients: Mapping[str, str], tabled: Mapping[str, str]) -> str:
-    """Where the patients are known from."""
+    """Message about the sources of the patients."""
     counts = Counter(
         "the table" if slide in tabled else "nothing, each its own" if slide == patient else "barcodes or the file"
         for slide, patient in patients.items()
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=seed_int, help="another one deals patients out otherwise; 0 by default")
     parser.add_argument("--out", type=output_file, help=f"the file, <cohort>/{NAME} by default")
     args = parser.parse_args(argv)
-    from ldm.data.cohort import open_cohort  # PyTorch takes seconds to import
+    from ldm.data.cohort import open_cohort  # importing PyTorch takes seconds
 
     path: Path = args.out or args.cohort / NAME
     slides = open_cohort(args.cohort)

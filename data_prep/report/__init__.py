@@ -1,1 +1,1 @@
-"""What became of the slides of a cohort: a table, a page, pictures."""
+"""The report of a preparation: table, HTML page, pictures."""

@@ -1,7 +1,7 @@
-"""What became of each slide of a cohort, on disk: report.json for programs, a table for whoever typed the command.
+"""Outcome of each slide of a cohort: files on disk, and the printed table.
 
 <out>/report.json                  a list, in the order of the slides
-<out>/report/<slide_id>.json       one of them, written when the slide is done: how processes tell each other
+<out>/report/<slide_id>.json       one of them, written when the slide is done, for other processes
 <out>/report/<slide_id>.log        the traceback of an unforeseen error
 """
 
@@ -16,7 +16,7 @@ from ldm.support.files import atomic_write
 
 @dataclass(frozen=True)
 class SlideReport:
-    """What became of one slide: prepared now, kept from before, failed with a `message`, or waiting for its turn."""
+    """Outcome of one slide: prepared now, kept from before, failed with a `message`, or pending."""
 
     slide_id: str
     source: str
@@ -28,9 +28,9 @@ class SlideReport:
     mpp_l0: float = 0.0
     """um or m per pixel of the file's full resolution"""
     mpp_from: str = ""
-    """who said so: "file", "config" or "table" """
+    """source of mpp: "file", "config" or "table" """
     mpp_tag: str = ""
-    """what the file says: "0.25 x 0.25", or nothing"""
+    """mpp in the file: "0.25 x 0.25", or empty"""
     level: int = 0
     """the level that was read"""
     resampling: float = 1.0
@@ -38,9 +38,9 @@ class SlideReport:
     regions: dict[str, int] = field(default_factory=dict)
     """kept at each scale"""
     unreadable: list[tuple[int, int]] = field(default_factory=list)
-    """(x, y) in level-0 pixels of base tiles that could not be read, and were left out"""
+    """(x, y) in level-0 pixels of base tiles that were left out as unreadable"""
     notes: list[str] = field(default_factory=list)
-    """what was read otherwise than the file says"""
+    """notes on what was read differently than the file says"""
 
 
 class Records:
@@ -51,11 +51,11 @@ class Records:
         self._before = {slide_id: self._stamp(slide_id) for slide_id in slide_ids}
 
     def news(self, slide_id: str) -> SlideReport | None:
-        """What another process has reported since this one began, if anything."""
+        """A report by another process since this one began, if any."""
         return None if self._stamp(slide_id) == self._before.get(slide_id, 0) else self.read(slide_id)
 
     def read(self, slide_id: str) -> SlideReport | None:
-        """The last report of a slide, from any run; a damaged one is none."""
+        """The last report of a slide, from any run; None if missing or damaged."""
         try:
             return SlideReport(**json.loads(self.path(slide_id, ".json").read_text()))
         except (OSError, ValueError, TypeError):
@@ -76,7 +76,7 @@ class Records:
 
 
 def waiting(out: str | Path) -> list[str]:
-    """The slides of a cohort that its preparation has not come to; none where it left no word."""
+    """The pending slides of a cohort by its report; empty without a report."""
     try:
         reports = json.loads((Path(out) / "report.json").read_text())
         return [report["slide_id"] for report in reports if report["status"] == "waiting"]

@@ -1,6 +1,5 @@
-"""A picture of what preparation saw on a slide: its thumbnail, tissue outlined, the kept regions of one scale as boxes.
-
-What counts as tissue is green, boxes are blue, base tiles that could not be read are red.
+"""Overview picture of a prepared slide: thumbnail, outline of tissue (green), kept regions of one scale (blue boxes)
+and unreadable base tiles (red).
 """
 
 import math
@@ -20,7 +19,7 @@ from ldm.support.files import atomic_write
 LONGEST_PX, LARGEST_ZOOM, QUALITY = 720, 4, 85
 TISSUE, BOX, LOST = (0, 140, 60), (20, 60, 220), (220, 0, 0)
 FEW = 4
-"""boxes are those of the coarsest scale with so many regions"""
+"""boxes show the coarsest scale with at least this many kept regions"""
 
 
 def save_picture(plan: Plan, config: PrepareConfig, path: Path) -> None:
@@ -41,7 +40,7 @@ def save_picture(plan: Plan, config: PrepareConfig, path: Path) -> None:
             box = (col * side, row * side, (col + 1) * side - 1, (row + 1) * side - 1)
             draw.rectangle([round(edge) for edge in box], outline=colour)
     with atomic_write(path) as partial:
-        picture.save(partial, format="JPEG", quality=QUALITY, subsampling=0)  # thin lines keep their colours
+        picture.save(partial, format="JPEG", quality=QUALITY, subsampling=0)  # so that thin lines keep their colours
 
 
 def _shown_scale(plan: Plan) -> int:
@@ -56,5 +55,5 @@ def _shrunk(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def _outline(mask: Mask) -> Mask:
-    """The pixels inside along the edge; the border of the picture is no edge."""
+    """The inner boundary of a mask; the border of the picture does not count."""
     return mask & ~ndimage.binary_erosion(mask, border_value=1)

@@ -1,6 +1,6 @@
 """The report of a cohort: report.json for programs, report/index.html for people, failed slides on top.
 
-The page needs nothing but the pictures beside it, and what slides are called is text on it, never markup.
+The page needs no files but the pictures beside it; slide names are escaped.
 """
 
 import json
@@ -30,7 +30,7 @@ TEXT = ' class="text"'
 
 
 def write_report(config: PrepareConfig, reports: Sequence[SlideReport]) -> None:
-    """Write both."""
+    """Write report.json and report/index.html."""
     out = Path(config.out)
     with atomic_write(out / "report.json") as partial:
         partial.write_text(json.dumps([asdict(report) for report in reports], indent=1) + "\n")

@@ -1,1 +1,1 @@
-"""Slides and scenes: opened, read at a size on the ground, tissue found, regions laid out."""
+"""Slides and scenes: finding and reading files, detecting tissue, laying out regions."""

@@ -1,9 +1,8 @@
-"""Which files of a folder are slides, what each is called, and what the table says of it.
+"""Find the slides of a folder, their ids, and their rows in the table.
 
-An id is the path inside the folder, without suffix, in a safe alphabet (ldm/data/ids.py). What only looks like a slide,
-and files of one id, are listed too, with their refusal: nothing is left out in silence but hidden files and the parts
-of a slide of several files: the first file of a DICOM series stands for all of it, and a Hamamatsu index for the
-pictures that it names.
+An id is the path inside the folder, without suffix, in a safe alphabet (ldm/data/ids.py). Invalid slides and files with
+the same id are listed too, with an error. Only hidden files and parts of slides of several files are left out silently:
+the first file of a DICOM series represents the series, and a Hamamatsu index the pictures that it names.
 """
 
 import os
@@ -21,11 +20,11 @@ TIFF_LIKE = (".qptiff", ".ptif", ".ptiff", ".zif", ".lsm", ".stk")
 SCENES = (".img", ".ntf", ".nitf")
 SUFFIXES = {*OPENSLIDE, *TIFF_LIKE, *SCENES, *PICTURE_SUFFIXES}
 NAMED = 3
-"""files of one ending that are named where they are left out"""
+"""number of left-out files of one suffix that a message names"""
 HAMAMATSU_INDEX = {".vms", ".vmu"}
 INDEX_BYTES = 2**16
 SERIES_UID = b"\x20\x00\x0e\x00UI"
-"""the tag (0020,000E) as it stands in a file"""
+"""bytes of the tag (0020,000E), SeriesInstanceUID"""
 
 
 class Task(NamedTuple):
@@ -37,7 +36,7 @@ class Task(NamedTuple):
     mpp: float | None = None
     """um or m per pixel, when the table gives it"""
     refusal: str = ""
-    """why it cannot be prepared, when that is known without opening it"""
+    """why it cannot be prepared, if known without opening it"""
     parts: tuple[Path, ...] = ()
     """further files that the slide consists of"""
 
@@ -45,7 +44,7 @@ class Task(NamedTuple):
 def find_slides(config: PrepareConfig) -> list[Task]:
     """The slides of a cohort, in order. UserError when there is none, or the table does not fit them."""
     folder = Path(config.slides)
-    alike: dict[str, list[Path]] = {}  # file systems may not tell case apart
+    alike: dict[str, list[Path]] = {}  # file systems may be case-insensitive
     slides = _without_parts(slide_files(folder, config.pattern))
     for path in slides:
         alike.setdefault(_id(path, folder).casefold(), []).append(path)
@@ -79,7 +78,7 @@ def _id(path: Path, folder: Path) -> str:
 
 
 def _refuse_shared_names(tasks: dict[str, Task]) -> None:
-    """What others found is known by a slide's bare name: two slides of one name would get the same."""
+    """Imported patches are found by a slide's file name: mark slides with the same name as invalid."""
     paths: dict[str, list[Path]] = {}
     for task in tasks.values():
         paths.setdefault(task.path.stem, []).append(task.path)
@@ -91,7 +90,7 @@ def _refuse_shared_names(tasks: dict[str, Task]) -> None:
 
 
 def slide_files(folder: Path, pattern: str) -> list[Path]:
-    """What has a slide's suffix in `folder` and matches `pattern`, in order; folders only when no slide is in them."""
+    """Paths with a slide's suffix in `folder` that match `pattern`, sorted; folders only if they contain no slide."""
     paths = [path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES]
     files = [path for path in paths if not path.is_dir()]
     empty = [path for path in paths if path.is_dir() and not any(path in file.parents for file in files)]
@@ -99,7 +98,7 @@ def slide_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def left_out(config: PrepareConfig) -> str:
-    """Which files match the pattern but do not end as slides do, in a line; empty when there is none."""
+    """A message about files that match the pattern but have other suffixes; empty when there are none."""
     folder, out = Path(config.slides), Path(config.out).resolve()
     root = folder.resolve()
     kinds: dict[str, list[str]] = {}
@@ -114,7 +113,7 @@ def left_out(config: PrepareConfig) -> str:
 
 
 def _is_data_folder(path: Path) -> bool:
-    """Whether a folder holds the parts of a MIRAX slide beside it."""
+    """Whether a folder contains the data of a MIRAX slide beside it."""
     return path.with_name(f"{path.name}.mrxs").is_file()
 
 
@@ -123,7 +122,7 @@ def _some(names: list[str]) -> str:
 
 
 def _without_parts(paths: list[Path]) -> dict[Path, list[Path]]:
-    """One file of each slide, and the others that it consists of."""
+    """The main file of each slide, and its other parts."""
     named = {path: _named(path) for path in paths if path.suffix.lower() in HAMAMATSU_INDEX}
     parts = {part for found in named.values() for part in found}
     series: dict[tuple[Path, bytes], Path] = {}
@@ -139,7 +138,7 @@ def _without_parts(paths: list[Path]) -> dict[Path, list[Path]]:
 
 
 def _named(index: Path) -> list[Path]:
-    """The files that a Hamamatsu index names: lines of key=name."""
+    """The files named in a Hamamatsu index, which consists of lines key=name."""
     if not index.is_file():
         return []
     text = index.read_bytes()[:INDEX_BYTES].decode(errors="replace")
@@ -148,7 +147,7 @@ def _named(index: Path) -> list[Path]:
 
 
 def _series(path: Path) -> bytes:
-    """What tells a DICOM file's series from others, empty when it is not found."""
+    """The series id of a DICOM file, empty when it is not found."""
     with path.open("rb") as file:
         head = file.read(INDEX_BYTES)
     before, _, after = head.partition(SERIES_UID)
@@ -156,12 +155,12 @@ def _series(path: Path) -> bytes:
 
 
 def shown(path: str | Path) -> str:
-    """A path, or a message with one, as it can be printed: one line, whatever bytes the name is made of."""
+    """A path, or a message with one, as one printable line; names may contain any bytes."""
     return " ".join(os.fsencode(path).decode(errors="replace").split())
 
 
 def _refusal(path: Path) -> str:
-    """Why no reader need try `path`, empty when one should."""
+    """Why `path` cannot be a slide; empty when it may be one."""
     if path.is_symlink() and not path.exists():
         return f"{shown(path)}: is a link to {os.readlink(path)}, which does not exist; fix the link, or remove it"
     if path.is_dir():

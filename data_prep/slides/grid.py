@@ -1,8 +1,8 @@
 """Regions of every scale on a slide: geometry only, no pixels.
 
-The base level is cut into tiles of `tile_px`. Fields, the coarsest regions (at least 8x8 tiles), partition the grid; a
-slide's last fields are padded with background. A region (i, j) of scale k covers tiles [i 2^k, (i+1) 2^k) x
-[j 2^k, (j+1) 2^k), so regions nest and one pass over the fields reads all of them.
+The base level is divided into tiles of `tile_px`. Fields, the coarsest regions (at least 8x8 tiles), partition the
+grid; a slide's last fields are padded with background. A region (i, j) of scale k covers tiles [i 2^k, (i+1) 2^k) x [j
+2^k, (j+1) 2^k), so regions nest, and one pass over the fields reads all scales.
 
 Shapes: rows, cols base tiles; k index of a scale.
 """
@@ -34,7 +34,7 @@ class Field(NamedTuple):
     tiles: int
 
     def quarters(self) -> "list[Field]":
-        """Its four halves-by-halves, row by row."""
+        """Its four quadrants, row by row."""
         half = self.tiles // 2
         return [Field(row, col, half) for row, col in product((self.row, self.row + half), (self.col, self.col + half))]
 
@@ -59,7 +59,7 @@ class Grid:
         return max(BLOCK_TILES, ladder.scales[-1].downsample)
 
     def fields(self) -> Iterator[Field]:
-        """Row by row."""
+        """The fields, row by row."""
         side = self.field_tiles(self.ladder)
         for row, col in product(range(0, self.rows, side), range(0, self.cols, side)):
             yield Field(row, col, side)
@@ -99,7 +99,7 @@ def touched(tiles: Mask, scales: int) -> list[Mask]:
 def choose(shares: Sequence[Shares], eligible: Sequence[Mask], cap: int | None, key: tuple[int, str]) -> list[Mask]:
     """Which regions to keep: those `eligible` with any tissue, at most `cap` per scale.
 
-    Where a cap is met, the ones kept are drawn from `key`, (seed, slide id), and nothing else.
+    Beyond the cap, a random choice determined by `key`, (seed, slide id).
     """
     seed, slide_id = key
     kept = []
@@ -115,7 +115,7 @@ def choose(shares: Sequence[Shares], eligible: Sequence[Mask], cap: int | None, 
 
 
 def needed_tiles(tiles: Shares, kept: Sequence[Mask]) -> Mask:
-    """Base tiles whose pixels are wanted: those with tissue, and those under a region that is kept."""
+    """Base tiles whose pixels are needed: those with tissue, and those under a kept region."""
     wanted = tiles > 0
     for index, mask in enumerate(kept):
         wanted = wanted | repeat(mask, "r c -> (r a) (c b)", a=2**index, b=2**index)

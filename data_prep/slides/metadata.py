@@ -1,11 +1,11 @@
-"""What users state of their slides: a CSV with a header line and one row per slide.
+"""The user's table of slides: a CSV with a header line and one row per slide.
 
     slide,mpp,patient,subtype
     TCGA-A1-A0SB-01Z-00-DX1.svs,0.2520,TCGA-A1-A0SB,IDC
 
-`slide` is a slide's id, its path inside the folder or its bare name; `mpp` its um (m) per pixel, empty where the file's
-own is right; `patient` and every other column are for splits and labels. A row is a deliberate statement about one
-slide: its mpp wins over the file's.
+`slide` is a slide's id, its path inside the folder or its file name; `mpp` its um (m) per pixel, empty to use the
+file's; `patient` and all other columns are for splits and labels. A row is a statement about one slide, so its mpp
+overrides the file's.
 """
 
 import unicodedata
@@ -28,7 +28,7 @@ class SlideRow(NamedTuple):
 
 
 def read_table(path: str | Path) -> list[SlideRow]:
-    """The rows of a CSV. UserError for one that is missing, no CSV, without a column `slide`, or with an odd mpp."""
+    """Read the rows. UserError for a file that is missing or not a CSV, has no column `slide`, or an invalid mpp."""
     return [_row(path, line, dict(cells)) for line, cells in read_csv(path, ["slide"], ["mpp", "patient"]).rows]
 
 

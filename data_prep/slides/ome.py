@@ -1,7 +1,7 @@
-"""OME-TIFF slides: the size of a pixel from OME-XML with its unit, levels from SubIFDs, tiles through tifffile.
+"""OME-TIFF slides: pixel size with unit from OME-XML, levels from SubIFDs, tiles through tifffile.
 
-The largest image of a file is the slide; a label or a macro is smaller. It must be one plane of grey or RGB: channels
-of fluorescence, stacks and series are refused.
+The largest image of a file is the slide; label and macro images are smaller. It must be one plane of grey or RGB:
+fluorescence channels, stacks and series are refused.
 
 (OME-TIFF specification 6.0; OME schema 2016-06: Image, Pixels, Channel, TiffData.)
 
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 UM = {"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "\u00b5m": 1.0, "\u03bcm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 UM |= {"in": 25_400.0}
-"""um of the units of length in OME-XML; others, as pixel or reference frame, are no lengths"""
+"""units of length in OME-XML in um; others (pixel, reference frame) are not lengths"""
 RESOLUTION_UM = {2: 25_400.0, 3: 1e4}
 """um of TIFF's ResolutionUnit"""
 
 
 class Image(NamedTuple):
-    """What OME-XML says of an image."""
+    """An image's description in OME-XML."""
 
     width: int
     height: int
     page: int
-    """number of its first page"""
+    """index of its first page"""
     counts: dict[str, int]
-    """of Z, T and C, the channels"""
+    """sizes of Z, T and C (channels)"""
     mpp: tuple[float, float] | None
 
 
 def open_ome(path: Path) -> "OmeReader | None":
-    """A reader; None for a file that is no OME-TIFF, or cannot be told to be one."""
+    """A reader; None for a file that is not recognised as OME-TIFF."""
     import tifffile
 
     try:
@@ -63,7 +63,7 @@ def open_ome(path: Path) -> "OmeReader | None":
 
 
 def images(description: str) -> list[Image]:
-    """Those of OME-XML, in order. Raises SyntaxError, LookupError or ValueError for a damaged one."""
+    """The images of OME-XML, in order. Raises SyntaxError, LookupError or ValueError for damaged XML."""
     root = ElementTree.fromstring(description.encode())
     found = []
     for pixels in root.findall("{*}Image/{*}Pixels"):
@@ -75,7 +75,7 @@ def images(description: str) -> list[Image]:
 
 
 def _mpp(pixels: ElementTree.Element) -> tuple[float, float] | None:
-    """um per pixel in x and y, when both are stated in a unit of length."""
+    """um per pixel in x and y, if both are stated in a unit of length."""
     sides = [
         float(pixels.get(f"PhysicalSize{axis}", math.nan))
         * UM.get(pixels.get(f"PhysicalSize{axis}Unit", "\u00b5m"), math.nan)
@@ -142,7 +142,7 @@ class OmeReader:
 
 
 def _levels(page: "tifffile.TiffPage", pages: "list[tifffile.TiffPage]") -> "list[tifffile.TiffPage]":
-    """`page` and smaller copies of it, finest first: its SubIFDs, or pages of their own."""
+    """`page` and its reduced copies, finest first: SubIFDs, or separate pages."""
     below = [sub.aspage() for sub in page.pages or ()] if page.subifds else [one for one in pages if is_reduced(one)]
     size, kind = (page.imagewidth, page.imagelength), (page.samplesperpixel, page.bitspersample, page.photometric)
     copies = [
@@ -156,7 +156,7 @@ def _levels(page: "tifffile.TiffPage", pages: "list[tifffile.TiffPage]") -> "lis
 
 
 def _tile_size(page: "tifffile.TiffPage") -> tuple[int, int]:
-    """(height, width) of its tiles or strips."""
+    """(height, width) of a page's tiles or strips."""
     if page.is_tiled:
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
@@ -165,7 +165,7 @@ def _tile_size(page: "tifffile.TiffPage") -> tuple[int, int]:
 def _tiles(
     page: "tifffile.TiffPage", x: int, y: int, width: int, height: int
 ) -> Iterator[tuple[int, int, NDArray[np.unsignedinteger]]]:
-    """The first row and column, and the samples (h, w, s), of the tiles of a window that the file holds."""
+    """First row and column, and samples (h, w, s), of the stored tiles under a window."""
     tile_height, tile_width = _tile_size(page)
     across = -(-page.imagewidth // tile_width)
     for row in range(y // tile_height, -(-(y + height) // tile_height)):
@@ -176,12 +176,12 @@ def _tiles(
 
 
 def _eight_bits(samples: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
-    """The nearest of 255 levels for each of 65535."""
+    """16-bit values rounded to 8 bits."""
     return ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8) if samples.itemsize == 2 else samples
 
 
 def _tag_mpp(page: "tifffile.TiffPage") -> tuple[float, float] | None:
-    """um per pixel by the resolution tags."""
+    """um per pixel from the resolution tags."""
     um = RESOLUTION_UM.get(page.tags.valueof("ResolutionUnit", 2))
     counts = [page.tags.valueof(f"{axis}Resolution", (0, 1)) for axis in "XY"]
     if um is None or any(pixels <= 0 or units <= 0 for pixels, units in counts):

@@ -1,8 +1,8 @@
 """One pass over the base level that yields the patches of every scale.
 
-A pixel of scale k is the mean of 2^k x 2^k base pixels. Sums of base pixels travel up the quadtree as integers and are
-divided once, so no rounding builds up: a patch of any scale is its base pixels' exact mean, rounded half up.
-Memory holds one block of base pixels and one patch for each node on the way up, whatever the slide's size.
+A pixel of scale k is the mean of 2^k x 2^k base pixels. Integer sums are passed up the quadtree and divided once, so
+rounding does not accumulate: a patch of any scale is the exact mean of its base pixels, rounded half up. Memory holds
+one block of base pixels and one patch per level of the tree, for any slide size.
 
 Shapes: r, c patches of a block; p tile_px.
 """
@@ -32,13 +32,13 @@ class Patches(NamedTuple):
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """Where they lie on the scale's grid."""
+        """Their slice of the scale's grid."""
         rows, cols = self.pixels.shape[:2]
         return slice(self.i, self.i + rows), slice(self.j, self.j + cols)
 
     @property
     def tiles(self) -> tuple[slice, slice]:
-        """The base tiles under them."""
+        """The slice of the base tiles under them."""
         rows, cols = (slice(part.start << self.scale, part.stop << self.scale) for part in self.place)
         return rows, cols
 
@@ -46,8 +46,8 @@ class Patches(NamedTuple):
 def field_patches(field: Field, read: ReadBlock, needed: Mask, scales: int) -> Generator[Patches, None, Sums | None]:
     """Yield the patches of the `scales` finest scales over `field`, reading each block once.
 
-    Blocks without a `needed` base tile are left out, and with them the patches above. Returns the sums (p, p, 3) of
-    the field's one coarsest patch, None when a part of it was left out.
+    Blocks without a `needed` base tile are skipped, and so are the patches above. Returns the sums (p, p, 3) of the
+    field's coarsest patch, None when a part of it was skipped.
     """
     row, col, tiles = field
     if not needed[row : row + tiles, col : col + tiles].any():

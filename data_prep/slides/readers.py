@@ -1,6 +1,6 @@
 """File formats as levels of RGBA pixels: OpenSlide for whole slides, ldm/images/picture_files.py for plain pictures.
 
-What cannot be decoded to the colours that were meant is refused in one line: file, cause, remedy.
+Files that cannot be decoded to the intended colours are refused in one line: file, cause, remedy.
 """
 
 import math
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 SAME_SHAPE = 0.01
-"""relative difference between the shapes of two levels of one slide"""
+"""largest relative difference between the aspect ratios of two levels of a slide"""
 SIXTEEN_BITS, FILLED = 65535, 0.25
-"""largest value of 16 bits, and the share of it that a bright-field scan reaches"""
+"""largest 16-bit value, and the share of it that a bright-field scan exceeds"""
 TIFF_BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 
 
@@ -59,19 +59,19 @@ class Reader(Protocol):
     sizes: list[tuple[int, int]]
     """(width, height) of that part at each level"""
     mpp: tuple[float, float] | None
-    """um or m per pixel of level 0 in x and y, when the file says so"""
+    """um or m per pixel of level 0 in x and y, if stated in the file"""
     background: tuple[int, int, int]
     notes: tuple[str, ...]
-    """what was read otherwise than the file says, a line each"""
+    """messages about what was read differently than the file says"""
     place: Place | None
-    """where level 0 lies on Earth"""
+    """georeference of level 0"""
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
         """(height, width, 4), inside that part; alpha 0 where nothing was scanned. Raises OSError."""
 
 
 class OpenSlideReader:
-    """Everything that OpenSlide opens, without the pages of a plain TIFF that are no levels of the slide."""
+    """Slides that OpenSlide opens; pages of a plain TIFF that are not levels of the slide are ignored."""
 
     notes: tuple[str, ...] = ()
     place: Place | None = None
@@ -95,7 +95,7 @@ class OpenSlideReader:
         self.background = red, green, blue
 
     def _scanned(self, size: tuple[int, int]) -> tuple[int, int]:
-        """How much of a level of `size` is the extent."""
+        """Size of the scanned part of a level of `size`."""
         width, height = (
             max(1, round(part * level / whole))
             for part, level, whole in zip(self.extent[2:], size, self.size_l0, strict=True)
@@ -103,7 +103,7 @@ class OpenSlideReader:
         return width, height
 
     def _true_levels(self, path: Path, vendor: str) -> list[int]:
-        """Levels that show level 0: of its shape, and no mask."""
+        """Levels that show level 0: with its aspect ratio, and not a mask."""
         sizes = self._slide.level_dimensions
         masks: set[tuple[int, int]] = set()
         if vendor == "generic-tiff":
@@ -114,7 +114,7 @@ class OpenSlideReader:
 
     def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> Pixels:
         number = self._levels[level]
-        step = self._slide.level_downsamples[number]  # what OpenSlide divides by on both axes
+        step = self._slide.level_downsamples[number]  # the factor that OpenSlide uses on both axes
         corner_l0 = self.extent.x + round(x_level * step), self.extent.y + round(y_level * step)
         with _openslide_errors():
             return np.asarray(self._slide.read_region(corner_l0, number, (width, height)))
@@ -132,7 +132,7 @@ def _openslide_errors() -> Iterator[None]:
 
 
 class ImageReader:
-    """A plain picture, held in memory; its own resolution tags are not trusted."""
+    """A plain picture, held in memory; its resolution tags are not trusted."""
 
     background = (255, 255, 255)
     mpp: tuple[float, float] | None = None
@@ -150,7 +150,7 @@ class ImageReader:
 
 
 def open_reader(path: Path) -> Reader:
-    """A histology slide. UserError, or one of READ_ERRORS, for what is none."""
+    """Open a histology slide. UserError, or one of READ_ERRORS, for any other file."""
     cause = diagnose(path)
     if cause:
         raise UserError(f"{path}: {cause}")
@@ -160,7 +160,7 @@ def open_reader(path: Path) -> Reader:
 
 
 def diagnose(path: Path) -> str:
-    """Cause and remedy of what downloads and copies do to files, empty when there is nothing of the kind."""
+    """Cause and remedy of damage by downloads and copies; empty if none is recognised."""
     with path.open("rb") as file:
         head = file.read(1024)
     if not head:
@@ -181,7 +181,7 @@ def diagnose(path: Path) -> str:
 def _check_pages(path: Path) -> tuple[set[tuple[int, int]], tuple[str, ...]]:
     """Sizes of a plain TIFF's masks, and notes.
 
-    UserError for pixels that OpenSlide would show turned or in other colours, and for more than one picture.
+    UserError for pixels that OpenSlide would show rotated or in other colours, and for more than one picture.
     """
     import tifffile
 
@@ -203,7 +203,7 @@ def _check_pages(path: Path) -> tuple[set[tuple[int, int]], tuple[str, ...]]:
 
 
 def check_samples(path: Path, page: "tifffile.TiffPage") -> None:
-    """UserError for values that would be taken for others: dark 16-bit ones, a fourth band that is no alpha."""
+    """UserError for values that would be misread: 12 bits in 16, or a fourth band that is not alpha."""
     extra = page.samplesperpixel - COLOURS[page.photometric]
     if extra and not (extra == 1 and page.extrasamples[0] in (PREMULTIPLIED, STRAIGHT)):
         raise UserError(
@@ -221,7 +221,7 @@ def check_samples(path: Path, page: "tifffile.TiffPage") -> None:
 
 
 def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether `other` is `size` shrunk, but for SAME_SHAPE and a pixel that each side may be rounded by."""
+    """Whether `other` is `size` shrunk, within SAME_SHAPE and a rounding of one pixel per side."""
     (width, height), (other_width, other_height) = size, other
     rounding = 1 / other_width + 1 / other_height
     return math.isclose(other_width / width, other_height / height, rel_tol=SAME_SHAPE + rounding)

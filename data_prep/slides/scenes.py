@@ -1,8 +1,8 @@
-"""Satellite scenes as levels of RGBA pixels in metres (ldm/images/rasters.py says which bands and pixels count).
+"""Satellite scenes as levels of RGBA pixels in metres (bands and masks: ldm/images/rasters.py).
 
-A scene whose pixels are no upright squares on the ground, to 2 %: in degrees, in Web Mercator away from the equator,
-rotated, sheared, upside down, is projected while it is read: to the UTM zone of its centre, or upright on its own axes
-when those are true to the ground.
+A scene whose pixels are not upright squares on the ground, to 2 % (in degrees, in Web Mercator away from the equator,
+rotated, sheared, upside down), is reprojected while it is read: to the UTM zone of its centre, or to upright axes of
+its own system if that is true to scale.
 """
 
 import math
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 TRUE_TO_GROUND = 0.02
 LONGITUDE_LATITUDE = "EPSG:4326"
-EQUATOR_M, ECCENTRICITY2 = 6_378_137.0, 0.00669438  # WGS 84: half axis, squared eccentricity
+EQUATOR_M, ECCENTRICITY2 = 6_378_137.0, 0.00669438  # WGS 84: semi-major axis, squared eccentricity
 
 
 class SceneReader:
-    """A GeoTIFF or another raster of eight bits."""
+    """Reader of a GeoTIFF or another 8-bit raster."""
 
     background = (0, 0, 0)
 
@@ -47,7 +47,7 @@ class SceneReader:
 
 
 def _projected(scene: "rasterio.DatasetReader", target: "CRS") -> "rasterio.DatasetReader":
-    """The scene in `target`, with an alpha band: pixels outside it have no data."""
+    """The scene reprojected to `target`, with an alpha band for pixels outside it."""
     from rasterio.enums import ColorInterp, Resampling
     from rasterio.vrt import WarpedVRT
 
@@ -57,7 +57,7 @@ def _projected(scene: "rasterio.DatasetReader", target: "CRS") -> "rasterio.Data
 
 
 def _warp_target(scene: "rasterio.DatasetReader", path: Path) -> "CRS | None":
-    """Where to project a scene; None when it can be read as it is, or does not say where it lies."""
+    """The target of a reprojection; None when the scene can be read directly, or is not georeferenced."""
     from rasterio.crs import CRS
     from rasterio.transform import xy
     from rasterio.warp import transform
@@ -89,7 +89,7 @@ def _warp_target(scene: "rasterio.DatasetReader", path: Path) -> "CRS | None":
 
 
 def _ground_sides(longitudes: list[float], latitudes: list[float]) -> tuple[float, float]:
-    """Metres from the first place to the second and to the third, on the ellipsoid; they are near."""
+    """Metres from the first place to the second and to the third, on the ellipsoid, for small distances."""
     latitude = math.radians(latitudes[0])
     bulge = 1 - ECCENTRICITY2 * math.sin(latitude) ** 2
     east = EQUATOR_M / math.sqrt(bulge) * math.cos(latitude)  # metres per radian

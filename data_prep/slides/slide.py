@@ -1,10 +1,9 @@
-"""Slides as planes of pixels at a known size on the ground.
+"""Slides as planes of pixels at a given physical resolution.
 
-Three planes, and each coordinate carries its own: `_l0` pixels of the file's full resolution, `_level` pixels of one of
-its levels, and plain `x, y` pixels of a Plane, at `mpp` um (histology) or m (satellite) a pixel. A Plane begins at
-`origin_l0`, by default the corner of what the scanner scanned, reads from the coarsest level that is still as fine as
-itself and resamples the rest of the way. Positions follow from the sizes alone, axis by axis, so a level of factor
-4.0161 does not drift.
+Names tell a coordinate's plane: `_l0` are pixels of the file's full resolution, `_level` pixels of one of its levels,
+and plain `x, y` pixels of a Plane, at `mpp` um (histology) or m (satellite) per pixel. A Plane begins at `origin_l0`,
+by default the corner of the scanned area. It reads the coarsest level that is at least as fine as itself, and
+resamples. Positions are computed from the sizes, per axis, so they do not drift at downsampling factors such as 4.0161.
 """
 
 import math
@@ -26,16 +25,16 @@ from ldm.images.picture_files import READ_ERRORS
 from ldm.images.rasters import Place
 
 MPP_RANGE = (0.05, 5.0)
-"""um or m per pixel that a file may claim; a 72-dpi tag claims 352.8"""
+"""plausible um or m per pixel of a file; a 72-dpi tag means 352.8"""
 UPSAMPLING = 1.1
-"""a scan may be this much coarser than what is read from it"""
+"""largest ratio of a scan's um per pixel to that of the plane"""
 SAME_MPP = 0.02
-"""relative difference between two resolutions that is not a contradiction"""
+"""tolerated relative difference between two statements of a resolution"""
 UNITS = {"histology": "um", "satellite": "m"}
 
 
 class UnreadableError(UserError):
-    """A part of a slide that cannot be read, the file opened anew or not."""
+    """A part of a slide cannot be read, even after reopening the file."""
 
 
 @dataclass
@@ -55,14 +54,14 @@ class Slide:
         return self.reader.size_l0
 
     def reopen(self) -> None:
-        """After an error: OpenSlide refuses everything from then on."""
+        """Reopen the file after an error, since OpenSlide then refuses all further reads."""
         self.reader = _reader(self.path, self.kind)
 
 
 def open_slide(path: str | Path, kind: str, mpp: float | None = None, table_mpp: float | None = None) -> Slide:
     """Open a slide of `kind` ("histology" or "satellite").
 
-    Its resolution is what the table says of it, else what the file says, else `mpp`, which is said of all slides.
+    Its resolution is that of the table, else of the file, else `mpp`, the config's value for all slides.
     Raises UserError for a file that cannot be read, and for a resolution that is missing, absurd or contradictory.
     """
     path = Path(path)
@@ -86,7 +85,7 @@ def _reader(path: Path, kind: str) -> Reader:
 def _resolution(
     path: Path, kind: str, tag: tuple[float, float] | None, mpp: float | None, table_mpp: float | None
 ) -> tuple[float, str]:
-    """um or m per pixel, and who said so."""
+    """um or m per pixel, and its source."""
     unit, (low, high) = f"{UNITS[kind]} per pixel", MPP_RANGE
     for name, stated in (("mpp", mpp), ("mpp of the table", table_mpp)):
         if stated is not None and not low <= stated <= high:
@@ -111,14 +110,14 @@ def _resolution(
 
 
 class SlideSource(NamedTuple):
-    """Where a Plane's pixels come from."""
+    """The level that a Plane reads from."""
 
     level: int
     mpp: float
     """of that level"""
     step_x: float
     step_y: float
-    """level pixels per plane pixel; both 1 when none are resampled"""
+    """level pixels per plane pixel; 1 without resampling"""
 
 
 class Plane:
@@ -136,11 +135,11 @@ class Plane:
             max(1, round((size - start) * slide.mpp / mpp)) for size, start in zip(extent[2:], corner, strict=True)
         )
         self._corner = self._on_pixels(corner)
-        """in level-0 pixels of the extent"""
+        """origin in level-0 pixels of the scanned area"""
         self.origin_l0 = extent.x + self._corner[0], extent.y + self._corner[1]
 
     def _on_pixels(self, corner: tuple[float, float]) -> tuple[float, float]:
-        """The place itself, or a pixel's corner just before it when pixels are taken as they are."""
+        """The place itself or, without resampling, the pixel corner at or just before it."""
         if (self.source.step_x, self.source.step_y) != (1, 1):
             return corner
         x_step, y_step = self._downsample(self.source.level)
@@ -170,35 +169,35 @@ class Plane:
         return self._resample(on_background(pixels, self.slide.reader.background), (width, height), box)
 
     def coverage(self, x: int, y: int, width: int, height: int) -> Pixels:
-        """(height, width): 255 where the slide was scanned, 0 where not, and outside. Raises UnreadableError."""
+        """(height, width): 255 where the slide was scanned, 0 elsewhere. Raises UnreadableError."""
         pixels, box = self._window(x, y, width, height)
         return self._resample(pixels[..., 3], (width, height), box)
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of what was scanned, in pixels of the plane."""
+        """Left, top, right and bottom of the scanned area, in pixels of the plane."""
         scale, (x, y), extent = self.mpp / self.slide.mpp, self._corner, self.slide.reader.extent
         return -x / scale, -y / scale, (extent.width - x) / scale, (extent.height - y) / scale
 
     @property
     def place(self) -> Place | None:
-        """Where it lies on Earth; None when the slide does not say."""
+        """Georeference of the plane; None without one."""
         own = self.slide.reader.place
         return None if own is None else own.moved(*self.origin_l0).scaled(self.mpp / self.slide.mpp)
 
     def corner_l0(self, x: int, y: int) -> tuple[int, int]:
-        """Where a pixel's corner lies in the file, to a pixel."""
+        """Level-0 position of a pixel's corner, rounded to a pixel."""
         scale = self.mpp / self.slide.mpp
         return round(self.origin_l0[0] + x * scale), round(self.origin_l0[1] + y * scale)
 
     def _window(self, x: int, y: int, width: int, height: int) -> tuple[Pixels, tuple[float, float, float, float]]:
-        """The level's pixels (h, w, 4) around a window of the plane, and where in them the window lies."""
+        """The level's pixels (h, w, 4) around a window of the plane, and the window's position in them."""
         source, (down_x, down_y) = self.source, self._downsample(self.source.level)
         x0, y0 = self._corner[0] / down_x + x * source.step_x, self._corner[1] / down_y + y * source.step_y
         if (source.step_x, source.step_y) == (1, 1):
             return self._read_level(round(x0), round(y0), width, height), (0, 0, width, height)
         x1, y1 = x0 + width * source.step_x, y0 + height * source.step_y
-        margin = 0 if _whole(x0, y0, source) else math.ceil(2 * max(1, source.step_x, source.step_y))  # BICUBIC's reach
+        margin = 0 if _whole(x0, y0, source) else math.ceil(2 * max(1, source.step_x, source.step_y))  # bicubic
         left, top, right, bottom = (
             math.floor(x0) - margin,
             math.floor(y0) - margin,
@@ -216,7 +215,7 @@ class Plane:
         return np.asarray(Image.fromarray(pixels).resize(size, kernel, box=box))
 
     def _read_level(self, left: int, top: int, width: int, height: int) -> Pixels:
-        """(height, width, 4) of the source level, transparent outside what was scanned."""
+        """(height, width, 4) of the source level, transparent outside the scanned area."""
         level_width, level_height = self.slide.reader.sizes[self.source.level]
         x0, x1 = (min(max(x, 0), level_width) for x in (left, left + width))
         y0, y1 = (min(max(y, 0), level_height) for y in (top, top + height))
@@ -226,7 +225,7 @@ class Plane:
         return canvas
 
     def _read_twice(self, x_level: int, y_level: int, width: int, height: int) -> Pixels:
-        """What the reader gives, at the second attempt if need be."""
+        """Read, with a second attempt after reopening the file."""
         window = (self.source.level, x_level, y_level, width, height)
         try:
             return self.slide.reader.read(*window)
@@ -249,9 +248,9 @@ Read = Callable[[int, int, int, int], Pixels]
 def salvage(
     read: Read, window: tuple[int, int, int, int], step: int, blank: NDArray[np.uint8]
 ) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Read a `window` (x, y, width, height), in pieces no smaller than squares of `step` where it must be.
+    """Read a `window` (x, y, width, height); if that fails, in parts, down to squares of `step`.
 
-    Returns (height, width, ...) and the mask (height / step, width / step) of squares that are lost; those are `blank`.
+    Returns (height, width, ...) and the mask (height / step, width / step) of unreadable squares, filled with `blank`.
     """
     x, y, width, height = window
     rows, cols = height // step, width // step
@@ -271,7 +270,7 @@ def salvage(
 
 
 def _whole(x_level: float, y_level: float, source: SlideSource) -> bool:
-    """Whether pixels from here on are plain means of whole pixels of the level."""
+    """Whether pixels from this position on are means of whole pixels of the level."""
     return all(
         math.isclose(edge, round(edge), abs_tol=1e-6) for edge in (x_level, y_level, source.step_x, source.step_y)
     )

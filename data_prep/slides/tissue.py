@@ -1,10 +1,10 @@
 """Foreground of a slide, from a thumbnail of 8x8 pixels per base tile.
 
-Histology: Otsu's threshold (1979) on the saturation against the slide's own glass finds stain; it is kept between two
-bounds, so that an empty slide has no tissue and a full one no holes. Scratches, dust, shadows and edges are grey, and
-small. Ink is told by its hue in optical density, where a colour's channels keep their ratios however thin it is (Beer
-and Lambert): haematoxylin, eosin and DAB take more green than red from the light, blue, green and black ink more red;
-red ink takes hardly any red, and blue like green. Satellite: everything but nodata.
+Histology: Otsu's threshold (1979) on the saturation relative to the slide's glass finds stain; it is limited to a
+range, so that an empty slide has no tissue and a full one no holes. Scratches, dust, shadows and edges are grey, and
+small. Ink is recognised by its hue in optical density, where the ratios of the channels do not depend on thickness
+(Beer-Lambert): haematoxylin, eosin and DAB absorb more green than red; blue, green and black ink absorb more red; red
+ink absorbs hardly any red, and blue as much as green. Satellite: everything but nodata.
 """
 
 from typing import NamedTuple
@@ -20,28 +20,29 @@ from data_prep.slides.slide import Plane, Read, salvage
 PER_TILE = 8
 """thumbnail pixels per base tile side"""
 READ_PX = 2048
-"""pixels of a level read at a time, a side"""
+"""side in pixels of the part of a level that is read at a time"""
 GLASS = 200
-"""the darkest channel of glass is above this"""
+"""all channels of glass are above this"""
 SATURATION = (12, 25)
 """bounds of the threshold, of 255"""
 DARKEST = 30
-"""the brightest channel of black ink and of the slide's edge is below this"""
+"""all channels of black ink and of the slide's edge are below this"""
 INK_DENSITY = 0.1
-"""optical density above which a hue can be told"""
+"""least optical density to determine a hue"""
 COLD_INK = 1.2
 """least ratio of red to green density of blue, green and black ink; haematoxylin has 0.93 (Ruifrok, Johnston 2001)"""
 RED_INK = (0.25, 0.75)
-"""most ratio of red to green density, and least of blue to green; eosin has 0.07 and 0.11, DAB 0.47 and 1.4"""
+"""red ink: largest ratio of red to green density, and least of blue to green; eosin has 0.07 and 0.11, DAB 0.47
+and 1.4"""
 HALO_PX = 2
-"""ink fades into what is around it"""
+"""margin around ink, which has soft edges"""
 CLOSING_PX = 2
 SPECK_PX = 16
-"""smallest piece of tissue, and smallest mark of ink"""
+"""least size of a piece of tissue, and of an ink mark"""
 
 
 def foreground(thumbnail: Pixels) -> NDArray[np.bool_]:
-    """Tissue of an H&E or IHC thumbnail (h, w, 3) -> (h, w)."""
+    """Tissue mask of an H&E or IHC thumbnail (h, w, 3) -> (h, w)."""
     smooth = ndimage.median_filter(thumbnail, (3, 3, 1))
     balanced = _on_white(smooth)
     brightest = balanced.max(-1)
@@ -53,7 +54,7 @@ def foreground(thumbnail: Pixels) -> NDArray[np.bool_]:
 
 
 def ink(balanced: Pixels) -> NDArray[np.bool_]:
-    """Where (h, w, 3), glass white, has the hue of pen marks."""
+    """Mask of pen marks by hue, for (h, w, 3) with white glass."""
     red, green, blue = np.moveaxis(-np.log10((balanced + 1.0) / 256), -1, 0)
     cold = (red > INK_DENSITY) & (red > COLD_INK * green)
     most_red, least_blue = RED_INK
@@ -61,7 +62,7 @@ def ink(balanced: Pixels) -> NDArray[np.bool_]:
 
 
 def _on_white(pixels: Pixels) -> Pixels:
-    """The colours as they would be on white glass."""
+    """Colours normalised to white glass."""
     glass = pixels[pixels.min(-1) > GLASS]
     if not len(glass):
         return pixels
@@ -69,14 +70,14 @@ def _on_white(pixels: Pixels) -> Pixels:
 
 
 def _large(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Its pieces of SPECK_PX and more."""
+    """Connected components of at least SPECK_PX pixels."""
     pieces, count = ndimage.label(mask)
     large = np.bincount(pieces.ravel(), minlength=count + 1) >= SPECK_PX
     return mask & large[pieces]
 
 
 def otsu(values: Pixels) -> int:
-    """The threshold that separates `values` into two classes of least variance; values above it are the upper one."""
+    """Otsu's threshold: minimises the variance within the two classes; values above it are the upper class."""
     share = np.bincount(values.ravel(), minlength=256) / values.size
     below = share.cumsum()
     mean = (share * np.arange(256)).cumsum()
@@ -86,12 +87,12 @@ def otsu(values: Pixels) -> int:
 
 
 class Foreground(NamedTuple):
-    """What a thumbnail tells of (rows, cols) base tiles."""
+    """Foreground of (rows, cols) base tiles, from a thumbnail."""
 
     mask: NDArray[np.bool_]
     """(8 rows, 8 cols)"""
     background: tuple[int, int, int]
-    """the colour of what is not foreground"""
+    """colour of the background"""
     lost: NDArray[np.bool_]
     """(rows, cols) base tiles that could not be read"""
     thumbnail: Pixels
@@ -116,7 +117,7 @@ def read_foreground(plane: Plane, rows: int, cols: int) -> Foreground:
 
 
 def _thumbnail(plane: Plane, read: Read, rows: int, cols: int, blank: Pixels) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Read (8 rows, 8 cols) in pieces, so that a slide without levels stays small in memory."""
+    """Read (8 rows, 8 cols) in parts, to limit memory for slides without levels."""
     step = max(1, int(READ_PX / (PER_TILE * max(plane.source.step_x, plane.source.step_y))))
     pixels, lost = [], []
     for row in range(0, rows, step):

@@ -1,1 +1,1 @@
-"""Who prepares which slide, in how many processes, and who owns the networks."""
+"""Distribution of slides over processes and machines, and the processes that own the networks."""

@@ -1,4 +1,4 @@
-"""One slide of a cohort, whatever comes of it: prepared, kept, or failed, which does not stop the others."""
+"""Prepare one slide of a cohort: the result is prepared, kept, or failed, which does not stop the others."""
 
 import time
 import traceback
@@ -19,14 +19,14 @@ from ldm.errors import FULL_DISK, UserError
 from ldm.support.files import DiskFull, atomic_write, disk_full
 
 Progress = Callable[[float], None]
-"""told the share of the slide that is done"""
+"""called with the share of the slide that is done"""
 
 
 def attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Progress) -> SlideReport:
-    """Prepare a slide unless it is there, and leave a record; DiskFull alone is an error, as others would fail alike.
+    """Prepare a slide unless it exists, and record the result. Only DiskFull is raised, as other slides would fail too.
 
-    A UserError or OSError says what is wrong with the slide in one line. Anything else is a fault of the program: its
-    line names the place, and report/<slide_id>.log holds the traceback.
+    A UserError or OSError is reported as the slide's error. Any other exception is a bug: the message names the place
+    in the code, and report/<slide_id>.log holds the traceback.
     """
     start = time.perf_counter()
     records = Records(config.out, ())
@@ -85,7 +85,7 @@ def failed(task: Task, message: str, start: float) -> SlideReport:
 
 
 def _logged(error: Exception, task: Task, records: Records) -> str:
-    """Write the traceback of a fault to the slide's log; returns what was raised, and where in our code."""
+    """Write the traceback of a bug to the slide's log; returns a message with the exception and its place."""
     log = records.path(task.slide_id, ".log")
     with atomic_write(log) as partial:
         partial.write_text("".join(traceback.format_exception(error)))

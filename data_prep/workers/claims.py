@@ -1,10 +1,9 @@
-"""Who prepares which slide, where several processes, jobs or nodes share a cohort.
+"""Claims: distribute slides over several processes, jobs or nodes that share a cohort.
 
-A claim is a file beside the slide's target, created exclusively, so one process has it; while that lives, it touches
-the file. A claim is dead when its owner was a process of this machine and has ended, or when nobody touched it while
-somebody watched for DEAD_S by a clock of their own (clocks of machines differ). Files survive kills, and the next who
-wants the slide takes a dead claim over. Should two prepare one slide after all, nothing is lost: their files are equal
-and each appears whole.
+A claim is a file beside the slide's target, created exclusively by one process, which touches it while it lives. A
+claim is dead when its owner was a process of this machine that has ended, or when another process has observed it
+unchanged for DEAD_S by its own clock (clocks of machines differ). Dead claims are taken over. If two processes prepare
+one slide after all, no harm is done: their files are equal and written atomically.
 """
 
 import os
@@ -23,7 +22,7 @@ HEARTBEAT_S, DEAD_S, POLL_S = 20.0, 300.0, 2.0
 
 
 class Claims:
-    """The claims of this process; given up when the context ends."""
+    """The claims of this process; released when the context ends."""
 
     def __init__(self, heartbeat_s: float = HEARTBEAT_S, dead_s: float = DEAD_S) -> None:
         self._heartbeat_s, self._dead_s = heartbeat_s, dead_s
@@ -41,7 +40,7 @@ class Claims:
             self._give_up(claim)
 
     def take(self, target: Path) -> bool:
-        """Claim the file `target`, and remove what a killed process left of it; False when somebody else has it."""
+        """Claim the file `target`, and remove leftovers of a killed process; False when another process has it."""
         claim = claim_of(target)
         with full_disk_told(claim):
             claim.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +53,7 @@ class Claims:
         return True
 
     def release(self, target: Path) -> None:
-        """Give a claim up."""
+        """Release a claim."""
         self._give_up(claim_of(target))
 
     def _create(self, claim: Path) -> bool:
@@ -98,12 +97,12 @@ class Claims:
 
 
 def claim_of(target: Path) -> Path:
-    """Where the claim on a file stands."""
+    """Path of the claim on a file."""
     return target.with_name(f".{target.name}.claim")
 
 
 class Claimable(Protocol):
-    """What can be claimed: something that becomes a file."""
+    """A task with a target file, which can be claimed."""
 
     @property
     def target(self) -> Path: ...
@@ -113,7 +112,7 @@ T = TypeVar("T", bound=Claimable)
 
 
 class TaskQueue(Generic[T]):
-    """Hands out tasks that nobody else has, to any number of threads; ends when every task was somebody's, once."""
+    """Gives unclaimed tasks to any number of threads; ends when every task has been claimed once."""
 
     def __init__(self, tasks: Sequence[T], claims: Claims, poll_s: float = POLL_S) -> None:
         self._left, self._claims, self._poll_s = list(tasks), claims, poll_s
@@ -124,11 +123,11 @@ class TaskQueue(Generic[T]):
             yield task
 
     def done(self, task: T) -> None:
-        """Somebody is through with `task`."""
+        """Report that `task` is finished."""
         self._claims.release(task.target)
 
     def stop(self) -> None:
-        """Hand out nothing more."""
+        """Give out no more tasks."""
         self._stopped.set()
 
     def _next(self) -> T | None:

@@ -1,7 +1,7 @@
-"""How a slide's pass asks the networks, wherever they are: in this process, or in the one that owns the GPU.
+"""Asynchronous requests to the networks, in this process or in the one that owns the GPU.
 
-A pass asks for the embeddings or the latents of some tiles, goes on reading, and uses the answers in the order in which
-it asked. So a prepared file depends neither on timing nor on who else asks.
+The preparation of a slide requests embeddings or latents of tiles, continues reading, and uses the answers in the order
+of the requests. So a prepared file depends neither on timing nor on other processes.
 
 Shapes: n tiles; p tile_px; d channels of an embedding; h, w of a latent.
 """
@@ -20,23 +20,23 @@ from numpy.typing import NDArray
 
 ENCODER, AUTOENCODER = "encoder", "autoencoder"
 AHEAD_TILES = 512
-"""tiles whose answers a pass may wait for while it reads on"""
+"""most tiles with pending answers while reading continues"""
 
 Tiles = NDArray[np.uint8]
 Answer = Callable[[], NDArray[np.float32]]
-"""waits for an answer and returns it"""
+"""waits for the answer and returns it"""
 
 
 class WorkStopped(KeyboardInterrupt):
-    """This process was asked to end."""
+    """This process was told to end."""
 
 
 class HungUp(WorkStopped):
-    """The process at the other end of a channel has ended, or wants no more of it."""
+    """The process at the other end of a channel has ended or closed the channel."""
 
 
 class NetworksIdentity(NamedTuple):
-    """Which networks answer."""
+    """Ids of the networks."""
 
     encoder: str
     width: int
@@ -48,7 +48,7 @@ class NetworksIdentity(NamedTuple):
 
 
 class Networks(Protocol):
-    """Whoever answers."""
+    """The interface for requests to the networks."""
 
     identity: NetworksIdentity
 
@@ -56,25 +56,25 @@ class Networks(Protocol):
         """uint8 (n, p, p, 3) -> of the ENCODER (n, d), of the AUTOENCODER unquantised latents (n, 3, h, w), float32."""
 
     def forget(self) -> None:
-        """Drop what a pass that failed has asked."""
+        """Drop the pending requests of a slide that failed."""
 
 
 class InOrder:
-    """Uses answers in the order in which they were asked for, and bounds how many are waited for."""
+    """Uses answers in the order of their requests, and limits the number of pending ones."""
 
     def __init__(self, limit: int = AHEAD_TILES) -> None:
         self._limit, self._tiles = limit, 0
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
 
     def later(self, tiles: int, use: Callable[[], None]) -> None:
-        """Call `use`, which waits for the answer about so many `tiles`, after those before it."""
+        """Queue `use`, which waits for the answer for so many `tiles`, after the earlier ones."""
         self._waiting.append((tiles, use))
         self._tiles += tiles
         while self._tiles > self._limit:
             self._next()
 
     def finish(self) -> None:
-        """Use all that is left."""
+        """Use all pending answers."""
         while self._waiting:
             self._next()
 
@@ -86,14 +86,14 @@ class InOrder:
 
 @dataclass(frozen=True)
 class Question:
-    """What a reader sends before its tiles."""
+    """Header of a reader's request, sent before the tiles."""
 
     number: int
     network: str
 
 
 class Channel:
-    """Objects, and arrays past pickle, over a pipe. Raises HungUp when the other end is gone."""
+    """A pipe for objects, and for arrays without pickling. Raises ConnectionClosed when the other end is gone."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -125,7 +125,7 @@ class Channel:
             raise HungUp from error
 
     def hang_up(self) -> None:
-        """Wake both ends, whatever they wait for, with HungUp."""
+        """Close the channel; both ends then raise ConnectionClosed, also while waiting."""
         with socket.socket(fileno=os.dup(self._pipe.fileno())) as line, suppress(OSError):
             line.shutdown(socket.SHUT_RDWR)
 
@@ -134,7 +134,7 @@ class Channel:
 
 
 class Remote:
-    """Asks over a channel."""
+    """Requests over a channel."""
 
     def __init__(self, channel: Channel, identity: NetworksIdentity) -> None:
         self.identity, self._channel = identity, channel

@@ -1,7 +1,7 @@
 """The networks of a preparation run, in the one process of each device that owns them.
 
-They always see full batches of one shape, the last filled up with black tiles: kernels are chosen by shape and may
-round differently, so only then does what a tile gives not depend on how many happened to wait with it.
+They are always run on full batches of one shape, the last one padded with black tiles: kernels are chosen by shape and
+round differently, so otherwise a tile's result would depend on the number of pending tiles.
 
 Shapes: n tiles; p tile_px; d channels of an embedding; h, w of a latent.
 """
@@ -30,7 +30,7 @@ Network = Callable[[Tensor], Tensor]
 
 @dataclass
 class Request:
-    """Tiles, and what a network makes of them once it has run."""
+    """Tiles, and the network's output once it has run."""
 
     network: str
     tiles: Tiles
@@ -38,7 +38,7 @@ class Request:
 
 
 class LocalNetworks:
-    """Networks of this process. They run when `batch_size` tiles wait, or somebody waits for an answer."""
+    """Networks of this process. They run when `batch_size` tiles are pending, or an answer is waited for."""
 
     def __init__(
         self, identity: NetworksIdentity, networks: dict[str, Network], device: torch.device, batch_size: int
@@ -52,7 +52,7 @@ class LocalNetworks:
 
     @classmethod
     def load(cls, config: PrepareConfig, device: torch.device) -> "LocalNetworks":
-        """UserError when weights are missing, so before any work."""
+        """Load the networks. UserError when weights are missing."""
         asked, autoencoder_id, latents_id = config.encoder, None, None
         networks: dict[str, Network] = {}
         if asked.embeddings:
@@ -92,7 +92,7 @@ class LocalNetworks:
         self.run(requests)
 
     def run(self, requests: Sequence[Request]) -> None:
-        """Answer `requests`, those for one network together."""
+        """Answer `requests`, batched by network."""
         for name, network in self._networks.items():
             asked = [request for request in requests if request.network == name]
             if not asked:

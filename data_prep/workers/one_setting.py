@@ -1,10 +1,10 @@
-"""A folder takes slides of one setting: whoever prepares into it agrees with what is there and with who is at work.
+"""A folder holds slides of one set of settings: commands check the files there, and each other's settings.
 
-    <out>/settings.json         the settings of the preparation that came first; created exclusively
+    <out>/settings.json         settings of the first preparation; created exclusively
 
-Prepared files carry their settings and are asked first. The file stands for those that are still being made: two
-commands that start at the same time into an empty folder cannot both create it. One that a killed or finished command
-left, and no prepared file bears out, is replaced.
+Settings in prepared files are checked first. settings.json represents files that are still being made: of two commands
+that start at the same time in an empty folder, only one can create it. One that was left by a killed or finished
+command and agrees with no prepared file is replaced.
 """
 
 import json
@@ -23,7 +23,7 @@ ELSEWHERE = "choose another folder with out=FOLDER, or ask for the same"
 
 
 def claim_folder(out: Path, wanted: dict[str, Any]) -> None:
-    """Agree on the settings `wanted` for the folder `out`. UserError when it has others: the file, and what differs."""
+    """Claim the folder `out` for the settings `wanted`. UserError when it has others: the file, and the differences."""
     for path in sorted(out.rglob("*.h5")):
         if (found := _settings(path)) and (told := differences(found, wanted, "this command")):
             raise UserError(f"{path}: {told}; {ELSEWHERE}")
@@ -46,9 +46,9 @@ def check_folder(out: Path, wanted: dict[str, Any]) -> None:
 
 
 def refuse_strangers(out: Path, targets: Iterable[Path]) -> int:
-    """How many of the files `targets` are there without settings, as earlier versions made them, to be made again.
+    """The number of existing `targets` without settings (of earlier versions), which will be made again.
 
-    UserError for any other file that trainings would refuse.
+    UserError for any other file that training would refuse.
     """
     known, older = set(targets), 0
     for path in sorted(out.rglob("*.h5")):
@@ -64,7 +64,7 @@ def refuse_strangers(out: Path, targets: Iterable[Path]) -> int:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Those of a prepared file; none for one of an earlier version, or damaged."""
+    """Settings of a prepared file; empty for a damaged one or one of an earlier version."""
     try:
         return SlideFile(path).settings
     except UserError:
@@ -72,7 +72,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _created(path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the file could be created; it appears whole."""
+    """Create the file exclusively and atomically; whether it was created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{writer()}.partial")
     with full_disk_told(path):
@@ -87,7 +87,7 @@ def _created(path: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
-    """Who created the file, and the settings in it; nothing when it is damaged or gone."""
+    """Creator of the file, and its settings; empty when it is damaged or missing."""
     try:
         found = json.loads(path.read_text())
         return str(found["writer"]), dict(found["settings"])

@@ -4,9 +4,9 @@
     answer questions   <-   pass on its questions   <-   read, cut, ask ... write the file
                        ->   hand it the next slide  ->
 
-The main thread answers whatever waits, of all slides together, so the networks are busy while there are tiles. Readers
-bound how far they read ahead (embedding.py). A reader that dies fails its slide and is replaced. One whose parent is
-gone ends by itself: its pipe breaks, and the slide that it was at leaves nothing behind.
+The main thread answers pending requests of all slides together, so the networks are busy while there are tiles. Readers
+limit how far they read ahead (embedding.py). When a reader dies, its slide fails and the reader is replaced. When the
+parent dies, readers end because their pipe breaks, and leave no files of unfinished slides.
 """
 
 import signal
@@ -36,18 +36,18 @@ PATIENCE_S = 30.0
 
 
 STOPS = (signal.SIGTERM, signal.SIGUSR1)
-"""how schedulers ask for an end"""
+"""termination signals of schedulers"""
 
 
 def raise_stopped(number: int, frame: Any) -> None:
-    """A signal handler; what it begins is not to be interrupted again."""
+    """Signal handler: ignores further signals and raises WorkStopped."""
     for stop in STOPS:
         signal.signal(stop, signal.SIG_IGN)
     raise WorkStopped
 
 
 def read_slides(pipe: Connection, config: PrepareConfig, identity: NetworksIdentity) -> None:
-    """What a reader process does. Signals are its parent's business, which hangs up."""
+    """Main function of a reader process. Signals are handled by the parent, which closes the channel."""
     for stop in (signal.SIGINT, *STOPS):
         signal.signal(stop, signal.SIG_IGN)
     channel = Channel(pipe)
@@ -65,14 +65,14 @@ def _send_share(channel: Channel, slide_id: str, share: float) -> None:
 
 
 class Share(NamedTuple):
-    """How much of a slide is done."""
+    """Progress of a slide, 0 to 1."""
 
     slide_id: str
     share: float
 
 
 class Asked(NamedTuple):
-    """A reader's question, and where the answer goes."""
+    """A reader's request, and the channel for the answer."""
 
     channel: Channel
     number: int
@@ -90,7 +90,7 @@ class ReaderProcess:
         theirs.close()
 
     def prepare(self, task: Task, inform: Callable[[Any], None]) -> SlideReport:
-        """Have a slide prepared; what the reader sends meanwhile goes to `inform`. HungUp when the reader dies."""
+        """Have a slide prepared; its messages are passed to `inform`. ConnectionClosed when the reader dies."""
         self.channel.send(task)
         while True:
             head, array = self.channel.receive()
@@ -101,7 +101,7 @@ class ReaderProcess:
             inform(head if array is None else Asked(self.channel, head.number, Request(head.network, array)))
 
     def end(self, at_once: bool = False) -> int | None:
-        """Let the process end, or, `at_once`, tell it to leave its slide; returns its exit status."""
+        """End the process after its slide or, with `immediately`, during it; returns its exit status."""
         if at_once:
             self.channel.hang_up()
         else:
@@ -115,7 +115,7 @@ class ReaderProcess:
 
 
 class Readers:
-    """`config.workers` reader processes, each with a thread here; what they send is in `events`."""
+    """`config.workers` reader processes, each with a thread here; their messages are in `events`."""
 
     def __init__(
         self, config: PrepareConfig, identity: NetworksIdentity, work: TaskQueue[Task], records: Records
@@ -140,13 +140,13 @@ class Readers:
         until = time.monotonic() + PATIENCE_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-        for reader in list(self._readers):  # one inside a library's call does not react
+        for reader in list(self._readers):  # a process inside a library call does not react
             reader.process.kill()
         for thread in self._threads:
             thread.join()
 
     def events(self, wait: bool) -> Iterator[Asked | SlideReport | Share]:
-        """All that has come, after waiting for the first if `wait`; raises what went wrong in a thread."""
+        """Messages received so far, waiting for the first if `wait`; raises exceptions of the threads."""
         with suppress(Empty):
             while self.running:
                 event = self._events.get(block=wait)
@@ -159,7 +159,7 @@ class Readers:
                     yield event
 
     def _attend(self) -> None:
-        """One thread: hands slides to a reader, and to the next one when that dies."""
+        """Main function of a thread: gives slides to its reader, which is replaced when it dies."""
         reader: ReaderProcess | None = None
         try:
             for task in self._work:
@@ -180,7 +180,7 @@ class Readers:
     def _start(self) -> ReaderProcess:
         reader = ReaderProcess(self._config, self._identity)
         self._readers.add(reader)
-        if self._stopping:  # it was not in the list of those to be told
+        if self._stopping:  # it was not yet in the list of readers to stop
             reader.channel.hang_up()
         return reader
 
@@ -189,7 +189,7 @@ class Readers:
         return reader.end(at_once=self._stopping)
 
     def _prepared(self, task: Task, reader: ReaderProcess) -> tuple[SlideReport | None, ReaderProcess | None]:
-        """The report of a slide, and the reader while it lives; no report when all are told to stop."""
+        """The report of a slide, and the reader if it still lives; no report when all are stopped."""
         started = time.perf_counter()
         try:
             return reader.prepare(task, self._events.put), reader
@@ -210,7 +210,7 @@ def serve(
     records: Records,
     progress: Callable[[str, float], None],
 ) -> Iterator[SlideReport]:
-    """Prepare slides with `config.workers` readers and answer what they ask; yields reports as slides finish."""
+    """Prepare slides with `config.workers` readers and answer their requests; yields reports as slides finish."""
     asked: deque[Asked] = deque()
     with Readers(config, networks.identity, work, records) as readers:
         while readers.running or asked:
@@ -225,7 +225,7 @@ def serve(
 
 
 def _answer(networks: LocalNetworks, asked: deque[Asked]) -> None:
-    """Answer the questions that came first, of about `batch_size` tiles."""
+    """Answer the oldest requests, about `batch_size` tiles."""
     chosen: list[Asked] = []
     while asked and sum(len(question.request.tiles) for question in chosen) < networks.batch_size:
         chosen.append(asked.popleft())
