@@ -37,7 +37,7 @@ from ldm.multiscale.conditions import (
     richest_place,
     tokens_at,
 )
-from ldm.multiscale.cost import cost_of, window_seconds
+from ldm.multiscale.cost import cost_of
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS, Settings
 from ldm.multiscale.saved_states import StateFile, sample, shown
@@ -232,7 +232,7 @@ def run(args: argparse.Namespace) -> None:
             print(note)
     joint.conditions = origin.conditions(model, file, first)
     if first:
-        print(cost.told(window_seconds(joint) / fabric.world_size))
+        print(cost.told())
     errors = sample(joint, file, "sampling", first, alone=fabric.world_size == 1)
     if not first:
         return

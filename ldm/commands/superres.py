@@ -35,7 +35,7 @@ from ldm.images.tensors import from_uint8, to_uint8
 from ldm.model_slides import kind_notes, matching_slide, tile_place
 from ldm.multiscale.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
 from ldm.multiscale.constraint import Shrink
-from ldm.multiscale.cost import cost_of, window_seconds
+from ldm.multiscale.cost import cost_of
 from ldm.multiscale.presets import CONSISTENT, Settings
 from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.multiscale.super_resolution import INVERSION_STEPS, Residual, SuperResolution, bicubic, inferred, magnification
@@ -180,7 +180,7 @@ def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> tuple[SuperRe
     for note in file.notes() if args.alone else ():
         print(note)
     joint.conditions = source.conditions(model, file)
-    print(f"{job.name}: {cost.told(window_seconds(joint))}")
+    print(f"{job.name}: {cost.told()}")
     sample(joint, file, job.name)
     return sampling, file
 

@@ -170,7 +170,7 @@ class Joint:
     def canvas(self, scale: str) -> Canvas:
         """The canvas of `scale`: its steps, windows and denoiser."""
         settings, side = self.settings, self.chain.side
-        alone = settings.lockstep and scale != self.scales[0]
+        processes = ALONE if settings.lockstep and scale != self.scales[0] else self.processes
         overlaps = settings.seam == "overlap"
         moves = settings.seam == "jitter" or any(length % side for length in self.chain.latents(scale))
         return Canvas(
@@ -181,8 +181,8 @@ class Joint:
             batch_size=self.batch_size,
             offsets=[self._offset(scale, step) for step in range(self.scale_steps)],
             noise=partial(self._noise, scale, FOR_STEP) if settings.released else None,
-            processes=ALONE if alone else self.processes,
-            sync_every=1 if moves or overlaps else SYNC_EVERY,
+            processes=processes,
+            sync_every=1 if moves or overlaps or processes is ALONE else SYNC_EVERY,
         )
 
     def denoiser(self, scale: str, places: Tensor) -> Denoiser:

@@ -21,6 +21,7 @@ from ldm.checkpoint import load_metadata, load_weights, save_weights
 from ldm.errors import UserError
 from ldm.multiscale.canvas import State
 from ldm.multiscale.joint import Joint
+from ldm.multiscale.time_left import Clock, duration
 from ldm.support.cache import Identity
 from ldm.support.files import sidecar
 
@@ -119,17 +120,23 @@ def sample(
 ) -> dict[str, list[float | None]]:
     """Run to the end from the state in `file`, saving at intervals; returns the constraint error after every step.
 
-    The `first` process saves and shows a progress bar with `label`. UserError when memory is short even for one window
-    at a time, or where several processes share the windows (not `alone`).
+    The `first` process saves, shows a progress bar with `label`, and prints after its second step how long the others
+    will take. UserError when memory is short even for one window at a time, or where several processes share the
+    windows (not `alone`).
     """
     joint.states |= file.load(joint.model.device)
     errors: dict[str, list[float | None]] = {}
-    with tqdm(total=joint.steps, initial=joint.done, desc=label, unit="step", disable=not first) as bar:
+    clock = Clock(joint)
+    total = clock.windows
+    with tqdm(total=total, desc=label, unit="window", disable=not first) as bar:
         while joint.done < joint.steps:
             try:
                 for canvas, state in joint.run():
                     errors.setdefault(canvas, []).append(state.error)
-                    bar.update(joint.done - bar.n)
+                    clock.tick()
+                    if first and clock.steps == 2 and clock.windows:
+                        bar.write(f"{label}: about {duration(clock.left())} left, for {clock.windows:,} windows")
+                    bar.update(total - clock.windows - bar.n)
                     bar.set_postfix_str(canvas if state.error is None else f"{canvas} |Ax-y| {state.error:.3f}")
                     if first and state.whole:
                         file.save(joint.states)

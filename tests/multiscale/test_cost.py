@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ldm.diffusion.guidance import Denoiser
 from ldm.errors import UserError
-from ldm.multiscale import cost
+from ldm.multiscale import cost, time_left
+from ldm.multiscale.canvas import Corrected, State, Windows
 from ldm.multiscale.conditions import Unconditional
-from ldm.multiscale.cost import Cost, cost_of, duration, size, window_seconds
+from ldm.multiscale.cost import Cost, cost_of, size
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS, SEAMS
+from ldm.multiscale.time_left import Clock, duration, windows_left
 from ldm.pipeline import ZoomLDM
 
 
@@ -37,8 +39,49 @@ def test_windows_are_counted_as_they_are_denoised(model: ZoomLDM, monkeypatch: p
         patch.setattr(Joint, "_offset", lambda joint, scale, step: (2, 2) if seam == "jitter" else (0, 0))
         for _ in joint.run():
             pass
-    assert cost_of(joint).windows == taken["windows"]
-    assert window_seconds(joint) > 0
+    assert cost_of(joint_of(model, seam)).windows == taken["windows"]
+    assert not windows_left(joint)
+
+
+@pytest.mark.parametrize("preset", ["default", "paper", "independent"])
+def test_the_time_left_is_that_of_the_steps_that_are_left(
+    model: ZoomLDM, monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    """A made clock: 2 s for a window of the coarse canvas, 3 s at the finest or, constrained, 8 s; the first 99 s more.
+
+    Also where an interrupted sampling goes on.
+    """
+    now = [0.0]
+
+    def denoiser(self: Joint, scale: str, places: Tensor) -> Denoiser:
+        now[0] += len(places) * (2 if scale == "5x" else 3) + 99 * (not begun)
+        begun.add(scale)
+        return lambda z_t, t: 0 * z_t
+
+    def held(windows: Windows, *_: object) -> Corrected:
+        now[0] += 5 * len(windows.z_t)
+        return Corrected(windows.predict(), torch.zeros(len(windows.z_t)))
+
+    monkeypatch.setattr(time_left.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(Joint, "denoiser", denoiser)
+    moves = PRESETS[preset].seam == "jitter"
+    monkeypatch.setattr(Joint, "_offset", lambda joint, scale, step: (2, 2) if moves else (0, 0))
+    monkeypatch.setattr("ldm.multiscale.canvas.correct", held)
+    monkeypatch.setattr("ldm.multiscale.joint.correct", held)
+    settings = replace(PRESETS[preset], steps=6)
+    states: dict[str, State] = {}
+    for begins in (0, 3):
+        joint = joint_of(model)
+        joint.settings, joint.states = settings, states
+        begun: set[str] = set()
+        clock, told, at = Clock(joint), 0.0, 0.0
+        for number, _ in enumerate(joint.run()):
+            clock.tick()
+            if number == 1:
+                told, at = clock.left(), now[0]
+            if number == 2:
+                states = dict(joint.states) if begins == 0 else states
+        assert told == pytest.approx(now[0] - at, rel=1e-6)
 
 
 def test_memory_and_disk_grow_with_the_image(model: ZoomLDM) -> None:

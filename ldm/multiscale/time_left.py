@@ -1,0 +1,140 @@
+"""Time that a joint sampling will still take: the windows that are left, and seconds per window, measured in its steps.
+
+    clock = Clock(joint)
+    for _ in joint.run():
+        clock.tick()
+        if (seconds := clock.left()) is not None:
+            print(duration(seconds))
+
+Windows differ in cost: some canvases are guided, and constrained windows are decoded and encoded as well. So seconds
+per window are measured for each kind of window, from the second step of it on: the first includes what is done only
+once. Of a kind that has not been sampled yet, one batch is tried out.
+
+Shapes: H, W latents of a canvas.
+"""
+
+import time
+from collections import Counter
+from dataclasses import replace
+from math import ceil
+from typing import NamedTuple
+
+import torch
+
+from ldm.multiscale.canvas import Windows, correct
+from ldm.multiscale.joint import OVERLAP, REPAIR, REPAIR_FROM, REPAIR_STRIDE, Joint
+
+
+class Kind(NamedTuple):
+    """A kind of windows, of equal cost."""
+
+    canvas: str
+    """a scale, "repair", or "all" where one step takes a step of every canvas"""
+    constrained: bool
+    """whether the coarser canvas constrains them"""
+
+
+def windows_left(joint: Joint) -> Counter[Kind]:
+    """Number of windows that are still to be denoised, summed over the steps that are left."""
+    left: Counter[Kind] = Counter()
+    settings, steps = joint.settings, joint.scale_steps
+    for scale in joint.scales[:-1] if joint.fixed is not None else joint.scales:
+        windows = windows_a_step(joint, *joint.chain.latents(scale))
+        done = joint.states[scale].step if scale in joint.states else 0
+        constrained = 0
+        if settings.rule.inner and scale != joint.scales[-1]:
+            constrained = max(0, min(steps, ceil(settings.rule.until * steps)) - done)
+        if settings.rule.inner and settings.lockstep:
+            left[Kind("all", True)] += (steps - done) * windows
+        else:
+            left[Kind(scale, True)] += constrained * windows
+            left[Kind(scale, False)] += (steps - done - constrained) * windows
+    if settings.seam == "repair":
+        done = joint.states[REPAIR].step if REPAIR in joint.states else 0
+        windows = covering(*joint.chain.latents(joint.scales[0]), joint.chain.side, joint.chain.side // OVERLAP)
+        left[Kind(REPAIR, False)] += (REPAIR_FROM // REPAIR_STRIDE - done) * windows
+    return +left
+
+
+def windows_a_step(joint: Joint, height: int, width: int) -> int:
+    """Windows per step of a canvas (H, W)."""
+    overlaps, moves = joint.settings.seam == "overlap", joint.settings.seam == "jitter"
+    return covering(height, width, joint.chain.side, joint.chain.side // OVERLAP if overlaps else joint.chain.side, int(moves))
+
+
+def covering(height: int, width: int, side: int, stride: int, more: int = 0) -> int:
+    """Number of windows `stride` apart that cover (H, W), with `more` per side where they are shifted."""
+    rows, cols = (ceil((length - side) / stride) + 1 + more * (length > side) for length in (height, width))
+    return rows * cols
+
+
+class Clock:
+    """Measures the steps of `joint` from its creation on."""
+
+    def __init__(self, joint: Joint) -> None:
+        self.joint = joint
+        self.steps = 0
+        """number of steps since"""
+        self._left = windows_left(joint)
+        self._rates: dict[Kind, float] = {}
+        self._begun: set[Kind] = set()
+        self._at = time.perf_counter()
+
+    @property
+    def windows(self) -> int:
+        """Number of windows that are left."""
+        return self._left.total()
+
+    def tick(self) -> None:
+        """To be called after each step; a step has windows of one kind."""
+        now, left = time.perf_counter(), windows_left(self.joint)
+        for kind, count in (self._left - left).items():
+            if kind in self._begun:
+                self._rates[kind] = (now - self._at) / count
+            self._begun.add(kind)
+        self.steps += 1
+        self._left, self._at = left, now
+
+    def left(self) -> float:
+        """Seconds until the last step."""
+        seconds = sum(count * self._rate(kind) for kind, count in self._left.items())
+        self._at = time.perf_counter()  # what was tried out belongs to no step
+        return seconds
+
+    def _rate(self, kind: Kind) -> float:
+        """Seconds per window."""
+        if kind not in self._rates:
+            a_step = windows_a_step(self.joint, *self.joint.chain.latents(self.joint.scales[0]))
+            shared = len(self.joint.processes.local_indices(a_step)) / a_step
+            count = min(self.joint.batch_size, a_step)
+            self._tried(kind.constrained, count)  # the first call is slower
+            self._rates[kind] = shared * self._tried(kind.constrained, count) / count
+        return self._rates[kind]
+
+    def _tried(self, constrained: bool, count: int) -> float:
+        started = time.perf_counter()
+        try_windows(self.joint, constrained, count)
+        if self.joint.model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+
+def try_windows(joint: Joint, constrained: bool, count: int) -> None:
+    """One step of `count` windows of the finest canvas, constrained or not."""
+    scale, side = joint.scales[0], joint.chain.side
+    places = torch.zeros(count, 2, dtype=torch.long)
+    z_t = torch.zeros(count, 3, side, side, device=joint.model.device)
+    windows = Windows(z_t, joint.denoiser(scale, places), joint.canvas(scale).steps[0])
+    if constrained:
+        y = z_t.new_zeros(count, 3, *2 * [joint.model.tile_px // joint.chain.above(scale)])
+        correct(windows, y, joint.codec, replace(joint.settings.rule, tolerance=-1.0))
+    else:
+        windows.predict()
+
+
+def duration(seconds: float) -> str:
+    """A duration as text, rounded."""
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{max(1, seconds):.0f} s"
