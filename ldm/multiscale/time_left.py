@@ -3,8 +3,7 @@
     clock = Clock(joint)
     for _ in joint.run():
         clock.tick()
-        if (seconds := clock.left()) is not None:
-            print(duration(seconds))
+        print(duration(clock.left()))
 
 Windows differ in cost: some canvases are guided, and constrained windows are decoded and encoded as well. So seconds
 per window are measured for each kind of window, from the second step of it on: the first includes what is done only
@@ -58,8 +57,9 @@ def windows_left(joint: Joint) -> Counter[Kind]:
 
 def windows_a_step(joint: Joint, height: int, width: int) -> int:
     """Windows per step of a canvas (H, W)."""
-    overlaps, moves = joint.settings.seam == "overlap", joint.settings.seam == "jitter"
-    return covering(height, width, joint.chain.side, joint.chain.side // OVERLAP if overlaps else joint.chain.side, int(moves))
+    seam, side = joint.settings.seam, joint.chain.side
+    stride = side // OVERLAP if seam == "overlap" else side
+    return covering(height, width, side, stride, int(seam == "jitter"))
 
 
 def covering(height: int, width: int, side: int, stride: int, more: int = 0) -> int:

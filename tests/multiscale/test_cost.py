@@ -67,7 +67,7 @@ def test_the_time_left_is_that_of_the_steps_that_are_left(
     moves = PRESETS[preset].seam == "jitter"
     monkeypatch.setattr(Joint, "_offset", lambda joint, scale, step: (2, 2) if moves else (0, 0))
     monkeypatch.setattr("ldm.multiscale.canvas.correct", held)
-    monkeypatch.setattr("ldm.multiscale.joint.correct", held)
+    monkeypatch.setattr("ldm.multiscale.time_left.correct", held)
     settings = replace(PRESETS[preset], steps=6)
     states: dict[str, State] = {}
     for begins in (0, 3):
