@@ -44,7 +44,7 @@ NEIGHBOURS = range(3, 7)
 SHOWN = 6
 
 
-class Reconstruction(NamedTuple):
+class DecodedFigures(NamedTuple):
     """Of one scale."""
 
     psnr: float
@@ -102,11 +102,11 @@ def spectrum(images: Pixels) -> np.ndarray:
 
 
 @torch.no_grad()
-def measure(images: Pixels, decoded: Pixels, encoder: TileEncoder) -> Reconstruction:
+def measure(images: Pixels, decoded: Pixels, encoder: TileEncoder) -> DecodedFigures:
     """`decoded` against their originals `images`, (n, H, W, 3) each."""
     each = psnr(decoded, images)
     features = [statistics_of(encoder(torch.from_numpy(x)).numpy()) for x in (decoded, images)]
-    return Reconstruction(
+    return DecodedFigures(
         psnr=float(np.mean(each)),
         psnr_median=float(np.median(each)),
         energy=_energy(decoded) / _energy(images),

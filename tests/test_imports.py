@@ -18,7 +18,7 @@ ORDER = [
         "ldm.hub",
         "ldm.conditioning_model",
     ),
-    *("ldm.pipeline", "ldm.model_slides", "ldm.controlnet_superres"),
+    *("ldm.latent_diffusion", "ldm.pipeline", "ldm.model_slides", "ldm.controlnet_superres"),
     *("ldm.encoders", "ldm.evaluation", "ldm.training", "ldm.doctor", "ldm.demo", "data_prep"),
     *("ldm.commands", "ldm.cli", "main", "scripts", "benchmarks"),
 ]

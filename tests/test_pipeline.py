@@ -21,10 +21,11 @@ from ldm.diffusion.schedule import at, target
 from ldm.errors import UserError
 from ldm.hub import open_source
 from ldm.images.tensors import to_uint8
+from ldm.latent_diffusion import FOR_LATENT, image_noise
 from ldm.multiscale.conditions import Unconditional
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS, Rule
-from ldm.pipeline import FOR_LATENT, ZoomLDM, _noise, load_autoencoder
+from ldm.pipeline import ZoomLDM, load_autoencoder
 from ldm.support.files import sha256, sidecar
 
 
@@ -73,7 +74,7 @@ class ExactGaussian(torch.nn.Module):
 def test_what_is_sampled_by_default_is_as_wide_as_the_data(model: ZoomLDM, std: float) -> None:
     exact = replace(model, unet=ExactGaussian(model.alpha_bar, std))  # type: ignore[arg-type]
     z = exact.sample_latents(torch.zeros(64, 65, toy.WIDTH), batch_size=64)
-    start = _noise(64, z.shape[1:], 0, FOR_LATENT)
+    start = image_noise(64, z.shape[1:], 0, FOR_LATENT)
     a_0 = float(model.alpha_bar[0])
     assert float(z.std() / start.std()) == pytest.approx((a_0 * std**2 + 1 - a_0) ** 0.5, rel=0.02)
 
