@@ -19,7 +19,7 @@ from data_prep.slides.grid import (
     valid_shares,
 )
 from data_prep.slides.readers import Pixels
-from data_prep.slides.slide import Plane, Slide, open_slide, salvage
+from data_prep.slides.slide import Plane, Slide, open_slide, read_with_recovery
 from data_prep.slides.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.errors import UserError
 
@@ -108,7 +108,7 @@ def read_block(plan: Plan, config: PrepareConfig, row: int, col: int) -> Pixels:
     """Base pixels (8 p, 8 p, 3) from tile (row, col) on; unreadable tiles become background, marked in `lost`."""
     step = config.tile_px
     window = (col * step, row * step, BLOCK_TILES * step, BLOCK_TILES * step)
-    pixels, lost = salvage(plan.plane.read, window, step, np.array(plan.background, np.uint8))
+    pixels, lost = read_with_recovery(plan.plane.read, window, step, np.array(plan.background, np.uint8))
     if lost.any():
         plan.lost[row : row + BLOCK_TILES, col : col + BLOCK_TILES] |= lost
         check_lost(plan, plan.needed, config)

@@ -32,7 +32,7 @@ from ldm.demo.world import generate, may_draw
 from ldm.errors import UserError
 from ldm.hub import check_there
 from ldm.support.files import check_destination, remove_leftovers
-from ldm.support.machines import check_machines, told_by_lightning
+from ldm.support.machines import check_machines, report_lightning_errors
 
 RESUMABLE, INTERRUPTED = 75, 130
 
@@ -91,7 +91,7 @@ def launch(config: PrepareConfig) -> Fabric:
     alone = config.devices == config.nodes == 1
     machines: dict[str, Any] = {"devices": config.devices, "num_nodes": config.nodes}
     check_machines(config.accelerator, config.devices, config.nodes)
-    with told_by_lightning():
+    with report_lightning_errors():
         fabric = Fabric(accelerator=config.accelerator, **machines, **(one if alone else many))
     fabric.launch()
     return fabric

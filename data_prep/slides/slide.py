@@ -245,7 +245,7 @@ Read = Callable[[int, int, int, int], Pixels]
 """x, y, width, height -> pixels (height, width, ...): Plane.read or Plane.coverage"""
 
 
-def salvage(
+def read_with_recovery(
     read: Read, window: tuple[int, int, int, int], step: int, blank: NDArray[np.uint8]
 ) -> tuple[Pixels, NDArray[np.bool_]]:
     """Read a `window` (x, y, width, height); if that fails, in parts, down to squares of `step`.
@@ -265,7 +265,7 @@ def salvage(
     else:
         half, axis = cols // 2 * step, 1
         windows = (x, y, half, height), (x + half, y, width - half, height)
-    parts, lost = zip(*(salvage(read, part, step, blank) for part in windows), strict=True)
+    parts, lost = zip(*(read_with_recovery(read, part, step, blank) for part in windows), strict=True)
     return np.concatenate(parts, axis), np.concatenate(lost, axis)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_prep.slides.readers import Pixels
-from data_prep.slides.slide import Plane, Read, salvage
+from data_prep.slides.slide import Plane, Read, read_with_recovery
 
 PER_TILE = 8
 """thumbnail pixels per base tile side"""
@@ -122,7 +122,7 @@ def _thumbnail(plane: Plane, read: Read, rows: int, cols: int, blank: Pixels) ->
     pixels, lost = [], []
     for row in range(0, rows, step):
         windows = [_window(row, col, min(step, rows - row), min(step, cols - col)) for col in range(0, cols, step)]
-        pieces = [salvage(read, window, PER_TILE, blank) for window in windows]
+        pieces = [read_with_recovery(read, window, PER_TILE, blank) for window in windows]
         pixels.append(np.concatenate([piece[0] for piece in pieces], 1))
         lost.append(np.concatenate([piece[1] for piece in pieces], 1))
     return np.concatenate(pixels), np.concatenate(lost)

@@ -16,7 +16,7 @@ from glob import escape
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
 
-from ldm.support.files import full_disk_told, is_gone, writer
+from ldm.support.files import is_gone, report_disk_full, writer
 
 HEARTBEAT_S, DEAD_S, POLL_S = 20.0, 300.0, 2.0
 
@@ -42,7 +42,7 @@ class Claims:
     def take(self, target: Path) -> bool:
         """Claim the file `target`, and remove leftovers of a killed process; False when another process has it."""
         claim = claim_of(target)
-        with full_disk_told(claim):
+        with report_disk_full(claim):
             claim.parent.mkdir(parents=True, exist_ok=True)
             while not self._create(claim):
                 if not self._dead(claim):

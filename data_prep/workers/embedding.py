@@ -31,7 +31,7 @@ class WorkStopped(KeyboardInterrupt):
     """This process was told to end."""
 
 
-class HungUp(WorkStopped):
+class ConnectionClosed(WorkStopped):
     """The process at the other end of a channel has ended or closed the channel."""
 
 
@@ -106,7 +106,7 @@ class Channel:
                 while left:
                     left = left[os.write(self._pipe.fileno(), left) :]
         except OSError as error:
-            raise HungUp from error
+            raise ConnectionClosed from error
 
     def receive(self) -> tuple[Any, NDArray[Any] | None]:
         try:
@@ -122,10 +122,10 @@ class Channel:
                 left = left[count:]
             return head, array
         except (OSError, EOFError) as error:
-            raise HungUp from error
+            raise ConnectionClosed from error
 
-    def hang_up(self) -> None:
-        """Close the channel; both ends then raise ConnectionClosed, also while waiting."""
+    def shutdown(self) -> None:
+        """Shut the channel down; both ends then raise ConnectionClosed, also while waiting."""
         with socket.socket(fileno=os.dup(self._pipe.fileno())) as line, suppress(OSError):
             line.shutdown(socket.SHUT_RDWR)
 

@@ -16,7 +16,7 @@ from typing import Any
 from ldm.data.cohort import differences
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
-from ldm.support.files import full_disk_told, is_gone, writer
+from ldm.support.files import is_gone, report_disk_full, writer
 
 NAME = "settings.json"
 ELSEWHERE = "choose another folder with out=FOLDER, or ask for the same"
@@ -75,7 +75,7 @@ def _created(path: Path, wanted: dict[str, Any]) -> bool:
     """Create the file exclusively and atomically; whether it was created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{writer()}.partial")
-    with full_disk_told(path):
+    with report_disk_full(path):
         try:
             partial.write_text(json.dumps({"writer": writer(), "settings": wanted}, indent=1) + "\n")
             os.link(partial, path)

@@ -26,7 +26,7 @@ from data_prep.report.outcomes import Records, SlideReport
 from data_prep.slides.find import Task
 from data_prep.workers.attempt import attempt, failed
 from data_prep.workers.claims import TaskQueue
-from data_prep.workers.embedding import Channel, HungUp, NetworksIdentity, Remote, WorkStopped
+from data_prep.workers.embedding import Channel, ConnectionClosed, NetworksIdentity, Remote, WorkStopped
 from data_prep.workers.networks import LocalNetworks, Request
 from ldm.support.files import DiskFull
 
@@ -52,7 +52,7 @@ def read_slides(pipe: Connection, config: PrepareConfig, identity: NetworksIdent
         signal.signal(stop, signal.SIG_IGN)
     channel = Channel(pipe)
     networks = Remote(channel, identity)
-    with suppress(HungUp):
+    with suppress(ConnectionClosed):
         while (task := channel.receive()[0]) is not None:
             try:
                 channel.send(attempt(task, config, networks, partial(_send_share, channel, task.slide_id)))
@@ -100,12 +100,12 @@ class ReaderProcess:
                 raise head
             inform(head if array is None else Asked(self.channel, head.number, Request(head.network, array)))
 
-    def end(self, at_once: bool = False) -> int | None:
+    def end(self, immediately: bool = False) -> int | None:
         """End the process after its slide or, with `immediately`, during it; returns its exit status."""
-        if at_once:
-            self.channel.hang_up()
+        if immediately:
+            self.channel.shutdown()
         else:
-            with suppress(HungUp):
+            with suppress(ConnectionClosed):
                 self.channel.send(None)
         self.process.join(PATIENCE_S)
         self.process.kill()
@@ -136,7 +136,7 @@ class Readers:
         self._stopping = True
         self._work.stop()
         for reader in list(self._readers):
-            reader.channel.hang_up()
+            reader.channel.shutdown()
         until = time.monotonic() + PATIENCE_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -181,19 +181,19 @@ class Readers:
         reader = ReaderProcess(self._config, self._identity)
         self._readers.add(reader)
         if self._stopping:  # it was not yet in the list of readers to stop
-            reader.channel.hang_up()
+            reader.channel.shutdown()
         return reader
 
     def _end(self, reader: ReaderProcess) -> int | None:
         self._readers.discard(reader)
-        return reader.end(at_once=self._stopping)
+        return reader.end(immediately=self._stopping)
 
     def _prepared(self, task: Task, reader: ReaderProcess) -> tuple[SlideReport | None, ReaderProcess | None]:
         """The report of a slide, and the reader if it still lives; no report when all are stopped."""
         started = time.perf_counter()
         try:
             return reader.prepare(task, self._events.put), reader
-        except HungUp:
+        except ConnectionClosed:
             status = self._end(reader)
         if self._stopping:
             return None, None
@@ -231,5 +231,5 @@ def _answer(networks: LocalNetworks, asked: deque[Asked]) -> None:
         chosen.append(asked.popleft())
     networks.run([question.request for question in chosen])
     for channel, number, request in chosen:
-        with suppress(HungUp):  # its reader has died
+        with suppress(ConnectionClosed):  # its reader has died
             channel.send(number, request.answer)

@@ -227,14 +227,14 @@ def compare(images: dict[str, Pixels], path: Path) -> None:
 
 
 @cache
-def eyes() -> tuple[DemoEncoder, Lpips | None]:
+def metric_networks() -> tuple[DemoEncoder, Lpips | None]:
     """The networks that compare images, loaded once."""
     return DemoEncoder.load(DEMO_WEIGHTS, "cpu"), Lpips.found()
 
 
 def scores(image: Pixels, y: Pixels, truth: Pixels) -> dict[str, float | None]:
     """Scores of `image` against the truth, and the residual of its means against y."""
-    encoder, lpips = eyes()
+    encoder, lpips = metric_networks()
     residual = Residual(from_uint8(y[None])[0], len(image) // len(y))
     residual.add(from_uint8(image[None])[0])
     pair = image[None], truth[None]

@@ -29,7 +29,7 @@ from ldm.config.training_config import check_config
 from ldm.data.datamodule import CohortData
 from ldm.errors import UserError
 from ldm.hub import check_there
-from ldm.support.files import check_destination, full_disk_told, remove_leftovers
+from ldm.support.files import check_destination, remove_leftovers, report_disk_full
 from ldm.support.finite import not_finite
 from ldm.support.lock import owned
 from ldm.support.machines import check_machines
@@ -152,7 +152,7 @@ def train(run: Run, folder: Path, checkpoint: Path | None, signals: StopSignals)
         remove_leftovers(folder)
         save_config(folder, run.config)
     try:
-        with full_disk_told(folder):
+        with report_disk_full(folder):
             trainer.fit(run.system, data, ckpt_path=checkpoint, weights_only=True)
             if saver.saved is None:  # all steps are done: only what Lightning does after the last step remains
                 if settings.max_steps % settings.validate_every == 0:

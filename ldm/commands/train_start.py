@@ -12,7 +12,7 @@ from ldm.data.cohort import open_cohort
 from ldm.data.split_file import NAME, Shares, Split, extend, patient_of, write_split
 from ldm.errors import UserError
 from ldm.scales import ladder
-from ldm.support.machines import told_by_lightning
+from ldm.support.machines import report_lightning_errors
 from ldm.support.precision import announce, choose_training, device_of
 from ldm.support.typed import typed
 from ldm.training.callbacks import step_of
@@ -120,7 +120,7 @@ def write_first_split(cohort: str | Path, path: Path) -> tuple[Path, Split]:
 def open_trainer(run: Run, **more: Any) -> pl.Trainer:
     """Lightning's trainer of `run`; without `more` it writes nothing. UserError for what Lightning refuses."""
     settings = run.config.training
-    with told_by_lightning():
+    with report_lightning_errors():
         return pl.Trainer(
             max_steps=settings.max_steps * run.optimizer_steps,
             accumulate_grad_batches=settings.accumulate,

@@ -23,7 +23,7 @@ import numpy as np
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels
 from ldm.images.rasters import Place, gdal_errors
-from ldm.support.files import atomic_write, full_disk_told, writer
+from ldm.support.files import atomic_write, report_disk_full, writer
 
 TILE_PX = 512
 CACHE_MIB = 64
@@ -51,7 +51,7 @@ class CogWriter:
         from rasterio.transform import Affine
 
         with ExitStack() as stack:
-            stack.enter_context(full_disk_told(self.path, self._needed))
+            stack.enter_context(report_disk_full(self.path, self._needed))
             self._partial = stack.enter_context(atomic_write(self.path, self._needed))
             self._tiled = self.path.with_name(f".{self.path.name}.tiled.{writer()}.partial")
             stack.callback(self._tiled.unlink, missing_ok=True)
@@ -60,7 +60,7 @@ class CogWriter:
             layout |= {"tiled": True, "blockxsize": TILE_PX, "blockysize": TILE_PX, "photometric": "RGB", **LOSSLESS}
             with gdal_errors():
                 crs = CRS.from_wkt(self.place.crs) if self.place.crs else None
-            with self._disk_told():
+            with self._gdal_errors():
                 self._file = rasterio.open(
                     self._tiled, "w", driver="GTiff", crs=crs, transform=Affine(*self.place.transform), **layout
                 )
@@ -84,7 +84,7 @@ class CogWriter:
         from rasterio.windows import Window
 
         window = Window(0, self._received, self.width, len(rows))
-        with self._disk_told():
+        with self._gdal_errors():
             self._file.write(np.moveaxis(rows, -1, 0), window=window)
         self._received += len(rows)
 
@@ -102,12 +102,12 @@ class CogWriter:
                 raise UserError(
                     f"{self.path}: {self._received + len(self._waiting)} rows written; expected {self.height}"
                 )
-            with self._disk_told():
+            with self._gdal_errors():
                 self._file.close()
                 copy(str(self._tiled), str(self._partial), driver="COG", **COG)
 
     @contextmanager
-    def _disk_told(self) -> Iterator[None]:
+    def _gdal_errors(self) -> Iterator[None]:
         """Turn GDAL's errors into OSError; GDAL does not report that a disk is full."""
         try:
             with gdal_errors():

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels, check_image
-from ldm.support.files import atomic_write, full_disk_told
+from ldm.support.files import atomic_write, report_disk_full
 
 UM_PER_CM = 1e4
 JPEG_QUALITY = 90
@@ -87,7 +87,7 @@ class PyramidWriter:
             raise UserError(f"{self.path}: band is {band.dtype} {band.shape}; expected uint8 (rows, {finest.width}, 3)")
         if finest.received + len(band) > finest.height:
             raise UserError(f"{self.path}: {finest.received + len(band)} rows written; expected {finest.height}")
-        with full_disk_told(self.path, self._needed):
+        with report_disk_full(self.path, self._needed):
             finest.write(band)
 
     def __exit__(

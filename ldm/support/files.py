@@ -35,7 +35,7 @@ def atomic_write(path: str | Path, needed: Callable[[], int] | None = None) -> I
     is no space; `needed` returns the file's size in bytes, if known.
     """
     path = Path(path)
-    with full_disk_told(path, needed):
+    with report_disk_full(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{writer()}.partial")
         try:
@@ -105,7 +105,7 @@ class Sink(io.FileIO):
 
 
 @contextmanager
-def full_disk_told(path: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
+def report_disk_full(path: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
     """Turn the error of a full disk into DiskFull, which names `path` and the bytes it needs."""
     try:
         yield

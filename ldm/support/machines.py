@@ -37,7 +37,7 @@ def check_machines(accelerator: str, devices: int | str, nodes: int) -> None:
 
 
 @contextmanager
-def told_by_lightning() -> Iterator[None]:
+def report_lightning_errors() -> Iterator[None]:
     """Turn errors of Lightning's setup into a UserError of one line."""
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ldm.errors import TERMINATED
-from ldm.support.machines import check_machines, told_by_lightning
+from ldm.support.machines import check_machines, report_lightning_errors
 
 Made = TypeVar("Made")
 
@@ -67,7 +67,7 @@ def launch(devices: int, nodes: int, accelerator: str) -> tuple[Fabric, Processe
     """Start the processes of a command; each of them returns from here. UserError for missing machines."""
     check_machines(accelerator, devices, nodes)
     strategy = "ddp" if devices * nodes > 1 else "auto"
-    with told_by_lightning():
+    with report_lightning_errors():
         fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes)
     fabric.launch()
     if fabric.local_rank > 0:

@@ -56,7 +56,7 @@ class CanvasPlace(NamedTuple):
     """tiles at a time"""
 
 
-class Painted(NamedTuple):
+class Generated(NamedTuple):
     """An image (H, W, 3), and the coarse canvas (H / f, W / f, 3) that constrained it, if any."""
 
     image: Pixels
@@ -64,7 +64,7 @@ class Painted(NamedTuple):
 
 
 class Paint(Method, Protocol):
-    def __call__(self, model: ZoomLDM, place: CanvasPlace, /) -> Painted:
+    def __call__(self, model: ZoomLDM, place: CanvasPlace, /) -> Generated:
         """Generate an image; its noise depends on the place's number alone."""
 
 
@@ -80,7 +80,7 @@ class JointMethod:
     def settings(self) -> dict[str, Any]:
         return asdict(self)
 
-    def __call__(self, model: ZoomLDM, place: CanvasPlace) -> Painted:
+    def __call__(self, model: ZoomLDM, place: CanvasPlace) -> Generated:
         sampling = Joint(
             model=model,
             scales=place.scales,
@@ -96,7 +96,7 @@ class JointMethod:
         image = to_uint8(torch.cat(list(sampling.bands()), dim=1)[None])[0]
         shrink = sampling.chain.factor(sampling.scales[1])
         coarse = to_uint8(sampling.image(sampling.scales[1])[None])[0]
-        return Painted(image, coarse[: place.height // shrink, : place.width // shrink])
+        return Generated(image, coarse[: place.height // shrink, : place.width // shrink])
 
 
 METHODS: dict[str, Paint] = {

@@ -11,7 +11,7 @@ from data_prep.preparation import prepare
 from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig
 from data_prep.slides.find import Task
 from data_prep.slides.readers import Box, OpenSlideReader
-from data_prep.slides.slide import Plane, Slide, UnreadableError, open_slide, salvage
+from data_prep.slides.slide import Plane, Slide, UnreadableError, open_slide, read_with_recovery
 from ldm.data.h5 import SlideFile
 from ldm.scales import ladder
 
@@ -143,7 +143,7 @@ def test_what_fails_once_is_read_again_and_what_fails_twice_is_lost_alone():
     often = Plane(scanned(Scan(image, extent, bad=(40, 20), failures=1000)), 0.25)
     with pytest.raises(UnreadableError, match=r"level 0 at \(0, 0\)"):
         often.read(0, 0, 64, 64)
-    pixels, lost = salvage(often.read, (0, 0, 64, 64), 16, blank)
+    pixels, lost = read_with_recovery(often.read, (0, 0, 64, 64), 16, blank)
     assert np.argwhere(lost).tolist() == [[1, 2]]
     np.testing.assert_array_equal(pixels[16:32, 32:48], np.broadcast_to(blank, (16, 16, 3)))
     pixels[16:32, 32:48] = image[16:32, 32:48]

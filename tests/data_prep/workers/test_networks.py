@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.robustness import prepared_cohort
 from data_prep.preparation_config import PrepareConfig
-from data_prep.workers.embedding import AUTOENCODER, ENCODER, Channel, HungUp, InOrder, Question, Remote
+from data_prep.workers.embedding import AUTOENCODER, ENCODER, Channel, ConnectionClosed, InOrder, Question, Remote
 from data_prep.workers.networks import LocalNetworks
 from data_prep.workers.reader_processes import CONTEXT
 
@@ -55,7 +55,7 @@ def test_a_remote_network_is_asked_over_a_pipe():
     assert (second(), first()) == (1, 0)
     remote.ask(ENCODER, tiles)
     ours.close()
-    with pytest.raises(HungUp):
+    with pytest.raises(ConnectionClosed):
         remote.forget()
 
 
@@ -74,5 +74,5 @@ def _hold(pipe) -> None:
     pipe.send(os.getpid())
     try:
         Channel(pipe).receive()
-    except HungUp:
+    except ConnectionClosed:
         os._exit(3)

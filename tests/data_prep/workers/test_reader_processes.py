@@ -10,7 +10,7 @@ from data_prep.report.outcomes import Records
 from data_prep.slides.find import Task
 from data_prep.workers import reader_processes as processes
 from data_prep.workers.claims import Claims, TaskQueue
-from data_prep.workers.embedding import HungUp, NetworksIdentity, WorkStopped
+from data_prep.workers.embedding import ConnectionClosed, NetworksIdentity, WorkStopped
 
 
 class Deaf:
@@ -22,16 +22,16 @@ class Deaf:
     def prepare(self, task: Task, inform: Any) -> None:
         self.began.set()
         assert self.killed.wait(30)
-        raise HungUp
+        raise ConnectionClosed
 
-    def hang_up(self) -> None:
+    def shutdown(self) -> None:
         pass
 
     def kill(self) -> None:
         self.killed.set()
 
-    def end(self, at_once: bool = False) -> None:
-        assert at_once
+    def end(self, immediately: bool = False) -> None:
+        assert immediately
 
 
 def test_a_reader_that_does_not_hear_is_killed_and_its_claim_given_up(tmp_path: Path, monkeypatch) -> None:
