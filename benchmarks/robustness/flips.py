@@ -9,10 +9,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
-from io import StringIO
 from itertools import pairwise
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import ZipFile
@@ -22,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.fixtures import toy, training_cohort
-from benchmarks.robustness.forking import CONTEXT, start_server
+from benchmarks.robustness.forking import answer_of, ending
 from ldm.checkpoint import load_weights
 from ldm.cli import train
 from ldm.data.h5 import SlideFile
@@ -135,34 +132,17 @@ def flips(case: FlippedFile, count: int) -> Iterator[str]:
     """What became of each of `count` flips: refused, harmless, or what must not be; the file is whole again after."""
     whole, expected, generator = case.path.read_bytes(), case.read(case.path), random.Random(case.name)
     structure = [place for first, end in case.structure for place in range(first, end)]
-    start_server()
     for number in range(count):
         place = generator.choice(structure) if number % 2 else generator.randrange(len(whole))
         damaged = bytearray(whole)
         damaged[place] ^= 1 << generator.randrange(8)
         case.path.write_bytes(damaged)
-        ours, theirs = CONTEXT.Pipe(duplex=False)
-        reader = CONTEXT.Process(target=_read, args=(case, expected, theirs))
-        reader.start()
-        theirs.close()
-        try:
-            yield ours.recv() if ours.poll(SECONDS) else "hung"
-        except EOFError:
-            yield "crashed"
-        reader.kill()
-        reader.join()
+        yield answer_of(SECONDS, _read, case, expected)
     case.path.write_bytes(whole)
 
 
-def _read(case: FlippedFile, expected: str, result: Connection) -> None:
-    try:
-        with redirect_stdout(StringIO()):
-            outcome = "harmless" if case.read(case.path) == expected else "silent"
-    except UserError as error:
-        outcome = "refused" if "\n" not in str(error) else "refused in many lines"
-    except Exception as error:  # what a damaged file must not end in
-        outcome = f"{type(error).__name__}: {error}"
-    result.send(outcome)
+def _read(case: FlippedFile, expected: str) -> str:
+    return ending(lambda: "harmless" if case.read(case.path) == expected else "silent")
 
 
 def tally(folder: Path, count: int) -> dict[str, Counter[str]]:

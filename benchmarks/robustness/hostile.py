@@ -9,17 +9,13 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from benchmarks.robustness import hostile_configs, hostile_files, hostile_names
-from benchmarks.robustness.forking import CONTEXT, start_server
-from ldm.errors import UserError
+from benchmarks.robustness.forking import answer_of, ending
 
 ATTACKS: dict[str, Callable[[Path], None]] = {
     **hostile_files.ATTACKS,
@@ -58,41 +54,23 @@ class Attempt:
 
 def outcomes(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Name and outcome of these attacks, each in a folder of its own."""
-    start_server()
     for number, name in enumerate(names):
         place = folder / f"{number}"
         place.mkdir()
-        ours, theirs = CONTEXT.Pipe(duplex=False)
-        attack = CONTEXT.Process(target=_attempt, args=(name, place, theirs))
-        attack.start()
-        theirs.close()
-        try:
-            outcome = ours.recv() if ours.poll(SECONDS) else "hung"
-        except EOFError:
-            outcome = "crashed"
-        attack.kill()
-        attack.join()
-        yield name, outcome
+        yield name, answer_of(SECONDS, _attempt, name, place)
 
 
-def _attempt(name: str, folder: Path, result: Connection) -> None:
+def _attempt(name: str, folder: Path) -> str:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
     os.chdir(folder)
     watch = Attempt(folder)
     sys.addaudithook(watch)
-    try:
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            ATTACKS[name](folder)
-        outcome = "harmless"
-    except UserError as error:
-        outcome = "refused" if "\n" not in str(error) else f"refused in many lines: {error}"
-    except Exception as error:  # what a user would see as a traceback
-        outcome = f"{type(error).__name__}: {error}"
+    outcome = ending(lambda: (ATTACKS[name](folder), "harmless")[1])
     if (folder / hostile_files.MARK).exists():
         outcome = "executed: its payload"
-    result.send(watch.seen or outcome)
+    return watch.seen or outcome
 
 
 def measure(folder: Path, count: int) -> str:
