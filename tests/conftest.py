@@ -1,4 +1,4 @@
-"""What many tests read and none changes."""
+"""Fixtures that many tests share and none changes."""
 
 import os
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from ldm.pipeline import ZoomLDM
 
 @pytest.fixture(scope="session", autouse=True)
 def server_of_forks() -> None:
-    """Whichever test forks first, the others find what they need imported."""
+    """Start the fork server with all modules that any test needs."""
     start_server()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def full_precision() -> Iterator[None]:
-    """Tests compare figures, so "auto" means fp32 on every processor, but in tests/support/test_precision.py."""
+    """Tests compare values, so "auto" means fp32 on every processor, except in tests/support/test_precision.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ldm.support.precision.native", lambda precision, device: precision == "fp32")
         yield

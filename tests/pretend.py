@@ -1,4 +1,4 @@
-"""Another device, pretended on the CPU: tensors that say "cuda" or "meta", have values, and refuse to mix with others.
+"""A simulated device on the CPU: tensors that report "cuda" or "meta", have values, and refuse to mix with others.
 
     with pretended("cuda") as device:
         model.to(device)
@@ -29,7 +29,7 @@ JOINING = {aten.cat, aten.stack}
 
 
 class Pretend(Tensor):
-    """A view of CPU tensor `held` that says it is on `device`."""
+    """A view of the CPU tensor `held` that reports `device`."""
 
     held: Tensor
 
@@ -54,7 +54,7 @@ class Pretend(Tensor):
 
 
 class PretendMode(TorchDispatchMode):
-    """Runs every operation on the CPU and keeps account of where its result would lie."""
+    """Runs every operation on the CPU and tracks the device of its result."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()

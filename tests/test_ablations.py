@@ -1,4 +1,4 @@
-"""Ablations: their configs train, and the table is what the run folders say."""
+"""Ablations: their configs train, and the table agrees with the run folders."""
 
 import json
 from dataclasses import replace

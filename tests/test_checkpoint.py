@@ -1,4 +1,4 @@
-"""Weights files: whole, safe, strict, and every published form."""
+"""Weights files: atomic, safe, strict, and every published form."""
 
 import argparse
 import json

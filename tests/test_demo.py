@@ -1,4 +1,4 @@
-"""The bundled model: small, whole, and it paints what its conditions say."""
+"""The bundled model: small, undamaged, and its samples follow their conditions."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_a_sample_is_nearer_to_its_own_patch_than_to_others(demo: ZoomLDM, demo_
     sampled = demo.sample(scale, embeddings=[demo_slide.embedding(scale, row) for row in rows], steps=10).astype(float)
 
     def colours(images: np.ndarray) -> np.ndarray:
-        """Mean colour of each quarter, (n, 12): what is where."""
+        """Mean colour of each quadrant, (n, 12)."""
         n, h, w, c = images.shape
         return images.reshape(n, 2, h // 2, 2, w // 2, c).mean((2, 4)).reshape(n, -1)
 

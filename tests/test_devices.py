@@ -1,4 +1,4 @@
-"""What samples or trains, on a pretended device: no tensor is made elsewhere, and the values are the CPU's."""
+"""Sampling and training on a simulated device: no tensor is made elsewhere, and values equal the CPU's."""
 
 import copy
 from collections.abc import Callable

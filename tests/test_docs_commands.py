@@ -1,4 +1,4 @@
-"""Every command that README and docs print is one that the commands accept: options, values, configs, their keys."""
+"""Every command in README and docs is accepted: options, values, configs, their keys."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""What doctor.py finds: nothing on a whole installation, each fault by name, and never a traceback."""
+"""The doctor: no failure on a correct installation, each fault by name, never a traceback."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What the doctor finds in a prepared slide whose every number could be one, but not these numbers together."""
+"""The doctor on prepared slides with valid but inconsistent values."""
 
 import io
 from collections.abc import Callable

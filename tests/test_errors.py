@@ -1,4 +1,4 @@
-"""A user's mistake is one line and status 2, before any work; a fault of ours keeps its traceback."""
+"""A user's mistake is one line and status 2, before any work; a bug keeps its traceback."""
 
 import errno
 import os

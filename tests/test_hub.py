@@ -1,4 +1,4 @@
-"""Models by name on the hub: the real client against a server on this machine."""
+"""Models by name on the hub: the real client against a local server."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Imports point down: every module stands in one room, the rooms in one order, and no room knows those above it."""
+"""Imports point down: every module belongs to one layer, layers are ordered, and none imports from a higher one."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -22,7 +22,7 @@ ORDER = [
     *("ldm.encoders", "ldm.evaluation", "ldm.training", "ldm.doctor", "ldm.demo", "data_prep"),
     *("ldm.commands", "ldm.cli", "main", "scripts", "benchmarks"),
 ]
-"""from the ground up: a room knows itself and those before it"""
+"""layers from the lowest: each may import itself and those before it"""
 GROUND = {"ldm.errors", "ldm.support", "ldm.scales", "ldm.config.schema", "ldm.config.objects"}
 ONLY: dict[str, set[str]] = {
     "ldm.scales": set(),
@@ -37,7 +37,7 @@ ONLY: dict[str, set[str]] = {
     "ldm.encoders": {"ldm.checkpoint", "ldm.images"},
     "ldm.demo": {"ldm.images"},
 }
-"""rooms that know less than what stands before them: these, and the ground floor"""
+"""layers that may import only these, and the lowest layers"""
 PACKAGES = ("ldm", "data_prep", "scripts", "benchmarks")
 
 
@@ -77,9 +77,9 @@ def room(module: str) -> str | None:
 
 
 def wrong(module: str, text: str, known: set[str]) -> list[str]:
-    """The imports of a module that point up, or sideways into what its room may not know."""
+    """The forbidden imports of a module: of higher layers, or of others that its layer may not import."""
     own = room(module)
-    assert own is not None or module in ("ldm", "ldm.weights"), f"{module} stands in no room: give it one in ORDER"
+    assert own is not None or module in ("ldm", "ldm.weights"), f"{module} belongs to no layer: add it to ORDER"
     found = []
     for used in imports(module, text, known):
         other = room(used)

@@ -1,4 +1,4 @@
-"""A name stands for one thing: no two modules of one base name, no two classes of one name."""
+"""Names are unique: no two modules with one base name, no two classes with one name."""
 
 import ast
 from collections import Counter

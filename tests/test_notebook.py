@@ -1,4 +1,4 @@
-"""The notebook of the documentation runs from top to bottom, and shows what its text says."""
+"""The notebook of the documentation runs from top to bottom, with the results that its text describes."""
 
 from pathlib import Path
 

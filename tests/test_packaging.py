@@ -1,4 +1,4 @@
-"""What the package says it needs is what it imports; it stands on public names."""
+"""The declared dependencies are those that are imported, and only public names of them are used."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""Nothing stale is used: each thing that a kept result depends on is changed alone, and the result is made again."""
+"""Cached results: when anything that a result depends on changes, the result is made again."""
 
 import shutil
 from collections.abc import Callable, Iterator

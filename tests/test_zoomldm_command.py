@@ -1,4 +1,4 @@
-"""`zoomldm`: one command for everything, from any folder, in a checkout and from a wheel."""
+"""The command `zoomldm`: from any folder, in a checkout and from a wheel."""
 
 import os
 import re

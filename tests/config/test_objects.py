@@ -1,4 +1,4 @@
-"""YAML to objects: what merges, what is refused and in which words; every config of the project builds."""
+"""YAML to objects: merging, refusals and their messages; every config of the project builds."""
 
 import re
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_a_config_refers_to_nothing_else(name: str, way: str, tmp_path: Path, mo
     monkeypatch.setenv("SECRET", "read")
     lines = ELSEWHERE[name].split("\n")
     if way == "override" and name in ("a relative reference", "a mapping"):
-        return  # they take a file to write
+        return  # they open a file for writing
     if way == "file":
         config, overrides = write(tmp_path, "a.yaml", ELSEWHERE[name]), []
     else:

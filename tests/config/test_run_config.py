@@ -1,4 +1,4 @@
-"""A run's settings are those that it was trained with: no edit of config.yaml, or of a bag's settings, goes unseen."""
+"""Edits of a run's config.yaml, or of a bag's settings, are detected."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ from ldm.support.cache import Identity
 from ldm.support.files import intact, sidecar
 
 SILENT = {"tile_px": 64, "model.prediction": "eps", "ladder.scales": 4, "model.schedule.end": 0.02}
-"""edits that no shape of the weights shows"""
+"""edits that do not change the shape of any weight"""
 
 
 @pytest.fixture

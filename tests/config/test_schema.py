@@ -1,4 +1,4 @@
-"""Configs of training and preparation: every key with its type and range; a mistake is one line, before any work."""
+"""Configs of training and preparation: types and ranges of keys; a mistake is one line, before any work."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bags: the form that other tools read, and the fusion of scales."""
+"""Bags: the layout that other tools read, and the fusion of scales."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -158,7 +158,7 @@ def test_a_cohort_is_of_one_setting_and_holds_a_slide_once(tmp_path: Path) -> No
             finding.told for finding in checked("cohort", lambda: doctor.cohort(tmp_path)) if finding.status == "FAIL"
         ]
         assert any(line.startswith(message) for line in told), told
-    for path in (first, second):  # all of an earlier version: held to what they do record
+    for path in (first, second):  # all of an earlier version: compared by what they record
         toy.slide(path, settings="")
     assert len(open_cohort(tmp_path)) == 2
     assert any("settings: not recorded" in finding.told for finding in doctor.cohort(tmp_path))

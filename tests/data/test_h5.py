@@ -1,4 +1,4 @@
-"""The HDF5 contract: what is written is read, whole or not at all, and damage is never silent."""
+"""Prepared slides: round trip, atomic writes, and detection of damage."""
 
 import io
 import pickle
@@ -104,7 +104,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     write(path)
     before = path.read_bytes()
     with pytest.raises(KeyError), SlideWriter(path, ATTRS) as writer:
-        writer.write_embeddings(0, 0, 0, np.zeros((8, 8, 5)))  # no room was made
+        writer.write_embeddings(0, 0, 0, np.zeros((8, 8, 5)))  # not created
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -140,7 +140,7 @@ def test_no_flipped_bit_is_silent(tmp_path):
         damaged[rng.integers(len(content))] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
         try:
-            assert read_all(path) == expected  # a bit that nothing depends on
+            assert read_all(path) == expected  # an unused bit
         except UserError:
             caught += 1
     assert caught > 20

@@ -1,4 +1,4 @@
-"""Splits: a patient in one part, decided once and by (seed, patient) alone."""
+"""Splits: a patient is in one part, determined by (seed, patient) alone."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_no_patient_is_in_two_parts_and_shares_are_kept() -> None:
 
 
 def test_slides_added_later_move_none() -> None:
-    """Whether the file is extended or made anew, and in whatever order slides come."""
+    """Whether the file is extended or made again, and in any order of slides."""
     slides = list(COHORT)
     first = extend(NONE, {slide: COHORT[slide] for slide in slides[:500]})
     later = extend(first, COHORT)
@@ -158,7 +158,7 @@ def test_training_writes_the_split_of_a_cohort_that_has_none(tmp_path: Path, cap
     assert "2 patients" in capsys.readouterr().out
     first = (tmp_path / "splits.csv").read_text()
     toy.slide(tmp_path / "TCGA-A1-A0SD-01Z-00-DX1.h5")
-    split_when_absent(config)  # a slide more is for a person to add
+    split_when_absent(config)  # further slides are added by the user
     assert (tmp_path / "splits.csv").read_text() == first
     (tmp_path / "splits.csv").unlink()
     config.data.split = "elsewhere.csv"

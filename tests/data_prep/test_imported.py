@@ -1,4 +1,4 @@
-"""Coordinates and embeddings of TRIDENT and CLAM: what they say is what the prepared slide holds, or it is refused."""
+"""Coordinates and embeddings of TRIDENT and CLAM: imported exactly, or refused."""
 
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def corners_at(origin: tuple[int, int], step: int, places: NDArray[np.integer]) 
 
 
 def crops(corners: NDArray[np.integer], step: int) -> NDArray[np.uint8]:
-    """What TRIDENT would read: (n, TILE, TILE, 3), 2x2 means of level-0 pixels."""
+    """The tiles that TRIDENT would read: (n, TILE, TILE, 3), 2x2 means of level-0 pixels."""
     tiles = np.stack([IMAGE[y : y + step, x : x + step] for x, y in corners]).astype(np.float64)
     return np.floor(reduce(tiles, "n (h a) (w b) c -> n h w c", "mean", a=2, b=2) + 0.5).astype(np.uint8)
 

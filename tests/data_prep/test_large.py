@@ -1,4 +1,4 @@
-"""A slide that is mostly empty, with no tile stored where there is nothing: it costs what its tissue costs."""
+"""A large, mostly empty slide with sparse storage: time and memory depend on its tissue."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The command: slides in, a cohort of whole files out."""
+"""The command `prepare`: from slides to a cohort of complete files."""
 
 import json
 import re
@@ -119,7 +119,7 @@ def test_other_settings_are_refused_beside_what_is_there(cohort):
     with pytest.raises(UserError, match=r"tissue_share is \{.*0\.1.* has \{'20x': 0\.5.*; images is png, .* jpeg"):
         prepare(two)
     assert contents(cohort.out) == before
-    prepare(variant(cohort, workers=1, batch_size=3, mpp=0.5))  # what a cohort may differ in
+    prepare(variant(cohort, workers=1, batch_size=3, mpp=0.5))  # settings that may differ within a cohort
     write_slide(Path(cohort.slides) / "c.tiff", [tissue_image(256, 256, 3)], 0.5)
     assert [report.status for report in prepare(variant(cohort, mpp=0.5))] == ["kept", "prepared", "kept"]
 
@@ -129,7 +129,7 @@ def test_preparations_that_begin_together_agree_before_a_file_is_there(tmp_path)
     claim_folder(tmp_path, wanted)
     claim_folder(tmp_path, wanted)
     path = tmp_path / NAME
-    path.write_text(path.read_text().replace(writer(), "another-1-2"))  # of another machine: it may be at work
+    path.write_text(path.read_text().replace(writer(), "another-1-2"))  # of another machine: it may be running
     with pytest.raises(UserError, match=r"settings\.json: seed is 0, but this command has 1; .* nobody prepares"):
         claim_folder(tmp_path, other)
     with pytest.raises(UserError, match="seed is 0, but this command has 1"):

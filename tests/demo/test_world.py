@@ -1,4 +1,4 @@
-"""The demo world: the same seed draws the same slide anywhere, every zoom has something to see, files are real ones."""
+"""The demo world: reproducible slides, structure at every scale, valid files."""
 
 import hashlib
 import subprocess

@@ -1,4 +1,4 @@
-"""The demo's tile encoder: shipped, and made again from slides and a seed."""
+"""The demo's tile encoder: bundled, and reproducible from slides and a seed."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Tile encoders by name: frozen, as wide as they say, and plain about weights that they cannot have."""
+"""Tile encoders by name: frozen, of the stated width, with clear messages about missing weights."""
 
 import argparse
 import sys

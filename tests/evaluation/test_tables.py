@@ -1,4 +1,4 @@
-"""Results on disk: every figure in the JSON, and tables that Markdown reads as tables."""
+"""Results on disk: every figure in the JSON, and valid Markdown tables."""
 
 import json
 import math

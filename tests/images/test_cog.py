@@ -1,4 +1,4 @@
-"""Cloud-Optimised GeoTIFF: what rasterio finds in it, and that a file is whole or absent."""
+"""Cloud-Optimised GeoTIFF: content as read by rasterio, and atomic writes."""
 
 import subprocess
 from collections.abc import Iterator

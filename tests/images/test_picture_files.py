@@ -1,4 +1,4 @@
-"""Each kind of picture file becomes the colours that were meant, or one line that names the file and the remedy."""
+"""Each kind of picture file is read with the intended colours, or refused with file and remedy."""
 
 import struct
 from collections.abc import Callable

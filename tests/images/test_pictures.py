@@ -1,4 +1,4 @@
-"""Pictures in every format that people have."""
+"""User pictures in all common formats."""
 
 from pathlib import Path
 

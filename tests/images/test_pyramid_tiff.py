@@ -1,4 +1,4 @@
-"""Pyramidal TIFF: what a viewer finds in it, that bands make the same file, and that a file is whole or absent."""
+"""Pyramidal TIFF: content, independence of the bands, and atomic writes."""
 
 import errno
 import tracemalloc

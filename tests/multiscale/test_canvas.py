@@ -1,4 +1,4 @@
-"""Canvases denoised in windows: exact with a perfect denoiser, nearer to the coarser scale with every passage."""
+"""Canvases denoised in windows: exact with a perfect denoiser, nearer to the constraint with every correction."""
 
 from dataclasses import replace
 from itertools import product

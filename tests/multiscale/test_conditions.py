@@ -1,4 +1,4 @@
-"""Conditions of windows: a map of embeddings says at every place what the prepared slide says there."""
+"""Conditions of windows: a map of embeddings equals the prepared slide's embeddings at every place."""
 
 from pathlib import Path
 

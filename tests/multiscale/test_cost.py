@@ -1,4 +1,4 @@
-"""The cost of a sampling: windows as many as are denoised, memory and disk checked against what is free."""
+"""The cost of a sampling: the number of windows, memory and disk space against what is free."""
 
 from collections import Counter
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Decoding a canvas through windows: equal to decoding it whole, where that can be, and to the published blending."""
+"""Decoding a canvas in windows: equal to decoding it at once where possible, and to the published blending."""
 
 from functools import partial
 from typing import Any

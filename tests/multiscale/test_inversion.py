@@ -1,4 +1,4 @@
-"""Inferred conditions: what a grid depends on, and that the bundled model's are worth having."""
+"""Inferred conditions: what a grid depends on, and that they improve the bundled model's samples."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Windows: they cover, they blend into what they were cut from, and their noise depends on their place alone."""
+"""Windows: coverage, blending as the inverse of cutting, and noise that depends on the place alone."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""A control: nothing at first, then whatever its hint says; the network beside it never changes."""
+"""ControlNet: no effect at first, depends on its hint once trained, never changes the U-Net."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The Summarizer against the published one, and what it does with grids of any size."""
+"""The Summarizer against the published one, and grids of any size."""
 
 import pytest
 import torch

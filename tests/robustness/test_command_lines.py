@@ -1,4 +1,4 @@
-"""R10, a part of it; benchmarks/robustness.py has the whole."""
+"""R10 at a small count; python -m benchmarks.robustness runs it in full."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A full disk costs nothing but time."""
+"""R4: after a full disk, the same command gives the same result."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""R11, a tenth of it; benchmarks/robustness.py has the whole."""
+"""R11 at a tenth of its count; python -m benchmarks.robustness runs it in full."""
 
 from pathlib import Path
 

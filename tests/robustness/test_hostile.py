@@ -1,4 +1,4 @@
-"""R6, a fifth of it; benchmarks/robustness.py has the whole."""
+"""R6 at a fifth of its count; python -m benchmarks.robustness runs it in full."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Killed or asked to stop, the preparation leaves nothing that is not whole, and the same command goes on."""
+"""A preparation that is killed or stopped leaves no incomplete files, and the same command continues it."""
 
 import signal
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ def test_a_killed_preparation_is_continued_by_the_same_command(tmp_path: Path) -
 
 
 @pytest.fixture
-def hearing() -> Iterator[None]:
-    """Children hear Ctrl-C, also where the tests run in the background of a shell, which ignores it for them."""
+def sigint_in_children() -> Iterator[None]:
+    """Children receive SIGINT, also where the tests run in the background of a shell, which ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("hearing")
+@pytest.mark.usefixtures("sigint_in_children")
 @pytest.mark.parametrize(
     ("number", "status", "workers"), [(signal.SIGTERM, RESUMABLE, 2), (signal.SIGINT, INTERRUPTED, 0)]
 )

@@ -1,4 +1,4 @@
-"""R9 at a small count, and that it sees what it looks for."""
+"""R9 at a small count, and that it detects a leak."""
 
 import mmap
 from pathlib import Path
@@ -16,7 +16,7 @@ def test_memory_and_files_that_are_kept_are_seen(tmp_path: Path) -> None:
     kept: list[Any] = []
 
     def leak(number: int) -> None:
-        kept.append(mmap.mmap(-1, 200_000))  # pages of its own, wherever the heap has room
+        kept.append(mmap.mmap(-1, 200_000))  # large enough to get separate pages
         kept[-1].write(bytes(200_000))
         kept.append(open("/dev/null"))  # noqa: SIM115
 

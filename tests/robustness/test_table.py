@@ -1,4 +1,4 @@
-"""The table of benchmarks/robustness.py is filled row by row."""
+"""The table benchmarks/robustness.md is filled row by row."""
 
 import sys
 from pathlib import Path

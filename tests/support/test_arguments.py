@@ -1,4 +1,4 @@
-"""No number without meaning passes a command line."""
+"""Command lines refuse invalid numbers."""
 
 import re
 from collections.abc import Callable

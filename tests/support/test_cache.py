@@ -1,4 +1,4 @@
-"""Identities: what differs is found and named; content is hashed again when a file changes, whatever its time says."""
+"""Identities: differences are found and named; a changed file is hashed again, also with an unchanged time."""
 
 import os
 from dataclasses import replace

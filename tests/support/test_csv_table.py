@@ -1,4 +1,4 @@
-"""Every CSV is read by one reader: what spreadsheets leave is accepted, what would be misread is refused."""
+"""The CSV reader: output of spreadsheets is accepted, what would be misread is refused."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whatever is not finite ends in one line and a status, never in pixels, bags or tables."""
+"""NaN and infinities end in one line and a status, never in pixels, bags or tables."""
 
 import shutil
 from collections.abc import Callable, Sequence

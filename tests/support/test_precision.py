@@ -1,4 +1,4 @@
-"""Precision "auto": what a device computes natively; what is emulated is said."""
+"""Precision "auto": native precision of a device; a warning for emulated ones."""
 
 from pathlib import Path
 from typing import Any

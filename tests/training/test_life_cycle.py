@@ -1,4 +1,4 @@
-"""A run from its first moment to its weights file: stopped anywhere it goes on, and ends as if it had not been."""
+"""A run from its start to its weights file: stopped at any point it continues, with the same result."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Where losses go: what each name opens, and what is refused before any work."""
+"""Loggers by name, and refusals before any work."""
 
 import sys
 from pathlib import Path

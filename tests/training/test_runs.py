@@ -1,4 +1,4 @@
-"""Whole runs through the command: what resumes, what a mistake looks like."""
+"""Complete runs through the command: resuming, and messages for mistakes."""
 
 import csv
 import json

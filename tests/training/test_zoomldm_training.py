@@ -93,8 +93,8 @@ class Ones(nn.Module):
         return torch.ones(len(grids), 65, 512)
 
 
-class Witness(nn.Module):
-    """A denoiser that notes which samples came with a context."""
+class Recorder(nn.Module):
+    """A denoiser that records which samples had a context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Witness(nn.Module):
 
 
 def test_the_null_context_reaches_its_share_of_the_samples(system: ZoomLDMTraining) -> None:
-    system.summarizer, system.denoiser = Ones(), (witness := Witness())
+    system.summarizer, system.denoiser = Ones(), (witness := Recorder())
     for number in range(60):
         grids = [torch.zeros(1, 1, 1)] * 20
         system.training_step(Batch(torch.zeros(20, 3, 2, 2), grids, torch.zeros(20), BatchRNG(0, number, 0, 20)))

@@ -1,4 +1,4 @@
-"""The report says what became of every slide, on top those that failed, and nothing in it is markup."""
+"""The report shows the outcome of every slide, failed ones first, and escapes names."""
 
 import json
 import re
@@ -94,7 +94,7 @@ def test_a_killed_run_has_said_what_waits(config: PrepareConfig, monkeypatch: py
     attempted = preparation.attempt
 
     def watched(task: attempt.Task, *arguments: object) -> SlideReport:
-        told.append(waiting(config.out))  # all that a kill would leave
+        told.append(waiting(config.out))  # as a killed process would leave it
         return attempted(task, *arguments)
 
     monkeypatch.setattr("data_prep.preparation.attempt", watched)

@@ -1,4 +1,4 @@
-"""The table: its rows find their slides, and win over what files say; names become ids that stay in the folder."""
+"""The table: rows match slides and override files; names become ids that stay in the folder."""
 
 import os
 from dataclasses import fields

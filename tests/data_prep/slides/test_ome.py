@@ -1,4 +1,4 @@
-"""OME-TIFF: um per pixel from OME-XML whatever its unit, levels from SubIFDs, one plane of colours or a refusal."""
+"""OME-TIFF: um per pixel from OME-XML in any unit, levels from SubIFDs, refusal of all but one colour plane."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Satellite scenes: true metres whatever the file's units, axes and bands; nothing without data is seen."""
+"""Satellite scenes: true metres for any units, axes and bands; pixels without data are masked."""
 
 import math
 import warnings
@@ -25,7 +25,7 @@ RGBX = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefi
 
 
 def checkers(square: int = 32) -> np.ndarray:
-    """(4, 256, 256) whose colours tell east from west and north from south."""
+    """(4, 256, 256) whose colours distinguish east from west and north from south."""
     y, x = np.mgrid[:SIDE, :SIDE]
     return np.stack([50 + (x // square) * 20, 50 + (y // square) * 20, np.full_like(x, 90), 255 - x]).astype(np.uint8)
 

@@ -71,7 +71,7 @@ def test_ink_on_glass_is_no_tissue_and_hides_none(name, strength):
     picture, stroke = marked(image, INKS[name], strength)
     truth = (image != GLASS).any(-1)
     found = foreground(picture)
-    assert not (found & stroke & ~ndimage.binary_dilation(truth, iterations=2)).any()  # the filters' reach
+    assert not (found & stroke & ~ndimage.binary_dilation(truth, iterations=2)).any()  # support of the filters
     assert found[truth & ~stroke].mean() > 0.93
 
 

@@ -1,4 +1,4 @@
-"""Claims: one owner at a time, and none that is dead."""
+"""Claims: one owner at a time; dead claims are taken over."""
 
 import multiprocessing
 import os
@@ -49,7 +49,7 @@ def test_a_claim_from_elsewhere_is_dead_once_its_heart_has_stopped(tmp_path: Pat
     with Claims(dead_s=0.05) as claims:
         assert not claims.take(target)  # seen for the first time
         os.utime(claim_of(target), (1, 1))
-        assert not claims.take(target)  # it moved
+        assert not claims.take(target)  # it has changed
         threading.Event().wait(0.1)
         assert claims.take(target)
 

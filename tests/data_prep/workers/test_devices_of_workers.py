@@ -1,4 +1,4 @@
-"""Processes that each own networks share a cohort without a word."""
+"""Processes that each own networks share a cohort without communication."""
 
 import os
 import subprocess

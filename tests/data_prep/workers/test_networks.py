@@ -1,4 +1,4 @@
-"""Networks answer the same, bit by bit, whoever else asks."""
+"""Networks give bit-equal answers independent of other requests."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Reader processes end when they are told to, also one that does not hear it."""
+"""Reader processes end when they are told to, also one that does not react."""
 
 import threading
 from pathlib import Path
@@ -13,8 +13,8 @@ from data_prep.workers.claims import Claims, TaskQueue
 from data_prep.workers.embedding import ConnectionClosed, NetworksIdentity, WorkStopped
 
 
-class Deaf:
-    """A reader that waits for an answer and takes no notice when its parent hangs up."""
+class Unresponsive:
+    """A reader that waits for an answer and does not react to a shutdown of its channel."""
 
     def __init__(self, *_: object) -> None:
         self.process, self.channel, self.began, self.killed = self, self, threading.Event(), threading.Event()
@@ -34,9 +34,9 @@ class Deaf:
         assert immediately
 
 
-def test_a_reader_that_does_not_hear_is_killed_and_its_claim_given_up(tmp_path: Path, monkeypatch) -> None:
-    deaf = Deaf()
-    monkeypatch.setattr(processes, "ReaderProcess", lambda *_: deaf)
+def test_an_unresponsive_reader_is_killed_and_its_claim_released(tmp_path: Path, monkeypatch) -> None:
+    reader = Unresponsive()
+    monkeypatch.setattr(processes, "ReaderProcess", lambda *_: reader)
     monkeypatch.setattr(processes, "PATIENCE_S", 0.1)
     tasks = [Task(tmp_path / f"{name}.tiff", name, tmp_path / f"{name}.h5") for name in "ab"]
 
@@ -49,10 +49,10 @@ def test_a_reader_that_does_not_hear_is_killed_and_its_claim_given_up(tmp_path: 
         with Claims() as claims:
             work = TaskQueue(tasks, claims)
             with processes.Readers(config, NetworksIdentity("demo", 4, None), work, Records(str(tmp_path), ())):
-                assert deaf.began.wait(30)
+                assert reader.began.wait(30)
                 raise WorkStopped
 
     with pytest.raises(WorkStopped):
         stopped_midway()
-    assert deaf.killed.is_set()
+    assert reader.killed.is_set()
     assert not list(tmp_path.glob(".*.claim"))

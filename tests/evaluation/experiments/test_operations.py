@@ -1,4 +1,4 @@
-"""Operations: what is counted is what the networks did."""
+"""Operations: counts equal the networks' evaluations."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Features of many images: in order, in any batches, shared by processes; Inception reads its weights safely."""
+"""Features of many images: in order, for any batches and processes; Inception reads its weights safely."""
 
 import pickle
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Distances of images: closed forms, and what the encoder's eye does not see."""
+"""Distances of images: closed forms, and invariances of the encoder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_encoder_similarity_is_the_cosine() -> None:
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Random weights where torch keeps AlexNet's."""
+    """Random weights in place of AlexNet's in torch's download folder."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     alexnet_file().parent.mkdir()
     return toy.alexnet_weights(alexnet_file())

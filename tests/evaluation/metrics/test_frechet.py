@@ -1,4 +1,4 @@
-"""Frechet distance and KID: closed forms, numpy's moments, and an encoder that sees what people see."""
+"""Frechet distance and KID: closed forms, numpy's moments, and their order for visibly different images."""
 
 import io
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Memorisation: a planted copy is found, a model like new images is not accused, training patients are refused."""
+"""Memorisation: a planted copy is detected, a model that does not copy is not, training patients are refused."""
 
 import numpy as np
 import pytest

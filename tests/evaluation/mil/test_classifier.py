@@ -1,4 +1,4 @@
-"""Multiple-instance learning: planted answers are found, shuffled ones are not, no fold sees what it is tested on."""
+"""Multiple-instance learning: planted signals are found, shuffled ones are not, test folds are held out."""
 
 import math
 
@@ -92,9 +92,7 @@ def test_training_stops_where_the_validation_loss_was_least() -> None:
     noise[:4] = [0, 1, 0, 1]
     few = fit(bags, noise, list(range(20)), list(range(20, SLIDES)), seed=0)
     probabilities = [1 / (1 + math.exp(-few(bags[i]).logit)) for i in range(20, SLIDES)]
-    assert (
-        max(abs(p - 0.5) for p in probabilities) < 0.35
-    )  # labels that say nothing: never sure, though it could overfit
+    assert max(abs(p - 0.5) for p in probabilities) < 0.35  # random labels: no confidence, though it could overfit
 
 
 def test_a_fold_of_one_label_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Tile features: activations of the block that was asked for, a function of the tile alone; whole, resumable bags."""
+"""Tile features: activations of the chosen block, a function of the tile alone; complete, resumable bags."""
 
 import json
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_latents_of_another_autoencoder_are_refused_and_those_of_another_decoder
     assert extract_features.main(command) == 1
     assert [path.name for path in (tmp_path / "features").rglob("*.h5")] == ["own.h5"]
     assert "1 of 2 slides" in capsys.readouterr().out
-    assert extract_features.main([*command, "--source", "encoder"]) == 0  # embeddings are anybody's
+    assert extract_features.main([*command, "--source", "encoder"]) == 0  # embeddings need no matching autoencoder
 
 
 def test_encoder_features_are_the_mean_embeddings_under_a_region(slide: SlideFile) -> None:
