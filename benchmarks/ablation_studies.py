@@ -1,7 +1,7 @@
-"""Which runs the ablations are, and what finished runs say, as a table. Trained and scored by benchmarks/ablations.py.
+"""The runs of the ablations, and the table of finished runs. Trained and scored by benchmarks/ablations.py.
 
-A run's folder holds the validation losses that training logged (metrics/*/metrics.csv) and what its samples are worth
-(scores.json): for each scale the number of regions trained on, of real patches, of samples, and the Frechet distance
+A run's folder holds the validation losses that training logged (metrics/*/metrics.csv) and the scores of its samples
+(scores.json): for each scale the number of training regions, of real patches and of samples, and the Frechet distance
 and KID of the two sets.
 """
 
@@ -42,7 +42,7 @@ SINGLE = {
 }
 CNN = Study("cnn", "cnn_summarizer")
 COLOURS = Study("colours", "colour_encoder")
-NULL = Study("no-context", "no_context", sampled=False)  # without a context the scale to paint is not known
+NULL = Study("no-context", "no_context", sampled=False)  # without a context the scale is unknown
 CDM = Study("cdm", "cdm")
 STUDIES = (*SHARED, *chain(*SINGLE.values()), CNN, COLOURS, NULL, CDM)
 
@@ -63,7 +63,7 @@ def losses(run: Path) -> dict[int, dict[str, float]]:
 
 
 def scores(run: Path) -> dict[str, dict[str, float]]:
-    """What the samples of a run are worth, by scale. UserError when it was not scored."""
+    """Scores of the samples of a run, by scale. UserError when it was not scored."""
     if not (run / "scores.json").is_file():
         raise UserError(f"ablations: {run} has no scores.json; python -m benchmarks.ablations makes it")
     return json.loads((run / "scores.json").read_text())
@@ -117,7 +117,7 @@ Values = dict[str, dict[str, list[float]]]
 
 
 def read(rows: Sequence[Row], runs: Path, studies: Collection[Study]) -> Values:
-    """What runs of `studies` say; rows without any are left out. UserError names the first run that is missing."""
+    """Results of the runs of `studies`; rows without any are left out. UserError names the first missing run."""
     found: Values = {}
     for name, filled, of in rows:
         own = {scale: [study for study in seeds if study in studies] for scale, seeds in filled.items()}
@@ -142,7 +142,7 @@ def table(title: str, values: Values, digits: int, factor: float = 1) -> str:
 
 
 def verdict(values: Values) -> str:
-    """Where the shared model is ahead of the lone ones, and the transformer of the CNN."""
+    """Scales at which the shared model is better than the single-scale ones, and the transformer than the CNN."""
     said = []
     for what, other in (("Sharing against a model a scale", ALONE), ("transformer against CNN", CONVOLUTION)):
         both = [scale for scale in SCALES if scale in values.get(other, {})]

@@ -1,11 +1,11 @@
-"""Ablations on the demo world: does sharing one model over scales help where a scale is scarce, and what else matters?
+"""Ablations on the demo world: one model for all scales against one per scale, and other choices.
 
     python -m benchmarks.ablations --out docs/results/ablations.md
     python -m benchmarks.ablations single-1.25x           # some of the STUDIES of benchmarks/ablation_studies.py
 
 (paper, Tables 1 and 7.) Trains what configs/ablations/demo says, into --runs; samples each model under the embeddings
 of held-out regions (the CDM's row: under contexts that it draws) and compares with the pixels there. Finished runs and
-scores are kept, so an interrupted command is continued by typing it again. A table goes to --out, a picture beside it.
+scores are kept, so an interrupted command continues when it is run again. A table goes to --out, a picture beside it.
 """
 
 import json
@@ -40,16 +40,16 @@ from ldm.support.files import atomic_write
 from ldm.training.systems import open_data
 
 REAL, SAMPLES, SHOWN = 256, 64, 8
-"""images a scale: held-out patches (fewer where there are fewer), samples under some of those, and in the picture"""
+"""images per scale: held-out patches (or all if fewer), samples for some of them, and images in the picture"""
 FILLED = ("run", "encoder", "zoomldm")
-"""keys of a config that a run fills in"""
+"""keys of a config that are set for a run"""
 SAMPLING: dict[str, Any] = {"sampler": "dpmpp", "steps": 10, "guidance": 1.0}
 
 
 def train(study: Study, run: Path, threads: int) -> int:
-    """Train `run` to its end, from where it stands; returns the exit status of main.py.
+    """Train `run` to its end, from its last checkpoint; returns the exit status of main.py.
 
-    UserError where it stands under other settings than the study's.
+    UserError when it was started with other settings than the study's.
     """
     if (run / "config.yaml").is_file():
         refuse_others(study, run)
@@ -138,7 +138,7 @@ def identity_of(study: Study, config: DictConfig, model: ZoomLDM, encoder: str) 
 
 
 def kept_scores(run: Path, identity: Identity) -> dict[str, dict[str, float]]:
-    """What an interrupted command has scored of a run; nothing, and a line that says why, where it was of another."""
+    """Scores of an interrupted command; empty, with a message, where they depend on something else."""
     beside = run / "scores.identity.json"
     if (run / "scores.json").is_file():
         try:

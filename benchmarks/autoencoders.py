@@ -1,10 +1,10 @@
-"""What autoencoders keep of the demo's images: fidelity, texture, stripes, and what their latents are like.
+"""Autoencoders compared on demo images: fidelity, texture, stripes, and statistics of their latents.
 
     python benchmarks/autoencoders.py --autoencoders demo --out benchmarks/autoencoders.md
     python benchmarks/autoencoders.py --autoencoders demo runs/vq --out benchmarks/autoencoders.md
 
-Twelve slides of the demo world that nothing was trained on (seeds 300 to 311), four regions of every scale of each:
-48 images a scale, decoded as `ZoomLDM.decode` does. The Frechet distance is that of the decoded images to their own
+Twelve held-out slides of the demo world (seeds 300 to 311), four regions of every scale of each: 48 images per scale,
+decoded as by `ZoomLDM.decode`. The Frechet distance is that of the decoded images to their own
 originals in the space of the demo's encoder, which no autoencoder was trained on. Operations are counted on one patch.
 A table goes to --out, pictures beside it.
 

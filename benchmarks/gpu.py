@@ -1,12 +1,12 @@
-"""What a GPU makes of it: training, patches, joint sampling and super-resolution at full size, in one table.
+"""GPU benchmark: training, patches, joint sampling and super-resolution at full size, in one table.
 
     python -m benchmarks.gpu                                    writes benchmarks/gpu.md
     python -m benchmarks.gpu --size tiny --device cpu           the same in a minute, without a card: prints only
 
-First the bundled model samples on the CPU and on the device, in fp32: pictures may differ by rounding alone. Then the
-published networks (U-Net of 400 M, VQ-f4) are run with random weights in the precision that suits the device. The
-operations of U-Net and autoencoder are counted, those of the Summarizer are not; the peak is what a large product of
-matrices reaches in the same precision on the same device.
+First the bundled model samples on the CPU and on the device, in fp32: pictures may differ only by rounding. Then the
+published networks (U-Net of 400 M parameters, VQ-f4) are run with random weights in the device's default precision. The
+operations of U-Net and autoencoder are counted, those of the Summarizer are not; the peak is that of a large matrix
+product in the same precision on the same device.
 """
 
 import platform
@@ -49,14 +49,14 @@ from ldm.training.zoomldm import ZoomLDMTraining
 
 SCALES = ("20x", "5x")
 WARM_UP = 3
-"""training steps before the clock starts"""
+"""training steps before measurement"""
 ALLOWED_LEVELS = 1.0
 """mean difference of pictures made on the CPU and on the device, in levels of 255"""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Networks, and how much is done with them."""
+    """Sizes of the networks and of the tasks."""
 
     unet: dict[str, Any] = field(default_factory=dict)
     summarizer: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Size:
     patches: int = 16
     large_px: int = 1024
     steps: int | None = None
-    """of sampling; None: as many as each way usually takes"""
+    """steps of sampling; None: the defaults"""
     product: int = 8192
     """side of the matrices whose product is the peak"""
     check_px: int = 256
@@ -99,7 +99,7 @@ SIZES = {
 
 @dataclass
 class GpuRow:
-    """A task, measured: images a run of it makes, seconds, bytes at most, and PFLOP."""
+    """A measured task: images per run, seconds, peak bytes, and PFLOP."""
 
     name: str
     images: int
@@ -108,7 +108,7 @@ class GpuRow:
     pflop: float
 
     def cells(self, peak: float) -> list[str]:
-        """`peak`: PFLOP a second."""
+        """Cells of the table; `peak` in PFLOP/s."""
         share = self.pflop / self.seconds / peak
         return [
             self.name,
@@ -122,7 +122,7 @@ class GpuRow:
 
 @dataclass
 class Meter:
-    """Seconds and memory of what is done within `running`."""
+    """Seconds and memory of the code within `running`."""
 
     device: torch.device
     seconds: float = 0.0
@@ -145,7 +145,7 @@ class Meter:
 
 
 def random_model(size: Size, device: str | torch.device, precision: str) -> ZoomLDM:
-    """The networks of `size` with random weights; none is zero, so nothing is skipped or degenerate."""
+    """The networks of `size` with random weights, none of them zero, so that nothing is degenerate."""
     torch.manual_seed(0)
     parts: list[nn.Module] = [UNet(**size.unet), Summarizer(**size.summarizer), Autoencoder(**size.autoencoder)]
     for part in parts:
@@ -253,7 +253,7 @@ def superres(model: ZoomLDM, size: Size) -> Pixels:
 
 
 def large(model: ZoomLDM, conditions: TokenMap, px: int, steps: int | None) -> Pixels:
-    """(px, px, 3): joint sampling as it is by default, two scales four times apart."""
+    """(px, px, 3): joint sampling with default settings, two scales with a ratio of 4."""
     preset = PRESETS["default"]
     sampling = Joint(
         model=model,
@@ -286,7 +286,7 @@ TASKS: dict[str, Callable[[ZoomLDM, Size], Pixels]] = {
 
 
 def sampled(name: str, model: ZoomLDM, size: Size, each: WorkCount) -> GpuRow:
-    """One task, after a first one that warms up."""
+    """Measure one task, after a warm-up run."""
     task, meter = TASKS[name], Meter(model.device)
     task(model, replace(size, steps=1, large_px=size.tile_px))
     with counted(model) as work, meter.running():
@@ -296,7 +296,7 @@ def sampled(name: str, model: ZoomLDM, size: Size, each: WorkCount) -> GpuRow:
 
 
 def peak(device: torch.device, precision: str, side: int, times: int = 5) -> float:
-    """PFLOP a second of products of matrices (side, side)."""
+    """PFLOP/s of products of matrices (side, side)."""
     dtype = getattr(torch, DTYPES[precision])
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     a @ b
@@ -308,7 +308,7 @@ def peak(device: torch.device, precision: str, side: int, times: int = 5) -> flo
 
 
 def against_cpu(device: torch.device, size: Size) -> list[list[str]]:
-    """Rows: how far pictures of the bundled model lie from the CPU's. UserError where that is more than rounding."""
+    """Rows: differences of the bundled model's pictures from the CPU's. UserError for more than rounding."""
     found = {}
     for where in ("cpu", device):
         model = ZoomLDM.load("demo", device=where, precision="fp32")
@@ -345,7 +345,7 @@ def hardware(device: torch.device) -> str:
 
 
 def report(device: torch.device, size: Size, precision: str) -> str:
-    """Everything, as Markdown."""
+    """The whole report, as Markdown."""
     checked = against_cpu(device, size)
     model = random_model(size, device, precision)
     each = costs(model.unet, model.autoencoder, size.tile_px, size.context_dim)

@@ -1,4 +1,4 @@
-"""The processor that a figure was found on."""
+"""The processor of a measurement."""
 
 import os
 import platform

@@ -2,9 +2,9 @@
 
     python benchmarks/joint_sampling.py --sizes 1024 4096 --out benchmarks/joint_sampling.md
 
-The place is the middle of the demo world's slide of seed 100, which no network saw; its embeddings are bundled, its
-pixels are drawn again. Every row is made at every size unless its operations exceed `--most` PFLOP; those depend on the
-number of tiles alone, so such a row still has its operations. A table goes to --out, pictures beside it.
+The place is the middle of the held-out demo slide of seed 100; its embeddings are bundled, its pixels are drawn again.
+Every row is made at every size unless its operations exceed `--most` PFLOP; operations depend on the number of tiles
+alone, so such a row still shows them. A table goes to --out, pictures beside it.
 """
 
 import platform
@@ -43,7 +43,7 @@ DEFAULT = PRESETS["default"]
 
 
 class PresetRow(NamedTuple):
-    """A way to sample."""
+    """A preset and its name in the table."""
 
     name: str
     scales: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What one pass over a slide costs: bytes read, tiles a second, memory.
+"""Cost of one pass over a slide: bytes read, tiles per second, memory.
 
     python -m benchmarks.slide_pass --out benchmarks/slide_pass.md
 
@@ -46,7 +46,7 @@ TILES = 64
 
 
 def config_of(folder: Path, workers: int = 0) -> PrepareConfig:
-    """At most 48 regions a scale are kept: the autoencoder's time is not what is measured."""
+    """At most 48 regions per scale are kept, as the autoencoder's time is not measured."""
     return PrepareConfig(
         slides=str(folder / "slides"),
         out=str(folder / f"out{workers}"),
@@ -60,7 +60,7 @@ def config_of(folder: Path, workers: int = 0) -> PrepareConfig:
 
 
 def passes(plan: Plan, config: PrepareConfig, scales: Sequence[int]) -> None:
-    """Read the slide once for each of `scales`, as many of the finest ones a pass."""
+    """Read the slide once for each of `scales`, a number of finest scales per pass."""
     for count in scales:
         for field in plan.grid.fields():
             for _ in field_patches(field, partial(read_block, plan, config), plan.needed, count):
@@ -68,7 +68,7 @@ def passes(plan: Plan, config: PrepareConfig, scales: Sequence[int]) -> None:
 
 
 def pixels_asked(plan: Plan, config: PrepareConfig) -> float:
-    """Pixels that one pass asks of the file, over those of the blocks with tissue."""
+    """Pixels that one pass requests from the file, relative to those of the blocks with tissue."""
     asked = []
     read = OpenSlideReader.read
 
@@ -94,7 +94,7 @@ def file_bytes(run: Callable[[], object]) -> int:
 
 
 def seconds(*runs: Callable[[], object], times: int) -> list[list[float]]:
-    """Seconds of each of `runs`, `times` over, in turn: a busy machine is busy for all of them."""
+    """Seconds of each of `runs`, `times` over, interleaved, so that a busy machine affects all alike."""
     found: list[list[float]] = [[] for _ in runs]
     for _ in range(times):
         for run, took in zip(runs, found, strict=True):
@@ -128,7 +128,7 @@ def memory_of(config: PrepareConfig) -> tuple[float, float, float]:
 
 
 def share_bytes(process: int) -> int:
-    """Of memory that a process holds, pages that it shares counted in part; 0 when it has ended."""
+    """Proportional set size of a process in bytes; 0 when it has ended."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -1,9 +1,9 @@
-"""Two commands side by side: what sharing a machine's cores costs each of them.
+"""Two commands side by side: the slowdown of sharing a machine's cores.
 
     python -m benchmarks.threads --out benchmarks/threads.md
 
-Samples patches alone, then twice at once, in turn, and compares the medians of the wall clock. On two cores a fair
-share is a factor of at most 2; threads that spin while they wait make it 10 and more.
+Samples patches alone and twice at once, alternately, and compares the medians of wall-clock times. On two cores a
+factor of at most 2 is expected; threads that spin while they wait make it 10 and more.
 """
 
 import os

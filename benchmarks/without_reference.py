@@ -1,10 +1,10 @@
-"""A large image that no reference describes: three ways to get conditions for the tiles under a context of the CDM.
+"""A large image without a reference: three ways to get conditions for the tiles under a context of the CDM.
 
     python benchmarks/without_reference.py --out benchmarks/without_reference.md
 
-(a) the CDM draws a context for every tile on its own; (b) the embeddings that the sampled coarse image is denoised best
-under are inferred from it; (c) the embeddings that the Summarizer turns into the CDM's context are inferred from that
-context. The coarse canvas is the same for all; a table goes to --out, a picture beside it.
+(a) the CDM samples a context for every tile; (b) embeddings are inferred from the sampled coarse image, by the
+denoising loss; (c) embeddings are inferred from the CDM's context, through the Summarizer. The coarse canvas is the
+same for all; a table goes to --out, a picture beside it.
 """
 
 import time
@@ -57,7 +57,7 @@ def coarse_canvas(model: ZoomLDM, tokens: Tensor, size: int, seed: int) -> State
 
 
 def conditions(model: ZoomLDM, from_context: Tensor, patch: Tensor, seed: int) -> dict[str, Conditions]:
-    """The three ways; `patch` (1, 3, h, w) is the coarse image."""
+    """Conditions of the three ways; `patch` (1, 3, h, w) is the coarse image."""
     tiles = model.ladder[COARSE].downsample
     drawn = model.sample_context(FINE, tiles**2, seed=seed)
     from_image = Inversion(model, COARSE, seed).from_latents(patch)[0]

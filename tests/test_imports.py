@@ -72,17 +72,17 @@ def _imported_by_name(text: str) -> bool:
     return "import_module(" in text or "__import__(" in text
 
 
-def room(module: str) -> str | None:
+def layer(module: str) -> str | None:
     return next((name for name in ORDER if module == name or module.startswith(f"{name}.")), None)
 
 
 def wrong(module: str, text: str, known: set[str]) -> list[str]:
     """The forbidden imports of a module: of higher layers, or of others that its layer may not import."""
-    own = room(module)
+    own = layer(module)
     assert own is not None or module in ("ldm", "ldm.weights"), f"{module} belongs to no layer: add it to ORDER"
     found = []
     for used in imports(module, text, known):
-        other = room(used)
+        other = layer(used)
         if own is None or other is None:
             found += [used] if used != "ldm" else []
         elif other != own:
@@ -97,9 +97,9 @@ def test_every_import_points_down() -> None:
     assert [line for module, text in texts.items() for line in wrong(module, text, set(texts))] == []
 
 
-def test_every_room_is_there_and_stands_once() -> None:
-    rooms = [room(module) for module in sources()]
-    assert set(ORDER) == {name for name in rooms if name}
+def test_every_layer_exists_once() -> None:
+    layers = [layer(module) for module in sources()]
+    assert set(ORDER) == {name for name in layers if name}
     assert len(ORDER) == len(set(ORDER))
 
 
@@ -123,9 +123,9 @@ FORMS = (
 @pytest.mark.parametrize("form", FORMS)
 def test_an_upward_import_planted_in_any_module_is_found(form: str) -> None:
     texts = sources()
-    first = {name: min(module for module in texts if room(module) == name) for name in ORDER}
+    first = {name: min(module for module in texts if layer(module) == name) for name in ORDER}
     for module, text in texts.items():
-        own = room(module)
+        own = layer(module)
         if own is None or own == ORDER[-1]:
             continue
         used = first[ORDER[ORDER.index(own) + 1]]

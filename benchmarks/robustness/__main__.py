@@ -1,8 +1,8 @@
-"""What must never happen, tried often: damaged files, kills, full disks, odd slides, hostile inputs.
+"""Robustness table: damaged files, kills, full disks, odd slides, hostile inputs.
 
     python -m benchmarks.robustness [R1 R2 ...] --out benchmarks/robustness.md
 
-Each row is a scenario of this package at its full count; rows that are not asked for keep what an earlier call found.
+Each row is a scenario of this package at its full count; other rows keep the results of earlier calls.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ from ldm.support.files import atomic_write
 
 
 class Figure(NamedTuple):
-    """One row: a module of this package, how many trials it is given, what is wanted of it."""
+    """One row: a module of this package, its number of trials, the expected result."""
 
     module: str
     trials: int
@@ -63,7 +63,7 @@ def row(name: str) -> str:
 
 
 def rows(table: Path) -> dict[str, str]:
-    """The rows that a table has, by figure."""
+    """The existing rows of a table, by figure."""
     lines = table.read_text().splitlines() if table.is_file() else []
     return {name: line for line in lines for name in FIGURES if line.startswith(f"| {name} |")}
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.figures or FIGURES:
         line = row(name)
         print(line, flush=True)
-        known = rows(args.out) | {name: line}  # another call may have filled rows meanwhile
+        known = rows(args.out) | {name: line}  # another call may have filled rows in the meantime
         with atomic_write(args.out) as partial:
             partial.write_text("\n".join(HEADER + [known[name] for name in FIGURES if name in known]) + "\n")
     print(args.out)

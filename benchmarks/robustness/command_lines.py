@@ -1,8 +1,8 @@
-"""Command lines drawn from typed grammars: each is refused in one line, or right and done; never a traceback.
+"""R10: command lines drawn from grammars: each is refused in one line, or valid and executed; never a traceback.
 
-A grammar gives every option and key values that make sense and values that do not. A line with one of the latter must
-end with status 2 and one line on stderr; any other with status 0. The work itself is left out: a command is stopped at
-the function that would begin it (`boundaries`), after everything that it checks before.
+A grammar has valid and invalid values for every option and key. A line with an invalid value must end with status 2 and
+one line on stderr, any other with status 0. The work itself is replaced: a command ends at the function that would
+begin it (`boundaries`), after all its checks.
 """
 
 import contextlib
@@ -42,12 +42,12 @@ from ldm.pipeline import ZoomLDM
 
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 60
-"""a line that takes longer hangs"""
+"""a command that takes longer counts as hanging"""
 GOOD = ("refused", "done")
 
 
 class Values(NamedTuple):
-    """What an option may be, and what it may not."""
+    """Valid and invalid values of an option."""
 
     good: tuple[str, ...]
     bad: tuple[str, ...]
@@ -81,7 +81,7 @@ YAML_POSITIVE = Values(("0.5", "1e-3"), ("0", "-1", "true", ".inf", *YAML_NONSEN
 YAML_SWITCH = Values(("true", "false"), ("2", "null", "0.5", *YAML_NONSENSE))
 YAML_PATH = Values(("elsewhere", "a/b"), ("[]", "{a: 1}", "1.5", "true", "???", "''", "${oc.env:HOME}"))
 TYPED_PATH = Values(("new", "1.5", "[a] b", "a: b"), ("", "a\x07b", "a\nb", "x" * 5000))
-"""as it stands on the command line"""
+"""its text on the command line"""
 YAML_SEED = Values(("0", "7"), ("-1", "4294967296", "1.5", "null", *YAML_NONSENSE))
 
 
@@ -198,7 +198,7 @@ PREPARATION = {
 
 @dataclass(frozen=True)
 class Grammar:
-    """A command, what each of its lines starts with, and what may follow."""
+    """A command, the fixed start of its lines, and its options and keys."""
 
     main: Callable[[list[str]], object]
     start: tuple[str, ...]
@@ -269,7 +269,7 @@ def commands() -> dict[str, Grammar]:
 
 
 def world(folder: Path) -> None:
-    """What the lines name: a file, a folder, a picture, a cohort."""
+    """The files that the lines name: a file, a folder, a picture, a cohort."""
     (folder / "file").write_text("text\n")
     (folder / "folder").mkdir()
     Image.fromarray(np.full((24, 16, 3), 90, np.uint8)).save(folder / "picture.png")
@@ -280,7 +280,7 @@ def world(folder: Path) -> None:
 
 @contextlib.contextmanager
 def boundaries() -> Iterator[None]:
-    """No training, preparing, sampling or drawing; models are loaded once."""
+    """Replace training, preparing, sampling and drawing; models are loaded once."""
     load = cache(lambda *given, **named: _load(*given, **named))
     empty = SimpleNamespace(slides=[])
     measured = Report([], "", Sheet())
@@ -320,7 +320,7 @@ def _measured(args: Any, fabric: Any, report: Report) -> Report:
 
 
 class CommandLine(NamedTuple):
-    """A drawn command line, and whether it makes sense."""
+    """A drawn command line, and whether it is valid."""
 
     command: str
     arguments: list[str]
@@ -328,11 +328,11 @@ class CommandLine(NamedTuple):
 
 
 def draw(name: str, command: Grammar, rng: Generator) -> CommandLine:
-    """Up to three options and overrides; half of the lines have one of no sense."""
+    """Draw up to three options and overrides; half of the lines have an invalid one."""
     grammar = {**command.options, **command.overrides}
     keys = list(rng.choice(list(grammar), size=int(rng.integers(1, 4)), replace=False))
     if any(other.startswith(f"{key}.") for key in keys for other in keys):
-        keys = keys[:1]  # a section and a key of it would undo each other
+        keys = keys[:1]  # a section and one of its keys would override each other
     wrong = rng.random() < 0.6
     pairs, sound = [], True
     for number, key in enumerate(keys):
@@ -349,7 +349,7 @@ def _alarm(number: int, frame: FrameType | None) -> None:
 
 
 def outcome(command: Grammar, line: CommandLine) -> str:
-    """ "refused" or "done" where that is right; else what is wrong."""
+    """Returns "refused" or "done" where correct; else what is wrong."""
     out, err = io.StringIO(), io.StringIO()
     before = signal.signal(signal.SIGALRM, _alarm)
     signal.alarm(LONGEST_S)
@@ -398,7 +398,7 @@ def outcomes(folder: Path, count: int, seed: int = 0) -> Iterator[tuple[CommandL
 
 
 def measure(folder: Path, count: int) -> str:
-    """Outcomes of `count` lines, and the first of each that is wrong."""
+    """Outcomes of `count` lines, and the first line of each wrong outcome."""
     found: Counter[str] = Counter()
     wrong = []
     for line, ended in tqdm(outcomes(folder, count, seed=1), total=count, unit="line"):

@@ -1,6 +1,6 @@
-"""R4: the disk runs full while preparing, training and sampling; then there is room, and the same command goes on.
+"""R4: the disk is full while preparing, training and sampling; then there is space, and the same command continues.
 
-The disk is a small one in memory, which takes the right to mount; a file of zeros leaves just too little on it.
+The disk is a small tmpfs, which needs permission to mount; a file of zeros leaves too little space on it.
 """
 
 import io
@@ -24,12 +24,12 @@ MEGABYTES = 32
 DEMO = str(Path(__file__).parents[2] / "configs" / "demo")
 PROGRESS = re.compile(r"\x1b\[A|[^\x1b]*(/s|\?)\S*\](?=\x1b|$|error)|[^\x1b]*\d+%\|.*\]")
 FULL = re.compile(r"the disk is full: it needs|needs about .* of disk, .* are free in")
-"""while writing; or before any work, where the size is known"""
+"""messages: while writing, or before any work where the size is known"""
 Contents = dict[str, bytes]
 
 
 class NoMountError(Exception):
-    """No right to mount a small disk here."""
+    """No permission to mount a tmpfs."""
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def room(disk: Path, left: int) -> Iterator[None]:
-    """All but `left` bytes of the disk are taken."""
+    """Fill all but `left` bytes of the disk."""
     ballast = disk / "ballast"
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     ballast.write_bytes(bytes(max(0, free - left)))
@@ -75,7 +75,7 @@ def files(folder: Path) -> Contents:
 
 
 def refusal(command: Callable[[list[str]], object], arguments: list[str], out: Path) -> list[str]:
-    """What is wrong with how a command meets the full disk below `out`."""
+    """What is wrong with a command's behaviour on the full disk below `out`."""
     before = files(out)
     status, lines = outcome(command, arguments)
     after = files(out)

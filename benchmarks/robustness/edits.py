@@ -1,7 +1,7 @@
-"""Edited settings and weights: whatever is changed in a run or a bag of features is refused, or said.
+"""R11: edits of a run's settings or weights, or of a bag of features, are refused or reported.
 
-The checksum beside a file stays, or it is made anew (for weights) or deleted (for a config), as somebody does who
-means it. An edit that changes no model is not counted; "silent" is a model that loads otherwise and nothing is said.
+The checksum beside a file stays, or is updated (for weights) or deleted (for a config), as for a deliberate edit. Edits
+that change no model are not counted; "silent" is a changed model that loads without a message.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def cases(folder: Path) -> list[EditedFile]:
 
 
 def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where the values of nested mappings and lists stand."""
+    """Paths of the values in nested mappings and lists."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         yield (*place, key)
@@ -84,7 +84,7 @@ def edit_config(run: Path, rng: Generator) -> None:
 
 
 def edit_accepted_config(run: Path, rng: Generator) -> None:
-    """And its checksum deleted."""
+    """As `edit_config`, with the checksum deleted."""
     edit_config(run, rng)
     sidecar(run / run_config.NAME).unlink()
 
@@ -106,7 +106,7 @@ def edit_weights(run: Path, rng: Generator, checksum: bool) -> None:
         "integer": {name: value.to(torch.int8)},
         "not finite": {name: torch.full_like(value, float(rng.choice([np.nan, np.inf])))},
     }[kind]
-    save_file(tensors, path, metadata)  # ours writes nothing that is not finite
+    save_file(tensors, path, metadata)  # our own writer refuses it
     if checksum:
         write_sidecar(path)
 
@@ -120,7 +120,7 @@ EDITS: dict[str, Callable[[Path, Generator], None]] = {
 
 
 def outcome(read: Callable[[], Any]) -> str:
-    """ "refused" and "said" are right; else what happened."""
+    """Returns "refused" or "said" where correct; else what happened."""
     told = io.StringIO()
     run_config._warn.cache_clear()
     try:
@@ -134,7 +134,7 @@ def outcome(read: Callable[[], Any]) -> str:
 
 
 def outcomes(folder: Path, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
-    """`count` edits of runs, and as many of a bag's attributes as it has: what was edited, and what came of it."""
+    """`count` edits of runs, and one of each attribute of a bag: the edit and its outcome."""
     rng = np.random.default_rng(seed)
     known = cases(folder / "whole")
     for number in range(count):

@@ -1,7 +1,7 @@
-"""R5: one flipped bit in what training and sampling read. It is refused, or nothing that is read depends on it.
+"""R5: one flipped bit in the files that training and sampling read: it is refused, or nothing depends on it.
 
-Half of the bits lie anywhere in the file, half in its structure: headers, indices and names, where a flip can do more
-than change a number. Every trial reads in a process of its own, which a damaged file may crash or hang.
+Half of the bits are anywhere in the file, half in its structure: headers, indices and names. Every trial reads in a
+separate process, which a damaged file may crash or hang.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from ldm.support.files import sidecar
 from ldm.training.callbacks import newest_checkpoint
 
 SECONDS = 60
-"""until a reader counts as hung"""
+"""timeout of a reader"""
 DEMO = Path(__file__).parents[2] / "configs/demo/zoomldm.yaml"
 
 
@@ -78,7 +78,7 @@ def read_weights(path: Path) -> str:
 
 
 def read_newest(path: Path) -> str:
-    """What a resumed run goes on from; one that is passed over is told by name."""
+    """The checkpoint that a resumed run continues from; a skipped one is reported."""
     if newest_checkpoint(path.parent) != path:
         raise UserError(f"{path} is passed over")
     return digest(torch.load(path, weights_only=True))
@@ -129,7 +129,7 @@ def _zip_directory(path: Path) -> list[tuple[int, int]]:
 
 
 def flips(case: FlippedFile, count: int) -> Iterator[str]:
-    """What became of each of `count` flips: refused, harmless, or what must not be; the file is whole again after."""
+    """Outcome of each of `count` flips: refused, harmless, or an error; the file is restored afterwards."""
     whole, expected, generator = case.path.read_bytes(), case.read(case.path), random.Random(case.name)
     structure = [place for first, end in case.structure for place in range(first, end)]
     for number in range(count):

@@ -1,7 +1,7 @@
-"""Processes of their own in milliseconds: forked from a server that has imported what takes seconds.
+"""Fast separate processes: forked from a server that has already imported the slow modules.
 
-A process has one such server, with the modules that were named when it started (multiprocessing.forkserver); one that
-was started without them makes every fork import them again. So all tests share this list.
+A process has only one fork server, with the modules named when it started (multiprocessing.forkserver), so all tests
+share this list.
 """
 
 from collections.abc import Callable

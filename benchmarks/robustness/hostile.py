@@ -1,7 +1,7 @@
-"""R6: inputs that want to run code, read or write elsewhere, or take all memory. None does; each refusal is one line.
+"""R6: hostile inputs that try to run code, read or write elsewhere, or exhaust memory; each is refused in one line.
 
-Every attack runs in a process of its own, whose audit events tell what it did: processes started, names looked up,
-connections, files written outside its folder, and a mark that the payloads leave when they run.
+Every attack runs in a separate process, whose audit events show what it did: processes started, DNS lookups,
+connections, files written outside its folder; payloads leave a mark file when they run.
 """
 
 import os
@@ -25,14 +25,14 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
 GOOD = ("refused", "harmless")
 SECONDS = 120
 MEMORY_BYTES = 8 * 2**30
-"""that an attack may take, in address space, beyond what the libraries took"""
+"""limit of an attack's address space, beyond that of the libraries"""
 RUNS = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "socket.getaddrinfo"}
 WRITES = {"os.mkdir": 0, "os.remove": 0, "os.rmdir": 0, "os.truncate": 0, "os.rename": 1, "os.symlink": 1, "os.link": 1}
-"""events, and which of their arguments is written"""
+"""audit events that write, and their argument with the path"""
 
 
 class Attempt:
-    """Notes what an attack does that no reading of a file does."""
+    """Records actions of an attack that reading a file never needs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.seen = os.path.realpath(folder), ""

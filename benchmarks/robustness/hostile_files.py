@@ -121,7 +121,7 @@ def _bomb(file: h5py.File) -> None:
 
 
 def _bomb_png() -> bytes:
-    """Its header alone: 30,000 px a side; who believes it makes room for all of them."""
+    """A PNG header of 30,000 px a side, for which a decoder would allocate all pixels."""
     import struct
     import zlib
 

@@ -1,4 +1,4 @@
-"""Hostile names: ids, slides and paths that want out of the output folder, or into a page."""
+"""Hostile names: ids, slides and paths that try to leave the output folder, or to inject HTML."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ SETTINGS = ["ladder={kind: histology, scales: 1}", "encoder={name: demo}", "auto
 PREPARATION = ["--config", str(DEMO.with_name("data.yaml")), "slides=slides", "out=out", "generate=null", "workers=0"]
 PREPARATION += ["pattern='**/*'", *SETTINGS]
 HIDDEN = 3
-"""of NAMES: what begins with a dot is no slide"""
+"""number of NAMES that are slides: those that begin with a dot are not"""
 INJECTION = "<script>alert(1)</script>"
 NAMES = [
     INJECTION.replace("/", ""),
@@ -38,7 +38,7 @@ NAMES = [
 
 
 def _prepared(folder: Path) -> None:
-    """Slides called NAMES: what comes of them lies in the output folder, and no page holds their tags."""
+    """Slides with NAMES: outputs stay in the output folder, and tags are escaped in the page."""
     pixels = np.random.default_rng(0).integers(80, 200, (256, 256, 3), np.uint8)
     pixels[..., 1] //= 2  # pink enough to be tissue
     for name in NAMES:
@@ -64,7 +64,7 @@ def _linked(folder: Path) -> None:
 
 
 def _id(slide_id: str) -> Callable[[Path], None]:
-    """A prepared slide that claims an id: sampled from, looked through, opened for training."""
+    """A prepared slide with a hostile id: sampled from, checked, opened for training."""
 
     def attack(folder: Path) -> None:
         path = toy.slide(folder / "cohort" / "s.h5", slide_id=slide_id)

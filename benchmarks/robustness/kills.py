@@ -65,7 +65,7 @@ def members(group: int) -> list[int]:
 
 
 def outliving(group: int) -> list[int]:
-    """Those that still run after a while in which all should have ended."""
+    """Processes that still run after a grace period."""
     deadline = time.monotonic() + PATIENCE_S
     while (left := members(group)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -73,7 +73,7 @@ def outliving(group: int) -> list[int]:
 
 
 def kill(trial: Trial, delay_s: float) -> bool:
-    """Start the command and kill it so long after its first claim; False when it was done before."""
+    """Start the command and kill it `delay` seconds after its first claim; False when it was done before."""
     process = launch(trial.config)
     wait_for_work(process, trial.config.out)
     time.sleep(delay_s)
@@ -91,7 +91,7 @@ def kill(trial: Trial, delay_s: float) -> bool:
 
 
 def repair(trial: Trial, expected: dict[str, bytes]) -> None:
-    """Look at what the kill left, type the command again, and look again."""
+    """Check what the kill left, run the command again, and check the result."""
     out, workers = trial.config.out, max(1, trial.config.workers)
     there = prepared_cohort.contents(out)
     begun = [name for name in prepared_cohort.hidden(out) if name.endswith(".claim") and name[1:-6] not in there]
@@ -111,7 +111,7 @@ def measure(folder: Path, count: int) -> str:
     prepare(prepared_cohort.variant(base, out=str(folder / "expected")))
     expected = prepared_cohort.contents(folder / "expected")
     rng = np.random.default_rng(2)
-    lasts_s = [1.0, 1.0]  # of the work, without and with readers; learned on the way
+    lasts_s = [1.0, 1.0]  # seconds of the work, without and with readers; updated during the trials
     good = number = 0
     while number < count:
         readers = number % 2
@@ -122,7 +122,7 @@ def measure(folder: Path, count: int) -> str:
         lasts_s[readers] *= 1.1 if hit else 0.7
         repair(trial, expected)
         if not hit and not trial.wrong:
-            continue  # it was done before the kill: another moment
+            continue  # it was done before the kill: choose another moment
         number += 1
         good += not trial.wrong
         print(f"kill {number}: {delay_s:.2f} s, {2 * readers} readers, {'; '.join(trial.wrong) or 'good'}", flush=True)

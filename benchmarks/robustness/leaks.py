@@ -1,7 +1,7 @@
-"""R9: resident memory and open files stay as they are while patches and joint images are sampled and slides are read.
+"""R9: resident memory and open files do not grow while patches and joint images are sampled and slides are read.
 
-Each kind of work is repeated in a process of its own, with toy networks, so that what is kept stands out from what is
-used and given back. Growth is the slope of resident memory over the repetitions after warm-up (Theil-Sen: the median of
+Each kind of work is repeated in a separate process, with toy networks, so that leaks are visible beside temporary
+memory. Growth is the slope of resident memory over the repetitions after warm-up (Theil-Sen: the median of
 the slopes between all pairs, which one large allocation does not move).
 """
 
@@ -94,7 +94,7 @@ def growth(prepare: Callable[[Path], Work], folder: Path, repetitions: int) -> F
     """Repeat a kind of work in this process: first as often to warm up, then `repetitions` times."""
     folder.mkdir()
     work = prepare(folder)
-    gc.freeze()  # what there is by now, else the collector looks at all of it again and again
+    gc.freeze()  # exclude existing objects from garbage collection
     memory, files = [], []
     for number in range(2 * repetitions):
         work(number)
@@ -107,7 +107,7 @@ def growth(prepare: Callable[[Path], Work], folder: Path, repetitions: int) -> F
 
 
 def outcomes(folder: Path, count: int) -> dict[str, Found]:
-    """What each kind of work, for `count` patches, leaves behind."""
+    """Growth for each kind of work, for `count` patches."""
     found = {}
     for name, (prepare, share) in KINDS.items():
         with ProcessPoolExecutor(1, get_context("spawn")) as alone:

@@ -1,7 +1,7 @@
-"""Files as hospitals, downloads and scanners leave them: each kind of odd slide, and what must become of it.
+"""Odd slides as hospitals, downloads and scanners produce them, and the expected outcome of each kind.
 
-A maker fills a folder of its own with one odd thing. `expected` is "prepared", with the picture as it was meant;
-or a part of the one line that refuses it.
+A maker fills a folder with one kind. `expected` is "prepared", with the intended picture, or a part of the message that
+refuses it.
 """
 
 import io
@@ -85,7 +85,7 @@ def damage(path: Path, share: float) -> None:
             file.write(b"\xff" * size)
 
 
-# what downloads and copies do
+# damage by downloads and copies
 
 
 @kind("is empty (0 bytes)")
@@ -145,7 +145,7 @@ def resource_fork_beside_it(folder: Path) -> None:
     (folder / "._a.tiff").write_bytes(b"\0\5\x16\7" + bytes(4092))
 
 
-# what is no file, or has an odd name
+# not a file, or an odd name
 
 
 @kind("is a folder without a slide")
@@ -201,7 +201,7 @@ def a_name_of_250_letters(folder: Path) -> None:
     tiff(folder / f"{'a' * 245}.tiff")
 
 
-# what it says of its resolution
+# statements of its resolution
 
 
 @kind("does not say its um per pixel")
@@ -244,7 +244,7 @@ def wrong_tag_and_a_right_table(folder: Path) -> None:
     tiff(folder / "a.tiff", mpp=0.25)
 
 
-# what its pixels are
+# pixel formats
 
 
 @kind("prepared")

@@ -1,4 +1,4 @@
-"""R1: every kind of odd slide among five good ones, one run of the real command; each becomes what it was labelled."""
+"""R1: every kind of odd slide among five good ones in one run of the command; each has its expected outcome."""
 
 import json
 import os
@@ -28,12 +28,12 @@ SETTINGS = {
     "unreadable_share": 0.05,
 }
 LOOKS_ALIKE = 12.0
-"""mean difference, of 255, that JPEG, palettes and white for grey glass make"""
+"""largest mean difference, of 255, caused by JPEG, palettes and white instead of grey glass"""
 
 
 @dataclass
 class Outcome:
-    """What the run made of the odd slides."""
+    """Outcome of the run."""
 
     kinds: int
     wrong: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ def measure(folder: Path, count: int = len(KINDS)) -> str:
 
 
 def run(folder: Path, kinds: Sequence[OddSlide]) -> Outcome:
-    """Make the slides in `folder`, prepare them by the command, and judge."""
+    """Make the slides in `folder`, prepare them by the command, and check the outcomes."""
     slides, alone = folder / "slides", folder / "alone"
     alone.mkdir(parents=True)
     for number in range(GOOD):
@@ -88,7 +88,7 @@ def _command(folder: Path, kinds: Sequence[OddSlide]) -> list[str]:
 
 
 def _judge(kind: OddSlide, reports: list[dict[str, Any]], out: Path, printed: str) -> str:
-    """What is wrong with the outcome, empty when it is as labelled."""
+    """What is wrong with the outcome; empty when it is as expected."""
     if len(reports) != 1:
         return f"{len(reports)} reports"
     (report,) = reports

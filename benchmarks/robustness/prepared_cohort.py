@@ -1,4 +1,4 @@
-"""A cohort of small slides with every kind of content, for scenarios that break its preparation."""
+"""A cohort of small slides with every kind of content, for scenarios that interrupt its preparation."""
 
 from pathlib import Path
 
@@ -47,5 +47,5 @@ def hidden(out: str | Path) -> list[str]:
 
 
 def differing(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
-    """Files that one has and the other lacks, or has otherwise."""
+    """Files that are missing in one of the two, or differ."""
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))

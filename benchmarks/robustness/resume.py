@@ -1,7 +1,7 @@
 """R3: a training run is killed while it saves a checkpoint, at a random step, before its first checkpoint or after its
-last one, and goes on.
+last one, and resumed.
 
-Every process is killed with SIGKILL, so nothing of it can tidy up. The runs are of the demo config at toy size.
+Processes are killed with SIGKILL, so they cannot clean up. The runs use the demo config at toy size.
 """
 
 import os
@@ -42,7 +42,7 @@ def start(*arguments: str) -> BaseProcess:
 
 
 def finish(*arguments: str) -> bool:
-    """Run main.py to its end; whether it went well."""
+    """Run main.py to its end; whether it succeeded."""
     process = start(*arguments)
     process.join(PATIENCE_S)
     process.kill()
@@ -61,14 +61,14 @@ def kill_when(process: BaseProcess, ready: Callable[[], object], after_s: float)
 
 
 def killed_while_saving(folder: Path, overrides: list[str], count: int) -> Iterator[bool]:
-    """Whether a run still has a checkpoint that can be read, and a later one than before, after each of its kills."""
+    """Whether a run has a readable checkpoint, later than before, after each of its kills."""
     generator, run = random.Random(0), folder / "saves"
     arguments = ["--base", str(DEMO), f"run={run}", *overrides, "training.checkpoint_every=1"]
     assert finish(*arguments, "training.max_steps=2")
     step = 2
     for _ in range(count):
         process = start("--resume", str(run), "training.max_steps=1000000")
-        fresh = f"step={step + 2:08d}"  # one save of this process is whole
+        fresh = f"step={step + 2:08d}"  # one save of this process is complete
         kill_when(process, partial(_saving, run, fresh), generator.random() * 0.01)
         newest = training_cohort.newest(run)
         content = torch.load(newest, weights_only=True)
@@ -88,13 +88,13 @@ def arguments_of(overrides: list[str]) -> list[str]:
 
 
 def undisturbed(folder: Path, overrides: list[str]) -> Path:
-    """The run that the killed ones are to equal."""
+    """The uninterrupted run that the killed ones are compared with."""
     assert finish("--base", str(DEMO), f"run={folder}", *arguments_of(overrides))
     return folder
 
 
 def killed_at_random(folder: Path, overrides: list[str], whole: Path, count: int) -> Iterator[bool]:
-    """Whether each run that was killed ends as the one that was not: losses, weights and what is left on the disk."""
+    """Whether each killed run ends as the uninterrupted one: losses, weights and files on the disk."""
     generator = random.Random(0)
     arguments = arguments_of(overrides)
     for number in range(count):

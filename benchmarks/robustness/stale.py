@@ -1,7 +1,7 @@
-"""R13: something that a kept result depends on changes under the same path or option, and the command is run again.
+"""R13: something that a cached result depends on changes under the same path or option, and the command is run again.
 
-Each trial makes a result (or begins to: a sampling is stopped in the middle), changes one thing, and makes it again in
-the same folder. It must be what a new folder gives. The commands run on the toy model, in this process.
+Each trial makes a result (or a part: a sampling is stopped in the middle), changes one thing, and makes it again in the
+same folder. The result must equal that in a new folder. The commands run on the toy model, in this process.
 """
 
 import io
@@ -31,7 +31,7 @@ from ldm.multiscale.joint import Joint
 
 
 class Change(NamedTuple):
-    """Of what lies in the world's folder, or options that are added."""
+    """A change of a file in the world's folder, or added options."""
 
     name: str
     apply: Callable[[Path], None] = lambda world: None
@@ -39,7 +39,7 @@ class Change(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A command that keeps something: make(world, out, options) gives the digest of what it wrote."""
+    """A command that caches something: make(world, out, options) returns the digest of its output."""
 
     name: str
     make: Callable[[Path, Path, tuple[str, ...]], str]
@@ -80,13 +80,13 @@ def reconfigure(run: str, key: str, value: object) -> Change:
         config = OmegaConf.load(path)
         OmegaConf.update(config, key, value)
         OmegaConf.save(config, path)
-        path.with_name("config.yaml.sha256").unlink()  # so that it is used as it is
+        path.with_name("config.yaml.sha256").unlink()  # so that the edited config is accepted
 
     return Change(f"{key} of {run}", apply)
 
 
 def _redraw(world: Path) -> None:
-    """Other embeddings and latents, and all attributes the same; also the times of the files."""
+    """Other embeddings and latents, with the same attributes and file times."""
     for path in (world / "cohort").glob("*.h5"):
         times, other = path.stat(), np.random.default_rng(1)
         path.unlink()
@@ -183,13 +183,13 @@ def _stopped(sampling: Joint) -> Iterator[tuple[str, State]]:
 
 
 def trials() -> Iterator[tuple[Result, Change]]:
-    """In turn one of each case."""
+    """Trials of all cases, in turn."""
     for number in range(max(len(case.changes) for case in CASES)):
         yield from ((case, case.changes[number]) for case in CASES if number < len(case.changes))
 
 
 def outcome(folder: Path, case: Result, change: Change) -> str:
-    """ "made anew", "unmoved" (the change does not show), or what must not be: "silent"."""
+    """Returns "made anew", "unmoved" (the change has no effect), or the error "silent"."""
     world, kept, fresh = world_in(folder / "world"), folder / "kept", folder / "fresh"
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         if case.stopped:

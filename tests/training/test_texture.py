@@ -86,9 +86,7 @@ def test_the_loss_reaches_every_parameter_of_autoencoder_and_discriminator() -> 
     total, values = loss(made)
     assert {"pixels", "bands", "stripes", "adversary", "features"} < set(values)
     assert without_gradient(network, total) == []
-    assert all(parameter.grad is None for parameter in loss.parameters()), (
-        "no gradient for the discriminator"
-    )
+    assert all(parameter.grad is None for parameter in loss.parameters()), "no gradient for the discriminator"
     judged, _ = loss.judge(made)
     assert without_gradient(loss, judged) == []
 
