@@ -83,17 +83,16 @@ class Joint:
         """
         for together in self._together():
             canvases = {scale: self.canvas(scale) for scale in together}
-            finished = cache(self.image)
-            for step in range(self._begin(together), self.scale_steps):  # t = T ... 1
+            image = cache(self.image)
+            for step in range(self._begin(together), self.scale_steps):  # t = T ... 1, from noise
                 taken: dict[str, State] = {}
                 for scale in together:  # coarse to fine
-                    z_t, coarser = self.states[scale].z_t, self.chain.coarser(scale)
-                    constraint = None  # the coarsest canvas is unconstrained
-                    if coarser and self._constrained(step):  # y = Dec(z_0) of the coarser canvas
-                        y = self._decoded(taken[coarser].z_0) if coarser in taken else finished(coarser)
+                    constraint, coarser = None, self.chain.coarser(scale)
+                    if coarser and self._constrained(step):  # A Dec(z_0) = y; y: the coarser canvas, decoded
+                        y = self._decoded(taken[coarser].z_0) if coarser in taken else image(coarser)
                         constraint = Constraint(self._pieces(scale, y), self.codec, self.settings.rule)
-                    # each window: z_0, eps = predict(z_t); towards A Dec(z_0) = y (eq. 4 to 6, 12); z_t = step (eq. 2)
-                    taken[scale] = denoise_step(z_t, step, canvases[scale], constraint)
+                    # in each window: z_0, eps = predict(z_t), moved towards y by eq. 4, 5, 6 and 12; then eq. 2
+                    taken[scale] = denoise_step(self.states[scale].z_t, step, canvases[scale], constraint)
                     if taken[scale].whole:
                         checked(taken[scale].z_t, f"canvas {scale} after step {step + 1}")
                 self.states |= {scale: state._replace(z_0=state.z_t) for scale, state in taken.items()}  # z_0 is large

@@ -24,7 +24,7 @@ from ldm.multiscale.canvas import Windows, correct
 from ldm.multiscale.joint import OVERLAP, REPAIR, REPAIR_FROM, REPAIR_STRIDE, Joint
 
 
-class Kind(NamedTuple):
+class WindowKind(NamedTuple):
     """A kind of windows, of equal cost."""
 
     canvas: str
@@ -33,9 +33,9 @@ class Kind(NamedTuple):
     """whether the coarser canvas constrains them"""
 
 
-def windows_left(joint: Joint) -> Counter[Kind]:
+def windows_left(joint: Joint) -> Counter[WindowKind]:
     """Number of windows that are still to be denoised, summed over the steps that are left."""
-    left: Counter[Kind] = Counter()
+    left: Counter[WindowKind] = Counter()
     settings, steps = joint.settings, joint.scale_steps
     for scale in joint.scales[:-1] if joint.fixed is not None else joint.scales:
         windows = windows_a_step(joint, *joint.chain.latents(scale))
@@ -44,14 +44,14 @@ def windows_left(joint: Joint) -> Counter[Kind]:
         if settings.rule.inner and scale != joint.scales[-1]:
             constrained = max(0, min(steps, ceil(settings.rule.until * steps)) - done)
         if settings.rule.inner and settings.lockstep:
-            left[Kind("all", True)] += (steps - done) * windows
+            left[WindowKind("all", True)] += (steps - done) * windows
         else:
-            left[Kind(scale, True)] += constrained * windows
-            left[Kind(scale, False)] += (steps - done - constrained) * windows
+            left[WindowKind(scale, True)] += constrained * windows
+            left[WindowKind(scale, False)] += (steps - done - constrained) * windows
     if settings.seam == "repair":
         done = joint.states[REPAIR].step if REPAIR in joint.states else 0
         windows = covering(*joint.chain.latents(joint.scales[0]), joint.chain.side, joint.chain.side // OVERLAP)
-        left[Kind(REPAIR, False)] += (REPAIR_FROM // REPAIR_STRIDE - done) * windows
+        left[WindowKind(REPAIR, False)] += (REPAIR_FROM // REPAIR_STRIDE - done) * windows
     return +left
 
 
@@ -76,8 +76,8 @@ class Clock:
         self.steps = 0
         """number of steps since"""
         self._left = windows_left(joint)
-        self._rates: dict[Kind, float] = {}
-        self._begun: set[Kind] = set()
+        self._rates: dict[WindowKind, float] = {}
+        self._begun: set[WindowKind] = set()
         self._at = time.perf_counter()
 
     @property
@@ -101,7 +101,7 @@ class Clock:
         self._at = time.perf_counter()  # what was tried out belongs to no step
         return seconds
 
-    def _rate(self, kind: Kind) -> float:
+    def _rate(self, kind: WindowKind) -> float:
         """Seconds per window."""
         if kind not in self._rates:
             a_step = windows_a_step(self.joint, *self.joint.chain.latents(self.joint.scales[0]))
