@@ -30,7 +30,6 @@ from ldm.diffusion.schedule import scaled_linear_alpha_bar
 from ldm.errors import UserError, cli
 from ldm.evaluation.experiments.operations import WorkCount, costs, counted, gflop, pflop
 from ldm.evaluation.tables import markdown
-from ldm.hub import BUNDLED
 from ldm.images.contact_sheet import Pixels
 from ldm.images.tensors import to_uint8
 from ldm.multiscale.conditions import TokenMap
@@ -43,6 +42,7 @@ from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
 from ldm.scales import ladder
 from ldm.support.arguments import Parser, output_file, positive_int
+from ldm.support.bundled_models import BUNDLED
 from ldm.support.files import atomic_write
 from ldm.support.precision import DTYPES, add_precision, allow_tf32, choose
 from ldm.training.zoomldm import ZoomLDMTraining
@@ -327,7 +327,7 @@ def against_cpu(device: torch.device, size: Size) -> list[list[str]]:
 
 def check_pictures(model: ZoomLDM, px: int, steps: int) -> dict[str, Pixels]:
     """Of the three tasks, with the bundled model and slide."""
-    slide = SlideFile(BUNDLED / "slide.h5")
+    slide = SlideFile(BUNDLED["demo"].slide)
     conditions = TokenMap(model, slide.tokens(0, 12, 16, px // model.tile_px, px // model.tile_px))
     y = slide.images("5x", [0])[0][: px // 4, : px // 4]
     return {

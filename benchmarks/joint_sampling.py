@@ -24,7 +24,6 @@ from ldm.demo.world import generate
 from ldm.errors import cli
 from ldm.evaluation.experiments.operations import counted, full_size, full_size_pflop, worth
 from ldm.evaluation.metrics.seams import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
-from ldm.hub import BUNDLED
 from ldm.images.contact_sheet import contact_sheet
 from ldm.images.tensors import to_uint8
 from ldm.model_slides import matching_slide
@@ -34,6 +33,7 @@ from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS, Settings
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import Parser, output_file, output_folder, positive_int
+from ldm.support.bundled_models import BUNDLED
 from ldm.support.files import atomic_write
 from ldm.support.precision import add_precision, announce
 
@@ -92,7 +92,7 @@ def constraint_errors(joint: Joint, image: torch.Tensor) -> list[str]:
 def run_row(row: PresetRow, model: ZoomLDM, real: Pixels, place: tuple[int, int]) -> tuple[list[str], Pixels, Pixels]:
     """Sample; the table's cells, the image and its coarser canvas."""
     size, tiles = len(real), (len(real) // model.tile_px) ** 2
-    slide = matching_slide(BUNDLED / "slide.h5", model)
+    slide = matching_slide(BUNDLED["demo"].slide, model)
     rows, cols = (min(size // model.tile_px, length - at) for length, at in zip(slide.grid, place, strict=True))
     conditions = TokenMap(model, slide.tokens(0, *place, rows, cols))
     joint = Joint(model=model, scales=row.scales, height=size, width=size, conditions=conditions, settings=row.settings)

@@ -14,10 +14,11 @@ from torch import Tensor
 from data_prep.slides.slide import Plane, open_slide
 from data_prep.slides.tissue import PER_TILE, read_foreground, tile_shares
 from ldm.checkpoint import save_weights
-from ldm.encoders.demo_encoder import DEMO_TILE_PX, DEMO_WEIGHTS, DemoEncoder
+from ldm.encoders.demo_encoder import DEMO_TILE_PX, DemoEncoder
 from ldm.errors import UserError, cli
 from ldm.scales import ladder
 from ldm.support.arguments import Parser, output_file, seed_int
+from ldm.support.bundled_models import model_of_kind
 
 LEAST_STD = 0.3
 """least standard deviation, relative to the median channel's, so that inactive channels are not amplified"""
@@ -61,9 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description="Make the demo encoder's weights.")
     parser.add_argument("--fit", type=Path, required=True, help="folder of demo slides to measure")
     parser.add_argument("--kind", choices=("histology", "satellite"), default="histology", help="(%(default)s)")
-    parser.add_argument("--out", type=output_file, default=str(DEMO_WEIGHTS), help="safetensors file to write")
+    parser.add_argument("--out", type=output_file, help="safetensors file to write; default: the bundled one")
     parser.add_argument("--seed", type=seed_int, default=5, help="of the random backbone")
     arguments = parser.parse_args(argv)
+    arguments.out = arguments.out or model_of_kind(arguments.kind).encoder
     digest = fit_demo(arguments.fit, arguments.out, arguments.seed, arguments.kind)
     print(f"{arguments.out}: {arguments.out.parent.name}-{digest[:12]}")
 

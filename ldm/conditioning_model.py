@@ -32,7 +32,7 @@ class ConditioningModel:
 
     @classmethod
     def load(cls, source: str | Path) -> "ConditioningModel":
-        """From "demo", a cdm run folder, a published file or a name on the hub: see `ldm.hub`."""
+        """From "demo" or "satellite", a cdm run folder, a published file or a name on the hub: see `ldm.hub`."""
         found = open_source(source, "cdm")
         network = load_network(found, "cdm", {"cdm": found.tensors})
         contexts_id = found.config.get("contexts_id")

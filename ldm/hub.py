@@ -1,11 +1,12 @@
-"""Sources of weights: "demo" (in the package), a folder, a published file, or a name on the Hugging Face hub.
+"""Sources of weights: "demo" or "satellite" (in the package), a folder, a published file, or a name on the hub.
 
 A model's folder, as a finished run and `save_pretrained` write it, holds config.yaml, which names the networks, and
 weights.safetensors. A published file, weights.ckpt, is read without a config: its networks are the constructors'
 defaults, and its tensors must match them in name and shape.
 
-On the hub a model is ORG/NAME[/SUBFOLDER][@REVISION], such as StonyBrook-CVLab/ZoomLDM/brca. A file or folder of that
-name on this disk has priority, unless the name begins with `hf:`.
+On the Hugging Face hub a model is ORG/NAME[/SUBFOLDER][@REVISION], such as StonyBrook-CVLab/ZoomLDM/brca. A file or
+folder of that name on this disk has priority, unless the name begins with `hf:`. The names demo and satellite always
+mean the package; a folder of that name is ./satellite.
 """
 
 import re
@@ -24,11 +25,11 @@ from ldm.config.objects import build
 from ldm.config.run_config import SETTINGS, check_settings, load_run_config, model_settings, save_config
 from ldm.config.training_config import check_finished
 from ldm.errors import UserError
+from ldm.support.bundled_models import BUNDLED, MODELS
 from ldm.support.files import check_destination, sha256
 from ldm.support.hub_files import Repository, fetch, list_files
 from ldm.support.typed import typed
 
-BUNDLED = Path(__file__).parent / "weights" / "demo"
 CONFIG, WEIGHTS, PUBLISHED = "config.yaml", "weights.safetensors", "weights.ckpt"
 CDM = "cdm"
 """subfolder of a saved model's folder for its CDM"""
@@ -60,9 +61,10 @@ class Source:
 
     @property
     def own_cdm(self) -> Path | None:
-        """The CDM that belongs to these weights: the demo's, or one that was saved with them."""
-        if self.path.parent == BUNDLED / "zoomldm":
-            return BUNDLED / CDM
+        """The CDM that belongs to these weights: a bundled model's, or one that was saved with them."""
+        for bundled in BUNDLED.values():
+            if self.path == bundled.weights("zoomldm"):
+                return bundled.folder / CDM
         folder = self.path.parent / CDM
         return folder if (folder / WEIGHTS).is_file() and not self.published else None
 
@@ -144,10 +146,12 @@ def open_source(source: str | Path, *systems: str) -> Source:
 def locate(source: str | Path, system: str) -> tuple[Path, str]:
     """The local folder or file of `source`, downloaded if necessary, and its name in ids.
 
-    UserError when it cannot be downloaded.
+    UserError when it cannot be downloaded, or the package lacks it.
     """
-    if str(source) == "demo":
-        return BUNDLED / system, "demo"
+    if bundled := MODELS.get(str(source)):
+        if not bundled.weights(system).is_file():
+            raise UserError(f"{source}: the package has no {system} of that name; name a finished run of it")
+        return bundled.folder / system, bundled.name
     name = hub_name(source)
     path = Path(source) if name is None else _fetched(name)
     if not path.exists() and (found := HUB_NAME.fullmatch(str(source))):
@@ -192,14 +196,15 @@ def _needed(name: HubName) -> list[str]:
 
 def check_there(source: str | Path | None, key: str) -> None:
     """UserError when `source`, the value of `key`, names no file and no finished run; a cheap early check."""
-    if source is None or str(source) == "demo":
+    if source is None or str(source) in MODELS:
         return
     if (name := hub_name(source)) is not None:
         _needed(name)
         return
     path = Path(source)
     if not path.exists():
-        raise UserError(f"{key}: {path} does not exist; name a weights file, a finished run's folder, or demo")
+        bundled = " or ".join(BUNDLED)
+        raise UserError(f"{key}: {path} does not exist; name a weights file, a finished run's folder, or {bundled}")
     if path.is_dir() and not any((path / weights).is_file() for weights in (WEIGHTS, PUBLISHED)):
         raise UserError(f"{key}: {path} has no {WEIGHTS}, written when a run ends; name a finished run")
 

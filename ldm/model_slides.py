@@ -34,7 +34,7 @@ def kind_notes(place: Place | None, model: ZoomLDM) -> list[str]:
     """A warning where a georeferenced picture is given to a `model` of something else than scenes."""
     if place is None or model.ladder.kind == "satellite":
         return []
-    return [f"is georeferenced, but the model is of {model.ladder.kind}; give --model one that was trained on scenes"]
+    return [f"is georeferenced, but the model is of {model.ladder.kind}; give --model one of scenes, as satellite is"]
 
 
 def tile_place(slide: SlideFile, tile: tuple[int, int]) -> Place | None:

@@ -57,6 +57,11 @@ class Ladder:
     def names(self) -> list[str]:
         return [scale.name for scale in self.scales]
 
+    @property
+    def fourfold(self) -> list[str]:
+        """The finest scale and the one that shrinks it four times, or the next to it where there is none."""
+        return list(dict.fromkeys([self.names[0], self.names[min(2, len(self) - 1)]]))
+
     def um(self, name: str) -> float:
         """um per pixel of a scale, also for satellite scenes, as slide viewers expect."""
         return self.base_mpp * self[name].downsample * _UM[self.unit]

@@ -9,8 +9,8 @@ import pytest
 from benchmarks.fixtures import toy, training_cohort
 from benchmarks.robustness.forking import start_server
 from ldm.data.h5 import SlideFile
-from ldm.hub import BUNDLED
 from ldm.pipeline import ZoomLDM
+from ldm.support.bundled_models import BUNDLED
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,7 +44,7 @@ def demo() -> ZoomLDM:
 @pytest.fixture(scope="session")
 def demo_slide() -> SlideFile:
     """The bundled slide."""
-    return SlideFile(BUNDLED / "slide.h5")
+    return SlideFile(BUNDLED["demo"].slide)
 
 
 @pytest.fixture(scope="session")

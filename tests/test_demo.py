@@ -1,4 +1,7 @@
-"""The bundled model: small, undamaged, and its samples follow their conditions."""
+"""The bundled models: small, undamaged, and their samples follow their conditions.
+
+A model with an incomplete folder is not in the table, so it is not tested here.
+"""
 
 from pathlib import Path
 
@@ -12,19 +15,46 @@ from ldm.commands import bundle as bundle_demo
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.evaluation.experiments.superres_methods import control_for
-from ldm.hub import BUNDLED
 from ldm.images.tensors import to_uint8
+from ldm.model_slides import matching_slide, tile_place
 from ldm.pipeline import ZoomLDM, load_autoencoder
+from ldm.support import bundled_models
+from ldm.support.bundled_models import BUNDLED, BundledModel
 from ldm.support.files import intact
 
 
-def test_the_weights_are_whole_and_small() -> None:
-    weights = sorted(BUNDLED.rglob("*.safetensors"))
-    assert [path.parent.name for path in weights] == ["cdm", "control", "demo", "vq", "zoomldm"]
+@pytest.fixture(scope="module", params=BUNDLED)
+def bundled(request: pytest.FixtureRequest) -> BundledModel:
+    """Each of the bundled models in turn."""
+    return BUNDLED[request.param]
+
+
+@pytest.fixture(scope="module")
+def model(bundled: BundledModel) -> ZoomLDM:
+    return ZoomLDM.load(bundled.name)
+
+
+@pytest.fixture(scope="module")
+def slide(bundled: BundledModel, model: ZoomLDM) -> SlideFile:
+    """The model's slide, which no network was trained on."""
+    return matching_slide(bundled.slide, model)
+
+
+def test_the_weights_are_whole_and_small(bundled: BundledModel) -> None:
+    weights = sorted(bundled.folder.rglob("*.safetensors"))
     assert all(intact(path) for path in weights)
     sizes = {path.parent.name: path.stat().st_size for path in weights}
-    assert sizes.pop("control") < 5e6  # a baseline
+    assert sizes.pop("control", 0) < 5e6  # a baseline
+    assert sizes.keys() == {"cdm", "vq", "zoomldm", bundled.name}
     assert sum(sizes.values()) < 25e6  # the model
+
+
+def test_a_model_is_what_the_package_says_it_is(bundled: BundledModel, model: ZoomLDM, slide: SlideFile) -> None:
+    assert model.ladder.kind == bundled.kind
+    assert model.encoder.partition("-")[0] == bundled.name
+    assert slide.attrs["slide_id"] == f"{bundled.kind}_{bundled.seed}"
+    assert bool(tile_place(slide, bundled.place)) == (bundled.kind == "satellite")
+    assert slide.tokens(0, *bundled.place, 4, 4).shape == (model.embedding_width, 4, 4)  # 512 px of it
 
 
 def test_the_bundled_control_enlarges_for_the_bundled_model_alone(demo: ZoomLDM, tmp_path: Path) -> None:
@@ -38,23 +68,23 @@ def test_the_bundled_control_enlarges_for_the_bundled_model_alone(demo: ZoomLDM,
         control_for("demo", toy_model, ["20x", "5x"])
 
 
-def test_slides_prepared_with_the_bundled_autoencoder_are_the_models(demo: ZoomLDM) -> None:
-    assert load_autoencoder("demo")[0].latents_id() == demo.latents_id
+def test_slides_prepared_with_the_bundled_autoencoder_are_the_models(bundled: BundledModel, model: ZoomLDM) -> None:
+    assert load_autoencoder(bundled.name)[0].latents_id() == model.latents_id
 
 
-def test_decoded_latents_look_like_the_slide(demo: ZoomLDM, demo_slide: SlideFile) -> None:
-    images = np.stack(demo_slide.images("20x", range(8)))
-    x = demo.autoencoder.encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
-    decoded = to_uint8(demo.decode(x))
+def test_decoded_latents_look_like_the_slide(model: ZoomLDM, slide: SlideFile) -> None:
+    images = np.stack(slide.images(model.ladder.names[0], range(8)))
+    x = model.autoencoder.encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
+    decoded = to_uint8(model.decode(x))
     mse = ((decoded.astype(float) - images) ** 2).mean()
     assert 10 * np.log10(255**2 / mse) > 25
 
 
-@pytest.mark.parametrize("scale", ["20x", "10x", "5x", "2.5x"])
-def test_a_sample_is_nearer_to_its_own_patch_than_to_others(demo: ZoomLDM, demo_slide: SlideFile, scale: str) -> None:
-    rows = range(8)
-    real = np.stack(demo_slide.images(scale, rows)).astype(float)
-    sampled = demo.sample(scale, embeddings=[demo_slide.embedding(scale, row) for row in rows], steps=10).astype(float)
+@pytest.mark.parametrize("zoom", range(4))
+def test_a_sample_is_nearer_to_its_own_patch_than_to_others(model: ZoomLDM, slide: SlideFile, zoom: int) -> None:
+    scale, rows = model.ladder.names[zoom], range(8)
+    real = np.stack(slide.images(scale, rows)).astype(float)
+    sampled = model.sample(scale, embeddings=[slide.embedding(scale, row) for row in rows], steps=10).astype(float)
 
     def colours(images: np.ndarray) -> np.ndarray:
         """Mean colour of each quadrant, (n, 12)."""
@@ -67,23 +97,28 @@ def test_a_sample_is_nearer_to_its_own_patch_than_to_others(demo: ZoomLDM, demo_
     assert own < 0.6 * others
 
 
-def test_contexts_of_the_cdm_differ_between_scales_and_seeds(demo: ZoomLDM) -> None:
-    first, second = (demo.sample_context(scale, 2, steps=5) for scale in ("20x", "1.25x"))
+def test_contexts_of_the_cdm_differ_between_scales_and_seeds(model: ZoomLDM) -> None:
+    names = model.ladder.names
+    first, second = (model.sample_context(scale, 2, steps=5) for scale in (names[0], names[-1]))
     assert (first - second).abs().mean() > 0.1
     assert (first[0] - first[1]).abs().mean() > 0.1
 
 
 @pytest.mark.parametrize("part", ["decoder", "encoder"])
+@pytest.mark.parametrize(("kind", "name"), [("histology", "demo"), ("satellite", "satellite")])
 def test_a_new_decoder_goes_into_the_bundled_model_and_new_latents_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, kind: str, name: str
 ) -> None:
-    monkeypatch.setattr(bundle_demo, "BUNDLED", tmp_path / "demo")
-    autoencoder, run = toy.run_folder(tmp_path / "vq", "vq"), toy.run_folder(tmp_path / "zoomldm", "zoomldm")
+    monkeypatch.setattr(bundled_models, "WEIGHTS", tmp_path / "weights")
+    folder, ladder = tmp_path / "weights" / name, {"kind": kind, "scales": 3}
+    autoencoder, run = (toy.run_folder(tmp_path / system, system, ladder=ladder) for system in ("vq", "zoomldm"))
     bundle_demo.bundle(run)
-    before = load_weights(tmp_path / "demo/zoomldm/weights.safetensors")
+    before = load_weights(folder / "zoomldm/weights.safetensors")
     trained = load_weights(autoencoder / "weights.safetensors")
-    name = f"{PARTS['autoencoder']}{part}.conv_in.weight"
-    save_weights(autoencoder / "weights.safetensors", trained | {name: trained[name] + 1})
-    assert bundle_demo.bundle(autoencoder) == tmp_path / "demo/vq"
-    after = load_weights(tmp_path / "demo/zoomldm/weights.safetensors")
-    assert [key for key in before if not torch.equal(before[key], after[key])] == ([name] if part == "decoder" else [])
+    changed = f"{PARTS['autoencoder']}{part}.conv_in.weight"
+    save_weights(autoencoder / "weights.safetensors", trained | {changed: trained[changed] + 1})
+    assert bundle_demo.bundle(autoencoder) == folder / "vq"
+    after = load_weights(folder / "zoomldm/weights.safetensors")
+    different = [key for key in before if not torch.equal(before[key], after[key])]
+    assert different == ([changed] if part == "decoder" else [])
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == [name]

@@ -241,7 +241,7 @@ def test_a_run_is_measured_on_the_slides_of_its_cohort_that_it_was_not_trained_o
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["patches", "--space", "demo"], "--real: none given; .* is neither demo nor a run"),
+        (["patches", "--space", "demo"], "--real: none given; .* is no bundled model and no run with"),
         (["patches", "--weights", "inception"], "--weights: inception; expected NAME=PATH"),
         (
             ["patches", "--space", "inceptoin"],
@@ -251,7 +251,7 @@ def test_a_run_is_measured_on_the_slides_of_its_cohort_that_it_was_not_trained_o
         (["patches", "--space", "inception"], "inception: .* is missing; download"),
         (["large", "--space", "demo"], "inception: .* is missing; download"),
         (["patches", "--space", "demo", "--real", "nowhere"], "nowhere: no such folder"),
-        (["superres", "--space", "demo"], "only the demo"),
+        (["superres", "--space", "demo"], "only --model demo.* brings its own data"),
         (
             ["superres", "--space", "demo", "--real", "PICTURES", "--weights", "lpips=nowhere"],
             "lpips: nowhere is missing; .* give --weights lpips=PATH",

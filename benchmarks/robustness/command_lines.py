@@ -37,8 +37,8 @@ from ldm.demo import world as demo_world
 from ldm.errors import cli
 from ldm.evaluation.experiments.context import Report, Sheet
 from ldm.evaluation.mil.features import FeatureExtractor
-from ldm.hub import BUNDLED
 from ldm.pipeline import ZoomLDM
+from ldm.support.bundled_models import BUNDLED
 
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 60
@@ -274,7 +274,7 @@ def world(folder: Path) -> None:
     (folder / "folder").mkdir()
     Image.fromarray(np.full((24, 16, 3), 90, np.uint8)).save(folder / "picture.png")
     (folder / "cohort").mkdir()
-    shutil.copy(BUNDLED / "slide.h5", folder / "cohort")
+    shutil.copy(BUNDLED["demo"].slide, folder / "cohort")
     (folder / "labels.csv").write_text("slide,label\na,0\nb,1\n")
 
 

@@ -1,9 +1,10 @@
-"""Put finished runs into the package as the demo model: weights in half precision, and the config that made them.
+"""Put finished runs into the package: weights in half precision, and the config that made them.
 
     python scripts/bundle_demo.py runs/VQ runs/ZOOMLDM runs/CDM runs/CONTROL
 
-A run's system decides which bundled folder it replaces. An autoencoder with the same latents as the bundled ZoomLDM's
-also replaces the autoencoder there, so a decoder can be trained further on its own.
+The kind of a run's ladder decides which model it becomes a part of, demo or satellite, and its system which folder it
+replaces. An autoencoder with the same latents as the bundled ZoomLDM's also replaces the autoencoder there, so that a
+decoder can be trained further on its own.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Measure a model: patches of every scale, large images, super-resolution, memorisation.
 
-Without arguments each command measures the bundled demo model on held-out demo slides, in the feature space of the demo
-encoder: minutes on a laptop. Running the same command again continues an interrupted one.
+Without arguments each command measures the bundled demo model, or --model satellite, on held-out slides of the demo
+world, in the feature space of the model's own encoder: minutes on a laptop. Running the same command again continues an
+interrupted one.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def _memorization(add: Add) -> None:
 
 
 def _pictures(add: Add) -> None:
-    add_scales(add, "finest and coarser ones (%(default)s; satellite: 1x,3x)", "20x,5x")
+    add_scales(add, "finest and coarser ones; default: 20x,5x, of satellite models 1x,3x")
     add("--real", type=Path, metavar="FOLDER", help=f"real images at the finest scale ({typed('crops')} makes them)")
 
 

@@ -28,13 +28,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add_model(add)
     add_cdm(add)
-    add_scales(add, "finest and coarser ones, any number (%(default)s; satellite: 1x,3x)", "20x,5x")
+    add_scales(add, "finest and coarser ones, any number; default: 20x,5x, of satellite models 1x,3x")
     add("--size", default="1024", metavar="PX|WxH", help="pixels at the finest scale (%(default)s)")
     add(
         "--from",
         dest="origin",
         metavar="SLIDE.h5|IMAGE|cdm|none",
-        help="conditions; default: the bundled slide, or cdm",
+        help="conditions; default: the slide of a bundled model, or cdm",
     )
     add("--place", metavar="ROW,COL", help="first base tile on the slide; default: where most tissue is")
     add("--preset", choices=PRESETS, default="default", help="paper, published: as they do it; the others: baselines")

@@ -14,7 +14,7 @@ def add_model(add: Add) -> None:
     add(
         "--model",
         default="demo",
-        help="demo (the default), a folder, a weights file, or a name on the hub: StonyBrook-CVLab/ZoomLDM/brca",
+        help="demo (the default), satellite, a folder, a file, or a name on the hub: StonyBrook-CVLab/ZoomLDM/brca",
     )
 
 
@@ -55,4 +55,4 @@ def add_out(add: Add, default: str, meaning: str = "folder") -> None:
 
 def add_cdm(add: Add) -> None:
     """--cdm: the conditioning diffusion model of the model."""
-    add("--cdm", help="the model's CDM, named likewise; the demo model brings its own")
+    add("--cdm", help="the model's CDM, named likewise; demo and satellite bring their own")

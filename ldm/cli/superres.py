@@ -20,10 +20,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         example="photos/ --scales 20x,5x --condition inferred --out photos4x",
     )
     add = parser.add_argument
-    add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="at the coarsest of --scales; default: the demo")
+    add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="at the coarsest of --scales; default: our own")
     add_out(add, "samples/superres")
     add_model(add)
-    add_scales(add, "finest and coarser ones; their ratio is the enlargement (20x,5x; satellite: 1x,3x)")
+    add_scales(add, "finest and coarser ones; their ratio is the enlargement (20x,5x or 1x,3x)")
     add("--method", choices=("zoomldm", "bicubic"), default="zoomldm", help="(%(default)s)")
     add("--condition", choices=("none", "given", "inferred"), help="default: given with --from, inferred without")
     add("--from", dest="slide", metavar="SLIDE.h5", help="prepared slide that the image is a part of")

@@ -2,10 +2,12 @@
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from ldm.doctor.environment import accelerators, openslide, packages, python, room
 from ldm.doctor.finding import Finding, checked
+from ldm.support.bundled_models import BUNDLED
 
 
 def environment() -> Iterator[Finding]:
@@ -43,17 +45,16 @@ def published_weights() -> Iterator[Finding]:
         yield elsewhere(name, file, url, f"put the file at {file}")
 
 
-def bundled() -> Iterator[Finding]:
+def bundled(name: str) -> Iterator[Finding]:
+    """A model in the package, its tile encoder and its slide."""
     from ldm.data.h5 import SlideFile
     from ldm.doctor.finding import ok
     from ldm.doctor.slide_check import examine
     from ldm.doctor.weights_check import file, model
-    from ldm.encoders.demo_encoder import DEMO_WEIGHTS
-    from ldm.hub import BUNDLED
 
-    yield from model("demo")
-    yield file(DEMO_WEIGHTS)
-    slide = SlideFile(BUNDLED / "slide.h5")
+    yield from model(name)
+    yield file(BUNDLED[name].encoder)
+    slide = SlideFile(BUNDLED[name].slide)
     examine(slide)
     yield ok(f"{slide.path}: every checksum right, all values finite")
 
@@ -61,7 +62,7 @@ def bundled() -> Iterator[Finding]:
 def one_model(source: str) -> Iterator[Finding]:
     from ldm.doctor.weights_check import model
 
-    yield from bundled() if source == "demo" else model(source)
+    yield from bundled(source) if source in BUNDLED else model(source)
 
 
 def one_cohort(folder: Path, source: str | None) -> Iterator[Finding]:
@@ -89,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     if args.config:
         checks.append((f"--config {args.config[0]}", lambda: training_run(args.config)))
     if not checks:
-        checks = [("environment", environment), ("bundled model", bundled)]
+        checks = [("environment", environment)]
+        checks += [(f"bundled model {name}", partial(bundled, name)) for name in BUNDLED]
     counts = {"ok": 0, "warn": 0, "FAIL": 0}
     for name, check in checks:
         for finding in checked(name, check):

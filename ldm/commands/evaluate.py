@@ -37,13 +37,14 @@ from ldm.images.contact_sheet import contact_sheet
 from ldm.images.pictures import listed
 from ldm.model_slides import matching_slide
 from ldm.pipeline import ZoomLDM
+from ldm.support.bundled_models import BUNDLED, BundledModel
 from ldm.support.precision import announce, choose
 from ldm.support.processes import Processes, launch
 
 
 def extractors(args: argparse.Namespace, names: Sequence[str] | None, usual: str, device: str) -> list[Extractor]:
-    """The extractors of `--space`; by default the demo encoder for the demo model, else `usual`."""
-    names = names or ["demo" if args.model == "demo" else usual]
+    """The extractors of `--space`; by default the model's own encoder for a bundled model, else `usual`."""
+    names = names or [args.model if args.model in BUNDLED else usual]
     return [space(name, named(args.weights, "--weights"), device) for name in names]
 
 
@@ -75,19 +76,20 @@ class ModelEmbedder:
         return self._load()(tiles)
 
 
-def demo_only(args: argparse.Namespace, option: str) -> None:
-    """UserError where no data was given and the model is not the demo, which brings its own."""
-    if args.model != "demo":
-        raise UserError(f"{option}: none given; only the demo model brings its own data")
+def bundled_only(args: argparse.Namespace, option: str) -> BundledModel:
+    """The bundled model, which brings its own data. UserError for any other model, of which none was given."""
+    if args.model not in BUNDLED:
+        raise UserError(f"{option}: none given; only --model {' or '.join(BUNDLED)} brings its own data")
+    return BUNDLED[args.model]
 
 
 def own_slides(args: argparse.Namespace, trained_on: bool) -> tuple[Path, list[SlideFile]]:
-    """Slides that the model was trained on, or held-out slides, and their folder: the demo's, or the run's cohort.
+    """Slides that the model was trained on, or held-out slides, and their folder: a bundled model's, or the run's.
 
     UserError for a model that is neither.
     """
-    if args.model == "demo":
-        folder = training_cohort() if trained_on else held_out_cohort()
+    if bundled := BUNDLED.get(args.model):
+        folder = training_cohort(bundled) if trained_on else held_out_cohort(bundled)
         return folder, cohort(folder)
     return slides_of_run(Path(args.model), trained_on)
 
@@ -124,14 +126,15 @@ def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) 
 
 def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
     model = load(args, fabric)
+    args.scales = args.scales or model.ladder.fourfold
     device = str(fabric.device)
     spaces, crop_spaces = (
         extractors(args, names, usual, device)
         for names, usual in ((args.space, "clip"), (args.crop_space, "inception"))
     )
     if args.real is None:
-        demo_only(args, "--real")
-        paths = processes.once(lambda: held_out_pictures(args.size, 8 * args.count))
+        bundled = bundled_only(args, "--real")
+        paths = processes.once(lambda: held_out_pictures(bundled, args.size, 8 * args.count))
     else:
         paths = listed([args.real])
     reference, given = halves(paths, slide_of)
@@ -148,12 +151,12 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
     model = load(args, fabric)
     spaces = extractors(args, args.space, model.encoder, str(fabric.device))
     if args.real is None:
-        demo_only(args, "--real")
-        paths = processes.once(lambda: held_out_pictures(args.size, args.count))
+        bundled = bundled_only(args, "--real")
+        paths = processes.once(lambda: held_out_pictures(bundled, args.size, args.count))
     else:
         paths = spread_over(listed([args.real]), args.count)
     setup = EvalContext(model, spaces, args.out, args.seed, args.batch_size, processes)
-    scales = args.scales
+    scales = args.scales = args.scales or model.ladder.fourfold
     methods = superres_methods.methods(args.methods, superres_methods.control_for(args.control, model, scales))
     demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
     features = None if demo is None else demo.maps

@@ -19,7 +19,6 @@ from torch import Tensor
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError, when_stopped
 from ldm.evaluation.metrics.seams import gradient_energy, seam_strength
-from ldm.hub import BUNDLED
 from ldm.images.cog import CogWriter
 from ldm.images.contact_sheet import contact_sheet, fitted, save_png
 from ldm.images.pictures import read_located
@@ -42,6 +41,7 @@ from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS, Settings
 from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.pipeline import ZoomLDM
+from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content
 from ldm.support.files import atomic_write
 from ldm.support.precision import announce
@@ -86,7 +86,8 @@ class Origin:
 
 def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], size: tuple[int, int]) -> Origin:
     """What `--from` names. UserError when it does not suit the model."""
-    origin = args.origin or (str(BUNDLED / "slide.h5") if args.model == "demo" else "cdm")
+    bundled = BUNDLED.get(args.model)
+    origin = args.origin or (str(bundled.slide) if bundled else "cdm")
     args.origin = origin
     if args.place and Path(origin).suffix != ".h5":
         raise UserError(f"--place: {args.place} names a base tile of a slide, but --from is {origin}; leave one out")
@@ -207,7 +208,7 @@ def run(args: argparse.Namespace) -> None:
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=fabric.device, precision=args.precision)
     if fabric.is_global_zero:
         announce(model.precision, model.device)
-    scales, size, settings = args.scales, args.pixels, settings_of(args)
+    scales, size, settings = args.scales or model.ladder.fourfold, args.pixels, settings_of(args)
     first = fabric.global_rank == 0
     joint = Joint(
         model=model,

@@ -49,9 +49,12 @@ SHOWN_PX = 320
 def demo(args: argparse.Namespace) -> None:
     """Draw and prepare the demo cohort, extract its features, and fill in the arguments that name them."""
     config = load_prepare_config([DEMO])
+    model = ZoomLDM.load(args.model)
+    if model.ladder.kind != config.ladder.kind:
+        found = f"none given, but the demo slides are of {config.ladder.kind} and --model {args.model} is not"
+        raise UserError(f"--features: {found}; give folders of bags")
     if status := prepare(["--config", DEMO]):
         raise SystemExit(status)  # the command has printed why
-    model = ZoomLDM.load(args.model)
     slides = [matching_slide(file.path, model) for file in open_cohort(config.out)]
     args.features, args.labels, args.cohort = [], str(Path(config.slides) / "labels.csv"), Path(config.out)
     for source, scales in DEMO_BAGS:

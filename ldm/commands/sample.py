@@ -7,10 +7,10 @@ from tqdm import tqdm
 
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError, when_stopped
-from ldm.hub import BUNDLED
 from ldm.images.contact_sheet import Pixels, contact_sheet, save_png
 from ldm.model_slides import has_pictures, matching_slide, pictures
 from ldm.pipeline import ZoomLDM
+from ldm.support.bundled_models import BUNDLED
 from ldm.support.precision import announce, chosen_device
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -18,7 +18,8 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 def origin_of(args: argparse.Namespace, model: ZoomLDM) -> SlideFile | None:
     """The slide that conditions come from, or None for the CDM. UserError when slide and model do not match."""
-    origin = args.origin or (BUNDLED / "slide.h5" if args.model == "demo" else "cdm" if model.cdm else None)
+    bundled = BUNDLED.get(args.model)
+    origin = args.origin or (bundled.slide if bundled else "cdm" if model.cdm else None)
     if origin is None:
         raise UserError(f"--from: no conditions for {args.model}; give --from SLIDE.h5 or --cdm RUN")
     if str(origin) == "cdm":

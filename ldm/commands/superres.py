@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from data_prep.slides.slide import Plane, open_slide
+from ldm.data.h5 import SlideFile
 from ldm.demo.world import generate
 from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from ldm.errors import UserError, when_stopped
 from ldm.evaluation.metrics.fidelity import Lpips, encoder_distance, psnr, ssim
-from ldm.hub import BUNDLED
 from ldm.images.contact_sheet import Pixels, contact_sheet
 from ldm.images.pictures import (
     WHOLE_PX,
@@ -40,13 +40,10 @@ from ldm.multiscale.presets import CONSISTENT, Settings
 from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.multiscale.super_resolution import INVERSION_STEPS, Residual, SuperResolution, bicubic, inferred, magnification
 from ldm.pipeline import ZoomLDM
+from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content, content_of
 from ldm.support.files import atomic_write
 from ldm.support.precision import announce, chosen_device
-
-DEMO_SEED, DEMO_PX, DEMO_TILE_PX, DEMO_PLACE = 100, 4096, 128, (12, 16)
-"""the bundled slide and a base tile (row, col) of it"""
-
 
 DEMO_SIDE_PX = 512
 
@@ -84,17 +81,22 @@ def truths(args: argparse.Namespace, paths: Sequence[Path]) -> dict[Path, Path]:
     return {path: by_stem[path.stem] for path in paths}
 
 
-def demo(args: argparse.Namespace) -> Job:
-    """A patch of the held-out demo slide at 20x, four times smaller; given conditions are the bundled slide's."""
-    if args.model != "demo" or args.scales != ["20x", "5x"]:
-        raise UserError("images: none given; only the demo model at 20x,5x brings its own")
-    (path,) = generate(Path("data/demo/held_out"), 1, DEMO_SEED, "histology", DEMO_PX)
-    slide = open_slide(path, "histology")
-    row_l0, col_l0 = (DEMO_TILE_PX * at for at in DEMO_PLACE)
-    truth = Plane(slide, slide.mpp).read(col_l0, row_l0, DEMO_SIDE_PX, DEMO_SIDE_PX)
+def demo(args: argparse.Namespace, model: ZoomLDM) -> Job:
+    """A part of a bundled model's held-out slide, four times smaller; given conditions are that slide's."""
+    bundled = BUNDLED.get(args.model)
+    if bundled is None or args.scales != model.ladder.fourfold:
+        known = " or ".join(BUNDLED)
+        raise UserError(f"images: none given; only --model {known} brings its own, at the scales of its default")
+    slide = SlideFile(bundled.slide)
+    (path,) = generate(bundled.data / "held_out", 1, bundled.seed, bundled.kind, slide.attrs["width_l0"])
+    drawn = open_slide(path, bundled.kind)
+    row_l0, col_l0 = (model.tile_px * at for at in bundled.place)
+    truth = Plane(drawn, drawn.mpp).read(col_l0, row_l0, DEMO_SIDE_PX, DEMO_SIDE_PX)
     if args.condition == "given" and args.slide is None:
-        args.slide, args.place = str(BUNDLED / "slide.h5"), ",".join(map(str, DEMO_PLACE))
-    return Job("demo.png", Picture(to_uint8(Shrink(4)(from_uint8(truth[None])))[0]), truth)
+        args.slide, args.place = str(bundled.slide), ",".join(map(str, bundled.place))
+    factor, ground = magnification(model, args.scales), tile_place(slide, bundled.place)
+    picture = Picture(to_uint8(Shrink(factor)(from_uint8(truth[None])))[0])
+    return Job(f"{bundled.name}.png", picture, truth, None if ground is None else ground.scaled(factor))
 
 
 @dataclass(frozen=True)
@@ -268,12 +270,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--out: {args.out} is where {clash[0].name} lies; expected another folder")
     model = ZoomLDM.load(args.model, device=chosen_device(args.device), precision=args.precision)
     announce(model.precision, model.device)
-    names = model.ladder.names
-    args.scales = args.scales or [names[0], names[min(2, len(names) - 1)]]
+    args.scales = args.scales or model.ladder.fourfold
     if args.slide and len(paths) > 1:
         raise UserError(f"--from: one place for {len(paths)} images; expected one image")
     truth = truths(args, paths)
-    jobs = [partial(load, path, truth.get(path), model) for path in paths] or [partial(demo, args)]
+    jobs = [partial(load, path, truth.get(path), model) for path in paths] or [partial(demo, args, model)]
     args.alone = len(jobs) == 1
     done, failed = [], []
     for job in jobs:

@@ -95,7 +95,8 @@ def prepare_when_absent(config: DictConfig) -> None:
     from data_prep.prepare import main as prepare
 
     print(f"{cohort} is not {'whole' if waiting(cohort) else 'there'} yet: preparing it with {preparation}", flush=True)
-    status = prepare(["--config", preparation, f"out={cohort}", f"autoencoder={config.get('autoencoder', 'demo')}"])
+    autoencoder = [f"autoencoder={config.autoencoder}"] if "autoencoder" in config else []
+    status = prepare(["--config", preparation, f"out={cohort}", *autoencoder])
     if status == 1:
         raise UserError(f"data: preparing {cohort} failed for some slides; see {cohort / 'report.json'}")
     if status:

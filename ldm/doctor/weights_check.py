@@ -13,7 +13,8 @@ from ldm.checkpoint import BARE_AUTOENCODER, PARTS, check_strict, load_weights, 
 from ldm.config.run_config import load_run_config
 from ldm.config.training_config import check_finished
 from ldm.doctor.finding import Finding, checked, fail, ok, warn
-from ldm.hub import BUNDLED, Source, load_network, locate, open_source
+from ldm.hub import Source, load_network, locate, open_source
+from ldm.support.bundled_models import BUNDLED
 from ldm.support.files import intact, sidecar
 from ldm.support.typed import typed
 from ldm.training.callbacks import checkpoints
@@ -25,10 +26,11 @@ EXPECTED = {"vq": ("autoencoder",), "zoomldm": ("denoiser", "summarizer", "autoe
 
 
 def model(source: str | Path) -> Iterator[Finding]:
-    """Check a value of --model: "demo", a folder, a weights file or a name on the hub."""
-    if str(source) == "demo":
+    """Check a value of --model: "demo", "satellite", a folder, a weights file or a name on the hub."""
+    if bundled := BUNDLED.get(str(source)):
         for system in BUNDLE:
-            yield from run(BUNDLED / system)
+            if bundled.weights(system).is_file():
+                yield from run(bundled.folder / system)
         return
     path, _ = locate(source, "zoomldm")
     yield from run(path) if path.is_dir() else published(path)

@@ -13,9 +13,10 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ldm.checkpoint import load_strict, load_weights
+from ldm.support.bundled_models import MODELS
 from ldm.support.files import sha256
 
-FITTED = {name: Path(__file__).parents[1] / "weights" / name / "encoder.safetensors" for name in ("demo", "satellite")}
+FITTED = {name: model.encoder for name, model in MODELS.items()}
 """weights files by the encoder's name"""
 DEMO_WEIGHTS = FITTED["demo"]
 DEMO_CHANNELS = 128

@@ -141,11 +141,17 @@ def tokens_at(slide: SlideFile, place: tuple[int, int], rows: int, cols: int) ->
 
 
 def richest_place(slide: SlideFile, scale: str, rows: int, cols: int) -> tuple[int, int]:
-    """The (row, col) of the first base tile of `rows` x `cols` tiles around the region of `scale` with most tissue."""
+    """The (row, col) of the first base tile of `rows` x `cols` tiles around the region of `scale` with most tissue.
+
+    Of several with as much, as on a scene without gaps, it is the one nearest to the middle.
+    """
     if scale not in slide.ladder.names or not slide.count(scale):
         return 0, 0
     down = slide.ladder[scale].downsample
-    i, j = slide.ij(scale)[slide.tissue(scale).argmax()].tolist()
+    tissue = slide.tissue(scale)
+    regions = slide.ij(scale)[tissue == tissue.max()]
+    off_middle = np.square(regions + 0.5 - np.array(slide.grid) / down / 2).sum(1)
+    i, j = regions[off_middle.argmin()].tolist()
     place = [
         min(max(0, at * down + down // 2 - length // 2), max(0, size - length))
         for at, length, size in zip((i, j), (rows, cols), slide.grid, strict=True)

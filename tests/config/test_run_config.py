@@ -15,7 +15,8 @@ from ldm.checkpoint import load_weights, save_weights
 from ldm.config.run_config import SETTINGS, load_run_config, model_settings, save_config
 from ldm.data.bags import Bag, read_bag, recipe, write_bag
 from ldm.errors import UserError
-from ldm.hub import BUNDLED, open_source
+from ldm.hub import open_source
+from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity
 from ldm.support.files import intact, sidecar
 
@@ -87,7 +88,7 @@ def test_a_config_is_written_whole_with_its_checksum_and_only_when_it_changes(ru
 
 @pytest.mark.parametrize("system", ["vq", "zoomldm", "cdm", "control"])
 def test_the_bundled_configs_have_their_checksum(system: str) -> None:
-    assert intact(BUNDLED / system / "config.yaml")
+    assert intact(BUNDLED["demo"].folder / system / "config.yaml")
 
 
 def test_settings_of_a_bag_cannot_change_unseen(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from ldm.config.objects import build, load_config
 from ldm.config.schema import Section, check
 from ldm.config.training_config import SCHEMAS, check_config, check_finished
 from ldm.errors import UserError
-from ldm.hub import BUNDLED
+from ldm.support.bundled_models import BUNDLED
 from ldm.training.systems import open_run
 
 ROOT = Path(__file__).parents[2]
@@ -184,11 +184,11 @@ def test_an_override_that_no_config_has_is_answered_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("system", SCHEMAS)
 def test_the_bundled_runs_keep_to_the_schema(system: str) -> None:
-    check_config(load_config([BUNDLED / system / "config.yaml"]))
+    check_config(load_config([BUNDLED["demo"].folder / system / "config.yaml"]))
 
 
 def test_a_finished_run_is_asked_only_for_what_makes_the_model() -> None:
-    config = load_config([BUNDLED / "zoomldm" / "config.yaml"])
+    config = load_config([BUNDLED["demo"].folder / "zoomldm" / "config.yaml"])
     del config["training"], config["data"], config["run"], config["seed"]
     check_finished(config, "run")
     for key, value in (("tile_px", 328), ("ladder", {"kind": "histology", "ccales": 5}), ("modl", 1)):

@@ -10,9 +10,7 @@ from PIL import Image
 from benchmarks.fixtures.slides import tissue_image, write_scene, write_slide
 from data_prep import crops
 from data_prep.crops import apart, cut
-from data_prep.held_out import COUNT, SEED, TRAINED, TRAINED_COUNT
 from data_prep.slides.slide import Plane, open_slide
-from ldm.data.split_file import read_split
 from ldm.errors import UserError
 from ldm.images.pictures import read_picture
 
@@ -81,10 +79,3 @@ def test_places_are_in_the_tissue_and_do_not_touch() -> None:
 def test_a_slide_with_too_little_tissue_is_told(slide: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"slide\.tiff: \d places of 256 px in its tissue; expected 99"):
         cut([slide], "histology", 256, 99, tmp_path / "out")
-
-
-def test_the_demos_held_out_slides_are_in_no_training_set() -> None:
-    lines = read_split("configs/demo/splits.csv").lines
-    assert not {f"histology_{seed}" for seed in range(SEED, SEED + COUNT)} & set(lines)
-    seen = {f"histology_{seed}" for seed in range(TRAINED, TRAINED + TRAINED_COUNT)}
-    assert {lines[slide].part for slide in seen} == {"train"}

@@ -7,16 +7,16 @@ import torch
 
 from benchmarks.fixtures import toy
 from ldm.data.h5 import SlideFile
-from ldm.hub import BUNDLED
 from ldm.model_slides import matching_slide
 from ldm.multiscale.conditions import TokenMap, Unconditional, drawn_tokens, pool_all, richest_place
 from ldm.pipeline import ZoomLDM
+from ldm.support.bundled_models import BUNDLED
 from tests.golden.parity import noise
 
 
 @pytest.fixture(scope="module")
 def slide(demo: ZoomLDM) -> SlideFile:
-    return matching_slide(BUNDLED / "slide.h5", demo)
+    return matching_slide(BUNDLED["demo"].slide, demo)
 
 
 @pytest.mark.parametrize("scale", ["20x", "10x", "5x", "2.5x", "1.25x"])

@@ -20,7 +20,6 @@ from ldm.diffusion.schedule import add_noise
 from ldm.diffusion.steps import ddim_steps
 from ldm.errors import UserError
 from ldm.evaluation.metrics.seams import seam_strength
-from ldm.hub import BUNDLED
 from ldm.images.tensors import from_uint8, to_uint8
 from ldm.multiscale.canvas import Codec, State, Windows, correct
 from ldm.multiscale.conditions import TokenMap
@@ -28,6 +27,7 @@ from ldm.multiscale.constraint import Shrink
 from ldm.multiscale.joint import REPAIR, Joint
 from ldm.multiscale.presets import JACOBIANS, PRESETS, Rule, Settings
 from ldm.pipeline import ZoomLDM
+from ldm.support.bundled_models import BUNDLED
 from ldm.support.processes import Processes
 from tests.golden.parity import noise
 
@@ -258,7 +258,7 @@ def test_half_precision_takes_forward_derivatives(joint: Callable[..., Joint], m
 @torch.no_grad()
 def test_every_passage_through_trained_networks_comes_nearer(demo: ZoomLDM, codec: str, denoiser: str | None) -> None:
     """A real patch, noised, is brought to its own coarse pixels."""
-    slide = SlideFile(BUNDLED / "slide.h5")
+    slide = SlideFile(BUNDLED["demo"].slide)
     step = ddim_steps(10, demo.alpha_bar)[5]
     x = from_uint8(np.stack(slide.images("20x", range(2))))
     z_t = add_noise(demo.encode(x), noise(4, 2, 3, 32, 32), step.a_t.float())
@@ -273,7 +273,7 @@ def test_every_passage_through_trained_networks_comes_nearer(demo: ZoomLDM, code
 
 
 def test_an_image_of_the_bundled_model_shrinks_to_its_coarse_canvas(demo: ZoomLDM) -> None:
-    tokens = SlideFile(BUNDLED / "slide.h5").tokens(0, 8, 12, 4, 4)
+    tokens = SlideFile(BUNDLED["demo"].slide).tokens(0, 8, 12, 4, 4)
     free = replace(PRESETS["default"], steps=6, rule=Rule(inner=0))
     given: dict[str, Any] = {"model": demo, "height": 128, "width": 128, "conditions": TokenMap(demo, tokens)}
     coarse: dict[str, State] = {}
@@ -306,7 +306,7 @@ def test_windows_that_overlap_show_every_latent_to_several(
 
 
 def test_under_even_embeddings_windows_that_overlap_leave_no_seams_where_tiles_do(demo: ZoomLDM) -> None:
-    even = SlideFile(BUNDLED / "slide.h5").tokens(0, 12, 16, 1, 1).expand(-1, 2, 2)
+    even = SlideFile(BUNDLED["demo"].slide).tokens(0, 12, 16, 1, 1).expand(-1, 2, 2)
     given: dict[str, Any] = {"model": demo, "height": 256, "width": 256, "conditions": TokenMap(demo, even)}
     quilt, whole = (
         Joint(**given, scales=["20x"], settings=replace(PRESETS[name], steps=4, guidance=1.0))
@@ -318,7 +318,7 @@ def test_under_even_embeddings_windows_that_overlap_leave_no_seams_where_tiles_d
 
 @pytest.mark.slow
 def test_the_tile_batch_of_the_bundled_model_changes_no_pixel_by_more_than_a_level(demo: ZoomLDM) -> None:
-    tokens = SlideFile(BUNDLED / "slide.h5").tokens(0, 12, 16, 2, 2)
+    tokens = SlideFile(BUNDLED["demo"].slide).tokens(0, 12, 16, 2, 2)
     images = []
     for batch_size in (1, 4):
         joint = Joint(

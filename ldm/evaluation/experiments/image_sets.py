@@ -138,7 +138,7 @@ def slides_of_run(run: Path, trained_on: bool) -> tuple[Path, list[SlideFile]]:
     config = run / "config.yaml"
     data = load_run_config(run).get("data") if config.is_file() else None
     if not data or not data.get("cohort"):
-        raise UserError(f"--real: none given; {run} is neither demo nor a run with slides of its own")
+        raise UserError(f"--real: none given; {run} is no bundled model and no run with slides of its own")
     folder, split = Path(data.cohort), data.get("split")
     return folder, cohort(folder, trained_on, bundled_file(split) if split else None)
 

@@ -51,6 +51,7 @@ from ldm.multiscale.super_resolution import (
     magnification,
 )
 from ldm.pipeline import ZoomLDM
+from ldm.support.bundled_models import BUNDLED
 
 
 class LowRes(NamedTuple):
@@ -152,14 +153,21 @@ METHODS: dict[str, Enlarge] = {
 """bicubic; ours without embeddings, with inferred ones, and with those of the truth"""
 
 
+def bundled_control(name: str) -> str | None:
+    """The id of the model that a bundled ControlNet steers; None where the model has none."""
+    there = BUNDLED[name].weights("control").is_file()
+    return open_source(name, "control").config.steers if there else None
+
+
 def control_for(source: str | None, model: ZoomLDM, scales: Sequence[str]) -> ControlModel | None:
     """The ControlNet of a run; of None, the bundled one if it is for these weights and scales.
 
     UserError for one of other weights, or between other scales.
     """
-    if source is None and open_source("demo", "control").config.steers != model.id:
+    found = source or next((name for name in BUNDLED if bundled_control(name) == model.id), None)
+    if found is None:
         return None
-    control = ControlModel.load(source or "demo", model)
+    control = ControlModel.load(found, model)
     if set(control.scales) == set(scales):
         return control
     if source is None:
