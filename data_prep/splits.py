@@ -24,16 +24,40 @@ if TYPE_CHECKING:
 
 
 def patients_of_table(path: str, slides: Sequence["SlideFile"]) -> dict[str, str]:
-    """Patients by slide id, for rows of `slides` that have a patient. UserError without the column."""
+    """Slide ids and patients of the rows that name one of `slides` and have a patient.
+
+    UserError without the column, and where no row names one of `slides`. A table may be of more slides.
+    """
     rows = read_table(path)
     if rows and "patient" not in rows[0].values:
         found = ", ".join(["slide", *rows[0].values])
         raise UserError(f"{path}: columns are {found}, without patient; add it, or leave --table out")
     sources = {str(slide.attrs["slide_id"]): str(slide.attrs["source"]) for slide in slides}
     matched = match_rows(path, rows, sources, strict=False)
+    if not matched:
+        first = f"{rows[0].slide} first" if rows else "it has none"
+        raise UserError(
+            f"{path}: none of its {len(rows)} rows ({first}) names one of the {len(sources)} slides of the cohort "
+            f"({min(sources)} first); name them in the column slide by id or by file"
+        )
+    if absent := sorted(sources.keys() - matched.keys()):
+        print(f"{path}: has no row for {len(absent)} of {len(sources)} slides: {', '.join(absent[:3])} ...")
     stated = {slide_id: (row.line, patient_stated(row.values)) for slide_id, row in matched.items()}
     refuse_variants(path, "patients", sorted(each for each in stated.values() if each[1]))
     return {slide_id: patient for slide_id, (_, patient) in stated.items() if patient}
+
+
+def refuse_moves(path: Path, known: Mapping[str, str], patients: Mapping[str, str], table: str | None) -> None:
+    """UserError where slides of the split `path` have another patient now: they cannot move, models were trained."""
+    moved = sorted(slide for slide in known.keys() & patients.keys() if known[slide] != patients[slide])
+    if moved:
+        first = moved[0]
+        source = table or "the barcodes"
+        raise UserError(
+            f"{path}: was made with other patients: {len(moved)} slides differ, {first} first (patient {known[first]} "
+            f"there, {patients[first]} in {source}); if nothing was trained on it, delete it and run the same command "
+            "again, or make another split with --out FILE"
+        )
 
 
 def asked_shares(path: Path, before: Shares | None, args: argparse.Namespace) -> Shares:
@@ -79,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=seed_int, help="another one deals patients out otherwise; 0 by default")
     parser.add_argument("--out", type=output_file, help=f"the file, <cohort>/{NAME} by default")
     args = parser.parse_args(argv)
+    if args.table and args.by == "slide":
+        raise UserError("--table: found beside --by slide, which keeps no patients together; leave one out")
     from ldm.data.cohort import open_cohort  # importing PyTorch takes seconds
 
     path: Path = args.out or args.cohort / NAME
@@ -92,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         slide: slide if args.by == "slide" else tabled.get(slide) or known.get(slide) or patient_of(slide)
         for slide in ids
     }
+    if before:
+        refuse_moves(path, known, patients, args.table)
     split = extend(before or Split({}, shares), patients)
     if split != before:
         write_split(path, split)

@@ -128,6 +128,18 @@ def test_a_network_that_never_answers_is_not_waited_for(monkeypatch: pytest.Monk
     assert "no answer" in finding.told
 
 
+def test_a_hub_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local_hub.use(monkeypatch, "http://127.0.0.1:1", tmp_path)
+    names = [f"encoder{number}" for number in range(9)]
+    wanted = [published.HubWeights(name, f"lab/{name}", ("w.bin",), "set encoder.weights to a file") for name in names]
+    (finding,) = published.published(wanted)
+    assert finding.status == "warn"
+    assert finding.told.startswith("hub: http://127.0.0.1:1 cannot be asked for what is not on this disk: encoder0, ")
+    assert finding.told.count("set encoder.weights to a file") == 1
+    (finding,) = published.published(wanted[:1])
+    assert finding.told.startswith("encoder0: http://127.0.0.1:1 gives no whole answer")
+
+
 def test_weights_on_no_hub_are_told_where_they_are(tmp_path: Path) -> None:
     (tmp_path / "w.pth").touch()
     assert published.elsewhere("VQ-f4", None, "https://example.org", "set autoencoder").status == "warn"

@@ -8,18 +8,21 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import openslide
 import pytest
 import rasterio
 import torch
 from affine import Affine
+from imagecodecs import png_encode
 from PIL import Image
 from rasterio.crs import CRS
 
 from benchmarks.fixtures import toy
 from ldm.cli import joint as sample_joint
 from ldm.errors import TERMINATED, UserError, cli
+from ldm.evaluation.metrics.seams import gradient_energy
 from ldm.multiscale.canvas import State
 from ldm.multiscale.joint import Joint
 
@@ -46,6 +49,29 @@ def test_the_image_its_picture_and_its_figures_are_written(world: Path, tmp_path
     assert figures["constraint_error"] > 0
     assert len(figures["errors"]["20x"]) == 2
     assert figures["place"] == "1,0"
+
+
+def test_gradient_energy_is_a_share_of_the_real_image_s_and_left_out_without_one(world: Path, tmp_path: Path) -> None:
+    slide = toy.slide(tmp_path / "slide.h5")
+    place = ["--place", "1,2", "--scales", "20x,5x"]
+    sample_joint.main(arguments(world, tmp_path / "a", *place, origin=str(slide)))
+    assert "gradient_energy" not in json.loads((tmp_path / "a/image.json").read_text())  # one colour a region
+    made = pixels(tmp_path / "a").astype(np.uint8)
+    with h5py.File(slide, "r+") as file:
+        images = [np.full((32, 32, 3), 9, np.uint8) for _ in range(64)]
+        for row, col in ((0, 0), (1, 2)):  # those of the image, with half its contrast
+            part = made[32 * row : 32 * row + 32, 32 * col : 32 * col + 32]
+            images[8 * (row + 1) + col + 2] = np.pad(part // 2, [(0, 32 - part.shape[0]), (0, 0), (0, 0)])
+        files = [np.frombuffer(png_encode(image), np.uint8) for image in images]
+        for name, values in (("images", np.concatenate(files)), ("image_ends", np.cumsum([len(one) for one in files]))):
+            del file[f"scales/20x/{name}"]
+            file.create_dataset(f"scales/20x/{name}", data=values, chunks=True, fletcher32=True)
+    sample_joint.main(arguments(world, tmp_path / "b", *place, origin=str(slide)))
+    share = json.loads((tmp_path / "b/image.json").read_text())["gradient_energy"]
+    inside = [made[32 * row : 32 * row + 32, 32 * col : 32 * col + 32] for row, col in ((0, 0), (1, 2))]
+    flat = [made[y : y + 32, x : x + 32] for y in range(0, 76, 32) for x in range(0, 100, 32)]
+    energies = [[gradient_energy(part) * part.size for part in parts] for parts in (inside, flat)]
+    assert share == pytest.approx(4 * sum(energies[1]) / sum(energies[0]), rel=0.1)
 
 
 def test_an_image_of_a_georeferenced_slide_or_scene_lies_where_its_tiles_do(
@@ -193,7 +219,7 @@ def test_a_place_without_a_slide_is_refused(world: Path, tmp_path: Path, origin:
         (("--scales", "20x,20x"), "expected different scales"),
         (("--place", "9,0"), "slide"),
         (("--place", "a"), "--place: a; expected"),
-        (("--steps", "5000"), "steps"),
+        (("--steps", "900"), "steps"),
     ],
 )
 def test_mistakes_are_told_in_one_line(world: Path, tmp_path: Path, wrong: tuple[str, str], message: str) -> None:

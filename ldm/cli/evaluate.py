@@ -14,7 +14,7 @@ from pathlib import Path
 from ldm.cli.options import Add, add_batch_size, add_cdm, add_machines, add_model, add_out, add_scales, add_seed
 from ldm.evaluation.experiments.names import LARGE, SUPERRES
 from ldm.multiscale.presets import SAMPLER_NAMES
-from ldm.support.arguments import Parser, non_negative, output_folder, positive_int
+from ldm.support.arguments import Parser, guidance, output_folder, positive_int, sampling_steps
 from ldm.support.typed import typed
 
 COUNTS = {"patches": 128, "large": 4, "superres": 8, "memorization": 64}
@@ -55,9 +55,9 @@ def _slides(add: Add) -> None:
 
 
 def _sampling(add: Add) -> None:
-    add("--guidance", type=non_negative, default=2.0, help="1 is none (%(default)s)")
+    add("--guidance", type=guidance, default=2.0, help="1 is none (%(default)s)")
     add("--sampler", choices=SAMPLER_NAMES, default=SAMPLER_NAMES[0], help="(%(default)s)")
-    add("--steps", type=positive_int, help="default: 20 of dpmpp, 100 of ddim")
+    add("--steps", type=sampling_steps, help="default: 20 of dpmpp, 100 of ddim")
 
 
 def _patches(add: Add) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli.options import add_batch_size, add_machines, add_model, add_out, add_scales, add_seed
-from ldm.support.arguments import Parser, non_negative_int
+from ldm.support.arguments import Parser, non_negative_int, timestep
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -25,7 +25,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     sources = ("denoiser", "encoder")
     add("--source", choices=sources, default=sources[0], help="encoder: the embeddings alone (%(default)s)")
     add("--block", type=non_negative_int, default=3, help="output block of the U-Net, from 0 (%(default)s)")
-    add("--t", type=non_negative_int, default=100, help="diffusion time (%(default)s)")
+    add("--t", type=timestep, default=100, help="diffusion time (%(default)s)")
     add("--clean", action="store_true", help="feed latents as they are; default: noised to t")
     add_seed(add, "of that noise")
     add_batch_size(add, "tiles", 32)

@@ -10,13 +10,7 @@ from collections.abc import Sequence
 from ldm.cli.options import add_batch_size, add_cdm, add_machines, add_model, add_out, add_scales, add_seed
 from ldm.errors import UserError
 from ldm.multiscale.presets import PRESETS, SEAMS
-from ldm.support.arguments import (
-    Parser,
-    non_negative,
-    non_negative_int,
-    positive_int,
-    whole_numbers,
-)
+from ldm.support.arguments import Parser, correction, guidance, integer, sampling_steps, whole_numbers
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -38,11 +32,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--place", metavar="ROW,COL", help="first base tile on the slide; default: where most tissue is")
     add("--preset", choices=PRESETS, default="default", help="paper, published: as they do it; the others: baselines")
-    add("--steps", type=positive_int, help="denoising steps")
-    add("--inner", type=non_negative_int, help="corrections a step (K); 0: tiles independent of the coarse canvas")
-    add("--lambda", dest="weight", type=non_negative, help="length of a correction")
-    add("--tolerance", type=non_negative, help="error below which a tile is left alone")
-    add("--guidance", type=non_negative, help="of all canvases; 1 is none")
+    add("--steps", type=sampling_steps, help="denoising steps")
+    add("--inner", type=integer(0, 1000), help="corrections a step (K); 0: tiles independent of the coarse canvas")
+    add("--lambda", dest="weight", type=correction, help="length of a correction")
+    add("--tolerance", type=correction, help="error below which a tile is left alone")
+    add("--guidance", type=guidance, help="of all canvases; 1 is none")
     add("--seam", choices=SEAMS, help="against borders between tiles")
     add_batch_size(add, "tiles")
     add_machines(add, "tiles")

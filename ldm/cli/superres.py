@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ldm.cli.options import add_batch_size, add_device, add_model, add_out, add_scales, add_seed
 from ldm.multiscale.presets import CONSISTENT
-from ldm.support.arguments import Parser, non_negative, positive_int
+from ldm.support.arguments import Parser, guidance, sampling_steps
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -30,8 +30,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--place", metavar="ROW,COL", help="the base tile of that slide in the image's upper left corner (0,0)")
     add("--truth", type=Path, metavar="IMAGE|FOLDER", help="what the result should be, to score it; same names")
     add("--no-consistency", action="store_true", help="leave the last correction out")
-    add("--steps", type=positive_int, default=CONSISTENT.steps, help="denoising steps (%(default)s)")
-    add("--guidance", type=non_negative, default=CONSISTENT.guidance, help="1 is none (%(default)s)")
+    add("--steps", type=sampling_steps, default=CONSISTENT.steps, help="denoising steps (%(default)s)")
+    add("--guidance", type=guidance, default=CONSISTENT.guidance, help="1 is none (%(default)s)")
     add_batch_size(add, "tiles")
     add_device(add)
     add_seed(add)

@@ -4,11 +4,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from einops import reduce
@@ -16,11 +16,12 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldm.data.h5 import SlideFile
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError, when_stopped
 from ldm.evaluation.metrics.seams import gradient_energy, seam_strength
 from ldm.images.cog import CogWriter
-from ldm.images.contact_sheet import contact_sheet, fitted, save_png
+from ldm.images.contact_sheet import Pixels, contact_sheet, fitted, save_png
 from ldm.images.pictures import read_located
 from ldm.images.pyramid_tiff import PyramidWriter
 from ldm.images.rasters import Place
@@ -41,6 +42,7 @@ from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS, Settings
 from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.pipeline import ZoomLDM
+from ldm.scales import Scale
 from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content
 from ldm.support.files import atomic_write
@@ -63,6 +65,37 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return replace(preset, **chosen, rule=replace(preset.rule, **rule))
 
 
+class RealPatch(NamedTuple):
+    """Pixels of the real image, and where they lie in the sampled one."""
+
+    y: int
+    x: int
+    pixels: Pixels
+
+
+def patches_of(slide: SlideFile, scale: Scale, place: tuple[int, int], size: tuple[int, int]) -> Iterator[RealPatch]:
+    """The pictures that `slide` keeps of an image of `size` (height, width) at `scale` from base tile `place` on."""
+    if scale.name not in slide.ladder.names or not slide.has_images(scale.name):
+        return
+    corners = (slide.ij(scale.name) * scale.downsample - place) * (slide.attrs["tile_px"] // scale.downsample)
+    inside = (corners >= 0).all(1) & (corners < size).all(1)
+    for row in np.flatnonzero(inside).tolist():
+        y, x = corners[row].tolist()
+        yield RealPatch(y, x, slide.images(scale.name, [row])[0])
+
+
+def gradient_share(image: Pixels, real: Iterable[RealPatch]) -> float | None:
+    """Gradient energy of `image` over that of the real one, where it is known; None where it is not."""
+    ours, theirs = 0.0, 0.0
+    for y, x, pixels in real:
+        part = image[y : y + pixels.shape[0], x : x + pixels.shape[1]]
+        pixels = pixels[: part.shape[0], : part.shape[1]]
+        if min(part.shape[:2], default=0) > 1:
+            ours += gradient_energy(part) * part.size
+            theirs += gradient_energy(pixels) * part.size
+    return ours / theirs if theirs else None
+
+
 @dataclass(frozen=True)
 class Origin:
     """The conditions of an image, and what they depend on."""
@@ -75,6 +108,8 @@ class Origin:
     settings: dict[str, Any] = field(default_factory=dict)
     place: Place | None = None
     """geographic place of the first base tile, in base pixels"""
+    real: Callable[[], Iterable["RealPatch"]] | None = None
+    """what of the image is known, at its finest scale"""
     slow: bool = False
     """whether they are expensive enough to be kept on disk"""
 
@@ -106,12 +141,16 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], s
         args.place = f"{place[0]},{place[1]}"
         tokens = tokens_at(slide, place, rows, cols)
         inputs, settings = {"slide": content(origin)}, {"place": args.place}
-        return Origin("slide", lambda: tokens, inputs=inputs, settings=settings, place=tile_place(slide, place))
+        real = partial(patches_of, slide, zooms[0], place, size)
+        where = tile_place(slide, place)
+        return Origin("slide", lambda: tokens, inputs=inputs, settings=settings, place=where, real=real)
     (picture, ground, notes), embed = read_located(Path(origin)), load_encoder(model.encoder)
     for note in (*notes, *kind_notes(ground, model)):
         print(f"{origin}: {note}", file=sys.stderr)
     tokens = image_tokens(picture.pixels, embed, model.tile_px)
-    return Origin("picture", lambda: tokens, {"encoder": embed.id}, {"picture": content(origin)}, place=ground)
+    whole = [RealPatch(0, 0, picture.pixels)] if zooms[0].index == 0 else []
+    inputs = {"picture": content(origin)}
+    return Origin("picture", lambda: tokens, {"encoder": embed.id}, inputs, place=ground, real=lambda: whole)
 
 
 class Shrunk:
@@ -144,12 +183,12 @@ def writer_of(joint: Joint, path: Path, place: Place | None) -> PyramidWriter | 
     return CogWriter(path, joint.height, joint.width, place.scaled(per_base))
 
 
-def write(joint: Joint, out: Path, place: Place | None) -> dict[str, Any]:
+def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
     """The image as a pyramid, as PNG where it is not too large, and a picture of both canvases; returns its figures."""
     coarse = joint.scales[min(1, len(joint.scales) - 1)]
     shrunk = Shrunk(joint.width, joint.chain.factor(coarse))
     bands = []
-    with writer_of(joint, out / "image.tiff", place) as writer:
+    with writer_of(joint, out / "image.tiff", origin.place) as writer:
         for band in shown(joint.bands(), joint.height, "decoding", lambda band: band.shape[1]):
             pixels = to_uint8(band[None])[0]
             writer.write(pixels)
@@ -165,7 +204,8 @@ def write(joint: Joint, out: Path, place: Place | None) -> dict[str, Any]:
         figures["constraint_error"] = float(np.sqrt(np.square(gap).mean()))
     if bands:
         save_png(out / "image.png", image)
-        figures["gradient_energy"] = gradient_energy(image)
+        if origin.real and (share := gradient_share(image, origin.real())) is not None:
+            figures["gradient_energy"] = share
         if max(image.shape[:2]) > joint.model.tile_px:
             figures["seam_strength"] = seam_strength(image, joint.model.tile_px)
     tiles = [
@@ -238,7 +278,7 @@ def run(args: argparse.Namespace) -> None:
     if not first:
         return
     sampling_seconds = time.monotonic() - started
-    figures = write(joint, args.out, origin.place)
+    figures = write(joint, args.out, origin)
     figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}
     with atomic_write(args.out / "image.json") as unfinished:
         record = {"origin": args.origin, "place": args.place, **asdict(file.identity), **figures, "errors": errors}

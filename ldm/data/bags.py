@@ -154,9 +154,10 @@ def read_bag(path: str | Path) -> Bag:
 
 def subsets(paths: Sequence[Path]) -> str:
     """A message if bags hold only some of their slides' tiles, else empty. UserError as `read_bag`."""
-    held, eligible, slides = 0, 0, 0
+    held, eligible, slides, fused = 0, 0, 0, False
     for path in paths:
         with _opened(path) as file:
+            fused = fused or len(file.attrs["scales"]) > 1  # tiles in a coarse region of too little tissue are missing
             count, every = len(file["features"]), int(file.attrs["eligible"])
         if count < every:
             held, eligible, slides = held + count, eligible + every, slides + 1
@@ -164,7 +165,7 @@ def subsets(paths: Sequence[Path]) -> str:
         return ""
     return (
         f"{slides} of {len(paths)} bags hold {held:,} of their slides' {eligible:,} tiles with tissue: "
-        "for all of them, prepare with regions_per_scale=null"
+        f"for all of them, prepare with regions_per_scale=null{' tissue_share=0' if fused else ''}"
     )
 
 

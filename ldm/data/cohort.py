@@ -16,7 +16,8 @@ def prepared_slides(folder: str | Path) -> list[SlideFile]:
     """Every prepared slide of `folder`, sorted by path, unread. UserError when there is none."""
     files = sorted(Path(folder).rglob("*.h5"))
     if not files:
-        what = "" if Path(folder).is_dir() else "; it is a file" if Path(folder).exists() else "; it does not exist"
+        what = "; it is a file, expected their folder" if Path(folder).is_file() else "; it does not exist"
+        what = "" if Path(folder).is_dir() else what
         raise UserError(f"data: {folder} holds no prepared slide (*.h5){what}; make them with {typed('prepare')}")
     return [SlideFile(file) for file in files]
 

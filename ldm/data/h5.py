@@ -280,6 +280,11 @@ class SlideFile:
         try:
             return h5py.File(self.path, "r")
         except OSError as error:
+            if self.path.suffix != ".h5":
+                raise UserError(
+                    f"{self.path}: is no prepared slide, expected a .h5 file; make one of it with {typed('prepare')} "
+                    f"--config mine slides={self.path.parent} out=FOLDER and give FOLDER/{self.path.stem}.h5"
+                ) from error
             raise UserError(
                 f"{self.path}: cannot be opened ({error}); prepare this slide again, or on a network disk "
                 "that refuses locks set HDF5_USE_FILE_LOCKING=FALSE"

@@ -10,12 +10,23 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ldm.errors import UserError
+
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """denoise(z_t (b, 3, h, w), t (b,) long) -> eps (b, 3, h, w)"""
 
 
+LARGEST = 100.0
+"""far above any use; much more makes samples that are no numbers, which looks like damaged weights"""
+
+
 def guided(denoise_cond: Denoiser, denoise_null: Denoiser, guidance: float) -> Denoiser:
-    """A denoiser that combines both; at guidance 1 or 0 the one without weight is not called."""
+    """A denoiser that combines both; at guidance 1 or 0 the one without weight is not called.
+
+    UserError for a guidance outside -LARGEST to LARGEST.
+    """
+    if not abs(guidance) <= LARGEST:
+        raise UserError(f"guidance: {guidance} found, expected a number up to {LARGEST:g}; 1 is none, 2 is usual")
     if guidance == 1:
         return denoise_cond
     if guidance == 0:

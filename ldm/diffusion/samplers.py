@@ -100,8 +100,10 @@ def ddim(
     """Sample from noise z_T (b, ...) along `timesteps` of the schedule `alpha_bar` (steps,).
 
     `kind` is what `denoise` predicts ("eps" | "v" | "z_0"); `final` the alpha_bar reached, alpha_bar[0] by default;
-    `noise(step)` (b, ...) is needed when eta > 0. UserError without it.
+    `noise(step)` (b, ...) is needed when eta > 0. UserError without it, and for an eta outside 0 to 1.
     """
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta: {eta} found, expected a number from 0 (deterministic) to 1 (ancestral)")
     if eta and noise is None:
         raise UserError(f"eta: {eta} without noise; give noise(step), or eta 0")
     z_t = z_T

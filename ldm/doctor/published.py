@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from huggingface_hub import constants
+
 from ldm.doctor.finding import Finding, ok, warn
 from ldm.errors import UserError
-from ldm.support.hub_files import SECONDS, Repository, cached, check_access, explained
+from ldm.support.hub_files import SECONDS, Repository, UnreachableError, cached, check_access, explained
 
 
 class HubWeights(NamedTuple):
@@ -26,16 +28,26 @@ class HubWeights(NamedTuple):
 
 
 def published(wanted: list[HubWeights]) -> Iterator[Finding]:
-    """One line for each of `wanted`; missing weights are a warning, since the demo needs none."""
+    """One line for each of `wanted`, one for all that a hub without an answer left unknown.
+
+    What is not there is a warning, since the demo needs none of it.
+    """
     here = {weights.name: cached(Repository(weights.repository), weights.files) for weights in wanted}
     refused = refusals([weights for weights in wanted if here[weights.name] is None])
+    unreachable = [weights for weights in wanted if isinstance(refused.get(weights.name), UnreachableError)]
     for weights in wanted:
         if here[weights.name] is not None:
             yield ok(f"{weights.name}: {here[weights.name]}")
-        elif reason := refused.get(weights.name):
-            yield warn(f"{reason} (not on this disk)")
-        else:
+        elif weights.name not in refused:
             yield ok(f"{weights.name}: not on this disk; {Repository(weights.repository).page} gives it")
+        elif weights not in unreachable or len(unreachable) == 1:
+            yield warn(f"{refused[weights.name]} (not on this disk)")
+    if len(unreachable) > 1:
+        names, ways = ([getattr(weights, key) for weights in unreachable] for key in ("name", "otherwise"))
+        yield warn(
+            f"hub: {constants.ENDPOINT} cannot be asked for what is not on this disk: {', '.join(names)}; check the "
+            f"network (and HF_HUB_OFFLINE), or {', or '.join(dict.fromkeys(ways))}"
+        )
 
 
 def elsewhere(name: str, file: Path | None, page: str, remedy: str) -> Finding:
@@ -45,14 +57,15 @@ def elsewhere(name: str, file: Path | None, page: str, remedy: str) -> Finding:
     return warn(f"{name}: not on this disk; it is at {page}; {remedy}")
 
 
-def refusals(wanted: list[HubWeights]) -> dict[str, str]:
+def refusals(wanted: list[HubWeights]) -> dict[str, UserError]:
     """Reasons for which the hub refuses weights, by name; available ones are absent.
 
     Threads may outlive the call: a DNS lookup cannot be interrupted.
     """
     page = {weights.name: Repository(weights.repository).page for weights in wanted}
-    told = {
-        weights.name: f"{weights.name}: no answer from {page[weights.name]}; {weights.otherwise}" for weights in wanted
+    told: dict[str, UserError] = {
+        weights.name: UnreachableError(f"{weights.name}: no answer from {page[weights.name]}; {weights.otherwise}")
+        for weights in wanted
     }
 
     def ask(weights: HubWeights) -> None:
@@ -62,7 +75,7 @@ def refusals(wanted: list[HubWeights]) -> dict[str, str]:
                 check_access(repository, weights.files)
             told.pop(weights.name)
         except UserError as error:
-            told[weights.name] = str(error)
+            told[weights.name] = error
 
     threads = [threading.Thread(target=ask, args=(weights,), daemon=True) for weights in wanted]
     until = time.monotonic() + 1.2 * SECONDS

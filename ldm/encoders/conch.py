@@ -26,7 +26,10 @@ class ConchEncoder:
         try:
             from conch.open_clip_custom import create_model_from_pretrained
         except ImportError as error:
-            remedy = "pip install git+https://github.com/Mahmoodlab/CONCH.git"
+            remedy = (
+                "pip install git+https://github.com/Mahmoodlab/CONCH.git, accept the licence of the weights at "
+                f"{Repository(CONCH_HUB).page} and run `hf auth login`"
+            )
             raise UserError(f"encoder.name: conch: its authors' package is missing ({error}); {remedy}") from error
         local = "set encoder.weights to a local file"
         path = weights or fetch(Repository(CONCH_HUB), CONCH_FILE, "encoder.name: conch", local)

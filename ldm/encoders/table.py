@@ -72,6 +72,11 @@ HIBOU_B = {"mlp_ratio": 5.33334, "init_values": 1e-5, **SWIGLU}
 HIBOU_L = {"mlp_ratio": 5.34375, "init_values": 1e-5, **SWIGLU}  # two thirds of 4 x 1024, rounded up to a multiple of 8
 HIPT_FILE = "HIPT_4K/Checkpoints/vit256_small_dino.pth of https://github.com/mahmoodlab/HIPT"
 
+GATED = {
+    *("uni", "uni2-h", "virchow2", "h-optimus-0", "h-optimus-1", "h0-mini", "prov-gigapath", "hibou-l", "conch"),
+}
+"""whose weights the hub gives to those alone who have accepted the licence on their page"""
+
 PUBLISHED: dict[str, Published] = {
     "uni": Published(
         "MahmoodLab/UNI",

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ldm.checkpoint import load_strict, load_weights
 from ldm.encoders.dinov2_names import is_transformers, timm_names
-from ldm.encoders.table import PUBLISHED, TIMM_FILES, Published
+from ldm.encoders.table import GATED, PUBLISHED, TIMM_FILES, Published
 from ldm.errors import UserError
 from ldm.support.files import sha256
 from ldm.support.finite import not_finite
-from ldm.support.hub_files import Repository, cached, check_access, explained, fetch, list_files
+from ldm.support.hub_files import Repository, UnreachableError, cached, check_access, explained, fetch, list_files
 
 LOCAL = "set encoder.weights to a local file"
 HF_HUB = "hf-hub:"
@@ -84,12 +84,20 @@ def _fetched(name: str, published: Published) -> Path:
     there = cached(repository, published.files)
     if there is not None:
         return fetch(repository, there.name, what, LOCAL)
-    files = list_files(repository, published.files, what, LOCAL)
+    try:
+        files = list_files(repository, published.files, what, LOCAL)
+    except UnreachableError as error:  # it did not say what it asks for
+        raise UserError(f"{error}{login_step(name, repository)}") from error
     file = next((file for file in published.files if file in files), published.files[0])
     with explained(what, repository, LOCAL):
         check_access(repository, [file])
     print(f"encoder.name: {name}: fetching its weights from {repository.page}", file=sys.stderr)
     return fetch(repository, file, what, LOCAL)
+
+
+def login_step(name: str, repository: Repository) -> str:
+    """What comes before the first download of a gated encoder; empty for another."""
+    return f"; accept its licence at {repository.page} and run `hf auth login` first" if name in GATED else ""
 
 
 def _by_timm(name: str, weights: str | Path | None) -> Any:

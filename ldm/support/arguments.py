@@ -1,8 +1,8 @@
 """Command lines: a parser, and types that refuse invalid values in one line, before any work.
 
     parser = Parser("sample", description=..., example="--steps 20")
-    add("--steps", type=positive_int)
-    add("--guidance", type=non_negative)
+    add("--count", type=positive_int)
+    add("--guidance", type=guidance)
     add("--out", type=output_folder, default="samples")
 
 The message names the option; the status is 2. Values are not rounded; nan and infinities are refused. Defaults of
@@ -132,6 +132,9 @@ def device(text: str) -> str:
 
 
 positive_int, non_negative_int = integer(1, LARGEST), integer(0, LARGEST)
-non_negative, fraction = real(0), real(0, 1)
+fraction, guidance, correction = real(0, 1), real(0, 100), real(0, 100)
+"""shares; and magnitudes far above any use, below those at which samples are no numbers any more"""
+sampling_steps, timestep = integer(1, 1000), integer(0, 999)
+"""of a schedule of 1000 timesteps; a sampler may allow fewer"""
 seed_int = integer(0, LARGEST_SEED)
 """the largest seed that torch, NumPy and Lightning all accept"""

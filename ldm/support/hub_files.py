@@ -40,6 +40,10 @@ FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, HFV
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+class UnreachableError(UserError):
+    """The hub does not answer, or may not be asked: so of everything in it."""
+
+
 class Repository(NamedTuple):
     """A model repository at one of its revisions: a branch, a tag or a commit; None is its main branch."""
 
@@ -119,15 +123,17 @@ def explained(what: str, repository: Repository, otherwise: str = "") -> Iterato
         yield
     except FAILURES as error:
         another = f", or {otherwise}" if otherwise else ""
-        raise UserError(f"{what}: {_reason(error, repository)}{another}") from error
+        reason, told = _reason(error, repository), UserError
+        if reason is None:
+            reason, told = _unreachable(error, repository), UnreachableError
+        raise told(f"{what}: {reason}{another}") from error
 
 
-def _reason(error: Exception, repository: Repository) -> str:
+def _reason(error: Exception, repository: Repository) -> str | None:
+    """What the hub, or this disk, answers about `repository`, and the remedy; None where there was no answer."""
     page = repository.page
     if isinstance(error, OSError) and not isinstance(error, HfHubHTTPError) and (told := file_error(error)):
         return told
-    if constants.HF_HUB_OFFLINE and isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
-        return f"{page} is not in the cache {constants.HF_HUB_CACHE}; unset HF_HUB_OFFLINE to fetch it"
     if isinstance(error, GatedRepoError):
         return f"{page} is gated; accept its licence there and run `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
@@ -141,6 +147,12 @@ def _reason(error: Exception, repository: Repository) -> str:
     response = getattr(error, "response", None)
     if response is not None and response.status_code in (401, 403):
         return f"{page} answers {response.status_code}; run `hf auth login` with a token that may use it"
+    return None
+
+
+def _unreachable(error: Exception, repository: Repository) -> str:
+    if constants.HF_HUB_OFFLINE and isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
+        return f"{repository.page} is not in the cache {constants.HF_HUB_CACHE}; unset HF_HUB_OFFLINE to fetch it"
     cause = error.__cause__ or error if isinstance(error, LocalEntryNotFoundError) else error
     lines = str(cause).strip().splitlines()
     reason = f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

@@ -166,6 +166,9 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     (tmp_path / "junk.h5").write_bytes(b"junk")
     with pytest.raises(UserError, match="HDF5_USE_FILE_LOCKING"):
         SlideFile(tmp_path / "junk.h5").count("20x")
+    (tmp_path / "slide.tif").write_bytes(b"II*\0 pixels")
+    with pytest.raises(UserError, match=r"slide.tif: is no prepared slide, expected a .h5 file; make one .* prepare"):
+        SlideFile(tmp_path / "slide.tif").count("20x")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.attrs["format"] = np.bytes_(b"other-1")
     with pytest.raises(UserError, match="expected zoomldm-1"):

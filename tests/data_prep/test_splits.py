@@ -56,11 +56,29 @@ def test_a_table_says_who_is_who(cohort: Path, tmp_path: Path) -> None:
     assert {line.patient for line in read_split(out).lines.values()} == {"P0", "P1", "P2"}
     assert not (cohort / "splits.csv").exists()
     main(["--cohort", str(cohort)])
-    with pytest.raises(UserError, match="of patient TCGA-A1-0000 there, of P0 now"):
+    told = r"12 slides differ, .* first \(patient TCGA-A1-0000 there, P0 in .*\); if nothing was trained on it, delete"
+    with pytest.raises(UserError, match=f"{cohort / 'splits.csv'}: was made with other patients: {told}"):
         main(["--cohort", str(cohort), "--table", str(tmp_path / "slides.csv")])
     (tmp_path / "slides.csv").write_text("slide,label\na,b\n")
     with pytest.raises(UserError, match="columns are slide, label, without patient"):
         main(["--cohort", str(cohort), "--table", str(tmp_path / "slides.csv"), "--out", str(out)])
+
+
+@pytest.mark.parametrize("rows", ["", "other,P1\nanother,P2\n"])
+def test_a_table_of_other_slides_is_refused(cohort: Path, tmp_path: Path, rows: str) -> None:
+    """Each slide would be a patient of its own, and the patients of the table in several parts."""
+    (tmp_path / "slides.csv").write_text(f"slide,patient\n{rows}")
+    with pytest.raises(UserError, match=r"slides.csv: none of its [02] rows .* names one of the 12 slides"):
+        main(["--cohort", str(cohort), "--table", str(tmp_path / "slides.csv")])
+    with pytest.raises(UserError, match="--table: found beside --by slide"):
+        main(["--cohort", str(cohort), "--table", str(tmp_path / "slides.csv"), "--by", "slide"])
+    assert not (cohort / "splits.csv").exists()
+
+
+def test_slides_without_a_row_are_counted(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "slides.csv").write_text("slide,patient\nTCGA-A1-0000-01Z-00-DX0,P0\n")
+    main(["--cohort", str(cohort), "--table", str(tmp_path / "slides.csv")])
+    assert "slides.csv: has no row for 11 of 12 slides: TCGA-A1-0000-01Z-00-DX1, " in capsys.readouterr().out
 
 
 def test_slides_can_be_their_own_patients(cohort: Path) -> None:

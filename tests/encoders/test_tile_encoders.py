@@ -334,3 +334,14 @@ def test_a_hub_that_does_not_answer_is_told_at_once(name: str, tmp_path: Path, m
     message = rf"encoder\.name: {name}: its weights could not be fetched: .* gives no whole answer.*encoder\.weights"
     with pytest.raises(UserError, match=message):
         load_encoder(name)
+
+
+def test_a_gated_encoder_is_told_its_page_and_the_login_where_nobody_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_hub.use(monkeypatch, "http://127.0.0.1:1", tmp_path)
+    with pytest.raises(UserError, match=r"local file; accept its licence at .*/MahmoodLab/UNI and run `hf auth login`"):
+        load_encoder("uni")
+    with pytest.raises(UserError) as caught:
+        load_encoder("phikon-v2")
+    assert "licence" not in str(caught.value)

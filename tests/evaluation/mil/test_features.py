@@ -176,7 +176,8 @@ def test_bags_of_some_of_a_slide_s_tiles_say_so(
     toy.slide(tmp_path / "cohort/b.h5")
     given = ["--model", str(world / "zoomldm"), "--out", str(tmp_path / "bags"), "--accelerator", "cpu"]
     assert extract_features.main([str(tmp_path / "cohort"), *given, "--scales", "20x,5x", "--source", "encoder"]) == 0
-    told = "1 of 2 bags hold 64 of their slides' 1,000 tiles with tissue: for all of them, prepare with regions_per"
+    told = "1 of 2 bags hold 64 of their slides' 1,000 tiles with tissue: "
+    told += "for all of them, prepare with regions_per_scale=null tissue_share=0"
     assert told in capsys.readouterr().out
     folder = tmp_path / "bags/encoder-20x+5x"
     assert [read_bag(folder / f"{name}.h5").eligible for name in "ab"] == [1000, -1]
