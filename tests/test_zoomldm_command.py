@@ -17,6 +17,7 @@ from ldm.errors import UserError
 from ldm.support import bundled_configs
 from ldm.support.arguments import RENAMED
 from ldm.support.bundled_configs import bundled_file, config_file, config_names
+from ldm.support.bundled_models import BUNDLED
 from ldm.support.package import project
 from ldm.support.typed import SCRIPTS, typed
 
@@ -89,6 +90,9 @@ def test_the_demo_ends_with_the_first_stage_that_fails(monkeypatch: pytest.Monke
         ("cdm_brca", "zoomldm", "cdm_brca.yaml"),
         ("demo/cdm", "zoomldm", "demo/cdm.yaml"),
         ("demo", "data", "demo/data.yaml"),
+        ("demo/satellite", "zoomldm", "demo/satellite/zoomldm.yaml"),
+        ("demo/satellite", "data", "demo/satellite/data.yaml"),
+        ("demo/satellite/vq", "zoomldm", "demo/satellite/vq.yaml"),
         ("histology", "data", "data_histology.yaml"),
         ("configs/demo/vq.yaml", "zoomldm", "demo/vq.yaml"),
     ],
@@ -192,7 +196,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["sample", "--scales", "5x", "--count", "1", "--steps", "1", "--device", "cpu"], 0, "contact_sheet.png"),
         (["train", "--config", "brca", "--dry-run"], 0, "steps per epoch|is not there yet"),
         (["doctor", "--config", "demo"], 0, "0 failures"),
-        (["doctor", "--model", "demo"], 0, "0 failures"),
+        (["train", "--config", "demo/satellite", "--dry-run"], 0, "is not there yet"),
+        *[(["doctor", "--model", name], 0, "0 failures") for name in BUNDLED],
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
