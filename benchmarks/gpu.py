@@ -45,6 +45,7 @@ from ldm.support.arguments import Parser, output_file, positive_int
 from ldm.support.bundled_models import BUNDLED
 from ldm.support.files import atomic_write
 from ldm.support.precision import DTYPES, add_precision, allow_tf32, choose
+from ldm.training.base import OptimizerPlan
 from ldm.training.zoomldm import ZoomLDMTraining
 
 SCALES = ("20x", "5x")
@@ -182,9 +183,7 @@ def training(model: ZoomLDM, size: Size) -> GpuRow:
         summarizer=model.summarizer.requires_grad_(True),
         alpha_bar=model.alpha_bar,
         scale_names=model.ladder.names,
-        optimizer=partial(torch.optim.AdamW, lr=1e-5),
-        warmup=1,
-        last=total,
+        plan=OptimizerPlan(partial(torch.optim.AdamW, lr=1e-5), warmup=1, last=total),
     ).to(device)
     system.log = lambda *values, **options: None  # type: ignore[method-assign]
     optimizer = system.configure_optimizers()["optimizer"]

@@ -1,9 +1,10 @@
 """What the training systems share.
 
-`System` is the Lightning module and its learning-rate plan, `Run` a training config as objects.
+`System` is the Lightning module, `OptimizerPlan` its optimiser and learning rate, `Run` a training config as objects.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ldm.config.objects import build
 from ldm.config.training_config import check_config
+from ldm.data.batch import Batch
 from ldm.data.datamodule import CohortData
+from ldm.diffusion.timestep_sampling import Uniform, timestep_of_sigma
 from ldm.errors import UserError
 from ldm.networks.unet import UNet
 from ldm.scales import ladder
@@ -40,31 +43,65 @@ def learning_rate_factor(
     return floor + (1 - floor) * max(0.0, (last - step) / max(1, last - decay_from))
 
 
-class System(pl.LightningModule):
-    """A Lightning module that provides the tensors of a run's weights file."""
+@dataclass(frozen=True)
+class OptimizerPlan:
+    """An optimiser, and its learning rate over the steps of training: see `learning_rate_factor`."""
 
-    def __init__(self, optimizer: OptimizerFactory, *, warmup: int, decay_from: int | None, last: int) -> None:
-        super().__init__()
-        self.optimizer_factory = optimizer
-        self.warmup, self.decay_from, self.last = warmup, decay_from, last
+    optimizer: OptimizerFactory
+    warmup: int
+    last: int
+    decay_from: int | None = None
 
     def scheduled(self, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
         """Optimiser and schedule over `parameters`, stepped every optimiser step, in the form Lightning takes."""
-        optimizer = self.optimizer_factory([parameter for parameter in parameters if parameter.requires_grad])
+        optimizer = self.optimizer([parameter for parameter in parameters if parameter.requires_grad])
         schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.warmup, self.decay_from, self.last))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+
+class System(pl.LightningModule):
+    """A Lightning module that provides the tensors of a run's weights file."""
+
+    def __init__(self, plan: OptimizerPlan) -> None:
+        super().__init__()
+        self.plan = plan
+
     def configure_optimizers(self) -> Any:
-        return self.scheduled(self.parameters())
-
-    def log_scales(self, losses: Tensor, scale: Tensor, names: list[str]) -> None:
-        """Log the validation loss: the mean, and one value a scale. losses (b,), scale (b,) indices into `names`."""
-        self.log("val/loss", losses.mean(), batch_size=len(losses), on_epoch=True, prog_bar=True)
-        for index in scale.unique().tolist():
-            own = losses[scale == index]
-            self.log(f"val/loss/{names[index]}", own.mean(), batch_size=len(own), on_epoch=True)
+        return self.plan.scheduled(self.parameters())
 
 
+class DenoisingSystem(System):
+    """Trains a denoiser at random times of a schedule; validates it at fixed noise levels, scale by scale."""
+
+    alpha_bar: Tensor
+
+    def __init__(
+        self, plan: OptimizerPlan, alpha_bar: Tensor, scale_names: list[str], times: Uniform | None = None
+    ) -> None:
+        super().__init__(plan)
+        self.register_buffer("alpha_bar", alpha_bar, persistent=False)
+        self.scale_names, self.times = scale_names, times or Uniform()
+
+    def validate(self, batch: Batch, x_0: Tensor, losses: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Log the validation loss of `losses(t (b,), eps) -> (b,)`, the mean over VALIDATION_SIGMAS: of all, by scale.
+
+        The noise, of the shape of `x_0`, is drawn on the CPU, so that scores are comparable between devices.
+        """
+        eps = torch.randn(x_0.shape, generator=batch.stream.generator()).to(self.device)
+        total = torch.zeros(len(batch), device=self.device)
+        for sigma in VALIDATION_SIGMAS:
+            total += losses(
+                timestep_of_sigma(torch.full((len(batch),), sigma, device=self.device), self.alpha_bar), eps
+            )
+        mean = total / len(VALIDATION_SIGMAS)
+        self.log("val/loss", mean.mean(), batch_size=len(mean), on_epoch=True, prog_bar=True)
+        for index in batch.scale.unique().tolist():
+            own = mean[batch.scale == index]
+            self.log(f"val/loss/{self.scale_names[index]}", own.mean(), batch_size=len(own), on_epoch=True)
+
+
+VALIDATION_SIGMAS = (0.15, 0.4, 1.0, 2.7)
+"""noise-to-signal ratios at which every validation sample is scored, with fixed noise"""
 COLUMNS = 6
 """samples per scale in a run's pictures"""
 
@@ -111,16 +148,17 @@ class Run:
         if found != expected:
             raise UserError(f"{key}: {found} found, expected {expected} as {of} has; change one of them")
 
-    def training_arguments(self) -> dict[str, Any]:
-        """Arguments of every system from `training`."""
+    @property
+    def plan(self) -> OptimizerPlan:
+        """The optimiser and learning rate of `training`."""
         training = self.config.training
         optimizer = OmegaConf.to_container(training.optimizer, resolve=True)
-        return {
-            "optimizer": lambda params: build(optimizer, "training.optimizer", params=params),
-            "warmup": training.warmup,
-            "decay_from": None if training.decay_from is None else int(training.decay_from * training.max_steps),
-            "last": training.max_steps,
-        }
+        return OptimizerPlan(
+            lambda params: build(optimizer, "training.optimizer", params=params),
+            warmup=training.warmup,
+            last=training.max_steps,
+            decay_from=None if training.decay_from is None else int(training.decay_from * training.max_steps),
+        )
 
     def attach(self, data: CohortData) -> None:
         """Check the cohort against the config, and load the frozen networks that training needs.

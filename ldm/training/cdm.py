@@ -18,41 +18,25 @@ from ldm.config.training_config import put
 from ldm.data.batch import Batch
 from ldm.data.datamodule import CohortData
 from ldm.diffusion.schedule import add_noise, at
-from ldm.diffusion.timestep_sampling import Uniform, timestep_of_sigma
 from ldm.diffusion.vlb import variance_bound
 from ldm.errors import UserError
 from ldm.networks.dit import DiT
 from ldm.networks.summarizer import PLACES
 from ldm.networks.weights_id import weights_id
 from ldm.pipeline import ZoomLDM
-from ldm.training.base import OptimizerFactory, Run, System
+from ldm.training.base import DenoisingSystem, OptimizerPlan, Run
 from ldm.training.memory import saved_bytes
-from ldm.training.zoomldm import VALIDATION_SIGMAS, draw_samples, finished_model
+from ldm.training.zoomldm import draw_samples, finished_model
 
 
-class CDMTraining(System):
+class CDMTraining(DenoisingSystem):
     """Trains `cdm` on the outputs of a frozen Summarizer."""
 
-    alpha_bar: Tensor
-
-    def __init__(
-        self,
-        *,
-        cdm: nn.Module,
-        alpha_bar: Tensor,
-        scale_names: list[str],
-        optimizer: OptimizerFactory,
-        warmup: int,
-        last: int,
-        decay_from: int | None = None,
-    ) -> None:
-        super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
+    def __init__(self, *, cdm: nn.Module, alpha_bar: Tensor, scale_names: list[str], plan: OptimizerPlan) -> None:
+        super().__init__(plan, alpha_bar, scale_names)
         self.cdm = cdm
         self.summarizer: Any = None
         """frozen; set before training"""
-        self.register_buffer("alpha_bar", alpha_bar, persistent=False)
-        self.scale_names = scale_names
-        self.times = Uniform()
 
     def errors(self, x_0: Tensor, scale: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Losses: (b,) mean squared error of x_0, and (b,) variational lower bound of the step."""
@@ -76,12 +60,7 @@ class CDMTraining(System):
 
     def validation_step(self, batch: Batch) -> None:
         x_0 = self.summarizer(batch.embedding, batch.scale).float()
-        eps = torch.randn(x_0.shape, generator=batch.stream.generator()).to(self.device)
-        total = torch.zeros(len(batch), device=self.device)
-        for sigma in VALIDATION_SIGMAS:
-            t = timestep_of_sigma(torch.full((len(batch),), sigma, device=self.device), self.alpha_bar)
-            total += self.errors(x_0, batch.scale, t, eps)[0]
-        self.log_scales(total / len(VALIDATION_SIGMAS), batch.scale, self.scale_names)
+        self.validate(batch, x_0, lambda t, eps: self.errors(x_0, batch.scale, t, eps)[0])
 
 
 class CDMRun(Run):
@@ -98,7 +77,7 @@ class CDMRun(Run):
             cdm=self.cdm,
             alpha_bar=build(config.model.schedule, "model.schedule", kind=Tensor),
             scale_names=self.ladder.names,
-            **self.training_arguments(),
+            plan=self.plan,
         )
 
     def attach(self, data: CohortData) -> None:

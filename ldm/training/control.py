@@ -106,7 +106,7 @@ class ControlRun(Run):
             scale_names=self.ladder.names,
             p_uncond=config.training.p_uncond,
             times=self.times,
-            **self.training_arguments(),
+            plan=self.plan,
         )
 
     def networks(self) -> dict[str, nn.Module]:

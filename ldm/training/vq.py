@@ -24,7 +24,7 @@ from ldm.images.contact_sheet import contact_sheet
 from ldm.images.tensors import to_uint8
 from ldm.networks.autoencoder import Autoencoder, Quantizer
 from ldm.pipeline import load_autoencoder
-from ldm.training.base import COLUMNS, OptimizerFactory, Run, System
+from ldm.training.base import COLUMNS, OptimizerPlan, Run, System
 from ldm.training.losses import Reconstruction, autoencoder_loss, discriminator_loss
 from ldm.training.memory import saved_bytes
 
@@ -41,10 +41,7 @@ class AutoencoderTraining(System):
         *,
         autoencoder: nn.Module,
         loss: nn.Module,
-        optimizer: OptimizerFactory,
-        warmup: int,
-        last: int,
-        decay_from: int | None = None,
+        plan: OptimizerPlan,
         clip: float | None = None,
         smooth: float = 0.0,
         noise: float = 0.0,
@@ -58,7 +55,7 @@ class AutoencoderTraining(System):
         decoding, so that decoding tolerates small errors of sampled latents. Every `revive_every` steps, unused codes
         are replaced by latents of the batch (0: never).
         """
-        super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
+        super().__init__(plan)
         self.autoencoder, self.loss = autoencoder, loss
         self.clip, self.smooth, self.noise, self.revive_every = clip, smooth, noise, revive_every
         for part in frozen:
@@ -78,9 +75,9 @@ class AutoencoderTraining(System):
         return getattr(self.loss, "discriminator", None)
 
     def configure_optimizers(self) -> Any:
-        plans = [self.scheduled(self.autoencoder.parameters())]
+        plans = [self.plan.scheduled(self.autoencoder.parameters())]
         if self.adversary is not None:
-            plans.append(self.scheduled(self.adversary.parameters()))
+            plans.append(self.plan.scheduled(self.adversary.parameters()))
         return [plan["optimizer"] for plan in plans], [plan["lr_scheduler"] for plan in plans]
 
     def training_step(self, x: Tensor) -> None:
@@ -194,7 +191,7 @@ class VQRun(Run):
             noise=config.training.get("noise", 0.0),
             revive_every=config.training.revive_every,
             frozen=config.training.frozen,
-            **self.training_arguments(),
+            plan=self.plan,
         )
         self.optimizer_steps = 1 if self.system.adversary is None else 2
 

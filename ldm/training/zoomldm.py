@@ -6,6 +6,7 @@ with the context replaced by zeros for a share p_uncond of the samples. The targ
 Shapes: z_0 (b, 3, h, w), t (b,), context (b, n, d).
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ldm.data.batch import Batch, BatchRNG
 from ldm.data.datamodule import CohortData
 from ldm.data.dataset import latent_batch
 from ldm.diffusion.schedule import add_noise, at, target
-from ldm.diffusion.timestep_sampling import Uniform, timestep_of_sigma
+from ldm.diffusion.timestep_sampling import Uniform
 from ldm.errors import UserError
 from ldm.hub import open_source, weights_file
 from ldm.images.contact_sheet import contact_sheet
@@ -29,17 +30,12 @@ from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM, load_autoencoder
 from ldm.scales import Ladder
-from ldm.training.base import COLUMNS, OptimizerFactory, Run, System
+from ldm.training.base import COLUMNS, DenoisingSystem, OptimizerPlan, Run
 from ldm.training.memory import saved_bytes
 
-VALIDATION_SIGMAS = (0.15, 0.4, 1.0, 2.7)
-"""noise-to-signal ratios at which every validation sample is scored, with fixed noise"""
 
-
-class ZoomLDMTraining(System):
+class ZoomLDMTraining(DenoisingSystem):
     """Joint training of the U-Net `denoiser` and the `summarizer` on the latents of a frozen autoencoder."""
-
-    alpha_bar: Tensor
 
     def __init__(
         self,
@@ -48,21 +44,16 @@ class ZoomLDMTraining(System):
         summarizer: nn.Module,
         alpha_bar: Tensor,
         scale_names: list[str],
-        optimizer: OptimizerFactory,
-        warmup: int,
-        last: int,
-        decay_from: int | None = None,
+        plan: OptimizerPlan,
         prediction: str = "eps",
         p_uncond: float = 0.1,
         times: Uniform | None = None,
     ) -> None:
-        super().__init__(optimizer, warmup=warmup, decay_from=decay_from, last=last)
+        super().__init__(plan, alpha_bar, scale_names, times)
         self.denoiser, self.summarizer = denoiser, summarizer
         self.autoencoder: Any = None
         """frozen, set before training; has the encoding of the cohort's latents, and decodes pictures"""
-        self.register_buffer("alpha_bar", alpha_bar, persistent=False)
-        self.scale_names, self.prediction, self.p_uncond = scale_names, prediction, p_uncond
-        self.times = times or Uniform()
+        self.prediction, self.p_uncond = prediction, p_uncond
 
     def network(self, batch: Batch) -> nn.Module:
         """The network for `batch`, called with (z_t, t, context)."""
@@ -88,15 +79,7 @@ class ZoomLDMTraining(System):
     def validation_step(self, batch: Batch) -> None:
         context = self.summarizer(batch.embedding, batch.scale)
         context = context * (self.p_uncond < 1)  # trained and scored without contexts
-        network = self.network(batch)
-        total = torch.zeros(len(batch), device=self.device)
-        for sigma in VALIDATION_SIGMAS:
-            # noise is drawn on the CPU, so that scores are comparable between devices
-            generator = batch.stream.generator()
-            eps = torch.randn(batch.z_0.shape, generator=generator).to(self.device)
-            t = timestep_of_sigma(torch.full((len(batch),), sigma, device=self.device), self.alpha_bar)
-            total += self.losses(network, batch.z_0, context, t, eps)
-        self.log_scales(total / len(VALIDATION_SIGMAS), batch.scale, self.scale_names)
+        self.validate(batch, batch.z_0, partial(self.losses, self.network(batch), batch.z_0, context))
 
 
 PICTURE_STEPS = 10
@@ -166,7 +149,7 @@ class ZoomLDMRun(Run):
             scale_names=self.ladder.names,
             p_uncond=config.training.p_uncond,
             times=build(config.training.times, "training.times"),
-            **self.training_arguments(),
+            plan=self.plan,
         )
 
     def attach(self, data: CohortData) -> None:

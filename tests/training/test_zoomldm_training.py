@@ -16,7 +16,7 @@ from ldm.diffusion.schedule import scaled_linear_alpha_bar
 from ldm.diffusion.timestep_sampling import LogNormal, Uniform, timestep_of_sigma
 from ldm.networks.summarizer import Summarizer
 from ldm.networks.unet import UNet
-from ldm.training.base import learning_rate_factor
+from ldm.training.base import OptimizerPlan, learning_rate_factor
 from ldm.training.callbacks import Averaging
 from ldm.training.zoomldm import ZoomLDMTraining
 from tests.golden.parity import noise
@@ -35,9 +35,7 @@ def system() -> ZoomLDMTraining:
         summarizer=summarizer,
         alpha_bar=scaled_linear_alpha_bar(),
         scale_names=[str(scale) for scale in range(8)],
-        optimizer=lambda params: torch.optim.AdamW(params),
-        warmup=1000,
-        last=10,
+        plan=OptimizerPlan(torch.optim.AdamW, warmup=1000, last=10),
     )
 
 
