@@ -25,6 +25,7 @@ from ldm.config.objects import build
 from ldm.config.run_config import SETTINGS, check_settings, load_run_config, model_settings, save_config
 from ldm.config.training_config import check_finished
 from ldm.errors import UserError
+from ldm.networks.trained import check_trained
 from ldm.support.bundled_models import BUNDLED, MODELS
 from ldm.support.files import check_destination, sha256
 from ldm.support.hub_files import Repository, fetch, list_files
@@ -248,7 +249,7 @@ def build_part(source: Source, key: str) -> Any:
 
 
 def load_network(source: Source, part: str, parts: Mapping[str, Mapping[str, Tensor]]) -> Any:
-    """The frozen network of one part, its weights loaded strictly."""
+    """The frozen network of one part, its weights loaded strictly. UserError where they cannot be of a training."""
     if part not in parts:
         raise UserError(f"{source.path}: holds no {part}, only {', '.join(parts) or 'unknown tensors'}")
     what = f"{part} of {source.path}"
@@ -256,4 +257,5 @@ def load_network(source: Source, part: str, parts: Mapping[str, Mapping[str, Ten
         check_strict(build_part(source, part), parts[part], what)
     network = build_part(source, part)
     load_strict(network, parts[part], what)
+    check_trained(network, what)
     return network.eval().requires_grad_(False)

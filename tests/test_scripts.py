@@ -1,5 +1,7 @@
 """The commands, end to end on a toy model and a toy slide."""
 
+import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,10 @@ import pytest
 from PIL import Image
 
 from benchmarks.fixtures import toy
+from ldm.checkpoint import load_weights, save_weights
+from ldm.cli import evaluate, features, joint, superres, zoomldm
 from ldm.cli import sample as sample_patches
-from ldm.cli import zoomldm
+from ldm.commands.out_folder import out_folder
 from ldm.errors import UserError, cli
 from ldm.pipeline import ZoomLDM
 
@@ -117,3 +121,41 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in told.stderr.splitlines()}
     assert imported & HEAVY == set()
     assert command[-1] != "ldm.cli.zoomldm" or "numpy" not in imported
+
+
+def test_without_out_every_model_has_a_folder_of_its_own(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also two that are called alike."""
+    monkeypatch.chdir(tmp_path)
+    tensors = load_weights(world / "zoomldm/weights.safetensors")
+    shutil.copytree(world / "zoomldm", tmp_path / "zoomldm")
+    save_weights(tmp_path / "zoomldm/weights.safetensors", {name: 0.9 * tensor for name, tensor in tensors.items()})
+    kept: dict[Path, bytes] = {}
+    for model in (world / "zoomldm", tmp_path / "zoomldm"):
+        given = ["--from", str(world / "slide.h5"), "--count", "1", "--scales", "5x", "--steps", "2"]
+        sample_patches.main(["--model", str(model), *given])
+        assert all(path.read_bytes() == content for path, content in kept.items())
+        kept = {path: path.read_bytes() for path in Path("samples").rglob("5x_0.png")}
+    assert len(kept) == 2
+
+
+def test_no_command_with_a_model_has_one_default_folder_for_all() -> None:
+    for command in (sample_patches, joint, superres):
+        assert command.parse_args([]).out is None
+    assert features.parse_args(["cohort"]).out is None
+    for name in evaluate.COUNTS:
+        assert evaluate.parse_args([name]).out is None
+
+
+def test_the_usual_folder_is_the_demo_model_s(demo: ZoomLDM) -> None:
+    def folder(**options: str | None) -> Path:
+        return out_folder(
+            argparse.Namespace(**{"out": None, "model": "demo", "cdm": None, **options}), "samples/x", demo
+        )
+
+    assert demo.cdm is not None
+    assert folder() == Path("samples/x")
+    assert folder(out="own") == Path("own")
+    assert folder(model="run") == Path("samples/x") / demo.id
+    assert folder(cdm="other") == Path("samples/x") / f"{demo.id}+{demo.cdm.id}"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options import Add, add_batch_size, add_cdm, add_machines, add_model, add_out, add_scales, add_seed
+from ldm.cli.options import Add, add_batch_size, add_cdm, add_machines, add_model, add_model_out, add_scales, add_seed
 from ldm.evaluation.experiments.names import LARGE, SUPERRES
 from ldm.multiscale.presets import SAMPLER_NAMES
 from ldm.support.arguments import Parser, guidance, output_folder, positive_int, sampling_steps
@@ -45,7 +45,7 @@ def _common(add: Add) -> None:
     add_seed(add, "image i depends on seed + i")
     add_batch_size(add, "images")
     add_machines(add, "images")
-    add_out(add, "results", "folder of tables, pictures and images")
+    add_model_out(add, "results", "folder of tables, pictures and images")
 
 
 def _slides(add: Add) -> None:

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options import add_batch_size, add_machines, add_model, add_out, add_scales, add_seed
+from ldm.cli.options import add_batch_size, add_machines, add_model, add_model_out, add_scales, add_seed
 from ldm.support.arguments import Parser, non_negative_int, timestep
 
 
@@ -30,7 +30,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_seed(add, "of that noise")
     add_batch_size(add, "tiles", 32)
     add_machines(add, "slides")
-    add_out(add, "features", "folder; bags go to OUT/SOURCE-SCALES/")
+    add_model_out(add, "features", "folder; bags go to OUT/SOURCE-SCALES/")
     return parser.parse_args(argv)
 
 

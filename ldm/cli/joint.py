@@ -7,7 +7,7 @@ Running the same command again continues an interrupted one.
 import argparse
 from collections.abc import Sequence
 
-from ldm.cli.options import add_batch_size, add_cdm, add_machines, add_model, add_out, add_scales, add_seed
+from ldm.cli.options import add_batch_size, add_cdm, add_machines, add_model, add_model_out, add_scales, add_seed
 from ldm.errors import UserError
 from ldm.multiscale.presets import PRESETS, SEAMS
 from ldm.support.arguments import Parser, correction, guidance, integer, sampling_steps, whole_numbers
@@ -41,7 +41,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_batch_size(add, "tiles")
     add_machines(add, "tiles")
     add_seed(add)
-    add_out(add, "samples/joint")
+    add_model_out(add, "samples/joint")
     return parser.parse_args(argv)
 
 

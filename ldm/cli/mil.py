@@ -9,9 +9,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options import add_model, add_out, add_seed
+from ldm.cli.options import add_model, add_seed
 from ldm.errors import UserError
-from ldm.support.arguments import Parser, non_negative_int, whole_numbers
+from ldm.support.arguments import Parser, non_negative_int, output_folder, whole_numbers
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -33,7 +33,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="times that labels are shuffled to compare (%(default)s)",
     )
     add_seed(add)
-    add_out(add, "samples/mil", "folder of table and pictures")
+    add(
+        "--out",
+        type=output_folder,
+        help="folder of table and pictures (default: samples/mil, with --features a folder of their own in it)",
+    )
     return parser.parse_args(argv)
 
 

@@ -53,6 +53,12 @@ def add_out(add: Add, default: str, meaning: str = "folder") -> None:
     add("--out", type=output_folder, default=default, help=f"{meaning} (%(default)s)")
 
 
+def add_model_out(add: Add, usual: str, meaning: str = "folder") -> None:
+    """--out: a folder to write to; None where it is not given (`ldm.commands.out_folder`)."""
+    text = f"{meaning} (default: {usual}, of other models than demo {usual}/MODEL)"
+    add("--out", type=output_folder, help=text)
+
+
 def add_cdm(add: Add) -> None:
     """--cdm: the conditioning diffusion model of the model."""
     add("--cdm", help="the model's CDM, named likewise; demo and satellite bring their own")

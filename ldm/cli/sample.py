@@ -6,7 +6,7 @@ Without arguments, the bundled demo model samples under the conditions of the bu
 import argparse
 from collections.abc import Sequence
 
-from ldm.cli.options import add_cdm, add_device, add_model, add_out, add_scales, add_seed
+from ldm.cli.options import add_cdm, add_device, add_model, add_model_out, add_scales, add_seed
 from ldm.multiscale.presets import SAMPLER_NAMES
 from ldm.support.arguments import Parser, guidance, positive_int, sampling_steps
 
@@ -28,7 +28,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--sampler", choices=SAMPLER_NAMES, default=SAMPLER_NAMES[0], help="(%(default)s)")
     add_seed(add, "patch i depends on seed + i alone")
     add_device(add)
-    add_out(add, "samples/patches", "folder of the pictures")
+    add_model_out(add, "samples/patches", "folder of the pictures")
     return parser.parse_args(argv)
 
 

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options import add_batch_size, add_device, add_model, add_out, add_scales, add_seed
+from ldm.cli.options import add_batch_size, add_device, add_model, add_model_out, add_scales, add_seed
 from ldm.multiscale.presets import CONSISTENT
 from ldm.support.arguments import Parser, guidance, sampling_steps
 
@@ -21,7 +21,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="at the coarsest of --scales; default: our own")
-    add_out(add, "samples/superres")
+    add_model_out(add, "samples/superres")
     add_model(add)
     add_scales(add, "finest and coarser ones; their ratio is the enlargement (20x,5x or 1x,3x)")
     add("--method", choices=("zoomldm", "bicubic"), default="zoomldm", help="(%(default)s)")

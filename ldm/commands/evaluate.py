@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from data_prep.held_out import held_out_cohort, held_out_pictures, training_cohort
+from ldm.commands.out_folder import out_folder
 from ldm.data.h5 import SlideFile
 from ldm.data.split_file import patient_of
 from ldm.encoders.demo_encoder import DemoEncoder
@@ -59,7 +60,9 @@ def named(pairs: Sequence[str] | None, option: str) -> dict[str, str]:
 
 def load(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
     cdm = getattr(args, "cdm", None)
-    return ZoomLDM.load(args.model, cdm=cdm, device=fabric.device, precision=args.precision)
+    model = ZoomLDM.load(args.model, cdm=cdm, device=fabric.device, precision=args.precision)
+    args.out = out_folder(args, "results", model)
+    return model
 
 
 class ModelEmbedder:
@@ -97,6 +100,7 @@ def own_slides(args: argparse.Namespace, trained_on: bool) -> tuple[Path, list[S
 def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
     generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
     model = None if generated else load(args, fabric)
+    args.out = out_folder(args, "results", model)
     spaces = extractors(args, args.space, "inception", str(fabric.device))
     slides = None
     if args.real is None:

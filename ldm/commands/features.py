@@ -5,6 +5,7 @@ import argparse
 import torch
 from tqdm import tqdm
 
+from ldm.commands.out_folder import out_folder
 from ldm.data.bags import subsets
 from ldm.data.cohort import open_cohort
 from ldm.errors import UserError, when_stopped
@@ -21,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Status 0, or 1 when some slide failed."""
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     model = ZoomLDM.load(args.model, device=fabric.device, precision=args.precision)
+    args.out = out_folder(args, "features", model)
     if fabric.is_global_zero:
         announce(model.precision, model.device)
     names = args.scales or model.ladder.names[:1]

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldm.commands.out_folder import out_folder
 from ldm.data.h5 import SlideFile
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError, when_stopped
@@ -246,6 +247,7 @@ def run(args: argparse.Namespace) -> None:
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     started = time.monotonic()
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=fabric.device, precision=args.precision)
+    args.out = out_folder(args, "samples/joint", model)
     if fabric.is_global_zero:
         announce(model.precision, model.device)
     scales, size, settings = args.scales or model.ladder.fourfold, args.pixels, settings_of(args)

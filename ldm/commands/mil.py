@@ -29,7 +29,8 @@ from ldm.evaluation.mil.features import FeatureExtractor
 from ldm.images.contact_sheet import Pixels, contact_sheet, fitted
 from ldm.model_slides import matching_slide, pictures
 from ldm.pipeline import ZoomLDM
-from ldm.support.files import atomic_write
+from ldm.support.cache import digest_of
+from ldm.support.files import atomic_write, check_destination
 
 DEMO = "configs/demo/data_mil.yaml"
 DEMO_FEATURES = Path("data/demo/mil-features")
@@ -186,8 +187,20 @@ def draw_attention(labels: Labels, run: CrossValidation, shown: Thumbnails, args
     return sheet
 
 
+def own_folder(args: argparse.Namespace) -> Path:
+    """Where results go without --out: those of other features or labels have another folder."""
+    folder = Path("samples/mil")
+    if args.features:
+        given = [str(Path(path).resolve()) for path in (args.labels or "", *args.features)]
+        folder /= f"{Path(args.features[0]).resolve().name}-{digest_of(json.dumps(given))[:8]}"
+    check_destination(folder, folder=True)
+    return folder
+
+
 def run(args: argparse.Namespace) -> None:
     splits: list[int] = args.splits
+    if args.out is None:
+        args.out = own_folder(args)
     if args.features is None:
         demo(args)
     elif not args.labels:

@@ -5,6 +5,7 @@ import argparse
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.commands.out_folder import out_folder
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError, when_stopped
 from ldm.images.contact_sheet import Pixels, contact_sheet, save_png
@@ -44,6 +45,7 @@ def regions(slide: SlideFile, scale: str, count: int, seed: int, model: ZoomLDM)
 def run(args: argparse.Namespace) -> None:
     """Sample, write one PNG per patch and the contact sheet, print its path. UserError for input that does not fit."""
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=chosen_device(args.device), precision=args.precision)
+    args.out = out_folder(args, "samples/patches", model)
     slide = origin_of(args, model)
     scales = [model.ladder[name].name for name in args.scales or model.ladder.names]
     announce(model.precision, model.device)

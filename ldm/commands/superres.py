@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from data_prep.slides.slide import Plane, open_slide
+from ldm.commands.out_folder import out_folder
 from ldm.data.h5 import SlideFile
 from ldm.demo.world import generate
 from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
@@ -262,13 +263,21 @@ def report(figures: dict[str, Any]) -> None:
         print(f"{name:10}", *("       -" if value is None else f"{value:8.4g}" for value in row.values()))
 
 
+def refuse_overwriting(paths: Sequence[Path], out: Path) -> None:
+    """UserError where an image lies in the folder that results go to."""
+    clash = [path for path in paths if path.parent.resolve() == out.resolve()]
+    if clash:
+        raise UserError(f"--out: {out} is where {clash[0].name} lies; expected another folder")
+
+
 @when_stopped("the same command goes on from what was saved; finished images are made again")
 def run(args: argparse.Namespace) -> int:
     paths = listed(args.images)
-    clash = [path for path in paths if path.parent.resolve() == args.out.resolve()]
-    if clash:
-        raise UserError(f"--out: {args.out} is where {clash[0].name} lies; expected another folder")
+    if args.out is not None:
+        refuse_overwriting(paths, args.out)
     model = ZoomLDM.load(args.model, device=chosen_device(args.device), precision=args.precision)
+    args.out = out_folder(args, "samples/superres", model)
+    refuse_overwriting(paths, args.out)
     announce(model.precision, model.device)
     args.scales = args.scales or model.ladder.fourfold
     if args.slide and len(paths) > 1:

@@ -229,6 +229,16 @@ class Autoencoder(nn.Module):
         z_q, loss, indices = self.quantize(self.encode(x))
         return self.decode(z_q, quantize=False), loss, indices
 
+    def bottlenecks(self) -> dict[str, list[Tensor]]:
+        """Layers that all of an image, or of a latent, passes: `ldm.networks.trained`."""
+        names = ("encoder.conv_in", "encoder.conv_out", "quant_conv", "post_quant_conv", "decoder.conv_in")
+        last = ["decoder.conv_out"] if self.decoder.head is None else ["decoder.conv_out", "decoder.head.conv_out"]
+        found: dict[str, list[Tensor]] = {name: [self.get_parameter(f"{name}.weight")] for name in names}
+        found["decoder.conv_out"] = [self.get_parameter(f"{name}.weight") for name in last]
+        if isinstance(self.quantize, Quantizer):
+            found["quantize.embedding"] = [self.quantize.embedding.weight]
+        return found
+
     def codes(self, z: Tensor) -> Tensor:
         """`Quantizer.continuous` of z (b, code_dim, h, w), for decode(..., quantize=False)."""
         return self.quantize.continuous(z)

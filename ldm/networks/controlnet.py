@@ -37,6 +37,10 @@ class Control(nn.Module):
         self.hint = zeroed(nn.Conv2d(hint_channels, unet.width, 1))
         self.ends = nn.ModuleList([zeroed(nn.Conv2d(channels, channels, 1)) for channels in unet.encoded])
 
+    def bottlenecks(self) -> dict[str, list[Tensor]]:
+        """What the hint passes, and what the U-Net is given: `ldm.networks.trained`."""
+        return {"hint": [self.hint.weight], "ends": [end.get_parameter("weight") for end in self.ends]}
+
     def trunk_of(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The part of a U-Net's `weights` that `trunk` copies."""
         return {name: tensor for name, tensor in weights.items() if not name.startswith(("output_blocks.", "out."))}

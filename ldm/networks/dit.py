@@ -115,6 +115,14 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(layers))
         self.final_layer = FinalLayer(width, 2 * context_dim)
 
+    def bottlenecks(self) -> dict[str, list[Tensor]]:
+        """Layers that all of x passes on its way to the clean context: `ldm.networks.trained`."""
+        context_dim = self.x_embedder.in_features
+        return {
+            "x_embedder": [self.x_embedder.weight],
+            "final_layer.linear": [self.final_layer.linear.weight[:context_dim]],
+        }
+
     def forward(self, x: Tensor, t: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Noisy context x (b, n, c), t (b,), scale (b,) -> (clean context, variance logits), each (b, n, c).
 

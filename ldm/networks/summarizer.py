@@ -75,6 +75,11 @@ class Summarizer(nn.Module):
         tokens = torch.cat([self.mag_embedding(scale)[:, None], self.tokens(grids)], dim=1)  # (b, 65, width)
         return self.layer_norm(self.final_proj(self.encoder(tokens)))
 
+    def bottlenecks(self) -> dict[str, list[Tensor]]:
+        """Layers that all tokens pass: `ldm.networks.trained`."""
+        layers = {"dim_reduce": self.dim_reduce, "final_proj": self.final_proj, "layer_norm": self.layer_norm}
+        return {name: [layer.get_parameter("weight")] for name, layer in layers.items()}
+
     def tokens(self, grids: Grids) -> Tensor:
         """(b, 64, width): each grid's projected tokens in the middle, padded with the pad token; or stretched."""
         projected = project(grids, self.dim_reduce)
@@ -105,6 +110,12 @@ class CNNSummarizer(nn.Module):
         for _ in range(layers):
             self.convolutions.extend([nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(1, width), nn.GELU()])
         self.layer_norm = nn.LayerNorm(width)
+
+    def bottlenecks(self) -> dict[str, list[Tensor]]:
+        """Layers that all tokens pass: `ldm.networks.trained`."""
+        passed = ("dim_reduce", "convolutions", "layer_norm")
+        weights = {name: weight for name, weight in self.named_parameters() if name.startswith(passed)}
+        return {name.removesuffix(".weight"): [w] for name, w in weights.items() if name.endswith(".weight")}
 
     def forward(self, grids: Grids, scale: Tensor) -> Tensor:
         """`grids` and scale (b,) -> context (b, 65, width). Raises UserError as `project` does."""

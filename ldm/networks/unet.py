@@ -118,6 +118,11 @@ class UNet(nn.Module):
             last = h
         return self.out(last)
 
+    def bottlenecks(self) -> dict[str, list[Tensor]]:
+        """Layers that all of z_t passes: `ldm.networks.trained`."""
+        names = ("input_blocks.0.0", "out.0", "out.2")
+        return {name: [self.get_parameter(f"{name}.weight")] for name in names}
+
     def embed(self, z_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """The embedding that every residual block is given, (b, 4 width)."""
         time = self.time_embed(timestep_embedding(t, self.width).to(z_t.dtype))

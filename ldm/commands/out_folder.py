@@ -1,0 +1,23 @@
+"""Where a command writes when no --out is given: each model has a folder of its own, so that none overwrites another's.
+
+samples/joint                                   # of the demo model
+samples/joint/NAME-<12 hex>                     # of any other weights; of another CDM, too
+"""
+
+import argparse
+from pathlib import Path
+
+from ldm.pipeline import ZoomLDM
+from ldm.support.files import check_destination
+
+
+def out_folder(args: argparse.Namespace, usual: str, model: ZoomLDM | None) -> Path:
+    """--out or, where it was not given, the folder of `model` in `usual`. UserError where nothing can be written."""
+    if args.out is not None:
+        return Path(args.out)
+    own_cdm = getattr(args, "cdm", None) is None
+    folder = Path(usual)
+    if model is not None and not (args.model == "demo" and own_cdm):
+        folder /= model.id if own_cdm or model.cdm is None else f"{model.id}+{model.cdm.id}"
+    check_destination(folder, folder=True)
+    return folder
