@@ -3,6 +3,7 @@
 A model with an incomplete folder is not in the table, so it is not tested here.
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,20 @@ import pytest
 import torch
 
 from benchmarks.fixtures import toy
-from ldm.checkpoint import PARTS, load_weights, save_weights
+from ldm.checkpoint import PARTS, load_metadata, load_weights, save_weights
 from ldm.commands import bundle as bundle_demo
+from ldm.config.run_config import SETTINGS, load_run_config, model_settings
+from ldm.controlnet_superres import ControlModel
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.evaluation.experiments.superres_methods import control_for
+from ldm.hub import open_source
 from ldm.images.tensors import to_uint8
 from ldm.model_slides import matching_slide, tile_place
 from ldm.pipeline import ZoomLDM, load_autoencoder
 from ldm.support import bundled_models
 from ldm.support.bundled_models import BUNDLED, BundledModel
-from ldm.support.files import intact
+from ldm.support.files import intact, write_sidecar
 
 
 @pytest.fixture(scope="module", params=BUNDLED)
@@ -122,3 +126,48 @@ def test_a_new_decoder_goes_into_the_bundled_model_and_new_latents_do_not(
     different = [key for key in before if not torch.equal(before[key], after[key])]
     assert different == ([changed] if part == "decoder" else [])
     assert [path.name for path in (tmp_path / "weights").iterdir()] == [name]
+
+
+def test_an_edited_config_of_bundled_weights_is_refused_whatever_its_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of a training is: both say the settings in the weights file."""
+    monkeypatch.setattr(bundled_models, "WEIGHTS", tmp_path / "weights")
+    for system in ("zoomldm", "vq", "cdm"):
+        run = toy.run_folder(tmp_path / system, system)
+        weights = run / "weights.safetensors"
+        save_weights(weights, load_weights(weights), {"system": system, "step": "7"})
+        folder = bundle_demo.bundle(run)
+        found = load_metadata(folder / "weights.safetensors")
+        settings = model_settings(load_run_config(folder))
+        assert found == {"system": system, "step": "7", SETTINGS: settings}
+        open_source(folder, system)
+        config = folder / "config.yaml"
+        config.write_text(config.read_text().replace("encoder: toy", "encoder: other"))
+        write_sidecar(config)
+        with pytest.raises(UserError, match=r"config\.yaml is of another model than the weights beside it"):
+            open_source(folder, system)
+        bundle_demo.bundle(run)
+
+
+def test_the_bundled_control_follows_a_model_whose_denoiser_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "weights/demo"
+    shutil.copytree(BUNDLED["demo"].folder, folder)
+    monkeypatch.setattr(bundled_models, "WEIGHTS", folder.parent)
+    before = load_weights(folder / "control/weights.safetensors")
+    for system in ("zoomldm", "control"):
+        bundle_demo.bundle(folder / system)
+    model = ZoomLDM.load(folder / "zoomldm")
+    assert ControlModel.load(folder / "control", model).control is not None
+    after = load_weights(folder / "control/weights.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    weights = folder / "zoomldm/weights.safetensors"
+    other = {name: tensor * 2 for name, tensor in load_weights(weights).items()}
+    run = tmp_path / "zoomldm"
+    shutil.copytree(folder / "zoomldm", run)
+    save_weights(run / "weights.safetensors", other, load_metadata(weights))
+    bundle_demo.bundle(run)
+    with pytest.raises(UserError, match="steers demo-"):
+        ControlModel.load(folder / "control", ZoomLDM.load(folder / "zoomldm"))
