@@ -58,7 +58,7 @@ def losses(run: Path) -> dict[int, dict[str, float]]:
                     values = {key.removeprefix("val/loss").removeprefix("/"): float(v) for key, v in named.items()}
                     found[int(row["step"]) + 1] = values
     if not found or not (run / "weights.safetensors").is_file():
-        raise UserError(f"ablations: {run} is no finished run; python -m benchmarks.ablations makes it, or goes on")
+        raise UserError(f"ablations: {run} is no finished run; python -m benchmarks.ablations makes or continues it")
     return found
 
 

@@ -29,7 +29,7 @@ from ldm.support.files import atomic_write
 from ldm.support.precision import add_precision, announce
 
 FINE, COARSE = "20x", "5x"
-HEADER = "| conditions of the tiles | error, first step | last constrained step | seam strength | gradient energy | CPU s |"
+HEADER = "| conditions of the tiles | error, first step | last constraint | seam strength | gradient energy | CPU s |"
 
 
 @dataclass(frozen=True)

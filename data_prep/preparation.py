@@ -52,7 +52,7 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
     fabric.barrier()
     tasks = find_slides(config)
     if (older := refuse_strangers(out, [task.target for task in tasks])) and fabric.global_rank == 0:
-        print(f"{out}: {older} files are damaged, or say nothing of their settings: made again", file=sys.stderr)
+        print(f"{out}: {older} files are damaged or do not record their settings: made again", file=sys.stderr)
     remove_leftovers(out)
     records = Records(config.out, [task.slide_id for task in tasks])
     index, count = config.part
@@ -196,7 +196,7 @@ def command(path: str, overrides: Sequence[str]) -> int:
         reports = prepare(config, fabric)
     except KeyboardInterrupt as stop:
         if first:
-            print(f"stopped; whole slides are in {config.out}, and the same command goes on", file=sys.stderr)
+            print(f"stopped; finished slides are in {config.out}; the same command continues", file=sys.stderr)
         return 0 if not first else RESUMABLE if isinstance(stop, WorkStopped) else INTERRUPTED
     if not first:
         return 0

@@ -8,7 +8,7 @@ last line. Files depend neither on the number of workers nor on batches. Several
 once, also on several machines that share the disk: each slide is prepared by one of them.
 
 Exit status: 0 done; 1 some slides failed; 2 a mistake in the input, or a full disk; 75 stopped by SIGTERM or SIGUSR1,
-130 by Ctrl-C: the same command goes on.
+130 by Ctrl-C: the same command continues.
 """
 
 import argparse

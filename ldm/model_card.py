@@ -50,7 +50,7 @@ Research on generative models of {kind} images: sampling, super-resolution, feat
 
 - Samples look plausible; none of them is evidence of anything, and structures in them may not exist.
 - Conditions must come from the tile encoder `{encoder}` at these scales; others are refused.
-- It knows the tissues, scanners, places and seasons that it was trained on, and may reproduce training images.
+- It represents the tissues, scanners, places and seasons of its training data, and may reproduce training images.
 """
 FORBIDDEN = {
     "histology": "Not for diagnosis, nor for any decision about a patient.",

@@ -187,7 +187,7 @@ def test_what_slides_report_and_model_disagree_on_is_named(
     write_split(slides / NAME, Split({"s0": Line("s0", "train")}, Shares()))
     assert f"FAIL  {slides / NAME}: lacks 1 of 2 slides, s1 first" in found(capsys, "--cohort", str(slides))[1]
     (slides / NAME).unlink()
-    assert "missing; training will deal patients out" in found(capsys, "--cohort", str(slides))[1]
+    assert "missing; training will write one, or use" in found(capsys, "--cohort", str(slides))[1]
 
 
 def test_latents_that_the_model_cannot_read_are_named(

@@ -153,7 +153,7 @@ def test_a_scheduler_s_signal_stops_a_command_as_ctrl_c_does(
 ) -> None:
     saved = []
 
-    @when_stopped("the same command goes on")
+    @when_stopped("the same command continues")
     def command() -> None:
         try:
             signal.raise_signal(number)
@@ -167,7 +167,7 @@ def test_a_scheduler_s_signal_stops_a_command_as_ctrl_c_does(
         if number == signal.SIGINT:
             assert ended(lambda: signal.raise_signal(number), capsys) == (expected, "interrupted\n")
         else:
-            assert ended(command, capsys) == (expected, "interrupted; the same command goes on\n")
+            assert ended(command, capsys) == (expected, "interrupted; the same command continues\n")
             assert saved == [True]
         assert signal.getsignal(signal.SIGTERM) == before
     finally:

@@ -161,7 +161,7 @@ def test_a_scheduler_s_signal_saves_what_was_sampled(
         with pytest.raises(SystemExit) as end:
             cli(lambda: sample_joint.main(command))
     assert end.value.code == TERMINATED
-    assert "interrupted; after step 3 of 8; the same command goes on from step 3\n" in capsys.readouterr().err
+    assert "interrupted; after step 3 of 8; the same command continues from step 3\n" in capsys.readouterr().err
     begun: list[int] = []
     monkeypatch.setattr(Joint, "run", lambda joint: (begun.append(joint.done), run(joint))[1])
     sample_joint.main(command)

@@ -98,7 +98,7 @@ class OmeReader:
         page = pages[image.page] if image.page < len(pages) else None
         if page is None or (page.imagewidth, page.imagelength) != (image.width, image.height):
             remedy = "convert it to one file, for example bfconvert IN OUT.ome.tiff"
-            raise UserError(f"{path}: its OME-XML speaks of pixels that are in another file; {remedy}")
+            raise UserError(f"{path}: its OME-XML refers to pixels in another file; {remedy}")
         if math.prod(image.counts.values()) > page.samplesperpixel:
             planes = ", ".join(f"{axis} {count}" for axis, count in image.counts.items())
             remedy = "save one plane of RGB or grey, for example bfconvert -channel 0 -z 0 -timepoint 0 IN OUT.ome.tiff"

@@ -64,7 +64,7 @@ def _attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Pr
         shown(task.path),
         "kept" if kept else "prepared",
         round(time.perf_counter() - start, 2),
-        f"{shown(task.path)}: its file, um/px or imports changed, so {task.target} was made anew" if replaced else "",
+        f"{shown(task.path)}: its file, um/px or imports changed, so {task.target} was made again" if replaced else "",
         width_l0=file.attrs["width_l0"],
         height_l0=file.attrs["height_l0"],
         mpp_l0=file.attrs["mpp_l0"],

@@ -21,10 +21,8 @@ from ldm.support.typed import typed
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cohort", type=Path, metavar="FOLDER", help="prepared slides; all of them are read")
-    parser.add_argument(
-        "--model", metavar="demo | RUN | WEIGHTS | ORG/NAME", help="a model, as the other scripts take it"
-    )
+    parser.add_argument("--cohort", type=Path, metavar="FOLDER", help="folder of prepared slides; reads all of them")
+    parser.add_argument("--model", metavar="demo | RUN | WEIGHTS | ORG/NAME", help="a model, as for the other commands")
     parser.add_argument(
         "--config",
         nargs="+",

@@ -39,8 +39,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _common(add: Add) -> None:
     add_model(add)
-    add("--space", nargs="+", metavar="NAME", help="where to compare: demo, inception, clip, uni, any timm model ...")
-    add("--weights", nargs="+", default=[], metavar="NAME=PATH", help="local files of those (superres: and of lpips)")
+    add("--space", nargs="+", metavar="NAME", help="feature spaces: demo, inception, clip, uni, a timm model ...")
+    add(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="NAME=PATH",
+        help="local files of their weights (superres: also lpips)",
+    )
     add("--count", type=positive_int, help="images of each method (%(default)s)")
     add_seed(add, "image i depends on seed + i")
     add_batch_size(add, "images")
@@ -66,7 +72,7 @@ def _patches(add: Add) -> None:
         "--statistics",
         type=output_folder,
         metavar="FOLDER",
-        help="write those of the real images: to share, to use as --real",
+        help="write statistics of the real images, to share or to use as --real",
     )
 
 
@@ -83,14 +89,14 @@ def _large(add: Add) -> None:
     add("--size", type=positive_int, default=512, help="of the demo's real images, in pixels (%(default)s)")
     usual = ["independent", "interpolated", "ours"]
     add("--methods", nargs="*", default=usual, choices=LARGE, help="(%(default)s)")
-    add("--generated", nargs="+", metavar="NAME=FOLDER", help="images made elsewhere: a row each")
-    add("--crop-space", nargs="+", metavar="NAME", help="where crops of a patch's size are compared")
+    add("--generated", nargs="+", metavar="NAME=FOLDER", help="folders of other images, one row each")
+    add("--crop-space", nargs="+", metavar="NAME", help="feature spaces for crops of a patch's size")
 
 
 def _superres(add: Add) -> None:
     add("--size", type=positive_int, default=256, help="of the demo's real images, in pixels (%(default)s)")
     add("--methods", nargs="+", choices=SUPERRES, help="(all that there are)")
-    add("--control", metavar="RUN", help="a run of configs/controlnet_sr.yaml; the demo model brings its own")
+    add("--control", metavar="RUN", help="a run of configs/controlnet_sr.yaml; the demo model includes one")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

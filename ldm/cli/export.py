@@ -15,7 +15,7 @@ from ldm.support.arguments import Parser, output_folder
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="zoomldm export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model(parser.add_argument)
-    parser.add_argument("--to", choices=("diffusers",), required=True, help="the package that shall load it")
+    parser.add_argument("--to", choices=("diffusers",), required=True, help="target package")
     parser.add_argument("--out", type=output_folder, required=True, metavar="FOLDER", help="where to write")
     return parser.parse_args(argv)
 

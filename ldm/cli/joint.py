@@ -31,7 +31,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="conditions; default: the slide of a bundled model, or cdm",
     )
     add("--place", metavar="ROW,COL", help="first base tile on the slide; default: where most tissue is")
-    add("--preset", choices=PRESETS, default="default", help="paper, published: as they do it; the others: baselines")
+    add(
+        "--preset",
+        choices=PRESETS,
+        default="default",
+        help="settings of the paper, of the released sampler, or baselines",
+    )
     add("--steps", type=sampling_steps, help="denoising steps")
     add("--inner", type=integer(0, 1000), help="corrections a step (K); 0: tiles independent of the coarse canvas")
     add("--lambda", dest="weight", type=correction, help="length of a correction")

@@ -21,11 +21,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         example="--features features/denoiser-20x+5x --labels labels.csv",
     )
     add = parser.add_argument
-    add("--features", type=Path, nargs="+", metavar="FOLDER", help="folders of bags (.h5), a row of the table each")
-    add("--labels", metavar="CSV", help="columns slide, label (two kinds) and, if you like, patient")
+    add("--features", type=Path, nargs="+", metavar="FOLDER", help="folders of bags (.h5), one row of the table each")
+    add("--labels", metavar="CSV", help="columns slide, label (two kinds) and, optionally, patient")
     add("--cohort", type=Path, metavar="FOLDER", help="prepared slides, for pictures of the attention")
     add_model(add)
-    add("--folds", default="10,5", help="cross-validations, a column each (%(default)s)")
+    add("--folds", default="10,5", help="numbers of folds, one column of the table each (%(default)s)")
     add(
         "--shuffles",
         type=non_negative_int,

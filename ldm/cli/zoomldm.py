@@ -30,7 +30,7 @@ COMMANDS = {
     "evaluate": Command("ldm.cli.evaluate", "measure a model: patches, large images, super-resolution, memorisation"),
     "features": Command("ldm.cli.features", "extract tile features of a prepared cohort, one bag per slide"),
     "mil": Command("ldm.cli.mil", "learn slide labels from bags of tile features"),
-    "export": Command("ldm.cli.export", "write U-Net and autoencoder as another package loads them: diffusers"),
+    "export": Command("ldm.cli.export", "write U-Net and autoencoder in the layout of diffusers"),
     "crops": Command("data_prep.crops", "cut large images out of the tissue of slides"),
     "draw": Command("ldm.cli.draw", "draw demo slides"),
     "doctor": Command("ldm.cli.doctor", "check the environment, a cohort, a model or a training config"),

@@ -191,7 +191,7 @@ def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Proces
 RUNS = {"patches": run_patches, "large": run_large, "superres": run_superres, "memorization": run_memorization}
 
 
-@when_stopped("the same command goes on: images that are made are kept")
+@when_stopped("the same command continues: images that are made are kept")
 def run(args: argparse.Namespace) -> None:
     if args.count < 2:
         raise UserError(f"--count: {args.count}; expected at least 2 images, to have a spread")

@@ -17,7 +17,7 @@ from ldm.support.precision import announce
 from ldm.support.processes import launch
 
 
-@when_stopped("the same command goes on after the last whole bag")
+@when_stopped("the same command continues after the last complete bag")
 def run(args: argparse.Namespace) -> int:
     """Status 0, or 1 when some slide failed."""
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)

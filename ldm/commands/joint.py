@@ -242,7 +242,7 @@ def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: 
     return Identity("joint sampling", {**model.weights, **origin.weights}, origin.inputs, settings)
 
 
-@when_stopped("the same command goes on from what was saved")
+@when_stopped("the same command continues from what was saved")
 def run(args: argparse.Namespace) -> None:
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     started = time.monotonic()

@@ -270,7 +270,7 @@ def refuse_overwriting(paths: Sequence[Path], out: Path) -> None:
         raise UserError(f"--out: {out} is where {clash[0].name} lies; expected another folder")
 
 
-@when_stopped("the same command goes on from what was saved; finished images are made again")
+@when_stopped("the same command continues from what was saved; finished images are made again")
 def run(args: argparse.Namespace) -> int:
     paths = listed(args.images)
     if args.out is not None:

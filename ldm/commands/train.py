@@ -190,8 +190,8 @@ def diverged(error: DivergedError, folder: Path) -> str:
     left = next(iter(checkpoints(folder / "checkpoints")), None)
     kept = f"the last checkpoint before it is {left}" if left else "nothing had been saved before"
     return (
-        f"training: {error}; no weights were written, {kept}; go on with {typed('train')} --resume {folder} "
-        "training.clip=1 or, if it diverges again, begin anew with a lower training.optimizer.lr"
+        f"training: {error}; no weights were written, {kept}; continue with {typed('train')} --resume {folder} "
+        "training.clip=1 or, if it diverges again, start again with a lower training.optimizer.lr"
     )
 
 

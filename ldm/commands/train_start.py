@@ -55,8 +55,8 @@ def own_preparation(config: DictConfig) -> str | None:
     own = preparation is not None and Path(load_prepare_config([preparation]).out).resolve() == cohort.resolve()
     if missing and not own:
         raise UserError(
-            f"data.cohort: {cohort} is half prepared, {len(missing)} slides wait ({missing[0]} first); "
-            f"run the same command of {typed('prepare')} again, it goes on"
+            f"data.cohort: {cohort} is incomplete, {len(missing)} slides are pending ({missing[0]} first); "
+            f"run the same command of {typed('prepare')} again to continue"
         )
     if preparation is None or not own:  # demo slides are for the demo's own cohort
         what = "" if cohort.is_dir() else " (it is a file)" if cohort.exists() else " (it does not exist)"

@@ -53,7 +53,7 @@ def agreement(slides: list[SlideFile], wanted: Wanted | None) -> Iterator[Findin
     networks = f"encoder {found.encoder}, autoencoder {found.autoencoder or 'none'}"
     yield ok(f"slides agree: {', '.join(found.ladder.names)}, {found.tile_px} px, {networks}")
     if not slides[0].settings:
-        yield warn("settings: not recorded by the version that prepared these slides; take it that they agree")
+        yield warn("settings: not recorded by the version that prepared these slides; assumed to be equal")
     for name in found.ladder.names:
         counts = [(slide.count(name), slide.eligible(name)) for slide in slides]
         here, eligible = (sum(count or 0 for count in column) for column in zip(*counts, strict=True))
@@ -108,7 +108,7 @@ def dealt_out(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
     """Compare splits.csv with the files."""
     path = folder / NAME
     if not path.is_file():
-        yield warn(f"{path}: missing; training will deal patients out, or {typed('splits')} --cohort {folder}")
+        yield warn(f"{path}: missing; training will write one, or use {typed('splits')} --cohort {folder}")
         return
     try:
         split = read_split(path)

@@ -60,7 +60,7 @@ def _values(slide: SlideFile, name: str) -> None:
             rows, same = rows + len(block), same and bool((block == first).all())
     if rows > 1 and same:
         raise UserError(
-            f"{slide.path}: {name} are the same for all {rows} regions: the autoencoder did not look at them; {AGAIN}"
+            f"{slide.path}: {name} are the same for all {rows} regions: the autoencoder ignored its input; {AGAIN}"
         )
 
 
@@ -103,7 +103,7 @@ def _embeddings(slide: SlideFile) -> None:
         raise UserError(f"{slide.path}: embeddings/0 is constant over the channels of every tile; {AGAIN}")
     if count > 1 and same:
         raise UserError(
-            f"{slide.path}: embeddings/0 is the same for all {count} tiles: the encoder did not look at them; {AGAIN}"
+            f"{slide.path}: embeddings/0 is the same for all {count} tiles: the encoder ignored its input; {AGAIN}"
         )
 
 

@@ -63,10 +63,12 @@ class StateFile:
         for path in sorted(self._folder.glob(f"{PREFIX}*.safetensors")):
             if path == self.path:
                 if not self._read(path):
-                    told.append(f"{path.name} is damaged: begun anew")
+                    told.append(f"{path.name} is damaged: starting from the beginning")
             elif path.stem.count(".") == 0 and (kept := identity_of(path)) is not None:
                 different = "; ".join(self.identity.differences(kept))
-                told.append(f"{path.name} is of another sampling ({different}): left as it is, this one begins anew")
+                told.append(
+                    f"{path.name} is of another sampling ({different}): kept; this one starts from the beginning"
+                )
         return told
 
     def save(self, states: Mapping[str, State], *, now: bool = False) -> None:
@@ -143,7 +145,7 @@ def sample(
             except KeyboardInterrupt as stop:
                 if first and all(state.whole for state in joint.states.values()):
                     file.save(joint.states, now=True)
-                remedy = f"goes on from step {file.step}" if file.step else "begins again"
+                remedy = f"continues from step {file.step}" if file.step else "starts again"
                 told = f"after step {joint.done} of {joint.steps}; the same command {remedy}"
                 raise KeyboardInterrupt(told) from stop
             except torch.OutOfMemoryError as error:

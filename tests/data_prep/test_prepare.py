@@ -147,7 +147,7 @@ def test_preparations_that_begin_together_agree_before_a_file_is_there(tmp_path)
 def test_files_without_settings_are_made_again_and_strangers_refused(cohort, capsys):
     toy.slide(Path(cohort.out) / "a.h5", settings='{"source": ["a.tiff"]}')
     assert [report.status for report in prepare(cohort)] == ["prepared", "prepared"]
-    assert "1 files are damaged, or say nothing of their settings" in capsys.readouterr().err
+    assert "1 files are damaged or do not record their settings" in capsys.readouterr().err
     toy.slide(Path(cohort.out) / "other.h5", settings="")
     with pytest.raises(UserError, match=r"other\.h5: lies in the cohort's folder, is none of its slides"):
         prepare(cohort)

@@ -34,7 +34,7 @@ def test_a_signal_stops_it_cleanly(tmp_path: Path, number: signal.Signals, statu
     process.send_signal(number)
     out, told = process.communicate(timeout=kills.PATIENCE_S)
     assert process.returncode == status, (out, told)
-    assert told.decode().splitlines()[-1] == f"stopped; whole slides are in {config.out}, and the same command goes on"
+    assert told.decode().splitlines()[-1] == f"stopped; finished slides are in {config.out}; the same command continues"
     assert b"Traceback" not in told
     assert not kills.outliving(process.pid)
     assert not prepared_cohort.hidden(config.out)

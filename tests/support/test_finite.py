@@ -141,7 +141,7 @@ def test_a_mistake_in_a_worker_is_told_in_its_own_line(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "error: s.h5: latents are not finite: prepare this slide again\n"
 
 
-@pytest.mark.parametrize("words", ["", "after step 2 of 9; the same command goes on"])
+@pytest.mark.parametrize("words", ["", "after step 2 of 9; the same command continues"])
 def test_ctrl_c_ends_any_command_in_a_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     def pressed(_: object) -> None:
         raise KeyboardInterrupt(words)

@@ -89,7 +89,7 @@ def test_a_half_prepared_cohort_is_finished_first_or_refused(
     folder = tmp_path / "cohort"
     toy.slide(folder / "s0.h5")
     (folder / "report.json").write_text(json.dumps([{"slide_id": "s0", "status": "kept"}, LEFT, LEFT]))
-    with pytest.raises(UserError, match=r"is half prepared, 2 slides wait \(s1 first\); run the same command of"):
+    with pytest.raises(UserError, match=r"is incomplete, 2 slides are pending \(s1 first\); run the same command of"):
         run(tmp_path / "run", [*overrides, f"data.cohort={folder}"], 1)
     asked: list[list[str]] = []
     monkeypatch.setattr(prepare, "main", lambda arguments: asked.append(arguments) or RESUMABLE)
