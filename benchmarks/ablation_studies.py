@@ -8,7 +8,6 @@ and KID of the two sets.
 import csv
 import json
 import os
-import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.hardware import processor
 from ldm.errors import UserError
 
 SCALES = ("20x", "10x", "5x", "2.5x", "1.25x")
@@ -165,7 +165,7 @@ def report(runs: Path, studies: Collection[Study] = STUDIES) -> str:
     steps = {study.name: max(losses(runs / study.name)) for study in studies if study is not CDM}
     names = [study.name for study in studies] if len(studies) < len(STUDIES) else []
     parts = [
-        f"`{' '.join(['python -m benchmarks.ablations', *names])}`: {platform.processor() or platform.machine()}, "
+        f"`{' '.join(['python -m benchmarks.ablations', *names])}`: {processor()}, "
         f"{len(os.sched_getaffinity(0))} cores; where there are two seeds, mean ± standard deviation.",
         f"Regions to train on: {counts('regions')}. Steps: {', '.join(f'{name} {n}' for name, n in steps.items())}. "
         "Models of one scale took as many steps of it as the shared one, so all of them together as much computing. "

@@ -7,7 +7,6 @@ prepared at all eight scales of 256 px. Bytes and speeds of reading are those of
 """
 
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import torch
 from einops import reduce
 
 from benchmarks.fixtures.sparse_slide import write_sparse_slide
+from benchmarks.hardware import processor
 from benchmarks.robustness.kills import members
 from data_prep.plan import Plan, plan_slide, read_block
 from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig
@@ -165,7 +165,7 @@ def parts(folder: Path, times: int) -> list[str]:
     )
     slower = statistics.median(many / one for many, one in zip(eight, once, strict=True))
     return [
-        f"`python -m benchmarks.slide_pass`: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"`python -m benchmarks.slide_pass`: {processor()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads for the networks; medians of {times} in turn, to compare "
         f"with each other. A slide of {SIDE:,} px a "
         f"side, {len(PLACES)} islands of {ISLAND} px, {path.stat().st_size / 1e6:.0f} MB; {tiles:,} base tiles of "

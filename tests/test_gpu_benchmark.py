@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import against_cpu, gpu_tasks
 from ldm.errors import UserError
 from ldm.evaluation.experiments.operations import costs
 from tests.pretend import pretended
@@ -40,10 +41,10 @@ def test_a_tiny_run_on_the_cpu_measures_every_task(tmp_path: Path) -> None:
 
 def test_a_device_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = iter([torch.zeros(4, 4, 3).byte().numpy(), torch.full((4, 4, 3), 9).byte().numpy()])
-    monkeypatch.setattr(gpu.ZoomLDM, "load", lambda *arguments, **options: None)
-    monkeypatch.setattr(gpu, "check_pictures", lambda *arguments: {"patches": next(pictures)})
+    monkeypatch.setattr(against_cpu.ZoomLDM, "load", lambda *arguments, **options: None)
+    monkeypatch.setattr(against_cpu, "check_pictures", lambda *arguments: {"patches": next(pictures)})
     with pytest.raises(UserError, match=r"differ from the CPU's by 9\.0 levels"):
-        gpu.against_cpu(torch.device("meta"), TINY)
+        against_cpu.against_cpu(torch.device("meta"), TINY)
 
 
 @pytest.mark.parametrize("name", gpu.TASKS)
@@ -62,5 +63,5 @@ def test_a_training_step_costs_about_three_evaluations() -> None:
     model = gpu.random_model(TINY, "cpu", "fp32")
     side = TINY.tile_px // model.autoencoder.downsample
     each = costs(model.unet, model.autoencoder, TINY.tile_px, TINY.context_dim)
-    ratio = gpu.training_gflop(model.unet, side, TINY.context_dim) / each.unet.evaluations
+    ratio = gpu_tasks.training_gflop(model.unet, side, TINY.context_dim) / each.unet.evaluations
     assert 2.7 < ratio < 3.1

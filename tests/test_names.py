@@ -14,7 +14,7 @@ def test_no_two_modules_have_one_base_name() -> None:
     names = Counter(
         path.name
         for path in FILES
-        if path.name != "__init__.py" and path.parent.relative_to(ROOT).as_posix() not in MIRRORS
+        if path.name not in ("__init__.py", "__main__.py") and path.parent.relative_to(ROOT).as_posix() not in MIRRORS
     )
     assert [name for name, count in names.items() if count > 1] == []
 

@@ -1,0 +1,89 @@
+"""Networks with random weights, and how much is done with them, by size.
+
+Shapes: d embedding width, n base tiles a side.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.diffusion.schedule import scaled_linear_alpha_bar
+from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.summarizer import Summarizer
+from ldm.networks.unet import UNet
+from ldm.pipeline import ZoomLDM
+from ldm.scales import ladder
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of the networks and of the tasks."""
+
+    unet: dict[str, Any] = field(default_factory=dict)
+    summarizer: dict[str, Any] = field(default_factory=dict)
+    autoencoder: dict[str, Any] = field(default_factory=dict)
+    context_dim: int = 512
+    embedding_dim: int = 1024
+    tile_px: int = 256
+    train_steps: int = 50
+    train_batch: int = 32
+    patches: int = 16
+    large_px: int = 1024
+    steps: int | None = None
+    """steps of sampling; None: the defaults"""
+    product: int = 8192
+    """side of the matrices whose product is the peak"""
+    check_px: int = 256
+    check_steps: int = 4
+
+
+SIZES = {
+    "full": Size(),
+    "tiny": Size(
+        unet={"width": 32, "multipliers": (1, 1), "blocks": 1, "attention": (2,), "context_dim": 32},
+        summarizer={"embedding_dim": 8, "width": 32, "layers": 1, "heads": 2, "mlp": 32},
+        autoencoder={"width": 16, "multipliers": (1, 1, 1), "blocks": 1, "codes": 64, "attention": False},
+        context_dim=32,
+        embedding_dim=8,
+        tile_px=32,
+        train_steps=2,
+        train_batch=2,
+        patches=2,
+        large_px=64,
+        steps=2,
+        product=256,
+        check_px=128,
+        check_steps=1,
+    ),
+}
+
+
+def random_model(size: Size, device: str | torch.device, precision: str) -> ZoomLDM:
+    """The networks of `size` with random weights, none of them zero, so that nothing is degenerate."""
+    torch.manual_seed(0)
+    parts: list[nn.Module] = [UNet(**size.unet), Summarizer(**size.summarizer), Autoencoder(**size.autoencoder)]
+    for part in parts:
+        for weight in part.eval().requires_grad_(False).parameters():
+            if not weight.any():
+                weight.normal_(std=0.02)
+    unet, summarizer, autoencoder = parts
+    model = ZoomLDM(
+        unet=unet,  # type: ignore[arg-type]
+        summarizer=summarizer,  # type: ignore[arg-type]
+        autoencoder=autoencoder,  # type: ignore[arg-type]
+        alpha_bar=scaled_linear_alpha_bar(),
+        prediction="eps",
+        ladder=ladder("histology", 8),
+        tile_px=size.tile_px,
+        encoder="random",
+        precision=precision,
+    )
+    return model.to(device)
+
+
+def tokens(size: Size, pixels: int) -> Tensor:
+    """Embeddings (d, n, n) of the base tiles under an image."""
+    side = -(-pixels // size.tile_px)
+    return torch.randn(size.embedding_dim, side, side, generator=torch.Generator().manual_seed(1))
