@@ -7,8 +7,10 @@ convolution takes about 50 times as long as in fp32.
 """
 
 import sys
+import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ldm.errors import UserError
@@ -20,6 +22,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 """precisions of commands and of the Python API"""
 TRAINING = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Lightning's names; weights stay in fp32"""
+SLOWER, REPEATS = 1.2, 6
+"""of a short measurement: the ratio of times that is told, and passes"""
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """names in torch"""
 
@@ -27,7 +31,8 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def choose(precision: str, device: "str | torch.device") -> str:
     """`precision` with "auto" decided for `device`: "fp32", "bf16" or "fp16".
 
-    Warns where the type is emulated. Raises UserError for an unknown precision.
+    Warns where a type that was asked for is emulated, or measured to be slower than fp32. Raises UserError for an
+    unknown precision.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision: {precision} is unknown; it is one of {', '.join(PRECISIONS)}")
@@ -39,7 +44,43 @@ def choose(precision: str, device: "str | torch.device") -> str:
             "auto takes what is fast here",
             stacklevel=2,
         )
+    elif _kind(device) == "cpu" and precision != "fp32" and (times := slowdown(precision)) > SLOWER:
+        warnings.warn(
+            f"precision: {precision} took {times:.1f} times as long as fp32 in a short measurement on this cpu; "
+            "fp32 is faster here",
+            stacklevel=2,
+        )
     return precision
+
+
+@cache
+def slowdown(precision: str) -> float:
+    """Time of a small convolution and a small matrix product in `precision` over that in fp32, on this CPU.
+
+    Instructions for a type do not make it faster: with few of them a cycle, and a conversion before every layer, fp32
+    can win.
+    """
+    return _seconds(precision) / _seconds("fp32")
+
+
+def _seconds(precision: str) -> float:
+    """CPU seconds of one pass through both layers, the shortest of REPEATS; about 5 ms each."""
+    import torch
+
+    image, rows = torch.ones(4, 64, 32, 32), torch.ones(1024, 256)
+    convolution, linear = torch.nn.Conv2d(64, 64, 3, padding=1, device="meta"), torch.nn.Linear(256, 256, device="meta")
+    for layer in (convolution, linear):  # random weights would move the global generator
+        layer.to_empty(device="cpu")
+        for weight in layer.parameters():
+            torch.nn.init.constant_(weight, 0.01)
+    taken = []
+    with torch.no_grad(), torch.autocast("cpu", getattr(torch, DTYPES[precision]), enabled=precision != "fp32"):
+        for _ in range(REPEATS):
+            started = time.process_time()
+            convolution(image)
+            linear(rows)
+            taken.append(time.process_time() - started)
+    return min(taken)
 
 
 def choose_training(precision: str | int, device: "str | torch.device") -> str:

@@ -1,5 +1,6 @@
 """Precision "auto": native precision of a device; a warning for emulated ones."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,32 @@ def test_muon_orthogonalises_in_a_native_type(
 @pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.yaml")), ids=str)
 def test_no_config_asks_for_a_precision_that_a_laptop_emulates(path: Path) -> None:
     assert OmegaConf.select(OmegaConf.load(path), "training.precision") in (None, "auto", "32-true")
+
+
+@pytest.mark.parametrize("asked", ["bf16", "fp16"])
+def test_a_native_type_that_is_slower_all_the_same_is_said(
+    device: Any, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    device("AVX512", avx512_bf16=True, avx512_fp16=True)
+    seconds = {"fp32": 2.0, asked: 3.0}
+    monkeypatch.setattr(precision, "_seconds", lambda name: seconds[name])
+    precision.slowdown.cache_clear()
+    with pytest.warns(UserWarning, match=f"{asked} took 1.5 times as long as fp32 in a short measurement on this cpu"):
+        assert precision.choose(asked, "cpu") == asked
+    seconds[asked] = 1.0
+    precision.slowdown.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert precision.choose(asked, "cpu") == asked
+        seconds[asked] = 99.0
+        precision.slowdown.cache_clear()
+        assert precision.choose("auto", "cpu") == "bf16"  # it is said for what was asked for
+        assert precision.choose("fp32", "cpu") == "fp32"
+        assert precision.choose("fp16", "cuda") == "fp16"
+    precision.slowdown.cache_clear()
+
+
+def test_the_measurement_leaves_random_numbers_as_they_were() -> None:
+    before = torch.get_rng_state()
+    assert precision._seconds("fp32") > 0
+    assert torch.equal(torch.get_rng_state(), before)
