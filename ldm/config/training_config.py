@@ -88,6 +88,8 @@ class Data(Section):
     """images per process and step"""
     prepare: Text | None = None
     scales: Annotated[list[Text], Field(min_length=1)] | None = None
+    scale_weights: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """how often each of the scales is drawn, relative to the others; None: all alike (paper, section 4.1.1)"""
     split: Text | None = None
     validation_per_scale: Count = 64
     workers: Workers = 0

@@ -80,6 +80,7 @@ class CohortData(pl.LightningDataModule):
         kind: str = "latents",
         crop_px: int = 64,
         scales: list[str] | None = None,
+        scale_weights: list[float] | None = None,
         split: str | None = None,
         validation_per_scale: int = 64,
         workers: int = 0,
@@ -89,7 +90,7 @@ class CohortData(pl.LightningDataModule):
             raise UserError(f"data.kind: {kind} is unknown; it is one of {', '.join(KINDS)}")
         slides = open_cohort(cohort)
         training, validation = split_slides(slides, bundled_file(split) if split else Path(cohort) / NAME)
-        self.training = Cohort(training, scales)
+        self.training = Cohort(training, scales, scale_weights)
         shown = [scale.name for scale in self.training.scales if any(slide.count(scale.name) for slide in validation)]
         self.validation = Cohort(validation, shown)  # a few slides may have no region of the coarsest scales
         if kind != "images" and not self.training.autoencoder:

@@ -1,7 +1,8 @@
 """Batches of prepared slides. Item k of a dataset is batch k: a pure function of (seed, k).
 
-A scale is drawn uniformly, then a region of that scale, whatever slide it lies on (paper, section 4.1.1). All ranks
-draw the same global batch and keep their own rows, so these are disjoint; a resumed run continues with the next k.
+A scale is drawn, uniformly unless `data.scale_weights` says otherwise, then a region of that scale, whatever slide it
+lies on (paper, section 4.1.1). All ranks draw the same global batch and keep their own rows, so these are disjoint; a
+resumed run continues with the next k.
 """
 
 from collections.abc import Sequence
@@ -29,8 +30,16 @@ Pick = tuple[SlideFile, Scale, int]
 class Cohort:
     """Prepared slides that share ladder, patch size, encoder and autoencoder."""
 
-    def __init__(self, slides: Sequence[SlideFile], scales: Sequence[str] | None = None) -> None:
-        """`scales` keeps some of the ladder's (default: all). UserError when slides differ or a scale has no region."""
+    def __init__(
+        self,
+        slides: Sequence[SlideFile],
+        scales: Sequence[str] | None = None,
+        scale_weights: Sequence[float] | None = None,
+    ) -> None:
+        """`scales` keeps some of the ladder's (default: all); `scale_weights` says how often each is drawn.
+
+        UserError when slides differ, a scale has no region, or there are not as many weights as scales.
+        """
         refuse_mixture(slides)
         first = slides[0]
         self.slides = list(slides)
@@ -41,6 +50,12 @@ class Cohort:
         told = (str(slide.attrs.get("latents_id", "")) for slide in slides)
         self.latents_id = next(filter(None, told), "")
         self.scales = [self.ladder[name] for name in scales] if scales else list(self.ladder)
+        self._shares = None if scale_weights is None else np.array(scale_weights) / sum(scale_weights)
+        if self._shares is not None and len(self._shares) != len(self.scales):
+            raise UserError(
+                f"data.scale_weights: {len(self._shares)} found, expected {len(self.scales)}, one for each of "
+                f"{', '.join(scale.name for scale in self.scales)}"
+            )
         self._ends = {s.name: np.cumsum([slide.count(s.name) for slide in self.slides]) for s in self.scales}
         for scale in self.scales:
             if self.count(scale) == 0:
@@ -62,7 +77,10 @@ class Cohort:
     def draw(self, seed: int, number: int, count: int) -> list[Pick]:
         """The `count` regions of global batch `number`."""
         rng = np.random.default_rng((seed, number))
-        scales = rng.integers(len(self.scales), size=count)
+        if self._shares is None:
+            scales = rng.integers(len(self.scales), size=count)
+        else:
+            scales = rng.choice(len(self.scales), size=count, p=self._shares)
         places = rng.random(count)
         return [
             self.pick(scale, int(place * self.count(scale)))

@@ -60,6 +60,16 @@ def test_scales_are_drawn_uniformly_whatever_their_number_of_regions(cohort: Coh
     assert all(abs(count / 3000 - 1 / 3) < 0.03 for count in counts.values()), counts
 
 
+def test_scales_are_drawn_as_often_as_their_weights_say(cohort: Cohort) -> None:
+    weights = [1.0, 3.0] + [1e-9] * (len(cohort.scales) - 2)
+    weighted = Cohort(cohort.slides, scale_weights=weights)
+    counts = Counter(scale.name for number in range(200) for _, scale, _ in weighted.draw(0, number, 15))
+    shares = [counts[scale.name] / 3000 for scale in cohort.scales]
+    assert shares[:2] == pytest.approx([0.25, 0.75], abs=0.03)
+    with pytest.raises(UserError, match=f"scale_weights: 1 found, expected {len(cohort.scales)}"):
+        Cohort(cohort.slides, scale_weights=[1.0])
+
+
 def test_every_region_can_be_drawn(cohort: Cohort) -> None:
     picks = [pick for number in range(60) for pick in cohort.draw(0, number, 20)]
     drawn = {(slide.path, row) for slide, scale, row in picks if scale.name == "5x"}
