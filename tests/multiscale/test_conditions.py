@@ -81,4 +81,5 @@ def test_the_richest_place_is_around_the_region_with_most_tissue(tmp_path: Path)
     assert richest_place(slide, "5x", 4, 4) == (0, 0)
     assert richest_place(slide, "5x", 2, 2) == (1, 1)
     assert richest_place(slide, "5x", 20, 20) == (0, 0)
+    assert richest_place(slide, "10x", 2, 2) == (2, 2)  # of equals, the one nearest to the middle
     assert richest_place(slide, "2.5x", 4, 4) == (0, 0)  # a scale that the slide lacks
