@@ -141,4 +141,4 @@ class SteeredJoint(Joint):
         pieces = cut(self.enlarged, places * self.model.downsample, self.model.tile_px)
         steered = self.control.steered(self.model.encode(pieces))
         guidance = self.conditions.guidance(self.settings.guidance)
-        return steered.denoiser(self.conditions.context(scale, places), guidance)
+        return steered.denoiser(self.conditions.context(scale, places), guidance, self.settings.guidance_interval)

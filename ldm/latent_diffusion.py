@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.diffusion.guidance import Denoiser, guided
-from ldm.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, seeded_noise
+from ldm.diffusion import defaults
+from ldm.diffusion.guidance import Denoiser, guided, limited
+from ldm.diffusion.samplers import SAMPLERS, seeded_noise
 from ldm.diffusion.schedule import Prediction, at, predict
 from ldm.errors import UserError
 from ldm.layers.statistics import share_statistics
@@ -90,9 +91,12 @@ class LatentDiffusion:
         with self._autocast():
             return self.summarizer(grids, self._indices(scale, len(grids)))
 
-    def denoiser(self, context: Tensor, guidance: float = 1.0) -> Denoiser:
+    def denoiser(
+        self, context: Tensor, guidance: float = 1.0, guidance_interval: defaults.Interval | None = None
+    ) -> Denoiser:
         """denoise(z_t (b, 3, h, w), t (b,)) -> eps under `context` (b, 65, w); the null context is all zeros.
 
+        Outside `guidance_interval` (low, high) in sigma, if one is given, guidance is 1.
         t may be one past the schedule, as in the released sampler's first step; a v prediction then uses the last
         alpha_bar.
         """
@@ -107,7 +111,11 @@ class LatentDiffusion:
 
             return denoise
 
-        return guided(under(context), under(torch.zeros_like(context)), guidance)
+        conditional = under(context)
+        mixed = guided(conditional, under(torch.zeros_like(context)), guidance)
+        if guidance_interval is None or guidance == 1:
+            return mixed
+        return limited(mixed, conditional, self.alpha_bar, guidance_interval)
 
     def activations(self, z_t: Tensor, t: Tensor, context: Tensor, block: int) -> Tensor:
         """Activations (b, c, h', w') of output block `block` of the U-Net, counted from 0 at the coarsest."""
@@ -157,8 +165,9 @@ class LatentDiffusion:
         self,
         context: Tensor,
         *,
-        guidance: float = 2.0,
-        sampler: str = DEFAULT_SAMPLER,
+        guidance: float = defaults.GUIDANCE,
+        guidance_interval: defaults.Interval | None = defaults.GUIDANCE_INTERVAL,
+        sampler: str = defaults.SAMPLER,
         steps: int | None = None,
         seed: int = 0,
         batch_size: int = 16,
@@ -166,9 +175,12 @@ class LatentDiffusion:
     ) -> Tensor:
         """Latents (n, 3, h, w) under `context` (n, 65, w); latent i depends on seed + i and its context alone.
 
-        `steps`: by default 20 of "dpmpp" or 100 of "ddim". `progress` shows a bar.
-        UserError for an unknown sampler ("dpmpp" | "ddim") or a number of steps that the schedule does not allow.
+        `guidance` 1 is none; with `guidance_interval` (low, high) in sigma it is 1 outside. `steps`: by default the
+        sampler's in `ldm.diffusion.defaults`. `progress` shows a bar.
+        UserError for an unknown sampler ("dpmpp" | "ddim"), a number of steps that the schedule does not allow, or an
+        interval unless 0 <= low < high.
         """
+        defaults.check_interval(guidance_interval)
         if sampler not in SAMPLERS:
             raise UserError(f"sampler: {sampler} is unknown; it is one of {', '.join(SAMPLERS)}")
         run, timesteps_of, usual = SAMPLERS[sampler]
@@ -182,7 +194,7 @@ class LatentDiffusion:
                 bar.update(len(pred.eps))
 
             for z_T, given in zip(noise.split(batch_size), context.split(batch_size), strict=True):
-                denoise = self.denoiser(given, guidance)
+                denoise = self.denoiser(given, guidance, guidance_interval)
                 latents.append(run(denoise, z_T, self.alpha_bar, timesteps, callback=advance))
         return checked(torch.cat(latents), "latents")
 

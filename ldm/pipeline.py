@@ -210,7 +210,8 @@ class ZoomLDM(LatentDiffusion):
         """Sample `count` images (n, H, W, 3) of one scale; image i depends on seed + i and its condition alone.
 
         Conditions are the grids `embeddings` (d, gh, gw), cycled to `count` images (default: one each); without them
-        the CDM samples one per image. `sampling` goes to `sample_latents`: guidance, steps, sampler, progress.
+        the CDM samples one per image. `sampling` goes to `sample_latents`: guidance, guidance_interval, steps,
+        sampler, progress.
         """
         count = (1 if embeddings is None else len(embeddings)) if count is None else count
         if count < 1 or (embeddings is not None and not len(embeddings)):

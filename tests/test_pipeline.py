@@ -17,6 +17,7 @@ from ldm.checkpoint import load_metadata, load_weights, save_weights
 from ldm.cli import evaluate
 from ldm.cli import sample as sample_patches
 from ldm.conditioning_model import ConditioningModel
+from ldm.diffusion.defaults import SAMPLING, STEPS
 from ldm.diffusion.schedule import at, target
 from ldm.errors import UserError
 from ldm.hub import open_source
@@ -86,7 +87,28 @@ def test_the_commands_sample_as_the_api_does() -> None:
         evaluate.parse_args(["patches"]),
         evaluate.parse_args(["memorization"]),
     ):
-        assert (args.sampler, args.steps) == (sampling["sampler"].default, sampling["steps"].default)
+        asked = {key: getattr(args, key) for key in SAMPLING}
+        assert asked == {key: sampling[key].default for key in SAMPLING} | {"steps": STEPS[args.sampler]}
+    assert sample_patches.parse_args(["--sampler", "ddim"]).steps == STEPS["ddim"]
+
+
+def test_an_interval_limits_guidance_and_the_evaluations_it_takes(model: ZoomLDM) -> None:
+    context = model.context(grids(1), "10x")
+    null: list[bool] = []
+    hook = model.unet.register_forward_pre_hook(lambda unet, inputs: null.append(not inputs[2].any()))
+    sampled, nulls = {}, {}
+    for interval in (None, (0.0, 1e-9), (0.3, 3.0), (0.0, 1e9)):
+        null.clear()
+        sampled[interval] = model.sample_latents(context, guidance=3.0, guidance_interval=interval, steps=6)
+        nulls[interval] = sum(null)
+    hook.remove()
+    assert (nulls[None], nulls[0.0, 1e-9], nulls[0.0, 1e9]) == (6, 0, 6)
+    assert 0 < nulls[0.3, 3.0] < 6
+    plain = model.sample_latents(context, guidance=1.0, steps=6)
+    assert torch.equal(sampled[0.0, 1e-9], plain)
+    assert torch.equal(sampled[0.0, 1e9], sampled[None])
+    assert not torch.allclose(sampled[0.3, 3.0], sampled[None], atol=1e-3)
+    assert not torch.allclose(sampled[0.3, 3.0], plain, atol=1e-3)
 
 
 def test_the_released_sampler_asks_one_past_the_schedule_first(model: ZoomLDM) -> None:

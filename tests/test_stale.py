@@ -129,6 +129,7 @@ def test_a_sampling_is_not_gone_on_from_with_other_settings(start: Callable[...,
     assert (start(*options), start(*options)) == (0, 2)
     for option in (
         *("--seed=1", "--precision=bf16", "--batch-size=2", "--steps=5", "--guidance=2", "--seam=none", "--inner=2"),
+        "--guidance-interval=0.3,3",
         *("--lambda=0.5", "--tolerance=0.1", "--size=68", "--scales=20x,10x", "--place=1,1", "--preset=paper"),
     ):
         assert start(*options, option) == 0, option
@@ -168,7 +169,9 @@ def test_samples_depend_on_how_they_are_made(own: Path, change: dict[str, Any]) 
         assert folder(own, bench(own, **change)) != folder(own, bench(own))
 
 
-@pytest.mark.parametrize("change", [{"guidance": 3.0}, {"sampler": "dpmpp"}, {"steps": 3}])
+@pytest.mark.parametrize(
+    "change", [{"guidance": 3.0}, {"guidance_interval": (0.3, 3.0)}, {"sampler": "dpmpp"}, {"steps": 3}]
+)
 def test_samples_depend_on_the_sampler(own: Path, change: dict[str, Any]) -> None:
     for folder in (SLIDES, CDM):
         assert folder(own, bench(own), **change) != folder(own, bench(own))

@@ -216,7 +216,9 @@ def commands() -> dict[str, Grammar]:
     fabric = {name.removeprefix("--"): values for name, values in MACHINES.items()}
     common: dict[str, Values] = {"out": OUT, "seed": SEED, "precision": PRECISION, "model": MODEL}
     measured = {**fabric, **common, "batch_size": COUNT, "count": Values(("2", "8"), ("1", *COUNT.bad))}
-    sampling = {"guidance": REAL, "steps": COUNT, "sampler": Values(("ddim", "dpmpp"), ("foo", ""))}
+    interval = Values(("0.3,3", "0,1e9"), ("3,0.3", "1", "-1,2", "nan,1", "0,inf", "1,1", "a,b", "1,2,3", ""))
+    sampling = {"guidance": REAL, "guidance_interval": interval, "steps": COUNT}
+    sampling |= {"sampler": Values(("ddim", "dpmpp"), ("foo", ""))}
     where = {"size": Values(("256", "1024x512"), ("0", "-5", "1x2x3", "x", "²", "1e3", "10" * 20)), "scales": SCALES}
     found = {
         f"train {name}": Grammar(
@@ -235,12 +237,13 @@ def commands() -> dict[str, Grammar]:
     )
     found["sample_joint"] = _command(
         joint.main, (), **fabric, **common, **where, steps=COUNT, inner=NATURAL, tolerance=REAL, guidance=REAL,
-        batch_size=COUNT, place=Values(("0,0", "1,2"), ("²,1", "1", "1,2,3", "-1,0", "x", "999999,0")),
+        guidance_interval=interval, batch_size=COUNT,
+        place=Values(("0,0", "1,2"), ("²,1", "1", "1,2,3", "-1,0", "x", "999999,0")),
         preset=Values(("paper", "default"), ("foo", "")), **{"lambda": REAL, "from": Values(("none",), ("nowhere",))},
     )  # fmt: skip
     found["superres"] = _command(
         superres.main, ("picture.png", "--method", "bicubic"), **common, scales=SCALES, steps=COUNT, guidance=REAL,
-        batch_size=COUNT, device=DEVICE, truth=Values((), ("nowhere", "picture.png")),
+        guidance_interval=interval, batch_size=COUNT, device=DEVICE, truth=Values((), ("nowhere", "picture.png")),
     )  # fmt: skip
     found["extract_features"] = _command(
         features.main, ("cohort",), **fabric, **common, batch_size=COUNT, t=NATURAL,

@@ -11,10 +11,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options import Add, add_batch_size, add_cdm, add_machines, add_model, add_model_out, add_scales, add_seed
+from ldm.cli.options import (
+    Add,
+    add_batch_size,
+    add_cdm,
+    add_machines,
+    add_model,
+    add_model_out,
+    add_patch_sampling,
+    add_scales,
+    add_seed,
+    usual_steps,
+)
 from ldm.evaluation.experiments.names import LARGE, SUPERRES
-from ldm.multiscale.presets import SAMPLER_NAMES
-from ldm.support.arguments import Parser, guidance, output_folder, positive_int, sampling_steps
+from ldm.support.arguments import Parser, output_folder, positive_int
 from ldm.support.typed import typed
 
 COUNTS = {"patches": 128, "large": 4, "superres": 8, "memorization": 64}
@@ -25,16 +35,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("evaluate", description="Measure a model.", example="patches --scales 5x --count 512")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about, options in (
-        ("patches", "Frechet distance and KID of patches at every scale", (_slides, _sampling, _patches)),
+        ("patches", "Frechet distance and KID of patches at every scale", (_slides, add_patch_sampling, _patches)),
         ("large", "large images: whole, in crops, constraint, seams, texture", (_pictures, _large)),
         ("superres", "super-resolution against the truth", (_pictures, _superres)),
-        ("memorization", "whether samples are copies of training images", (_slides, _sampling, _memorization)),
+        ("memorization", "whether samples are copies of training images", (_slides, add_patch_sampling, _memorization)),
     ):
         command = commands.add_parser(name, help=about, description=f"Measure {about}.")
         for add in (_common, *options):
             add(command.add_argument)
         command.set_defaults(count=COUNTS[name])
-    return parser.parse_args(argv)
+    return usual_steps(parser.parse_args(argv))
 
 
 def _common(add: Add) -> None:
@@ -58,12 +68,6 @@ def _slides(add: Add) -> None:
     add_cdm(add)
     add("--real", type=Path, metavar="COHORT|FOLDER", help="prepared slides, held out (patches: or images, statistics)")
     add_scales(add, "scales to measure, separated by commas; default: all")
-
-
-def _sampling(add: Add) -> None:
-    add("--guidance", type=guidance, default=2.0, help="1 is none (%(default)s)")
-    add("--sampler", choices=SAMPLER_NAMES, default=SAMPLER_NAMES[0], help="(%(default)s)")
-    add("--steps", type=sampling_steps, help="default: 20 of dpmpp, 100 of ddim")
 
 
 def _patches(add: Add) -> None:

@@ -7,7 +7,16 @@ Running the same command again continues an interrupted one.
 import argparse
 from collections.abc import Sequence
 
-from ldm.cli.options import add_batch_size, add_cdm, add_machines, add_model, add_model_out, add_scales, add_seed
+from ldm.cli.options import (
+    add_batch_size,
+    add_cdm,
+    add_guidance_interval,
+    add_machines,
+    add_model,
+    add_model_out,
+    add_scales,
+    add_seed,
+)
 from ldm.errors import UserError
 from ldm.multiscale.presets import PRESETS, SEAMS
 from ldm.support.arguments import Parser, correction, guidance, integer, sampling_steps, whole_numbers
@@ -42,6 +51,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--lambda", dest="weight", type=correction, help="length of a correction")
     add("--tolerance", type=correction, help="error below which a tile is left alone")
     add("--guidance", type=guidance, help="of all canvases; 1 is none")
+    add_guidance_interval(add)
     add("--seam", choices=SEAMS, help="against borders between tiles")
     add_batch_size(add, "tiles")
     add_machines(add, "tiles")

@@ -1,9 +1,21 @@
 """Options shared by several commands. `add` is the parser's add_argument."""
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
-from ldm.support.arguments import ACCELERATORS, device, names, output_folder, positive_int, seed_int
+from ldm.diffusion.defaults import GUIDANCE, GUIDANCE_INTERVAL, SAMPLER, STEPS, Interval
+from ldm.support.arguments import (
+    ACCELERATORS,
+    device,
+    guidance,
+    interval,
+    names,
+    output_folder,
+    positive_int,
+    sampling_steps,
+    seed_int,
+)
 from ldm.support.precision import add_precision
 
 Add = Callable[..., Any]
@@ -30,6 +42,34 @@ def add_machines(add: Add, shared: str) -> None:
     add("--devices", type=positive_int, default=1, help=f"GPUs or processes that share the {shared} (%(default)s)")
     add("--nodes", type=positive_int, default=1, help="machines (%(default)s)")
     add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")
+
+
+def add_guidance_interval(add: Add, default: Interval | None = None) -> None:
+    """--guidance-interval: (low, high) in sigma; None: guidance at all noise levels."""
+    usual = f"{default[0]:g},{default[1]:g}" if default else "all noise levels"
+    add(
+        "--guidance-interval",
+        type=interval,
+        default=default,
+        metavar="LOW,HIGH",
+        help=f"guide between these values of sigma, noise over signal, as 0.3,3; elsewhere guidance is 1 ({usual})",
+    )
+
+
+def add_patch_sampling(add: Add) -> None:
+    """--guidance, --guidance-interval, --sampler and --steps of patches; `usual_steps` completes them."""
+    add("--guidance", type=guidance, default=GUIDANCE, help="1 is none (%(default)s)")
+    add_guidance_interval(add, GUIDANCE_INTERVAL)
+    add("--sampler", choices=list(STEPS), default=SAMPLER, help="(%(default)s)")
+    usual = ", ".join(f"{steps} of {name}" for name, steps in STEPS.items())
+    add("--steps", type=sampling_steps, help=f"default: {usual}")
+
+
+def usual_steps(args: argparse.Namespace) -> argparse.Namespace:
+    """`args` with the sampler's usual number of steps where none was given, so that results are stored with it."""
+    if "sampler" in args and args.steps is None:
+        args.steps = STEPS[args.sampler]
+    return args
 
 
 def add_scales(add: Add, help: str, default: str | None = None) -> None:

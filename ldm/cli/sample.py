@@ -6,9 +6,17 @@ Without arguments, the bundled demo model samples under the conditions of the bu
 import argparse
 from collections.abc import Sequence
 
-from ldm.cli.options import add_cdm, add_device, add_model, add_model_out, add_scales, add_seed
-from ldm.multiscale.presets import SAMPLER_NAMES
-from ldm.support.arguments import Parser, guidance, positive_int, sampling_steps
+from ldm.cli.options import (
+    add_cdm,
+    add_device,
+    add_model,
+    add_model_out,
+    add_patch_sampling,
+    add_scales,
+    add_seed,
+    usual_steps,
+)
+from ldm.support.arguments import Parser, positive_int
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -23,13 +31,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--from", dest="origin", metavar="cdm|SLIDE.h5", help="conditions; default: the bundled slide")
     add_scales(add, "scales to sample, separated by commas; default: all")
     add("--count", type=positive_int, default=4, help="patches per scale (%(default)s)")
-    add("--guidance", type=guidance, default=2.0, help="1 is none (%(default)s)")
-    add("--steps", type=sampling_steps, help="default: 20 of dpmpp, 100 of ddim")
-    add("--sampler", choices=SAMPLER_NAMES, default=SAMPLER_NAMES[0], help="(%(default)s)")
+    add_patch_sampling(add)
     add_seed(add, "patch i depends on seed + i alone")
     add_device(add)
     add_model_out(add, "samples/patches", "folder of the pictures")
-    return parser.parse_args(argv)
+    return usual_steps(parser.parse_args(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

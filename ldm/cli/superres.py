@@ -8,7 +8,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli.options import add_batch_size, add_device, add_model, add_model_out, add_scales, add_seed
+from ldm.cli.options import (
+    add_batch_size,
+    add_device,
+    add_guidance_interval,
+    add_model,
+    add_model_out,
+    add_scales,
+    add_seed,
+)
 from ldm.multiscale.presets import CONSISTENT
 from ldm.support.arguments import Parser, guidance, sampling_steps
 
@@ -32,6 +40,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--no-consistency", action="store_true", help="skip the final consistency step")
     add("--steps", type=sampling_steps, default=CONSISTENT.steps, help="denoising steps (%(default)s)")
     add("--guidance", type=guidance, default=CONSISTENT.guidance, help="1 is none (%(default)s)")
+    add_guidance_interval(add, CONSISTENT.guidance_interval)
     add_batch_size(add, "tiles")
     add_device(add)
     add_seed(add)

@@ -15,6 +15,7 @@ from data_prep.held_out import held_out_cohort, held_out_pictures, training_coho
 from ldm.commands.out_folder import out_folder
 from ldm.data.h5 import SlideFile
 from ldm.data.split_file import patient_of
+from ldm.diffusion.defaults import SAMPLING
 from ldm.encoders.demo_encoder import DemoEncoder
 from ldm.errors import UserError, when_stopped
 from ldm.evaluation.experiments import large_images, memorization, patches, superres_methods
@@ -114,7 +115,7 @@ def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) 
             matching_slide(slide.path, model)
         real.slides, given = halves(real.slides, slide_id)
     setup = EvalContext(model, spaces, args.out, args.seed, args.batch_size, processes)
-    sampling = None if model is None else {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
+    sampling = None if model is None else {key: getattr(args, key) for key in SAMPLING}
     sources = {name: ImageSet(path, real.scales) for name, path in generated.items()}
     report = patches.run(setup, real, given, args.count, sampling, sources)
     if args.statistics:
@@ -183,7 +184,7 @@ def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Proces
         *({slide_id(slide): patient_of(slide_id(slide)) for slide in slides} for slides in (training, held_out))
     )
     setup = EvalContext(model, spaces, args.out, args.seed, args.batch_size, processes)
-    sampling = {key: getattr(args, key) for key in ("guidance", "sampler", "steps")}
+    sampling = {key: getattr(args, key) for key in SAMPLING}
     scales = args.scales or model.ladder.names
     return memorization.run(setup, training, held_out, halves(held_out, slide_id)[1], scales, args.count, sampling)
 

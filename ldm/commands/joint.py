@@ -58,7 +58,8 @@ SHOWN_PX = 512
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The preset with the changes of the command line."""
-    chosen = {key: getattr(args, key) for key in ("steps", "guidance", "seam") if getattr(args, key) is not None}
+    keys = ("steps", "guidance", "guidance_interval", "seam")
+    chosen = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     if "guidance" in chosen:
         chosen["fine_guidance"] = None
     rule = {key: getattr(args, key) for key in ("inner", "weight", "tolerance") if getattr(args, key) is not None}

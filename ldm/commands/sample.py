@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from ldm.commands.out_folder import out_folder
 from ldm.data.h5 import SlideFile
+from ldm.diffusion.defaults import SAMPLING
 from ldm.errors import UserError, when_stopped
 from ldm.images.contact_sheet import Pixels, contact_sheet, save_png
 from ldm.model_slides import has_pictures, matching_slide, pictures
@@ -56,11 +57,9 @@ def run(args: argparse.Namespace) -> None:
             scale,
             args.count,
             grids,
-            guidance=args.guidance,
-            steps=args.steps,
-            sampler=args.sampler,
             seed=args.seed,
             progress=True,
+            **{key: getattr(args, key) for key in SAMPLING},
         )
         for i, image in enumerate(images):
             save_png(args.out / f"{scale}_{args.seed + i}.png", image)

@@ -145,7 +145,8 @@ def slide_place(args: argparse.Namespace, model: ZoomLDM) -> Place | None:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     rounds = 0 if args.no_consistency else CONSISTENT.rounds
-    return replace(CONSISTENT, steps=args.steps, guidance=args.guidance, rounds=rounds)
+    chosen = {key: getattr(args, key) for key in ("steps", "guidance", "guidance_interval")}
+    return replace(CONSISTENT, **chosen, rounds=rounds)
 
 
 def identity_of(args: argparse.Namespace, model: ZoomLDM, job: Job, source: InputImage) -> Identity:

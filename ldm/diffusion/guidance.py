@@ -4,12 +4,17 @@
 
 guidance 1 is the plain conditional network, 0 the unconditional one. The null context is all zeros.
 Papers that write (1 + w) eps_cond - w eps_null mean guidance = 1 + w.
+
+It can be limited to an interval of noise levels, low < sigma < high with sigma = sqrt((1 - alpha_bar) / alpha_bar)
+(Kynkaanniemi et al. 2024): outside it guidance is 1, and the null context needs no evaluation.
 """
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from ldm.diffusion.defaults import Interval, check_interval
 from ldm.errors import UserError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -35,5 +40,26 @@ def guided(denoise_cond: Denoiser, denoise_null: Denoiser, guidance: float) -> D
     def denoise(z_t: Tensor, t: Tensor) -> Tensor:
         eps_null = denoise_null(z_t, t)
         return eps_null + guidance * (denoise_cond(z_t, t) - eps_null)
+
+    return denoise
+
+
+def limited(denoise_guided: Denoiser, denoise_cond: Denoiser, alpha_bar: Tensor, interval: Interval) -> Denoiser:
+    """`denoise_guided` at timesteps of the schedule `alpha_bar` (steps,) inside the interval, else `denoise_cond`.
+
+    UserError unless 0 <= low < high.
+    """
+    check_interval(interval)
+    sigma = ((1 - alpha_bar.double()) / alpha_bar.double()).sqrt().cpu()  # (steps,)
+    inside = (sigma > interval[0]) & (sigma < interval[1])
+
+    def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+        here = inside[t.cpu().clamp(max=len(inside) - 1)]  # (b,); the released sampler asks one past the schedule
+        if here.all():
+            return denoise_guided(z_t, t)
+        if not here.any():
+            return denoise_cond(z_t, t)
+        mask = here.to(z_t.device).reshape(-1, *[1] * (z_t.ndim - 1))
+        return torch.where(mask, denoise_guided(z_t, t), denoise_cond(z_t, t))
 
     return denoise

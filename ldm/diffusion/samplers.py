@@ -12,8 +12,9 @@ last z_0.
 
 DDIM is of first order: every step ends slightly too close to the mean, so Gaussian data come out too narrow. With the
 50 evenly spaced timesteps of the published sampler, data of standard deviation 0.5 end at 0.94 of it, of 0.1 at 0.82,
-since the steps near the data are too long for fine detail. With steps even in lambda, 50 lose 3.8 % of any standard
-deviation and 100 lose 1.9 % (2.6 % of 0.1, as timesteps are integers). DPM++ with 20 steps is within 1 %.
+since the steps near the data are too long for fine detail. On the timesteps for patches, 50 steps lose 3.4 to 3.8 % of
+standard deviations from 0.1 to 3 and 100 lose 1.8 to 2 % (2.5 % of 0.1). DPM++ is within 2 % with 10 steps and within
+0.7 % with 20.
 
 Shapes: b samples, ... the dimensions of one sample.
 """
@@ -25,10 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm.diffusion.defaults import SAMPLER, STEPS
 from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.schedule import Prediction, predict
 from ldm.errors import UserError
 
+CURVE = 0.9
+"""exponent of the steps in lambda: below 1, steps near the data are shorter"""
 Callback = Callable[[int, Prediction], None]
 """called after every evaluation with the step's number from 0 and the network's input"""
 
@@ -54,21 +58,25 @@ def respaced_timesteps(steps: int, total: int = 1000) -> list[int]:
 
 
 def log_snr_timesteps(steps: int, alpha_bar: Tensor) -> list[int]:
-    """`steps` different timesteps, noisiest first, nearest to even steps of lambda: the timesteps for patches.
+    """`steps` different timesteps, noisiest first: the timesteps for patches.
 
-    UserError outside 1 to half of the schedule.
+    Step i of n begins nearest to lambda_T + (lambda_0 - lambda_T) (i / n)^CURVE. UserError outside 1 to half of the
+    schedule.
     """
     _check_steps(steps, len(alpha_bar))
     table = _log_snr(alpha_bar.double().cpu())
+    share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)[:-1] ** CURVE
     timesteps = [0]
-    for level in torch.linspace(float(table[0]), float(table[-1]), steps + 1, dtype=torch.float64)[1:]:
+    for level in (table[-1] + (table[0] - table[-1]) * share).flip(0):
         timesteps.append(max(int((table - level).abs().argmin()), timesteps[-1] + 1))
     return timesteps[:0:-1]
 
 
 def _check_steps(steps: int, total: int) -> None:
     if not 1 <= steps <= total // 2:
-        raise UserError(f"steps: {steps} asked; the schedule of {total} allows 1 to {total // 2}, and 20 is usual")
+        raise UserError(
+            f"steps: {steps} asked; the schedule of {total} allows 1 to {total // 2}, and {STEPS[SAMPLER]} is usual"
+        )
 
 
 def seeded_noise(shape: Sequence[int], *key: int) -> Tensor:
@@ -153,11 +161,10 @@ class Sampler(NamedTuple):
 
 
 SAMPLERS = {
-    "dpmpp": Sampler(dpmpp_2m, log_snr_timesteps, steps=20),
-    "ddim": Sampler(ddim, log_snr_timesteps, steps=100),
+    "dpmpp": Sampler(dpmpp_2m, log_snr_timesteps, STEPS["dpmpp"]),
+    "ddim": Sampler(ddim, log_snr_timesteps, STEPS["ddim"]),
 }
-"""default steps: enough to keep an exact Gaussian of standard deviation 0.3 or more within 2 % of it"""
-DEFAULT_SAMPLER = "dpmpp"
+"""each with as many steps as Gaussian data of standard deviation 0.3 or more need to end within 2 % of it"""
 
 
 def _levels(

@@ -189,7 +189,8 @@ class Joint:
         guidance, fine = self.settings.guidance, self.settings.fine_guidance
         if fine is not None and scale == self.scales[0] and len(self.scales) > 1:
             guidance = fine
-        return self.model.denoiser(self.conditions.context(scale, places), self.conditions.guidance(guidance))
+        guidance = self.conditions.guidance(guidance)
+        return self.model.denoiser(self.conditions.context(scale, places), guidance, self.settings.guidance_interval)
 
     def _offset(self, scale: str, step: int) -> tuple[int, int]:
         """Random shift of the windows of a step, a multiple of a pixel of the coarser canvas."""

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ldm.diffusion.defaults import Interval
 from ldm.diffusion.guidance import Denoiser
 from ldm.scales import Ladder
 
@@ -44,8 +45,8 @@ class MultiscaleModel(Protocol):
     def sample_context(self, scale: str, count: int = 1, *, seed: int = 0) -> Tensor:
         """Contexts (n, 65, w) of the CDM."""
 
-    def denoiser(self, context: Tensor, guidance: float = 1.0) -> Denoiser:
-        """(z_t (n, 3, h, w), t (n,)) -> eps under contexts (n, 65, w)."""
+    def denoiser(self, context: Tensor, guidance: float = 1.0, guidance_interval: Interval | None = None) -> Denoiser:
+        """(z_t (n, 3, h, w), t (n,)) -> eps under contexts (n, 65, w); outside the interval in sigma guidance is 1."""
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (n, 3, H, W) in [-1, 1] -> latents (n, 3, h, w)."""

@@ -20,10 +20,9 @@ constrains; the last steps, which add texture, are unconstrained.
 
 from dataclasses import dataclass, field, replace
 
+from ldm.diffusion.defaults import Interval, check_interval
 from ldm.errors import UserError
 
-SAMPLER_NAMES = ("dpmpp", "ddim")
-"""samplers of patches; the first is the default"""
 JACOBIANS = ("difference", "jvp", "backprop")
 SEAMS = ("none", "jitter", "overlap", "repair")
 
@@ -66,6 +65,8 @@ class Settings:
     guidance: float = 2.0
     fine_guidance: float | None = None
     """guidance of the finest canvas, if it has a coarser one; None: the same"""
+    guidance_interval: Interval | None = None
+    """(low, high) in sigma outside which guidance is 1; None: guided at all noise levels"""
     rule: Rule = field(default_factory=Rule)
     lockstep: bool = False
     """the constraint is the coarser canvas at the same step, not the finished one"""
@@ -82,6 +83,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.seam not in SEAMS:
             raise UserError(f"seam: {self.seam} is unknown; it is one of {', '.join(SEAMS)}")
+        check_interval(self.guidance_interval)
         if self.lockstep and self.rule.until < 1:
             raise UserError(f"until: {self.rule.until} in lock-step; expected 1, or the finished coarser image")
 

@@ -96,6 +96,17 @@ def whole_numbers(text: str, separator: str) -> list[int] | None:
     return [int(number) for number in numbers] if plain else None
 
 
+def interval(text: str) -> tuple[float, float]:
+    """The type of LOW,HIGH, numbers with 0 <= LOW < HIGH."""
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} found, expected two numbers LOW,HIGH, as 0.3,3")
+    low, high = (real(0)(part) for part in parts)
+    if low >= high:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} found, expected the lower number first, as 0.3,3")
+    return low, high
+
+
 def names(text: str) -> list[str]:
     """The type of names separated by commas, as 20x,5x."""
     found = text.split(",")

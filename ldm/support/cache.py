@@ -28,7 +28,7 @@ DIGITS = 16
 _hashed: dict[tuple[object, ...], str] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Identity:
     """Everything that a result depends on; values are what JSON can hold."""
 
@@ -50,6 +50,13 @@ class Identity:
     def digest(self) -> str:
         """Digest of `text`, for the name of a file or folder."""
         return digest_of(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the JSON is equal: there a tuple is a list, as in what was kept."""
+        return isinstance(other, Identity) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
     @classmethod
     def parse(cls, text: str) -> "Identity":

@@ -13,26 +13,31 @@ from ldm.cli import features as extract_features
 from ldm.cli import joint as sample_joint
 from ldm.cli import mil as train_mil
 from ldm.cli import sample as sample_patches
+from ldm.diffusion.defaults import SAMPLER, STEPS
 from ldm.diffusion.guidance import LARGEST, guided
-from ldm.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, ddim
+from ldm.diffusion.samplers import SAMPLERS, ddim
 from ldm.errors import UserError
 from ldm.evaluation.experiments import large_images as large
 from ldm.evaluation.experiments import superres_methods as enlarging
 from ldm.evaluation.experiments.names import CONTROLLED, LARGE, SUPERRES
 from ldm.evaluation.mil.features import SOURCES, FeatureExtractor, Probe
-from ldm.multiscale.presets import SAMPLER_NAMES
 from ldm.support.arguments import LARGEST_SEED, fraction, guidance, integer, positive_int, real, seed_int
 
 ROOT = Path(__file__).parents[2]
 CASES: list[tuple[Callable[..., object], list[str]]] = [
     (sample_patches.parse_args, ["--guidance", "nan"]),
+    (sample_patches.parse_args, ["--guidance-interval", "3,0.3"]),
+    (sample_patches.parse_args, ["--guidance-interval", "0.3"]),
     (sample_patches.parse_args, ["--count", "-1"]),
     (sample_joint.parse_args, ["--lambda", "inf"]),
     (sample_joint.parse_args, ["--tolerance", "nan"]),
+    (sample_joint.parse_args, ["--guidance-interval", "nan,3"]),
     (sample_joint.parse_args, ["--batch-size", "0"]),
     (sample_joint.parse_args, ["--seed", "-1"]),
     (superres.parse_args, ["--guidance=-inf"]),
+    (superres.parse_args, ["--guidance-interval=-1,3"]),
     (evaluate.parse_args, ["patches", "--guidance", "1e999"]),
+    (evaluate.parse_args, ["patches", "--guidance-interval", "1,1"]),
     (evaluate.parse_args, ["large", "--size", "0"]),
     (sample_patches.parse_args, ["--guidance", "1e38"]),
     (sample_patches.parse_args, ["--steps", "1000000"]),
@@ -86,8 +91,8 @@ def test_the_python_interface_refuses_the_same_magnitudes() -> None:
 
 
 def test_names_and_defaults_that_commands_read_without_pytorch_are_those_of_the_code() -> None:
-    assert set(SAMPLER_NAMES) == set(SAMPLERS)
-    assert SAMPLER_NAMES[0] == DEFAULT_SAMPLER
+    assert {name: sampler.steps for name, sampler in SAMPLERS.items()} == STEPS
+    assert SAMPLER in SAMPLERS
     assert set(LARGE) == set(large.METHODS)
     assert set(SUPERRES) == {*enlarging.METHODS, *CONTROLLED}
     args = extract_features.parse_args(["cohort"])

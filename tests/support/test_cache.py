@@ -36,6 +36,8 @@ def test_each_difference_changes_the_digest_and_is_named(other: Identity, told: 
 
 def test_order_and_kind_of_container_do_not_matter() -> None:
     same = replace(IDENTITY, settings={"scales": ("20x", "5x"), "rule": {"inner": 1}})
+    assert same == IDENTITY
+    assert hash(same) == hash(IDENTITY)
     assert same.digest == IDENTITY.digest
     assert IDENTITY.differences(same) == []
 
