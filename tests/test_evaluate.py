@@ -67,7 +67,7 @@ def run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def typed(command: str, *more: str | Path) -> dict:
-        model = ["--model", str(world / "zoomldm"), "--precision", "fp32", "--accelerator", "cpu"]
+        model = ["--model", str(world / "zoomldm"), "--precision", "fp32", "--accelerator", "cpu", "--out", "results"]
         evaluate.main([command, *model, *map(str, more)])
         return json.loads((tmp_path / "results" / command / f"{command}.json").read_text())
 

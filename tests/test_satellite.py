@@ -56,17 +56,17 @@ def on_earth(row: int, col: int) -> tuple[CRS, Affine]:
 
 def test_patches_are_of_every_scale_beside_the_scenes_own(satellite: BundledModel) -> None:
     sample.main([*TINY, "--count", "1", "--device", "cpu"])
-    made = {path.name for path in Path("samples/patches").iterdir()}
+    made = {path.name for path in Path("samples/patches/satellite").iterdir()}
     assert made == {"1x_0.png", "2x_0.png", "3x_0.png", "contact_sheet.png"}
 
 
 def test_a_large_image_is_of_the_scenes_middle_and_lies_there(satellite: BundledModel) -> None:
     joint.main([*TINY, "--size", "64", "--inner", "0", "--accelerator", "cpu"])
-    record = json.loads(Path("samples/joint/image.json").read_text())
+    record = json.loads(Path("samples/joint/satellite/image.json").read_text())
     assert record["settings"]["scales"] == ["1x", "3x"]
     assert record["origin"] == str(satellite.slide)
     row, col = map(int, record["place"].split(","))
-    assert placed(Path("samples/joint/image.tiff")) == on_earth(row, col)
+    assert placed(Path("samples/joint/satellite/image.tiff")) == on_earth(row, col)
 
 
 def test_a_part_of_the_scene_is_enlarged_and_lies_where_it_was_cut(
@@ -84,8 +84,8 @@ def test_a_part_of_the_scene_is_enlarged_and_lies_where_it_was_cut(
     monkeypatch.setattr(enlarging, "DEMO_SIDE_PX", 32)
     assert superres.main([*TINY, "--device", "cpu", "--condition", "given"]) == 0
     assert asked == [(Path("data/demo/satellite/held_out"), 1, 132, "satellite", 8 * toy.TILE_PX)]
-    assert placed(Path("samples/superres/satellite.tif")) == on_earth(*PLACE)
-    with rasterio.open("samples/superres/satellite.tif") as file:
+    assert placed(Path("samples/superres/satellite/satellite.tif")) == on_earth(*PLACE)
+    with rasterio.open("samples/superres/satellite/satellite.tif") as file:
         image = np.moveaxis(file.read(), 0, -1).astype(float)
     row, col = (toy.TILE_PX * at for at in PLACE)
     truth = scene[row : row + 32, col : col + 32, :3].astype(float)

@@ -157,5 +157,6 @@ def test_the_usual_folder_is_the_demo_model_s(demo: ZoomLDM) -> None:
     assert demo.cdm is not None
     assert folder() == Path("samples/x")
     assert folder(out="own") == Path("own")
+    assert folder(model="satellite") == Path("samples/x/satellite")
     assert folder(model="run") == Path("samples/x") / demo.id
     assert folder(cdm="other") == Path("samples/x") / f"{demo.id}+{demo.cdm.id}"

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from ldm.pipeline import ZoomLDM
+from ldm.support.bundled_models import MODELS
 from ldm.support.files import check_destination
 
 
@@ -17,7 +18,9 @@ def out_folder(args: argparse.Namespace, usual: str, model: ZoomLDM | None) -> P
         return Path(args.out)
     own_cdm = getattr(args, "cdm", None) is None
     folder = Path(usual)
-    if model is not None and not (args.model == "demo" and own_cdm):
+    if args.model in MODELS and own_cdm:
+        folder /= "" if args.model == "demo" else args.model
+    elif model is not None:
         folder /= model.id if own_cdm or model.cdm is None else f"{model.id}+{model.cdm.id}"
     check_destination(folder, folder=True)
     return folder
