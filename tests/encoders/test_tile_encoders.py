@@ -65,7 +65,9 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_unknown_encoder_is_told_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"encoder\.name: unn is unknown; expected demo, colours, conch, uni, .* timm"):
+    with pytest.raises(
+        UserError, match=r"encoder\.name: unn is unknown; expected demo, satellite, colours, conch, uni, .* timm"
+    ):
         load_encoder("unn")
 
 
