@@ -22,8 +22,8 @@ from tqdm import tqdm
 from data_prep.slides.slide import Plane, open_slide
 from ldm.demo.world import generate
 from ldm.errors import cli
+from ldm.evaluation.experiments.large_images import figures
 from ldm.evaluation.experiments.operations import counted, full_size, full_size_pflop, worth
-from ldm.evaluation.metrics.seams import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
 from ldm.images.contact_sheet import contact_sheet
 from ldm.images.tensors import to_uint8
 from ldm.model_slides import matching_slide
@@ -38,7 +38,7 @@ from ldm.support.files import atomic_write
 from ldm.support.precision import add_precision, announce
 
 Pixels = NDArray[np.uint8]
-SEED, SLIDE_PX, RINGS, SHOWN_PX = 100, 4096, 32, 512
+SEED, SLIDE_PX, SHOWN_PX = 100, 4096, 512
 DEFAULT = PRESETS["default"]
 
 
@@ -74,12 +74,8 @@ def real_place(size: int, folder: Path) -> tuple[Pixels, tuple[int, int]]:
 
 def measured(image: Pixels, real: Pixels, tile_px: int) -> list[str]:
     """Cells: seam strength, gradient energy over the real one, distance of the power spectra."""
-    spectra = [radial_power_spectrum(picture, RINGS) for picture in (image, real)]
-    return [
-        f"{seam_strength(image, tile_px):.3f}",
-        f"{gradient_energy(image) / gradient_energy(real):.2f}",
-        f"{spectral_distance(*spectra):.2f}",
-    ]
+    found = figures(image, None, real, tile_px)
+    return [f"{found['seam strength']:.3f}", f"{found['gradient energy']:.2f}", f"{found['spectral distance']:.2f}"]
 
 
 def constraint_errors(joint: Joint, image: torch.Tensor) -> list[str]:
