@@ -24,6 +24,7 @@ from ldm.demo.world import generate
 from ldm.errors import cli
 from ldm.evaluation.experiments.large_images import figures
 from ldm.evaluation.experiments.operations import counted, full_size, full_size_pflop, worth
+from ldm.evaluation.metrics.seams import cell_pattern
 from ldm.images.contact_sheet import contact_sheet
 from ldm.images.tensors import to_uint8
 from ldm.model_slides import matching_slide
@@ -73,9 +74,10 @@ def real_place(size: int, folder: Path) -> tuple[Pixels, tuple[int, int]]:
 
 
 def measured(image: Pixels, real: Pixels, tile_px: int) -> list[str]:
-    """Cells: seam strength, gradient energy over the real one, distance of the power spectra."""
+    """Cells: seam strength, gradient energy over the real one, distance of the power spectra, cell pattern."""
     found = figures(image, None, real, tile_px)
-    return [f"{found['seam strength']:.3f}", f"{found['gradient energy']:.2f}", f"{found['spectral distance']:.2f}"]
+    cells = [f"{found['seam strength']:.3f}", f"{found['gradient energy']:.2f}", f"{found['spectral distance']:.2f}"]
+    return [*cells, f"{cell_pattern(image):.2f}"]
 
 
 def constraint_errors(joint: Joint, image: torch.Tensor) -> list[str]:
@@ -100,14 +102,16 @@ def run_row(row: PresetRow, model: ZoomLDM, real: Pixels, place: tuple[int, int]
     seconds = time.process_time() - started
     pixels = to_uint8(image[None])[0]
     evaluations = "/".join(f"{worth(*pair) / tiles:.0f}" for pair in zip(work, full_size(), strict=True))
-    cells = [row.name, *constraint_errors(joint, image), *measured(pixels, real, model.tile_px), evaluations]
+    before = "" if joint.before is None else f"{joint.before.rms:.3f}"
+    cells = [row.name, before, *constraint_errors(joint, image), *measured(pixels, real, model.tile_px), evaluations]
     cells += [f"{full_size_pflop(work):.2f}", f"{seconds:.0f}"]
     return cells, pixels, to_uint8(joint.image(joint.scales[1])[None])[0]
 
 
 HEADER = (
-    "| | error, means | error, cubic | seam strength | gradient energy | spectral distance "
-    "| U-Net/decoder/encoder per tile | PFLOP at full size | CPU s, demo |\n|" + "---|" * 9
+    "| | means, before the pixel step | error, means | error, cubic "
+    "| seam strength | gradient energy | spectral distance | cell pattern "
+    "| U-Net/decoder/encoder per tile | PFLOP at full size | CPU s, demo |\n|" + "---|" * 11
 )
 
 
@@ -127,8 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for size in args.sizes:
         real, place = real_place(size, args.data)
         text += [f"\n## {size} x {size}\n", HEADER]
-        seam, energy, distance = measured(real, real, model.tile_px)
-        text.append(f"| real | | | {seam} | {energy} | {distance} | | | |")
+        seam, energy, distance, pattern = measured(real, real, model.tile_px)
+        text.append(f"| real | | | | {seam} | {energy} | {distance} | {pattern} | | | |")
         shown = {"real": real[:SHOWN_PX, :SHOWN_PX]}
         for row in ROWS:
             if args.rows is None or row.name in args.rows:

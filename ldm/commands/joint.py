@@ -203,6 +203,8 @@ def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
     if len(joint.scales) > 1:
         context = to_uint8(joint.image(coarse)[None])[0][: len(context), : context.shape[1]]
         gap = (shrunk.image.astype(np.float32) - context) / 127.5
+        if joint.before is not None:
+            figures["constraint_error_before_pixels"] = joint.before.rms
         figures["constraint_error"] = float(np.sqrt(np.square(gap).mean()))
     if bands:
         save_png(out / "image.png", image)

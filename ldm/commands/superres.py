@@ -35,11 +35,11 @@ from ldm.images.rasters import Place
 from ldm.images.tensors import from_uint8, to_uint8
 from ldm.model_slides import kind_notes, matching_slide, tile_place
 from ldm.multiscale.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
-from ldm.multiscale.constraint import Shrink
+from ldm.multiscale.constraint import Residual, Shrink
 from ldm.multiscale.cost import cost_of
 from ldm.multiscale.presets import CONSISTENT, Settings
 from ldm.multiscale.saved_states import StateFile, sample, shown
-from ldm.multiscale.super_resolution import INVERSION_STEPS, Residual, SuperResolution, bicubic, inferred, magnification
+from ldm.multiscale.super_resolution import INVERSION_STEPS, SuperResolution, bicubic, inferred, magnification
 from ldm.pipeline import ZoomLDM
 from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content, content_of

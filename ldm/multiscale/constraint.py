@@ -194,3 +194,35 @@ def project_bands(
         done = ready
         keep = max(0, done - reach)
         waiting, top = waiting[:, keep - top :], keep
+
+
+class Residual:
+    """Root mean square of A x - y, both in [-1, 1], for an image x (3, f h, f w) that comes in bands of rows."""
+
+    def __init__(self, y: Tensor, factor: int) -> None:
+        self._y, self._factor = y, factor
+        self._waiting = y.new_zeros(3, 0, factor * y.shape[2])
+        self._squares, self._rows = 0.0, 0
+
+    def add(self, band: Tensor) -> None:
+        """The next rows (3, any, f w)."""
+        waiting = torch.cat([self._waiting, band], dim=1)
+        ready = waiting.shape[1] // self._factor
+        if ready:
+            means = Shrink(self._factor)(waiting[None, :, : ready * self._factor])[0]
+            self._squares += (means - self._y[:, self._rows : self._rows + ready]).square().sum().item()
+        self._rows += ready
+        self._waiting = waiting[:, ready * self._factor :]
+
+    @property
+    def rms(self) -> float:
+        """Root mean square over the rows so far; NaN before the first."""
+        count = self._rows * self._y[:, 0].numel()
+        return (self._squares / count) ** 0.5 if count else float("nan")
+
+
+def measured(bands: Iterable[Tensor], residual: Residual) -> Iterator[Tensor]:
+    """`bands` as they are; `residual` is that of those taken so far."""
+    for band in bands:
+        residual.add(band)
+        yield band

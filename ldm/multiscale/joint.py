@@ -25,7 +25,7 @@ from ldm.errors import UserError
 from ldm.multiscale.canvas import Canvas, Codec, Constraint, State, denoise_canvas, denoise_step
 from ldm.multiscale.chain import Chain
 from ldm.multiscale.conditions import Conditions
-from ldm.multiscale.constraint import Shrink, project_bands
+from ldm.multiscale.constraint import Residual, Shrink, measured, project_bands
 from ldm.multiscale.model import MultiscaleModel
 from ldm.multiscale.presets import PRESETS, Settings, at_precision
 from ldm.multiscale.windows import canvas_noise, cut
@@ -64,6 +64,8 @@ class Joint:
     fixed: Tensor | None = None
     processes: Processes = ALONE
     states: dict[str, State] = field(default_factory=dict)
+    before: Residual | None = field(default=None, init=False)
+    """error of the constraint before the final correction in pixels, if there is one; known when `bands` has ended"""
 
     def __post_init__(self) -> None:
         self.settings = at_precision(self.settings, self.model.precision)
@@ -235,7 +237,8 @@ class Joint:
             shrink = Shrink(self.chain.above(self.scales[0]), self.settings.rule.operator)
             height, width = (length // shrink.factor for length in self.chain.padded)
             y = self.image(self.scales[1])[:, :height, :width]
-            bands = project_bands(bands, y, shrink, self.settings.rounds, self.settings.share)
+            self.before = Residual(y, shrink.factor)
+            bands = project_bands(measured(bands, self.before), y, shrink, self.settings.rounds, self.settings.share)
         left = self.height
         for band in bands:
             if left > 0:

@@ -2,10 +2,10 @@
 
 | | default | paper | published |
 |---|---|---|---|
-| steps | 30 of DDIM | 50 of DDIM | 20, its own rule |
+| steps | 20 of DDIM | 50 of DDIM | 20, its own rule |
 | guidance | 3; the finest canvas none | 2 | 3 (it writes 2, in the other convention) |
 | coarser canvas | finished first | in lock-step | in lock-step |
-| corrections a step | 1, in the first 55 % | 1 | 10 |
+| corrections a step | 1, in the first 90 % | 1 | 10 |
 | a correction moves | z_0, by the encoder's derivative | z_t, by differences of 0.005 | the same, normalised |
 | A | means | cubic | cubic |
 | seams | other windows every step | repaired at the end | repaired at the end |
@@ -15,7 +15,7 @@ The baselines have no coarser canvas. "independent" samples tile by tile. "inter
 Graikos et al. 2024: overlapping windows, each under embeddings interpolated between the tiles', averaged every step.
 
 Ours needs no extra denoiser evaluation for the constraint, and no guidance for tiles, which the coarser canvas
-constrains; the last steps, which add texture, are unconstrained.
+constrains; the last steps, which add texture, are unconstrained (compared in `benchmarks/joint_sampling.md`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -92,7 +92,7 @@ _FINITE = Rule(operator="bicubic", weight=0.5, zeta=0.005, denoiser="difference"
 _FREE = Rule(inner=0)
 PRESETS = {
     "default": Settings(
-        steps=30, guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", until=0.55), rounds=1, share=0.85
+        steps=20, guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", until=0.9), rounds=1, share=0.85
     ),
     "paper": Settings(steps=50, rule=_FINITE, lockstep=True, seam="repair"),
     "published": Settings(

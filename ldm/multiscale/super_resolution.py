@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
-from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels
 from ldm.images.tensors import from_uint8, to_uint8
 from ldm.multiscale.canvas import State
 from ldm.multiscale.conditions import Conditions, TokenMap, laid_out
-from ldm.multiscale.constraint import Shrink, project_bands
+from ldm.multiscale.constraint import Residual, Shrink, measured, project_bands
 from ldm.multiscale.inversion import Inversion
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.model import MultiscaleModel
@@ -79,31 +78,6 @@ def inferred(
     return TokenMap(model, laid_out(grids, len(enlarged) // model.tile_px, finest.pyramid_level))
 
 
-class Residual:
-    """Root mean square of A x - y, both in [-1, 1], for an image x (3, f h, f w) that comes in bands of rows."""
-
-    def __init__(self, y: Tensor, factor: int) -> None:
-        self._y, self._factor = y, factor
-        self._waiting = y.new_zeros(3, 0, factor * y.shape[2])
-        self._squares, self._rows = 0.0, 0
-
-    def add(self, band: Tensor) -> None:
-        """The next rows (3, any, f w)."""
-        waiting = torch.cat([self._waiting, band], dim=1)
-        ready = waiting.shape[1] // self._factor
-        if ready:
-            means = Shrink(self._factor)(waiting[None, :, : ready * self._factor])[0]
-            self._squares += (means - self._y[:, self._rows : self._rows + ready]).square().sum().item()
-        self._rows += ready
-        self._waiting = waiting[:, ready * self._factor :]
-
-    @property
-    def rms(self) -> float:
-        """Root mean square over the rows so far; NaN before the first."""
-        count = self._rows * self._y[:, 0].numel()
-        return (self._squares / count) ** 0.5 if count else float("nan")
-
-
 class SuperResolution:
     """y (h, w, 3) at the coarsest of `scales` -> the image (f h, f w, 3) at the finest, under `conditions`.
 
@@ -144,15 +118,10 @@ class SuperResolution:
 
     def bands(self) -> Iterator[Pixels]:
         """The finished image in bands of rows (rows, f w, 3), top to bottom."""
-        bands = self._sampled()
+        bands = measured(self.joint.bands(), self.before)
         if self.rounds:
             bands = project_bands(bands, self.y, Shrink(self.factor), self.rounds)
         for band in bands:
             pixels = to_uint8(band[None])  # (1, rows, f w, 3)
             self.after.add(from_uint8(pixels)[0].to(self.y))
             yield pixels[0]
-
-    def _sampled(self) -> Iterator[Tensor]:
-        for band in self.joint.bands():
-            self.before.add(band)
-            yield band

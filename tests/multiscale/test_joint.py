@@ -213,6 +213,31 @@ def test_final_rounds_bring_the_pixels_to_the_coarser_image(joint: Callable[...,
     assert gaps[1] < 0.2 * gaps[0]
 
 
+def test_the_error_before_the_final_correction_is_that_of_the_image_without_it(joint: Callable[..., Joint]) -> None:
+    fixed = noise(3, 3, 10, 12).clamp(-1, 1) / 4
+    uncorrected, corrected = (joint(settings=replace(DEFAULT, rounds=rounds), fixed=fixed) for rounds in (0, 1))
+    last(uncorrected)
+    unclamped = torch.cat(list(uncorrected.model.decode_canvas(uncorrected.states["20x"].z_t)), dim=1)
+    y = uncorrected.image("5x")[:, : unclamped.shape[1] // 4, : unclamped.shape[2] // 4]
+    sampled(corrected)
+    assert uncorrected.before is None
+    assert corrected.before is not None
+    assert corrected.before.rms == pytest.approx(float((Shrink(4)(unclamped[None])[0] - y).square().mean().sqrt()))
+
+
+def test_canvases_are_guided_in_the_interval_alone(joint: Callable[..., Joint]) -> None:
+    of = {
+        (guidance, interval): last(
+            joint(settings=replace(DEFAULT, guidance=guidance, fine_guidance=None, guidance_interval=interval))
+        )
+        for guidance, interval in ((1.0, None), (3.0, None), (3.0, (0.0, 1e-9)), (3.0, (0.0, 1e9)), (3.0, (0.3, 3.0)))
+    }
+    assert torch.equal(of[3.0, (0.0, 1e-9)], of[1.0, None])
+    assert torch.equal(of[3.0, (0.0, 1e9)], of[3.0, None])
+    assert not torch.allclose(of[3.0, (0.3, 3.0)], of[3.0, None], atol=1e-4)
+    assert not torch.allclose(of[3.0, (0.3, 3.0)], of[1.0, None], atol=1e-4)
+
+
 def test_windows_move_by_whole_pixels_of_the_coarser_canvas(
     joint: Callable[..., Joint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +266,8 @@ def test_mistakes_are_told(joint: Callable[..., Joint], changes: dict[str, Any],
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="seam: glue is unknown; it is one of none, jitter, overlap, repair"):
         Settings(seam="glue")
+    with pytest.raises(UserError, match=r"guidance_interval: 3,0\.3"):
+        Settings(guidance_interval=(3, 0.3))
     with pytest.raises(UserError, match=r"until: 0.5 in lock-step"):
         Settings(lockstep=True, rule=Rule(until=0.5))
 

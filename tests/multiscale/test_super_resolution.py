@@ -23,10 +23,10 @@ from ldm.images.tensors import from_uint8
 from ldm.model_slides import kind_notes
 from ldm.multiscale.canvas import State
 from ldm.multiscale.conditions import Unconditional
-from ldm.multiscale.constraint import Shrink
+from ldm.multiscale.constraint import Residual, Shrink
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import Settings
-from ldm.multiscale.super_resolution import Residual, SuperResolution, bicubic, inferred
+from ldm.multiscale.super_resolution import SuperResolution, bicubic, inferred
 from ldm.pipeline import ZoomLDM
 from ldm.scales import ladder
 

@@ -40,11 +40,10 @@ from ldm.images.contact_sheet import Pixels
 from ldm.images.pictures import read_picture
 from ldm.images.tensors import from_uint8, to_uint8
 from ldm.multiscale.conditions import Conditions, TokenMap, Unconditional, image_tokens
-from ldm.multiscale.constraint import Shrink
+from ldm.multiscale.constraint import Residual, Shrink
 from ldm.multiscale.presets import CONSISTENT, Settings
 from ldm.multiscale.super_resolution import (
     INVERSION_STEPS,
-    Residual,
     SuperResolution,
     bicubic,
     inferred,

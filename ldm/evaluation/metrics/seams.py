@@ -60,6 +60,16 @@ def seam_strength(image: Pixels, tile_px: int) -> float:
     return float(borders / elsewhere) if elsewhere else math.nan
 
 
+def cell_pattern(image: Pixels, period: int = 4) -> float:
+    """Strength of a lattice of `period` pixels, the side of a latent: 0 is none; in grey levels of 255.
+
+    The standard deviation of the mean luminance (period, period) of the pixels at each place in a cell.
+    """
+    height, width = (length - length % period for length in image.shape[:2])
+    cells = (image[:height, :width] @ LUMINANCE).reshape(height // period, period, width // period, period)
+    return float(cells.mean((0, 2), dtype=np.float64).std())
+
+
 def radial_power_spectrum(image: Pixels, bins: int) -> Values:
     """Mean power (n,) of the luminance at 0 to 0.5 cycles per pixel, in rings of equal width, under a Hann window.
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from ldm.errors import UserError
-from ldm.evaluation.metrics.seams import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
+from ldm.evaluation.metrics.seams import (
+    cell_pattern,
+    gradient_energy,
+    radial_power_spectrum,
+    seam_strength,
+    spectral_distance,
+)
 
 
 def grey(plane: np.ndarray) -> np.ndarray:
@@ -84,3 +90,13 @@ def test_spectral_distance_is_the_mean_log_ratio() -> None:
     assert spectral_distance(a, a) == 0
     assert spectral_distance(a, 2 * a) == pytest.approx(math.log(2))
     assert spectral_distance(a, a * [2, 0.5, 1]) == pytest.approx(2 / 3 * math.log(2))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (67, 98)])
+def test_the_cell_pattern_is_the_spread_of_a_lattice_and_nothing_else(height: int, width: int) -> None:
+    lattice = np.arange(16).reshape(4, 4)
+    plane = np.tile(lattice, (height // 4 + 1, width // 4 + 1))[:height, :width]
+    tiles = 10 * (np.arange(width) // 8 % 2)  # of another period
+    assert cell_pattern(grey(100 + plane + tiles)) == pytest.approx(lattice.std(), rel=1e-3)
+    assert cell_pattern(grey(100 + np.zeros((height, 1)) + tiles)) == pytest.approx(0, abs=1e-3)
+    assert cell_pattern(grey(np.full((height, width), 7.0))) == pytest.approx(0, abs=1e-4)
