@@ -26,6 +26,7 @@ from ldm.multiscale.conditions import TokenMap
 from ldm.multiscale.constraint import Shrink
 from ldm.multiscale.joint import REPAIR, Joint
 from ldm.multiscale.presets import JACOBIANS, PRESETS, Rule, Settings
+from ldm.networks.autoencoder import Autoencoder
 from ldm.pipeline import ZoomLDM
 from ldm.support.bundled_models import BUNDLED
 from ldm.support.processes import Processes
@@ -365,7 +366,11 @@ def test_the_tile_batch_of_the_bundled_model_changes_no_pixel_by_more_than_a_lev
 
 @torch.no_grad()
 def test_rounding_that_moves_a_latent_to_another_code_does_not_show(demo: ZoomLDM) -> None:
-    codes = demo.autoencoder.quantize.embedding.weight
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(width=16, multipliers=(1, 1, 1), blocks=1, codes=512, attention=False).eval()
+    codes = torch.nn.init.normal_(autoencoder.quantize.embedding.weight).detach()
+    demo = deepcopy(demo)
+    demo.autoencoder = autoencoder
     some = codes[:: len(codes) // 64][:64]
     distances = torch.cdist(some, codes)
     nearest = codes[distances.topk(2, largest=False).indices[:, 1]]
