@@ -31,6 +31,7 @@ from ldm.multiscale.super_resolution import CONSISTENT, SuperResolution, inferre
 from ldm.networks.controlnet import Control
 from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
+from ldm.training.base import OptimizerPlan
 from ldm.training.cdm import CDMTraining
 from ldm.training.control import ControlTraining
 from ldm.training.losses import AdversarialLoss, ReconstructionLoss, TextureLoss
@@ -183,10 +184,12 @@ def batch(image: Tensor | None = None) -> Batch:
     return Batch(noise(7, 2, 3, 8, 8), grids, torch.tensor([1, 0]), BatchRNG(0, 0, 0, 2), image)
 
 
-def shared(**optimizer: Any) -> dict[str, Any]:
-    return {
-        "scale_names": list(toy.SCALES), "optimizer": lambda params: Muon(params, lr=0.01), "warmup": 1, "last": 4
-    }  # fmt: skip
+def plan() -> OptimizerPlan:
+    return OptimizerPlan(lambda params: Muon(params, lr=0.01), warmup=1, last=4)
+
+
+def shared() -> dict[str, Any]:
+    return {"scale_names": list(toy.SCALES), "plan": plan()}
 
 
 def latent_diffusion(model: ZoomLDM) -> tuple[Any, Batch]:
@@ -212,11 +215,10 @@ def control(model: ZoomLDM) -> tuple[Any, Batch]:
 
 
 def autoencoder(model: ZoomLDM, kind: Callable[[], nn.Module]) -> tuple[Any, Tensor]:
-    options = {key: value for key, value in shared().items() if key != "scale_names"}
     torch.manual_seed(0)
     loss = kind()
     more: dict[str, Any] = {"smooth": 0.1, "noise": 0.0, "revive_every": 1, "clip": 1.0}
-    return AutoencoderTraining(autoencoder=model.autoencoder, loss=loss, **more, **options), noise(9, 2, 3, 32, 32)
+    return AutoencoderTraining(autoencoder=model.autoencoder, loss=loss, plan=plan(), **more), noise(9, 2, 3, 32, 32)
 
 
 SYSTEMS = {
@@ -242,10 +244,10 @@ def two_steps(system: Any, given: Any) -> Tensor:
     """Train for two steps as Lightning does, and validate; what the first one logged. The weights stay finite."""
     for parameter in system.parameters():
         parameter.requires_grad_(True)
-    plan = system.configure_optimizers()
-    several = isinstance(plan, tuple)
-    optimizers = plan[0] if several else [plan["optimizer"]]
-    schedules = [entry["scheduler"] for entry in plan[1]] if several else []
+    planned = system.configure_optimizers()
+    several = isinstance(planned, tuple)
+    optimizers = planned[0] if several else [planned["optimizer"]]
+    schedules = [entry["scheduler"] for entry in planned[1]] if several else []
     logged: list[Tensor] = []
     system.log = lambda name, value, **options: logged.append(value.detach().cpu())
     system.log_dict = lambda values, **options: logged.extend(value.detach().cpu() for value in values.values())

@@ -82,7 +82,7 @@ def test_a_saved_model_is_read_back_bit_equal(tmp_path: Path, world: Path) -> No
 
 def test_a_card_says_what_is_known_and_what_is_not(demo: ZoomLDM, tmp_path: Path) -> None:
     text = (demo.save_pretrained(tmp_path / "demo") / "README.md").read_text()
-    for told in ("trained for at most 2,200 steps", "Not stated by whoever saved", "license: unknown", "4,459,907"):
+    for told in ("trained for at most 1,204 steps", "Not stated by whoever saved", "license: unknown", "4,459,907"):
         assert told in text
     assert str(ROOT) not in (tmp_path / "demo" / "config.yaml").read_text()
 

@@ -128,7 +128,7 @@ def test_the_bundled_models_split_is_whole() -> None:
     split = read_split(Path(__file__).parents[2] / "configs" / "demo" / "splits.csv")
     assert split.lines["histology_100"].part == "validation"  # the bundled slide
     histology = [slide for slide in split.slides("train") if slide.startswith("histology")]
-    assert len(histology) == 114
+    assert len(histology) == 194
 
 
 def test_folds_keep_patients_together_and_labels_even() -> None:
