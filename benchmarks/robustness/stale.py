@@ -154,7 +154,13 @@ def _bags(world: Path, out: Path, options: tuple[str, ...]) -> str:
     return digest([read_bag(path).features for path in sorted(out.rglob("*.h5"))])
 
 
-SAMPLING = (option("--guidance", "3"), option("--steps", "3"), option("--sampler", "ddim"), option("--seed", "1"))
+SAMPLING = (
+    option("--guidance", "3"),
+    option("--guidance", "3", "--guidance-interval", "0.3,3"),
+    option("--steps", "3"),
+    option("--sampler", "ddim"),
+    option("--seed", "1"),
+)
 JOINT = (option("--guidance", "4"), option("--steps", "4"), option("--seed", "1"), option("--seam", "none"))
 CASES = (
     Result("sampling from a slide", _joint("WORLD/cohort/a.h5"), (*MODEL, SLIDES, *JOINT), stopped=True),
