@@ -34,7 +34,7 @@ from ldm.pipeline import ZoomLDM
 from ldm.training.base import OptimizerPlan
 from ldm.training.cdm import CDMTraining
 from ldm.training.control import ControlTraining
-from ldm.training.losses import AdversarialLoss, ReconstructionLoss, TextureLoss
+from ldm.training.losses import ReconstructionLoss, TextureLoss
 from ldm.training.muon import Muon
 from ldm.training.vq import AutoencoderTraining
 from ldm.training.zoomldm import ZoomLDMTraining
@@ -225,10 +225,8 @@ SYSTEMS = {
     "zoomldm": latent_diffusion,
     "cdm": conditioning,
     "control": control,
-    **{
-        name: partial(autoencoder, kind=kind)
-        for name, kind in (("vq", ReconstructionLoss), ("vq, adversary", AdversarialLoss), ("vq, texture", TextureLoss))
-    },
+    "vq": partial(autoencoder, kind=ReconstructionLoss),
+    "vq, adversary": partial(autoencoder, kind=partial(TextureLoss, adversary_weight=0.2, width=8)),
 }
 
 

@@ -49,7 +49,6 @@ class Times(Target):
 class Loss(Target):
     target: Literal[
         "ldm.training.losses.ReconstructionLoss",
-        "ldm.training.losses.AdversarialLoss",
         "ldm.training.losses.TextureLoss",
         "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator",
     ]

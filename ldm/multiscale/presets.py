@@ -5,7 +5,7 @@
 | steps | 20 of DDIM | 50 of DDIM | 20, its own rule |
 | guidance | 3; the finest canvas none | 2 | 3 (it writes 2, in the other convention) |
 | coarser canvas | finished first | in lock-step | in lock-step |
-| corrections a step | 1, in the first 90 % | 1 | 10 |
+| corrections a step | 1 of half length, in the first 90 % | 1 | 10 |
 | a correction moves | z_0, by the encoder's derivative | z_t, by differences of 0.005 | the same, normalised |
 | A | means | cubic | cubic |
 | seams | other windows every step | repaired at the end | repaired at the end |
@@ -92,7 +92,7 @@ _FINITE = Rule(operator="bicubic", weight=0.5, zeta=0.005, denoiser="difference"
 _FREE = Rule(inner=0)
 PRESETS = {
     "default": Settings(
-        steps=20, guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", until=0.9), rounds=1, share=0.85
+        steps=20, guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", weight=0.5, until=0.9), rounds=1, share=0.85
     ),
     "paper": Settings(steps=50, rule=_FINITE, lockstep=True, seam="repair"),
     "published": Settings(
@@ -111,7 +111,13 @@ PRESETS = {
 
 _DEFAULT = PRESETS["default"]
 CONSISTENT = replace(
-    _DEFAULT, steps=20, guidance=2.0, fine_guidance=None, rule=replace(_DEFAULT.rule, until=1.0), rounds=4, share=1.0
+    _DEFAULT,
+    steps=20,
+    guidance=2.0,
+    fine_guidance=None,
+    rule=replace(_DEFAULT.rule, weight=1.0, until=1.0),
+    rounds=4,
+    share=1.0,
 )
 """settings of super-resolution: y is a real image with all detail of its scale, so it constrains every step, and at the
 end the pixels"""

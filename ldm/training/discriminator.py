@@ -41,7 +41,7 @@ def _coarse(x: Tensor) -> Tensor:
 
 
 class DetailDiscriminator(nn.Module):
-    """Image and coarse original -> logits (b, 1, h/4, w/4) and the features of every layer."""
+    """Image and coarse original -> logits (b, 1, h/4, w/4)."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -50,13 +50,12 @@ class DetailDiscriminator(nn.Module):
         self.halve = Halve()
         self.out = spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False))
 
-    def forward(self, image: Tensor, original: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, image: Tensor, original: Tensor) -> Tensor:
         """`original`: the image whose means over COARSE pixels a side `image` should share."""
         detail = DETAIL * (image - _coarse(image))
-        h, features = torch.cat([detail, _coarse(original)], dim=1), []
+        h = torch.cat([detail, _coarse(original)], dim=1)
         for number, layer in enumerate(self.layers):
             h = LAYER * F.leaky_relu(layer(h), 0.2)
-            features.append(h)
             if number < 2:
                 h = self.halve(h)
-        return LOGIT * self.out(h), features
+        return LOGIT * self.out(h)

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
-from taming.modules.losses.vqperceptual import VQLPIPSWithDiscriminator, hinge_d_loss
+from taming.modules.losses.vqperceptual import VQLPIPSWithDiscriminator
 from torch import Tensor, nn
 
 from ldm.config.schema import Count, Natural, NonNegative
@@ -62,47 +61,12 @@ class ReconstructionLoss(nn.Module):
         return loss, {"total_loss": loss.detach()}
 
 
-class AdversarialLoss(ReconstructionLoss):
-    """Reconstruction against a patch discriminator with the hinge loss: what L1 blurs is drawn again.
-
-    As in Esser et al. 2021, eq. 7, the two gradients at the decoder's last layer set the adversary's weight.
-    """
-
-    def __init__(
-        self,
-        *,
-        codebook_weight: NonNegative = 1.0,
-        gradient_weight: NonNegative = 0.5,
-        adversary_weight: NonNegative = 0.5,
-        adversary_start: Natural = 0,
-        width: Count = 64,
-        layers: Count = 2,
-    ) -> None:
-        """`width`, `layers`: of taming's patch discriminator; it judges from step `adversary_start` on."""
-        super().__init__(codebook_weight=codebook_weight, gradient_weight=gradient_weight)
-        self.adversary_weight, self.adversary_start = adversary_weight, adversary_start
-        self.discriminator = NLayerDiscriminator(input_nc=3, ndf=width, n_layers=layers).apply(weights_init)
-
-    def forward(self, made: Reconstruction) -> Loss:
-        loss, values = super().forward(made)
-        if made.step >= self.adversary_start and made.x_hat.requires_grad:
-            fooled = -self.discriminator(made.x_hat).mean()
-            sizes = [torch.autograd.grad(term, made.last_layer, retain_graph=True)[0].norm() for term in (loss, fooled)]
-            loss = loss + self.adversary_weight * sizes[0] / (sizes[1] + 1e-4) * fooled
-        return loss, values
-
-    def judge(self, made: Reconstruction) -> Loss:
-        loss = hinge_d_loss(self.discriminator(made.x), self.discriminator(made.x_hat.detach()))
-        return loss, {"disc_loss": loss.detach()}
-
-
 class TextureLoss(nn.Module):
     """Reconstruction with texture as strong as the original's where a latent cannot carry the texture itself.
 
     L1 and L2 of the pixels fix what can be reproduced. The amounts of texture (`band_energy_difference`) fix how much
     of the rest is drawn, and a discriminator what it looks like. It says which of two images is the original, at every
-    place (relativistic pairs: Jolicoeur-Martineau 2018), and its features of both are compared (Salimans et al. 2016).
-    `stripes` forbids a pattern that no latent asks for.
+    place (relativistic pairs: Jolicoeur-Martineau 2018). `stripes` forbids a pattern that no latent asks for.
     """
 
     def __init__(
@@ -113,20 +77,18 @@ class TextureLoss(nn.Module):
         band_weight: NonNegative = 0.4,
         stripe_weight: NonNegative = 5.0,
         adversary_weight: NonNegative = 0.0,
-        feature_weight: NonNegative = 0.0,
         adversary_start: Natural = 0,
         width: Count = 32,
     ) -> None:
-        """`width`: of the discriminator, which judges from step `adversary_start` on; none where its weights are 0.
+        """`width`: of the discriminator, which judges from step `adversary_start` on; none where its weight is 0.
 
         `adversary_weight` is that of its gradient, in sizes of the pixel terms' gradient; the others weigh terms.
         """
         super().__init__()
         self.codebook_weight, self.square_weight = codebook_weight, square_weight
         self.band_weight, self.stripe_weight = band_weight, stripe_weight
-        self.adversary_weight, self.feature_weight = adversary_weight, feature_weight
-        self.adversary_start = adversary_start
-        self.discriminator = DetailDiscriminator(width) if adversary_weight or feature_weight else None
+        self.adversary_weight, self.adversary_start = adversary_weight, adversary_start
+        self.discriminator = DetailDiscriminator(width) if adversary_weight else None
 
     def forward(self, made: Reconstruction) -> Loss:
         x, x_hat = made.x, made.x_hat
@@ -138,29 +100,22 @@ class TextureLoss(nn.Module):
             "stripes": self.stripe_weight * stripes(error),
         }
         if self.discriminator is not None and made.step >= self.adversary_start and x_hat.requires_grad:
-            parts |= self._adversary(self.discriminator, x, x_hat, parts["pixels"])
+            parts["adversary"] = self._adversary(self.discriminator, x, x_hat, parts["pixels"])
         loss = torch.stack(list(parts.values())).sum()
         return loss, {name: value.detach() for name, value in {"total_loss": loss, **parts}.items()}
 
     def judge(self, made: Reconstruction) -> Loss:
         if self.discriminator is None:
             raise TypeError("this loss has no discriminator")
-        real, drawn = self.discriminator(made.x, made.x)[0], self.discriminator(made.x_hat.detach(), made.x)[0]
+        real, drawn = self.discriminator(made.x, made.x), self.discriminator(made.x_hat.detach(), made.x)
         loss = F.softplus(drawn - real).mean()
         return loss, {"disc_loss": loss.detach()}
 
-    def _adversary(
-        self, discriminator: DetailDiscriminator, x: Tensor, x_hat: Tensor, pixels: Tensor
-    ) -> dict[str, Tensor]:
+    def _adversary(self, discriminator: DetailDiscriminator, x: Tensor, x_hat: Tensor, pixels: Tensor) -> Tensor:
         discriminator.requires_grad_(False)
         with torch.no_grad():
-            real, expected = discriminator(x, x)
-        drawn, found = discriminator(x_hat, x)
+            real = discriminator(x, x)
+        told_apart = F.softplus(real - discriminator(x_hat, x)).mean()
         discriminator.requires_grad_(True)
-        terms = [(a - b).abs().mean() / b.abs().mean() for a, b in zip(found, expected, strict=True)]
-        told_apart = F.softplus(real - drawn).mean()
         sizes = [torch.autograd.grad(term, x_hat, retain_graph=True)[0].norm() for term in (pixels, told_apart)]
-        return {
-            "adversary": self.adversary_weight * (sizes[0] / sizes[1]).clamp(max=1) * told_apart,
-            "features": self.feature_weight * torch.stack(terms).sum(),
-        }
+        return self.adversary_weight * (sizes[0] / sizes[1]).clamp(max=1) * told_apart

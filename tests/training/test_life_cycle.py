@@ -160,8 +160,11 @@ def test_a_run_that_is_stopped_keeps_its_losses(
         watch(self, trainer, *rest)
 
     monkeypatch.setattr(Watch, "on_train_batch_end", press)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
-    assert start("zoomldm", tmp_path / "run", [*overrides, *LENGTHS]) in (RESUMABLE, INTERRUPTED)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        assert start("zoomldm", tmp_path / "run", [*overrides, *LENGTHS]) in (RESUMABLE, INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, before)
     (last,) = losses(tmp_path / "run", "loss").items()
     assert last[0] == 1  # counted from 0
     assert last[1] > 0

@@ -6,7 +6,7 @@ import pytest
 from taming.modules.losses import vqperceptual
 from torch import nn
 
-from ldm.training.losses import AdversarialLoss, Reconstruction, autoencoder_loss, discriminator_loss
+from ldm.training.losses import Reconstruction, TextureLoss, autoencoder_loss, discriminator_loss
 from tests.golden.parity import noise
 from tests.networks.gradients import without_gradient
 
@@ -16,7 +16,7 @@ def published() -> nn.Module:
         return vqperceptual.VQLPIPSWithDiscriminator(disc_start=0, perceptual_weight=0.0, disc_num_layers=1, disc_ndf=8)
 
 
-@pytest.mark.parametrize("make", [published, lambda: AdversarialLoss(width=8, layers=1)])
+@pytest.mark.parametrize("make", [published, lambda: TextureLoss(adversary_weight=0.2, width=8)])
 def test_one_part_trains_the_autoencoder_and_the_other_the_discriminator(make) -> None:
     loss, decoder, z = make(), nn.Conv2d(3, 3, 1), noise(0, 2, 3, 32, 32)
     made = Reconstruction(

@@ -178,7 +178,7 @@ def test_a_decoder_trained_alone_keeps_every_latent(tmp_path: Path, overrides: l
         f"init={autoencoder}",
         "model.autoencoder={width: 16, codes: 64}",
         "data.crop_px=32",
-        "training.loss={target: ldm.training.losses.AdversarialLoss, width: 8}",
+        "training.loss={target: ldm.training.losses.TextureLoss, adversary_weight: 0.2, width: 8}",
         "training.frozen=[encoder, quant_conv, quantize]",
         "training.smooth=0",
         "training.revive_every=0",
