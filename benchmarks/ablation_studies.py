@@ -89,11 +89,11 @@ def everywhere(*studies: Study) -> dict[str, tuple[Study, ...]]:
 
 Row = tuple[str, Mapping[str, tuple[Study, ...]], Callable[[Path], dict[str, float]]]
 """its name, the studies that fill each scale, one a seed, and what to read from a run"""
-SHARING, ALONE, CONVOLUTION = "**one model for all scales**", "a model a scale, each at its best", "CNN Summarizer"
+SHARING, ALONE, CONVOLUTION = "**one model for all scales**", "one model per scale, each at its best", "CNN Summarizer"
 LOSSES: tuple[Row, ...] = (
     (SHARING, everywhere(*SHARED), at_best),
     (ALONE, SINGLE, at_best),
-    ("a model a scale, each after all its steps", SINGLE, at_end),
+    ("one model per scale, each after all its steps", SINGLE, at_end),
     (CONVOLUTION, everywhere(CNN), at_best),
     ("weaker encoder: colour histograms", everywhere(COLOURS), at_best),
     ("no context", everywhere(NULL), at_best),
@@ -144,7 +144,7 @@ def table(title: str, values: Values, digits: int, factor: float = 1) -> str:
 def verdict(values: Values) -> str:
     """Scales at which the shared model is better than the single-scale ones, and the transformer than the CNN."""
     said = []
-    for what, other in (("Sharing against a model a scale", ALONE), ("transformer against CNN", CONVOLUTION)):
+    for what, other in (("Sharing against one model per scale", ALONE), ("transformer against CNN", CONVOLUTION)):
         both = [scale for scale in SCALES if scale in values.get(other, {})]
         ahead = [scale for scale in both if np.mean(values[SHARING][scale]) < np.mean(values[other][scale])]
         behind = [scale for scale in both if scale not in ahead]

@@ -64,21 +64,22 @@ def row(text: str, title: str, name: str) -> list[str]:
 def test_the_table_is_filled_from_the_runs(runs: Path) -> None:
     text = studies.report(runs)
     assert row(text, "validation loss", "**one model for all scales**") == ["0.410 ± 0.010"] * 5
-    best = row(text, "validation loss", "a model a scale, each at its best")
+    best = row(text, "validation loss", "one model per scale, each at its best")
     assert best == ["0.300"] * 4 + ["0.500 ± 0.000"]
-    assert row(text, "validation loss", "a model a scale, each after all its steps")[0] == "0.700"
+    assert row(text, "validation loss", "one model per scale, each after all its steps")[0] == "0.700"
     assert row(text, "Frechet distance", "CNN Summarizer") == ["3.9"] * 5
     assert row(text, "KID x 1000", "the shared model under contexts of its CDM") == ["6"] * 5
-    assert row(text, "Frechet distance", "a model a scale, each at its best")[0] == "3.0"
+    assert row(text, "Frechet distance", "one model per scale, each at its best")[0] == "3.0"
     ahead = (
-        "Sharing against a model a scale: ahead at 1.25x, behind at 20x, 10x, 5x, 2.5x; transformer against CNN: behind"
+        "Sharing against one model per scale: ahead at 1.25x, behind at 20x, 10x, 5x, 2.5x; "
+        "transformer against CNN: behind"
     )
     assert ahead in text
 
 
 def test_some_studies_make_a_smaller_table(runs: Path) -> None:
     text = studies.report(runs, [studies.SHARED[0], *studies.SINGLE["5x"]])
-    assert row(text, "validation loss", "a model a scale, each at its best") == ["-", "-", "0.300", "-", "-"]
+    assert row(text, "validation loss", "one model per scale, each at its best") == ["-", "-", "0.300", "-", "-"]
     assert "CNN" not in text
     assert text.startswith("`python -m benchmarks.ablations shared single-5x`")
 

@@ -31,7 +31,7 @@ def stages(run: str) -> list[DemoStage]:
     slide = "data/demo/cohort/histology_100.h5"
     return [
         DemoStage("the bundled model's patches, real ones beside them", "20 s", "sample", sample, []),
-        DemoStage("draws 12 demo slides and prepares them", "2 min, once", "prepare", prepare, ["--config", "demo"]),
+        DemoStage("draws 12 demo slides and prepares them", "2 min", "prepare", prepare, ["--config", "demo"]),
         DemoStage("trains a small model of all scales", "4 min", "train", train, ["--config", "demo", f"run={run}"]),
         DemoStage(
             "its patches", "20 s", "sample", sample, ["--model", run, "--from", slide, "--out", f"{run}/samples"]
@@ -40,7 +40,8 @@ def stages(run: str) -> list[DemoStage]:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="zoomldm demo", description="The whole way at toy size, in the current folder.")
+    about = "The whole pipeline at toy size, in the current folder: sample, prepare, train, sample again."
+    parser = Parser(prog="zoomldm demo", description=about)
     parser.add_argument("--dry-run", action="store_true", help="print the stages and what each takes, and exit")
     return parser.parse_args(argv)
 
@@ -48,9 +49,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status of the first stage that fails, else 0."""
     args = parse_args(argv)
+    print("Durations are those on two laptop cores. Prepared slides of an earlier call are kept.", flush=True)
     planned = stages(f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
     for number, stage in enumerate(planned, 1):
-        print(f"{number}/{len(planned)}  {stage.about}: about {stage.takes} on two laptop cores")
+        print(f"{number}/{len(planned)}  {stage.about}: about {stage.takes}")
         print(f"     zoomldm {stage.command} {shlex.join(stage.arguments)}".rstrip(), flush=True)
         if not args.dry_run and (status := stage.main(stage.arguments)):
             return status

@@ -10,13 +10,13 @@ KINDS = ("histology", "follicles", "satellite")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="zoomldm draw", description="Draw demo slides; see them in OUT/overview.png.")
+    parser = Parser(prog="zoomldm draw", description="Draw demo slides or satellite scenes, and an OUT/overview.png.")
     add = parser.add_argument
     add("--out", type=output_folder, default="data/demo/slides", help="folder (%(default)s)")
-    add("--count", type=positive_int, default=4, help="number of slides (%(default)s)")
-    add("--seed", type=seed_int, default=0, help="of the first slide (%(default)s)")
-    add("--kind", choices=KINDS, default=KINDS[0], help="(%(default)s)")
-    add("--size", type=positive_int, default=4096, help="pixels a side (%(default)s)")
+    add("--count", type=positive_int, default=4, help="number of slides or scenes (%(default)s)")
+    add("--seed", type=seed_int, default=0, help="of the first one; the next ones count on from it (%(default)s)")
+    add("--kind", choices=KINDS, default=KINDS[0], help="follicles: histology with lymphocyte clusters (%(default)s)")
+    add("--size", type=positive_int, default=4096, help="pixels per side (%(default)s)")
     return parser.parse_args(argv)
 
 

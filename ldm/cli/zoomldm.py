@@ -32,7 +32,7 @@ COMMANDS = {
     "mil": Command("ldm.cli.mil", "learn slide labels from bags of tile features"),
     "export": Command("ldm.cli.export", "write U-Net and autoencoder in the layout of diffusers"),
     "crops": Command("data_prep.crops", "cut large images out of the tissue of slides"),
-    "draw": Command("ldm.cli.draw", "draw demo slides"),
+    "draw": Command("ldm.cli.draw", "draw demo slides or satellite scenes"),
     "doctor": Command("ldm.cli.doctor", "check the environment, a cohort, a model or a training config"),
 }
 USAGE = "usage: zoomldm COMMAND ...      zoomldm COMMAND --help      zoomldm --version"

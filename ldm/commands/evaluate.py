@@ -210,10 +210,11 @@ def run(args: argparse.Namespace) -> None:
     if fabric.global_rank > 0:
         return
     wall, cpu = time.monotonic() - started[0], time.process_time() - started[1]
-    hardware = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {fabric.device.type}"
+    threads = torch.get_num_threads()
+    processor = platform.processor() or platform.machine()
+    hardware = f"{processor}, {threads} thread{'s' * (threads > 1)}, {fabric.device.type}"
     head = f"`{args.typed}`: {hardware}, {args.precision}; {wall:.0f} s, {cpu:.0f} CPU s\n\n"
-    settings = {key: str(value) for key, value in vars(args).items()}
-    table = write_results(args.out / args.command, args.command, settings, report.records, head + report.text)
+    table = write_results(args.out / args.command, args.command, vars(args), report.records, head + report.text)
     print(head + report.text)
     sheet = report.sheet
     if sheet.rows:

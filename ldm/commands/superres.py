@@ -118,7 +118,7 @@ class InputImage:
 
 def source_of(args: argparse.Namespace, model: ZoomLDM, y: Pixels) -> InputImage:
     """The conditions that --condition asks for. UserError where the slide does not contain them."""
-    condition = args.condition or ("given" if args.slide else "inferred")
+    condition = args.condition
     if condition == "none":
         return InputImage(settings={"condition": condition})
     if condition == "inferred":
@@ -219,7 +219,7 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
     if job.truth is not None:
         images = {"bicubic": bicubic(y, factor), args.method: image}
         figures["scores"] = {name: scores(image, y, job.truth) for name, image in images.items()}
-        compare({"before": y, **images, "truth": job.truth}, path.with_name(f"{path.stem}.comparison.png"))
+        compare({"input": y, **images, "truth": job.truth}, path.with_name(f"{path.stem}.comparison.png"))
     return figures
 
 
@@ -255,7 +255,7 @@ def report(figures: dict[str, Any]) -> None:
     """One line, and a table where there was a truth."""
     line = f"{figures['image']}   {figures['width']}x{figures['height']}   {figures['seconds']} s"
     if "residual" in figures:
-        line += f"   |Ax-y| {figures['residual_before']:.4f} -> {figures['residual']:.4f}"
+        line += f"   residual |Ax-y| {figures['residual_before']:.4f} -> {figures['residual']:.4f}"
     print(line)
     table = figures.get("scores", {})
     if table:
@@ -281,6 +281,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_overwriting(paths, args.out)
     announce(model.precision, model.device)
     args.scales = args.scales or model.ladder.fourfold
+    args.condition = args.condition or ("given" if args.slide else "inferred")
     if args.slide and len(paths) > 1:
         raise UserError(f"--from: one place for {len(paths)} images; expected one image")
     truth = truths(args, paths)
@@ -296,9 +297,10 @@ def run(args: argparse.Namespace) -> int:
                 raise
             failed.append(str(error))
     args.precision = model.precision
-    settings = {key: str(value) for key, value in vars(args).items() if key not in ("images", "alone")}
+    settings = {key: value for key, value in vars(args).items() if key not in ("images", "alone")}
     with atomic_write(args.out / "superres.json") as unfinished:
-        unfinished.write_text(json.dumps({"settings": settings, "images": done, "failed": failed}, indent=2) + "\n")
+        content = {"settings": settings, "images": done, "failed": failed}
+        unfinished.write_text(json.dumps(content, indent=2, default=str) + "\n")
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if failed else 0

@@ -44,7 +44,7 @@ def write_results(out: Path, name: str, settings: Record, records: Sequence[Reco
     """Write <name>.json (settings, records; NaN becomes null) and <name>.md; returns the latter."""
     content = {"settings": dict(settings), "records": [_plain(record) for record in records]}
     with atomic_write(out / f"{name}.json") as partial:
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        partial.write_text(json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
     with atomic_write(out / f"{name}.md") as partial:
         partial.write_text(text.rstrip() + "\n")
     return out / f"{name}.md"

@@ -57,7 +57,8 @@ class Cost:
 
     def told(self) -> str:
         """The estimate in one line."""
-        return f"about {size(self.memory)} of memory and {size(self.disk)} on the disk; {self.windows:,} windows"
+        memory = f"about {size(self.memory)} of memory besides the networks"
+        return f"{memory}, {size(self.disk)} on disk; {self.windows:,} windows"
 
 
 def size(count: float) -> str:

@@ -112,6 +112,8 @@ def test_a_folder_in_and_a_folder_out(world: Path, tmp_path: Path, capsys: pytes
     assert {Image.open(tmp_path / "out" / name).size for name in ("a.png", "b.jpg", "c.tif")} == {(40, 32)}
     record = json.loads((tmp_path / "out" / "superres.json").read_text())
     assert (len(record["images"]), len(record["failed"])) == (3, 1)
+    settings = record["settings"]
+    assert (settings["condition"], settings["steps"], settings["slide"]) == ("none", 2, None)  # values, not their text
     assert all(figures["residual"] < figures["residual_before"] for figures in record["images"])
 
 

@@ -250,7 +250,7 @@ def run(
         columns.append([load() for load in images[:SHOWN]])
     before = [shrunk(truth, factor) for truth in columns[0]]
     rows = [list(row) for row in zip(before, *columns[1:], columns[0], strict=True)]
-    sheet = Sheet(rows, [""] * len(rows), ["before", *methods, "truth"])
+    sheet = Sheet(rows, [""] * len(rows), ["input", *methods, "truth"])
     lacking = "" if lpips else f"\n\nNo LPIPS: {alexnet_file()} is missing; {LPIPS_REMEDY}\n"
     return Report(records, f"{len(truths)} images, mean ± standard deviation.\n\n{table(records)}{lacking}", sheet)
 
