@@ -87,7 +87,11 @@ def table(split: Split, slides: Sequence["SlideFile"]) -> str:
 def origins(patients: Mapping[str, str], tabled: Mapping[str, str]) -> str:
     """Message about the sources of the patients."""
     counts = Counter(
-        "the table" if slide in tabled else "nothing, each its own" if slide == patient else "barcodes or the file"
+        "the table"
+        if slide in tabled
+        else "slide names (one patient per slide)"
+        if slide == patient
+        else "barcodes or the file"
         for slide, patient in patients.items()
     )
     return ", ".join(f"{count} from {origin}" for origin, count in counts.most_common())

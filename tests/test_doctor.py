@@ -149,7 +149,7 @@ def test_weights_on_no_hub_are_told_where_they_are(tmp_path: Path) -> None:
 def test_a_whole_cohort_is_read_to_the_end(slides: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, printed = found(capsys, "--cohort", str(slides), "--model", str(run))
     assert status == 0
-    assert "2 of 2 slides whole, 168 regions" in printed
+    assert "2 of 2 slides complete, 168 regions" in printed
     assert "warn" not in printed.replace("warnings", "")
 
 
@@ -164,7 +164,7 @@ def test_a_flipped_bit_names_the_slide(slides: Path, capsys: pytest.CaptureFixtu
     status, printed = found(capsys, "--cohort", str(slides))
     assert status == 1
     assert f"FAIL  {slides / 's1.h5'}: scales/" in printed
-    assert "1 of 2 slides whole" in printed
+    assert "1 of 2 slides complete" in printed
     assert "lists s1, but no whole file is there" in printed
 
 

@@ -92,7 +92,7 @@ def _resolution(
             raise UserError(f"{path}: {name} is {stated:g} {unit}, expected {low} to {high}; correct it")
     if table_mpp is not None:
         return table_mpp, "table"
-    remedy = "state it with --mpp, or in a table's column mpp"
+    remedy = "pass --mpp, or give it in a table's column mpp"
     if tag is None:
         if mpp is None:
             raise UserError(f"{path}: does not say its {unit}; {remedy}")

@@ -1,7 +1,8 @@
-"""Draw demo slides: procedural images in the formats of real ones (ldm/demo/world.py), and an overview of them."""
+"""Draw demo slides: procedural images in the formats of real ones (ldm/demo/world.py), and a picture of them."""
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from ldm.support.arguments import Parser, output_folder, positive_int, seed_int
 
@@ -10,7 +11,7 @@ KINDS = ("histology", "follicles", "satellite")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="zoomldm draw", description="Draw demo slides or satellite scenes, and an OUT/overview.png.")
+    parser = Parser(prog="zoomldm draw", description="Draw demo slides or satellite scenes; OUT.png shows them.")
     add = parser.add_argument
     add("--out", type=output_folder, default="data/demo/slides", help="folder (%(default)s)")
     add("--count", type=positive_int, default=4, help="number of slides or scenes (%(default)s)")
@@ -25,5 +26,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ldm.demo.world import generate, overview
 
     paths = generate(args.out, args.count, args.seed, args.kind, args.size)
-    overview(paths[:6], args.kind, args.out / "overview.png")
-    print(f"{len(paths)} {args.kind} slides in {args.out}, shown in {args.out / 'overview.png'}")
+    picture = Path(f"{args.out.resolve()}.png")  # beside the folder: every image in it is a slide to `zoomldm prepare`
+    overview(paths[:6], args.kind, picture)
+    print(f"{len(paths)} {args.kind} slides in {args.out}, shown in {picture}")

@@ -33,7 +33,7 @@ def cohort(folder: Path, wanted: Wanted | None = None) -> Iterator[Finding]:
     if whole:
         size = sum(slide.path.stat().st_size for slide in whole)
         regions = sum(slide.count(scale) for slide in whole for scale in slide.attrs["scales"])
-        yield ok(f"{folder}: {len(whole)} of {len(slides)} slides whole, {regions:,} regions, {size / GB:.2f} GB")
+        yield ok(f"{folder}: {len(whole)} of {len(slides)} slides complete, {regions:,} regions, {size / GB:.2f} GB")
         yield from agreement(whole, wanted)
     yield from reported(folder, whole)
     yield from dealt_out(folder, slides)

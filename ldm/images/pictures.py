@@ -76,9 +76,14 @@ def _read_scene(path: Path) -> Located:
 
 
 def listed(given: Sequence[Path]) -> list[Path]:
-    """Image files, and those in folders. UserError for an empty folder, or two names that differ only in suffix."""
+    """Image files, and those in folders.
+
+    UserError for a missing file, an empty folder, or two names that differ only in suffix.
+    """
     paths: list[Path] = []
     for path in given:
+        if not path.exists():
+            raise UserError(f"{path}: does not exist; correct the path")
         inside = [path]
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)

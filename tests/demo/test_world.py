@@ -129,8 +129,10 @@ def test_bad_requests_are_refused_in_one_line(folder, change, message):
 
 def test_command_line_ends_with_an_overview(folder, capsys):
     main(["--out", str(folder), "--count", "1", "--seed", "5", "--size", str(SIZE)])
-    assert "overview.png" in capsys.readouterr().out
-    assert (folder / "overview.png").stat().st_size > 10_000
+    picture = folder.with_name(f"{folder.name}.png")
+    assert str(picture) in capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
+    assert not [path.name for path in folder.iterdir() if path.suffix == ".png"]  # would be prepared as a slide
 
 
 def test_noise_is_standard_and_periodic():

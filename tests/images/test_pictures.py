@@ -64,5 +64,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no image"):
         listed([tmp_path / "empty"])
+    with pytest.raises(UserError, match=r"absent\.png: does not exist"):
+        listed([whole, tmp_path / "absent.png"])
     with pytest.raises(UserError, match="of one name"):
-        listed([tmp_path, Path("elsewhere/whole.jpg")])
+        listed([tmp_path, whole])
