@@ -36,7 +36,7 @@ from ldm.images.tensors import to_uint8
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import Parser, output_file, output_folder
 from ldm.support.cache import Identity, content
-from ldm.support.files import atomic_write
+from ldm.support.files import atomic_write, write_text
 from ldm.training.systems import open_data
 
 REAL, SAMPLES, SHOWN = 256, 64, 8
@@ -120,8 +120,7 @@ def score(study: Study, run: Path) -> None:
         found["kid"], found["kid error"] = kid(*features)
         done[scale.name] = found
         keep(run, scale.name, to_uint8(image_batch(picks)), drawn)
-        with atomic_write(run / "scores.json") as partial:
-            partial.write_text(json.dumps(done, indent=1))
+        write_text(run / "scores.json", json.dumps(done, indent=1))
         print(f"{run}: {scale.name}: {found['frechet']:.1f}", flush=True)
 
 
@@ -149,8 +148,7 @@ def kept_scores(run: Path, identity: Identity) -> dict[str, dict[str, float]]:
             return scores(run)
         print(f"{run}: scored anew ({'; '.join(different)})", flush=True)
         (run / "scores.json").unlink()
-    with atomic_write(beside) as partial:
-        partial.write_text(identity.text)
+    write_text(beside, identity.text)
     return {}
 
 
@@ -190,8 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for study in studies:
         if study.sampled:
             score(study, args.runs / study.name)
-    with atomic_write(args.out) as partial:
-        partial.write_text(report(args.runs, studies) + "\n")
+    write_text(args.out, report(args.runs, studies) + "\n")
     draw(args.runs, studies, args.out.with_suffix(".png"))
     print(args.out)
     return 0

@@ -35,7 +35,7 @@ from ldm.images.tensors import to_uint8
 from ldm.networks.autoencoder import Autoencoder
 from ldm.pipeline import load_autoencoder
 from ldm.support.arguments import Parser, output_file, output_folder
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 
 SLIDES, SEED, PER_SLIDE = 12, 300, 4
 RINGS = 24
@@ -182,8 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         operations = decode_operations(autoencoder, cohort.tile_px)
         text.append(f"\nDecoding a patch: {operations:.3f} GFLOP. Latents: {latent_line(torch.cat(latents))}.")
         print("\n".join(text[-3:]), flush=True)
-    with atomic_write(args.out) as partial:
-        partial.write_text("\n".join(text) + "\n")
+    write_text(args.out, "\n".join(text) + "\n")
     for scale, pictures in shown.items():
         labels = ["original", *models]
         contact_sheet(pictures, labels, [""] * SHOWN, args.out.with_name(f"{args.out.stem}_{scale}.png"))

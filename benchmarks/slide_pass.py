@@ -37,7 +37,7 @@ from ldm.data.h5 import SlideFile
 from ldm.demo.histology import histology_slide
 from ldm.errors import cli
 from ldm.support.arguments import Parser, output_file, output_folder, positive_int
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 
 SIDE, ISLAND = 40_000, 4096
 PLACES = ((4096, 8192), (16384, 4096), (28672, 12288), (8192, 24576), (24576, 28672))
@@ -203,8 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=output_file, default="benchmarks/slide_pass.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     lines = parts(args.folder, args.times) + commands(args.folder)
-    with atomic_write(args.out) as partial_file:
-        partial_file.write_text("\n".join(lines) + "\n")
+    write_text(args.out, "\n".join(lines) + "\n")
     print(*lines, args.out, sep="\n")
 
 

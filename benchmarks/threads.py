@@ -18,7 +18,7 @@ from statistics import median
 from benchmarks.hardware import hardware
 from ldm.errors import UserError, cli
 from ldm.support.arguments import Parser, output_file, positive_int
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [
@@ -67,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     print(lines[-1], flush=True)
     head = f"`python -m benchmarks.threads`: {hardware()}; medians of {args.repeats}, in turn.\n\n"
-    with atomic_write(args.out) as partial:
-        partial.write_text(head + "\n".join(lines) + "\n")
+    write_text(args.out, head + "\n".join(lines) + "\n")
     print(args.out)
 
 

@@ -25,7 +25,7 @@ from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import Parser, output_file, seed_int
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 from ldm.support.precision import add_precision, announce
 
 FINE, COARSE = "20x", "5x"
@@ -109,8 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     contact_sheet([list(pictures.values())], [""], list(pictures), args.out.with_suffix(".png"))
-    with atomic_write(args.out) as partial:
-        partial.write_text("\n".join(lines) + "\n")
+    write_text(args.out, "\n".join(lines) + "\n")
     print(args.out)
 
 

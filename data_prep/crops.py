@@ -17,7 +17,7 @@ from ldm.images.contact_sheet import save_png
 from ldm.scales import ladder
 from ldm.support.arguments import Parser, output_folder, positive_int, seed_int
 from ldm.support.cache import Identity, content
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 
 KEPT = "crops.json"
 TISSUE = 0.9
@@ -62,8 +62,7 @@ def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, 
                 with CogWriter(paths[-1], size_px, size_px, ground.moved(x, y)) as writer:
                     writer.write(pixels)
             kept[paths[-1].name] = identity
-            with atomic_write(out / KEPT) as unfinished:
-                unfinished.write_text(json.dumps(kept, indent=1) + "\n")
+            write_text(out / KEPT, json.dumps(kept, indent=1) + "\n")
     return paths
 
 

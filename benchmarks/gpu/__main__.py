@@ -23,7 +23,7 @@ from ldm.errors import UserError, cli
 from ldm.evaluation.experiments.operations import costs
 from ldm.evaluation.tables import markdown
 from ldm.support.arguments import Parser, output_file, positive_int
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 from ldm.support.precision import add_precision, choose
 
 
@@ -74,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = device.type == "cuda" and args.size == "full"
     out = args.out or (Path(__file__).parents[1] / "gpu.md" if measured else None)
     if out is not None:
-        with atomic_write(out) as partial_file:
-            partial_file.write_text(f"# On a GPU\n\n    python -m benchmarks.gpu\n\n{text}\n")
+        write_text(out, f"# On a GPU\n\n    python -m benchmarks.gpu\n\n{text}\n")
         print(out)
 
 

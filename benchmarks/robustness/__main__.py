@@ -14,7 +14,7 @@ from typing import NamedTuple
 from benchmarks.hardware import hardware
 from ldm.errors import cli
 from ldm.support.arguments import Parser, output_file
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 
 
 class Figure(NamedTuple):
@@ -77,8 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         line = row(name)
         print(line, flush=True)
         known = rows(args.out) | {name: line}  # another call may have filled rows in the meantime
-        with atomic_write(args.out) as partial:
-            partial.write_text("\n".join(HEADER + [known[name] for name in FIGURES if name in known]) + "\n")
+        write_text(args.out, "\n".join(HEADER + [known[name] for name in FIGURES if name in known]) + "\n")
     print(args.out)
 
 

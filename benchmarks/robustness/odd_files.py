@@ -1,6 +1,6 @@
 """Odd slides as hospitals, downloads and scanners produce them, and the expected outcome of each kind.
 
-A maker fills a folder with one kind. `expected` is "prepared", with the intended picture, or a part of the message that
+KINDS, at the end, is the table. `expected` is "prepared", with the intended picture, or a part of the message that
 refuses it.
 """
 
@@ -41,18 +41,7 @@ class OddSlide(NamedTuple):
     name: str
     expected: str
     make: Callable[[Path], object]
-    mpp: float | None
-
-
-KINDS: list[OddSlide] = []
-
-
-def kind(expected: str, mpp: float | None = None) -> Callable[[Callable[[Path], object]], Callable[[Path], object]]:
-    def add(make: Callable[[Path], object]) -> Callable[[Path], object]:
-        KINDS.append(OddSlide(make.__name__, expected, make, mpp))
-        return make
-
-    return add
+    mpp: float | None = None
 
 
 def tiff(
@@ -85,221 +74,76 @@ def damage(path: Path, share: float) -> None:
             file.write(b"\xff" * size)
 
 
-# damage by downloads and copies
+def as_tiff(name: str = "a.tiff", pixels: NDArray[Any] = PICTURE, **options: Any) -> Callable[[Path], object]:
+    """Makes a tiled TIFF; `options` as of `tiff`."""
+    return lambda folder: tiff(folder / name, pixels, **options)
 
 
-@kind("is empty (0 bytes)")
-def empty_file(folder: Path) -> None:
-    (folder / "a.svs").touch()
+def as_aperio(mpp: str) -> Callable[[Path], object]:
+    return lambda folder: aperio(folder / "a.svs", mpp)
 
 
-@kind("is a web page")
-def web_page(folder: Path) -> None:
-    (folder / "a.svs").write_text("<!DOCTYPE html>\n<html><body>Please log in</body></html>\n")
+def as_picture(name: str, image: Image.Image, **options: Any) -> Callable[[Path], object]:
+    return lambda folder: image.save(folder / name, **options)
 
 
-@kind("cannot be read as a histology slide")
+def as_bytes(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "a.svs").write_bytes(content)
+
+
 def zip_archive(folder: Path) -> None:
     with zipfile.ZipFile(folder / "a.svs", "w") as archive:
         archive.write(tiff(folder / "inner"), "a.svs")
 
 
-@kind("is cut short")
 def cut_before_its_index(folder: Path) -> None:
     path = tiff(folder / "a.svs")
     content = path.read_bytes()
     path.write_bytes(content[:4] + struct.pack("<I", len(content) + 1000) + content[8:])
 
 
-@kind("cannot be read as a histology slide")
 def cut_in_its_pixels(folder: Path) -> None:
     path = tiff(folder / "a.tiff")
     os.truncate(path, path.stat().st_size // 2)
 
 
-@kind("prepared")
-def one_damaged_tile(folder: Path) -> None:
-    damage(tiff(folder / "a.tiff"), 0)
-
-
-@kind("base tiles cannot be read")
-def half_of_the_tiles_damaged(folder: Path) -> None:
-    damage(tiff(folder / "a.tiff"), 0.5)
-
-
-@kind("truncated", mpp=MPP)
 def cut_picture(folder: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(PICTURE).save(buffer, "jpeg")
     (folder / "a.jpg").write_bytes(buffer.getvalue()[:4000])
 
 
-@kind("its data folder a is not beside it")
-def mirax_without_its_folder(folder: Path) -> None:
-    Image.fromarray(PICTURE).save(folder / "a.mrxs", "jpeg")
-
-
-@kind("prepared")
 def resource_fork_beside_it(folder: Path) -> None:
     tiff(folder / "a.tiff")
     (folder / "._a.tiff").write_bytes(b"\0\5\x16\7" + bytes(4092))
 
 
-# not a file, or an odd name
-
-
-@kind("is a folder without a slide")
-def folder_called_as_a_slide(folder: Path) -> None:
-    (folder / "a.svs").mkdir()
-
-
-@kind("does not exist")
-def link_to_nothing(folder: Path) -> None:
-    (folder / "a.svs").symlink_to("/nowhere/a.svs")
-
-
-@kind("prepared")
 def link_to_a_slide_elsewhere(folder: Path) -> None:
     elsewhere = folder.parents[1] / "elsewhere"
     elsewhere.mkdir(exist_ok=True)
     (folder / "a.tiff").symlink_to(tiff(elsewhere / "real.tiff"))
 
 
-@kind("is no regular file")
-def named_pipe(folder: Path) -> None:
-    os.mkfifo(folder / "a.svs")
-
-
-@kind("would both be")
 def two_of_one_name(folder: Path) -> None:
     tiff(folder / "a.tif")
     tiff(folder / "a.tiff")
 
 
-@kind("prepared")
-def spaces_accents_and_cyrillic(folder: Path) -> None:
-    tiff(folder / "препарат № 7 (Überweisung).tiff")
-
-
-@kind("prepared")
-def dots_and_slashes_in_its_name(folder: Path) -> None:
-    tiff(folder / "C:\\..\\..\\%2e%2e%2f$(reboot);..tiff")
-
-
-@kind("prepared")
-def a_newline_in_its_name(folder: Path) -> None:
-    tiff(folder / "a\nerror: b.tiff")
-
-
-@kind("prepared")
 def a_name_that_is_not_utf8(folder: Path) -> None:
     tiff(folder / "a.tiff").rename(os.fsdecode(os.fsencode(folder) + b"/M\xfcller.tiff"))
 
 
-@kind("prepared")
-def a_name_of_250_letters(folder: Path) -> None:
-    tiff(folder / f"{'a' * 245}.tiff")
-
-
-# statements of its resolution
-
-
-@kind("does not say its um per pixel")
-def no_resolution(folder: Path) -> None:
-    tiff(folder / "a.tiff", mpp=None)
-
-
-@kind("says 352.778 um per pixel, expected 0.05 to 5")
-def seventy_two_dpi(folder: Path) -> None:
-    tiff(folder / "a.tiff", mpp=None, resolution=(72, 72), resolutionunit="INCH")
-
-
-@kind("expected 0.05 to 5")
-def resolution_of_zero(folder: Path) -> None:
-    aperio(folder / "a.svs", "0")
-
-
-@kind("um per pixel")
-def resolution_not_a_number(folder: Path) -> None:
-    aperio(folder / "a.svs", "nan")
-
-
-@kind("prepared")
-def resolution_with_a_comma(folder: Path) -> None:
-    aperio(folder / "a.svs", "0,5000")
-
-
-@kind("says 0.5 by 0.6 um per pixel, expected square pixels")
-def oblong_pixels(folder: Path) -> None:
-    tiff(folder / "a.tiff", mpp=(0.5, 0.6))
-
-
-@kind("scanned at 1 um per pixel, expected 0.5 or finer")
-def scanned_at_10x(folder: Path) -> None:
-    tiff(folder / "a.tiff", mpp=1.0)
-
-
-@kind("prepared", mpp=MPP)
-def wrong_tag_and_a_right_table(folder: Path) -> None:
-    tiff(folder / "a.tiff", mpp=0.25)
-
-
-# pixel formats
-
-
-@kind("prepared")
-def sixteen_bits_a_channel(folder: Path) -> None:
-    tiff(folder / "a.tiff", PICTURE.astype(np.uint16) * 257)
-
-
-@kind("expected 8-bit colour", mpp=MPP)
-def sixteen_bit_grey_picture(folder: Path) -> None:
-    Image.fromarray(PICTURE[..., 1].astype(np.uint16) * 257).save(folder / "a.png")
-
-
-@kind("no region of any scale can be kept")
-def grey_slide(folder: Path) -> None:
-    tiff(folder / "a.tiff", PICTURE[..., 1], photometric="minisblack")
-
-
-@kind("no region of any scale can be kept", mpp=MPP)
-def one_bit_picture(folder: Path) -> None:
-    Image.fromarray(PICTURE).convert("1").save(folder / "a.tiff")
-
-
-@kind("prepared", mpp=MPP)
-def palette_picture(folder: Path) -> None:
-    Image.fromarray(PICTURE).quantize(256).save(folder / "a.png")
-
-
-@kind("prepared", mpp=MPP)
-def printers_inks(folder: Path) -> None:
-    Image.fromarray(PICTURE).convert("CMYK").save(folder / "a.jpg", quality=95, subsampling=0)
-
-
-@kind("prepared", mpp=MPP)
-def transparent_where_glass_was(folder: Path) -> None:
+def transparent_where_glass_was() -> Image.Image:
     glass = (PICTURE == 243).all(-1)
     seen = np.where(glass, 0, 255).astype(np.uint8)
-    Image.fromarray(np.dstack([np.where(glass[..., None], 0, PICTURE), seen])).save(folder / "a.png")
+    return Image.fromarray(np.dstack([np.where(glass[..., None], 0, PICTURE), seen]))
 
 
-@kind("prepared", mpp=MPP)
 def camera_held_sideways(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn clockwise
     turned = Image.fromarray(PICTURE).transpose(Image.Transpose.ROTATE_90)
     turned.save(folder / "a.jpg", quality=95, subsampling=0, exif=exif)
-
-
-@kind("is stored turned (orientation 6)")
-def slide_stored_turned(folder: Path) -> None:
-    tiff(folder / "a.tiff", extratags=[(274, "H", 1, 6, True)])
-
-
-@kind("prepared")
-def beyond_four_gigabytes(folder: Path) -> None:
-    tiff(folder / "a.tiff", bigtiff=True)
 
 
 def _with_page(path: Path, page: Pixels) -> Path:
@@ -313,38 +157,93 @@ def _with_page(path: Path, page: Pixels) -> Path:
     return path
 
 
-@kind("prepared")
 def mask_stored_as_a_level(folder: Path) -> None:
     path = _with_page(folder / "a.tiff", np.zeros((SIDE // 8, SIDE // 8, 3), np.uint8))
     with tifffile.TiffFile(path, mode="r+") as file:
         file.pages[2].aspage().tags["NewSubfileType"].overwrite(1 | 4)
 
 
-@kind("prepared")
 def macro_stored_as_a_level(folder: Path) -> None:
     _with_page(folder / "a.tiff", np.zeros((SIDE // 4, SIDE // 8, 3), np.uint8))
 
 
-@kind("is too large to be read whole", mpp=MPP)
 def decompression_bomb(folder: Path) -> None:
     Image.new("1", (60_000, 60_000)).save(folder / "a.png")
 
 
-@kind("no region of any scale can be kept")
-def a_single_pixel(folder: Path) -> None:
-    tiff(folder / "a.tiff", PICTURE[:1, :1], tile=(16, 16))
-
-
-@kind("no region of any scale can be kept")
-def nothing_but_white(folder: Path) -> None:
-    tiff(folder / "a.tiff", np.full_like(PICTURE, 255))
-
-
-@kind("no region of any scale can be kept")
-def nothing_but_pen_marks(folder: Path) -> None:
+def pen_marks() -> Pixels:
     glass = Image.new("RGB", (SIDE, SIDE), (243, 243, 245))
     draw = ImageDraw.Draw(glass)
     inks = ((40, 60, 170), (30, 130, 80), (35, 33, 38), (200, 30, 45))
     for number, ink in enumerate(inks):
         draw.line([(20, 60 + 120 * number), (480, 100 + 120 * number)], fill=ink, width=44)
-    tiff(folder / "a.tiff", np.asarray(glass))
+    return np.asarray(glass)
+
+
+IMAGE = Image.fromarray(PICTURE)
+UNREADABLE, NO_REGION = "cannot be read as a histology slide", "no region of any scale can be kept"
+KINDS = [
+    # damage by downloads and copies
+    OddSlide("empty_file", "is empty (0 bytes)", as_bytes(b"")),
+    OddSlide("web_page", "is a web page", as_bytes(b"<!DOCTYPE html>\n<html><body>Please log in</body></html>\n")),
+    OddSlide("zip_archive", UNREADABLE, zip_archive),
+    OddSlide("cut_before_its_index", "is cut short", cut_before_its_index),
+    OddSlide("cut_in_its_pixels", UNREADABLE, cut_in_its_pixels),
+    OddSlide("one_damaged_tile", "prepared", lambda folder: damage(tiff(folder / "a.tiff"), 0)),
+    OddSlide(
+        "half_of_the_tiles_damaged",
+        "base tiles cannot be read",
+        lambda folder: damage(tiff(folder / "a.tiff"), 0.5),
+    ),
+    OddSlide("cut_picture", "truncated", cut_picture, MPP),
+    OddSlide(
+        "mirax_without_its_folder", "its data folder a is not beside it", as_picture("a.mrxs", IMAGE, format="jpeg")
+    ),
+    OddSlide("resource_fork_beside_it", "prepared", resource_fork_beside_it),
+    # not a file, or an odd name
+    OddSlide("folder_called_as_a_slide", "is a folder without a slide", lambda folder: (folder / "a.svs").mkdir()),
+    OddSlide("link_to_nothing", "does not exist", lambda folder: (folder / "a.svs").symlink_to("/nowhere/a.svs")),
+    OddSlide("link_to_a_slide_elsewhere", "prepared", link_to_a_slide_elsewhere),
+    OddSlide("named_pipe", "is no regular file", lambda folder: os.mkfifo(folder / "a.svs")),
+    OddSlide("two_of_one_name", "would both be", two_of_one_name),
+    OddSlide("spaces_accents_and_cyrillic", "prepared", as_tiff("препарат № 7 (Überweisung).tiff")),
+    OddSlide("dots_and_slashes_in_its_name", "prepared", as_tiff("C:\\..\\..\\%2e%2e%2f$(reboot);..tiff")),
+    OddSlide("a_newline_in_its_name", "prepared", as_tiff("a\nerror: b.tiff")),
+    OddSlide("a_name_that_is_not_utf8", "prepared", a_name_that_is_not_utf8),
+    OddSlide("a_name_of_250_letters", "prepared", as_tiff(f"{'a' * 245}.tiff")),
+    # statements of its resolution
+    OddSlide("no_resolution", "does not say its um per pixel", as_tiff(mpp=None)),
+    OddSlide(
+        "seventy_two_dpi",
+        "says 352.778 um per pixel, expected 0.05 to 5",
+        as_tiff(mpp=None, resolution=(72, 72), resolutionunit="INCH"),
+    ),
+    OddSlide("resolution_of_zero", "expected 0.05 to 5", as_aperio("0")),
+    OddSlide("resolution_not_a_number", "um per pixel", as_aperio("nan")),
+    OddSlide("resolution_with_a_comma", "prepared", as_aperio("0,5000")),
+    OddSlide("oblong_pixels", "says 0.5 by 0.6 um per pixel, expected square pixels", as_tiff(mpp=(0.5, 0.6))),
+    OddSlide("scanned_at_10x", "scanned at 1 um per pixel, expected 0.5 or finer", as_tiff(mpp=1.0)),
+    OddSlide("wrong_tag_and_a_right_table", "prepared", as_tiff(mpp=0.25), MPP),
+    # pixel formats
+    OddSlide("sixteen_bits_a_channel", "prepared", as_tiff(pixels=PICTURE.astype(np.uint16) * 257)),
+    OddSlide(
+        "sixteen_bit_grey_picture",
+        "expected 8-bit colour",
+        as_picture("a.png", Image.fromarray(PICTURE[..., 1].astype(np.uint16) * 257)),
+        MPP,
+    ),
+    OddSlide("grey_slide", NO_REGION, as_tiff(pixels=PICTURE[..., 1], photometric="minisblack")),
+    OddSlide("one_bit_picture", NO_REGION, as_picture("a.tiff", IMAGE.convert("1")), MPP),
+    OddSlide("palette_picture", "prepared", as_picture("a.png", IMAGE.quantize(256)), MPP),
+    OddSlide("printers_inks", "prepared", as_picture("a.jpg", IMAGE.convert("CMYK"), quality=95, subsampling=0), MPP),
+    OddSlide("transparent_where_glass_was", "prepared", as_picture("a.png", transparent_where_glass_was()), MPP),
+    OddSlide("camera_held_sideways", "prepared", camera_held_sideways, MPP),
+    OddSlide("slide_stored_turned", "is stored turned (orientation 6)", as_tiff(extratags=[(274, "H", 1, 6, True)])),
+    OddSlide("beyond_four_gigabytes", "prepared", as_tiff(bigtiff=True)),
+    OddSlide("mask_stored_as_a_level", "prepared", mask_stored_as_a_level),
+    OddSlide("macro_stored_as_a_level", "prepared", macro_stored_as_a_level),
+    OddSlide("decompression_bomb", "is too large to be read whole", decompression_bomb, MPP),
+    OddSlide("a_single_pixel", NO_REGION, as_tiff(pixels=PICTURE[:1, :1], tile=(16, 16))),
+    OddSlide("nothing_but_white", NO_REGION, as_tiff(pixels=np.full_like(PICTURE, 255))),
+    OddSlide("nothing_but_pen_marks", NO_REGION, as_tiff(pixels=pen_marks())),
+]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data_prep.preparation_config import PrepareConfig
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class Records:
             return None
 
     def write(self, report: SlideReport) -> None:
-        with atomic_write(self.path(report.slide_id, ".json")) as partial:
-            partial.write_text(json.dumps(asdict(report)) + "\n")
+        write_text(self.path(report.slide_id, ".json"), json.dumps(asdict(report)) + "\n")
 
     def path(self, slide_id: str, suffix: str) -> Path:
         return self.folder / f"{slide_id}{suffix}"

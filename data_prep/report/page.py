@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from data_prep.preparation_config import PrepareConfig
 from data_prep.report.outcomes import SlideReport
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 
 ORDER = {"failed": 0, "waiting": 1, "prepared": 2, "kept": 2}
 STYLE = """
@@ -32,10 +32,8 @@ TEXT = ' class="text"'
 def write_report(config: PrepareConfig, reports: Sequence[SlideReport]) -> None:
     """Write report.json and report/index.html."""
     out = Path(config.out)
-    with atomic_write(out / "report.json") as partial:
-        partial.write_text(json.dumps([asdict(report) for report in reports], indent=1) + "\n")
-    with atomic_write(out / "report" / "index.html") as partial:
-        partial.write_text(page(config, reports), encoding="utf-8")
+    write_text(out / "report.json", json.dumps([asdict(report) for report in reports], indent=1) + "\n")
+    write_text(out / "report" / "index.html", page(config, reports))
 
 
 def page(config: PrepareConfig, reports: Sequence[SlideReport]) -> str:

@@ -16,7 +16,7 @@ from data_prep.workers.embedding import Networks
 from data_prep.workers.one_setting import check_folder
 from ldm.data.h5 import SlideFile
 from ldm.errors import FULL_DISK, UserError
-from ldm.support.files import DiskFull, atomic_write, disk_full
+from ldm.support.files import DiskFull, disk_full, write_text
 
 Progress = Callable[[float], None]
 """called with the share of the slide that is done"""
@@ -87,8 +87,7 @@ def failed(task: Task, message: str, start: float) -> SlideReport:
 def _logged(error: Exception, task: Task, records: Records) -> str:
     """Write the traceback of a bug to the slide's log; returns a message with the exception and its place."""
     log = records.path(task.slide_id, ".log")
-    with atomic_write(log) as partial:
-        partial.write_text("".join(traceback.format_exception(error)))
+    write_text(log, "".join(traceback.format_exception(error)))
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename).parent.name == "data_prep"] or frames
     place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"

@@ -46,7 +46,7 @@ from ldm.pipeline import ZoomLDM
 from ldm.scales import Scale
 from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 from ldm.support.precision import announce
 from ldm.support.processes import launch
 
@@ -285,9 +285,8 @@ def run(args: argparse.Namespace) -> None:
     sampling_seconds = time.monotonic() - started
     figures = write(joint, args.out, origin)
     figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}
-    with atomic_write(args.out / "image.json") as unfinished:
-        record = {"origin": args.origin, "place": args.place, **asdict(file.identity), **figures, "errors": errors}
-        unfinished.write_text(json.dumps(record, indent=2) + "\n")
+    record = {"origin": args.origin, "place": args.place, **asdict(file.identity), **figures, "errors": errors}
+    write_text(args.out / "image.json", json.dumps(record, indent=2) + "\n")
     file.remove()
     print(*(f"{name} {value:.4g}" for name, value in figures.items()), sep="   ")
     print(args.out / "picture.png", args.out / "image.tiff", sep="\n")

@@ -30,7 +30,7 @@ from ldm.images.contact_sheet import Pixels, contact_sheet, fitted
 from ldm.model_slides import matching_slide, pictures
 from ldm.pipeline import ZoomLDM
 from ldm.support.cache import digest_of
-from ldm.support.files import atomic_write, check_destination
+from ldm.support.files import atomic_write, check_destination, write_text
 
 DEMO = "configs/demo/data_mil.yaml"
 DEMO_FEATURES = Path("data/demo/mil-features")
@@ -211,11 +211,10 @@ def run(args: argparse.Namespace) -> None:
     shown = thumbnails(labels, args) if args.cohort else {}
     rows = compare(labels, args, splits)
     text = table(rows, labels, splits, args.shuffles)
-    with atomic_write(args.out / "table.md") as unfinished:
-        unfinished.write_text(text)
+    write_text(args.out / "table.md", text)
     results = {row.name: dict(zip(map(str, splits), row.aucs, strict=True)) for row in rows}
-    with atomic_write(args.out / "results.json") as unfinished:
-        unfinished.write_text(json.dumps({"seed": args.seed, "slides": labels.slides, "auc": results}, indent=1) + "\n")
+    record = {"seed": args.seed, "slides": labels.slides, "auc": results}
+    write_text(args.out / "results.json", json.dumps(record, indent=1) + "\n")
     print(text, args.out / "table.md", sep="\n")
     if shown:
         print(draw_attention(labels, rows[len(args.features) - 1].columns[0][0], shown, args))

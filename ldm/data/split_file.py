@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ldm.errors import UserError
 from ldm.support.csv_table import alike, is_known, read_csv, refuse_variants
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 from ldm.support.typed import typed
 
 NAME = "splits.csv"
@@ -183,8 +183,7 @@ def write_split(path: str | Path, split: Split) -> None:
     text.write("# seed={} validation={} test={}\n".format(*split.shares))
     rows = csv.writer(text, lineterminator="\n")
     rows.writerows([COLUMNS, *([slide, *line] for slide, line in split.lines.items())])
-    with atomic_write(path) as partial:
-        partial.write_text(text.getvalue(), encoding="utf-8")
+    write_text(path, text.getvalue())
 
 
 def folds(patients: Sequence[str], labels: Sequence[str], k: int, seed: int = 0) -> NDArray[np.intp]:

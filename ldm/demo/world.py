@@ -29,7 +29,7 @@ from ldm.errors import UserError
 from ldm.images.contact_sheet import contact_sheet
 from ldm.images.pyramid_tiff import write_pyramid
 from ldm.scales import ladder
-from ldm.support.files import atomic_write
+from ldm.support.files import atomic_write, write_text
 
 KINDS = {"histology": "histology", "follicles": "histology", "satellite": "satellite"}
 """kinds of slides, and the ladder of each"""
@@ -88,8 +88,7 @@ def write_labels(folder: Path, paths: set[Path]) -> None:
     """Write labels.csv for `paths` and every other slide of kind follicles in their folder."""
     seeds = sorted(int(path.stem.partition("_")[2]) for path in paths | set(folder.glob("follicles_*.tiff")))
     lines = [f"follicles_{seed},{'present' if has_follicles(seed) else 'absent'}" for seed in seeds]
-    with atomic_write(folder / "labels.csv") as partial:
-        partial.write_text("\n".join(["slide,label", *lines]) + "\n")
+    write_text(folder / "labels.csv", "\n".join(["slide,label", *lines]) + "\n")
 
 
 def is_whole(path: Path, size_px: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 
 Record = Mapping[str, Any]
 """one measurement: its keys and figures"""
@@ -43,10 +43,8 @@ def spread(values: Sequence[float], digits: int) -> str:
 def write_results(out: Path, name: str, settings: Record, records: Sequence[Record], text: str) -> Path:
     """Write <name>.json (settings, records; NaN becomes null) and <name>.md; returns the latter."""
     content = {"settings": dict(settings), "records": [_plain(record) for record in records]}
-    with atomic_write(out / f"{name}.json") as partial:
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
-    with atomic_write(out / f"{name}.md") as partial:
-        partial.write_text(text.rstrip() + "\n")
+    write_text(out / f"{name}.json", json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
+    write_text(out / f"{name}.md", text.rstrip() + "\n")
     return out / f"{name}.md"
 
 

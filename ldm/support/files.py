@@ -48,6 +48,12 @@ def atomic_write(path: str | Path, needed: Callable[[], int] | None = None) -> I
             partial.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` in UTF-8 to `path`, atomically. DiskFull as `atomic_write`."""
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def check_destination(path: str | Path, folder: bool) -> None:
     """UserError where `path` could not be written as a file, or with `folder` as a folder. Creates nothing.
 
@@ -185,8 +191,7 @@ def sidecar(path: str | Path) -> Path:
 def write_sidecar(path: str | Path) -> str:
     """Write the checksum beside `path`; returns it."""
     digest = sha256(path)
-    with atomic_write(sidecar(path)) as partial:
-        partial.write_text(f"{digest}  {Path(path).name}\n")
+    write_text(sidecar(path), f"{digest}  {Path(path).name}\n")
     return digest
 
 

@@ -30,7 +30,7 @@ from ldm.images.contact_sheet import Pixels, save_png
 from ldm.images.pictures import listed, read_picture
 from ldm.support.bundled_configs import bundled_file
 from ldm.support.cache import Identity
-from ldm.support.files import atomic_write
+from ldm.support.files import write_text
 from ldm.support.processes import ALONE, Processes
 from ldm.support.typed import typed
 
@@ -216,8 +216,7 @@ class SampleCache:
         Ranges begin at multiples of `batch`, so image i depends neither on cached images nor on the process that makes
         it.
         """
-        with atomic_write(self.folder / "identity.json") as unfinished:
-            unfinished.write_text(json.dumps(json.loads(self._identity.text), indent=2) + "\n")
+        write_text(self.folder / "identity.json", json.dumps(json.loads(self._identity.text), indent=2) + "\n")
         batches = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
         made, started = 0, time.process_time()
         for numbers in (batches[i] for i in processes.local_indices(len(batches))):
