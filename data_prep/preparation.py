@@ -26,7 +26,7 @@ from data_prep.workers.attempt import attempt
 from data_prep.workers.claims import Claims, TaskQueue
 from data_prep.workers.embedding import WorkStopped
 from data_prep.workers.networks import LocalNetworks
-from data_prep.workers.one_setting import claim_folder, refuse_strangers
+from data_prep.workers.one_setting import claim_folder, refuse_foreign_files
 from data_prep.workers.reader_processes import STOPS, raise_stopped, serve
 from ldm.demo.world import generate, may_draw
 from ldm.errors import UserError
@@ -51,7 +51,7 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
         _draw_demo_slides(config)
     fabric.barrier()
     tasks = find_slides(config)
-    if (older := refuse_strangers(out, [task.target for task in tasks])) and fabric.global_rank == 0:
+    if (older := refuse_foreign_files(out, [task.target for task in tasks])) and fabric.global_rank == 0:
         print(f"{out}: {older} files are damaged or do not record their settings: made again", file=sys.stderr)
     remove_leftovers(out)
     records = Records(config.out, [task.slide_id for task in tasks])

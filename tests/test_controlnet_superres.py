@@ -41,12 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort, the model, and a control trained beside it for two steps."""
     folder = tmp_path_factory.mktemp("control")
     toy.run_folder(folder / "zoomldm", "zoomldm")
-    shared = [item for item in training_cohort.make(folder) if not item.startswith("model.")]
-    unet = ", ".join(f"{key}: {value}" for key, value in UNET.items())
-    more = [f"zoomldm={folder / 'zoomldm'}", f"model.control.unet={{{unet}, heads: 1, shortcuts: false}}"]
+    small = training_cohort.of_system("controlnet_sr", training_cohort.make(folder), folder / "zoomldm")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("ZOOMLDM_RUN", raising=False)
-        run = [f"run={folder / 'run'}", "training.max_steps=2", *shared, *more]
+        run = [f"run={folder / 'run'}", "training.max_steps=2", *small]
         assert main.main(["--base", str(CONFIG), *run]) == 0
         patch.delenv("ZOOMLDM_RUN", raising=False)
     return folder

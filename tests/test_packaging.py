@@ -68,7 +68,7 @@ def test_private_names_of_other_packages_are_not_used() -> None:
 
 def test_lightning_still_counts_batches_where_resuming_looks() -> None:
     assert hasattr(_TrainingEpochLoop(None), "batch_progress"), (
-        "mend CohortData.train_dataloader: batch k depends on it"
+        "fix CohortData.train_dataloader: batch k depends on it"
     )
 
 

@@ -175,16 +175,6 @@ def test_the_smallest_images_are_sampled(world: Path, tmp_path: Path, scales: st
     assert pixels(tmp_path).shape == (int(height or width), int(width), 3)
 
 
-def test_another_command_does_not_go_on_from_what_is_not_its_own(
-    world: Path, tmp_path: Path, interrupt: Callable[[list[str]], None]
-) -> None:
-    interrupt(arguments(world, tmp_path / "left", "--seed", "1"))
-    sample_joint.main(arguments(world, tmp_path / "left", "--seed", "2"))
-    sample_joint.main(arguments(world, tmp_path / "clean", "--seed", "2"))
-    assert np.array_equal(pixels(tmp_path / "left"), pixels(tmp_path / "clean"))
-    assert list((tmp_path / "left").glob("unfinished-*")) != []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seam", ["none", "jitter"])
 def test_two_processes_paint_the_pixels_of_one(world: Path, tmp_path: Path, seam: str) -> None:

@@ -25,7 +25,7 @@ from benchmarks.fixtures import toy
 from ldm.checkpoint import load_metadata, load_weights
 from ldm.conditioning_model import ConditioningModel
 from ldm.config import run_config
-from ldm.data.bags import Bag, read_bag, write_bag
+from ldm.data.bags import Bag, read_bag, recipe, write_bag
 from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM, load_autoencoder
 from ldm.support.cache import Identity
@@ -161,7 +161,8 @@ def bag_edits(folder: Path) -> Iterator[tuple[str, str]]:
         with h5py.File(changed, "r+") as file:
             value = file[place].attrs[key]
             file[place].attrs[key] = f"{value}x" if isinstance(value, str) else 7 if place != "/" else ["10x"]
-        yield f"{key} of a bag", outcome(partial(read_bag, changed))
+        for read in (read_bag, recipe):
+            yield f"{key} of a bag", outcome(partial(read, changed))
 
 
 def measure(folder: Path, count: int) -> str:

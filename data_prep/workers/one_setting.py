@@ -45,7 +45,7 @@ def check_folder(out: Path, wanted: dict[str, Any]) -> None:
         raise UserError(f"{out / NAME}: {told}; {ELSEWHERE}")
 
 
-def refuse_strangers(out: Path, targets: Iterable[Path]) -> int:
+def refuse_foreign_files(out: Path, targets: Iterable[Path]) -> int:
     """The number of existing `targets` without settings (of earlier versions), which will be made again.
 
     UserError for any other file that training would refuse.

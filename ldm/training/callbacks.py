@@ -54,7 +54,7 @@ class Averaging(WeightAveraging):
 
 
 class Watch(Callback):
-    """Ends a run whose loss is not finite, before it is averaged, saved or drawn. Must be the first callback."""
+    """Ends a run whose loss is not finite, before its weights are averaged or saved. Must be the first callback."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._judge(trainer, "loss")
@@ -147,7 +147,7 @@ class Checkpoints(Checkpoint):
 
 
 def _log_losses(trainer: pl.Trainer) -> None:
-    """Log what the last step measured, whether or not its turn has come."""
+    """Log the losses of the last step, which Lightning logs at intervals only."""
     losses = {name: float(loss) for name, loss in trainer.callback_metrics.items() if not name.startswith("val/")}
     step = trainer.fit_loop.total_batch_idx // trainer.accumulate_grad_batches  # from 0, as Lightning's own rows
     for logger in trainer.loggers:
@@ -155,10 +155,10 @@ def _log_losses(trainer: pl.Trainer) -> None:
 
 
 class LastValidation(Callback):
-    """Validates where a run goes on from the very step of a validation, of which its checkpoint knows nothing yet.
+    """Validates first when a run continues from a step at which a validation was due.
 
-    Checkpoints are written before the validation of their step, so that a signal is not kept waiting. `every` counts
-    as `trainer.global_step` does. Stands last, when all else is ready.
+    Checkpoints are written before the validation of their step, so that saving after a signal is not delayed. `every`
+    counts as `trainer.global_step` does. Must be the last callback, as it runs the others' validation hooks.
     """
 
     def __init__(self, every: int) -> None:

@@ -30,7 +30,7 @@ class Reconstruction:
     last_layer: Tensor
     """weights of the decoder's last layer"""
     step: int
-    """of the training; -1 asks for a loss without its adversary"""
+    """of the training; -1: without the adversarial term"""
 
 
 def autoencoder_loss(loss: nn.Module, made: Reconstruction) -> Loss:
@@ -64,9 +64,9 @@ class ReconstructionLoss(nn.Module):
 class TextureLoss(nn.Module):
     """Reconstruction with texture as strong as the original's where a latent cannot carry the texture itself.
 
-    L1 and L2 of the pixels fix what can be reproduced. The amounts of texture (`band_energy_difference`) fix how much
-    of the rest is drawn, and a discriminator what it looks like. It says which of two images is the original, at every
-    place (relativistic pairs: Jolicoeur-Martineau 2018). `stripes` forbids a pattern that no latent asks for.
+    L1 and L2 of the pixels determine what can be reproduced. `band_energy_difference` determines how much of the
+    remaining texture is generated, and a discriminator its appearance: at every place it predicts which of two images
+    is the original (relativistic pairs: Jolicoeur-Martineau 2018). `stripes` penalises a pattern of the decoder's own.
     """
 
     def __init__(
@@ -80,9 +80,10 @@ class TextureLoss(nn.Module):
         adversary_start: Natural = 0,
         width: Count = 32,
     ) -> None:
-        """`width`: of the discriminator, which judges from step `adversary_start` on; none where its weight is 0.
+        """`width`: channels of the discriminator, which is used from step `adversary_start` on.
 
-        `adversary_weight` is that of its gradient, in sizes of the pixel terms' gradient; the others weigh terms.
+        `adversary_weight`: norm of the adversarial term's gradient relative to that of the pixel terms; 0: there is no
+        discriminator. The other weights multiply their terms.
         """
         super().__init__()
         self.codebook_weight, self.square_weight = codebook_weight, square_weight

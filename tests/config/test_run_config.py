@@ -4,8 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -13,11 +11,9 @@ import main
 from benchmarks.fixtures import toy
 from ldm.checkpoint import load_weights, save_weights
 from ldm.config.run_config import SETTINGS, load_run_config, model_settings, save_config
-from ldm.data.bags import Bag, read_bag, recipe, write_bag
 from ldm.errors import UserError
 from ldm.hub import open_source
 from ldm.support.bundled_models import BUNDLED
-from ldm.support.cache import Identity
 from ldm.support.files import intact, sidecar
 
 SILENT = {"tile_px": 64, "model.prediction": "eps", "ladder.scales": 4, "model.schedule.end": 0.02}
@@ -44,15 +40,6 @@ def test_an_edit_that_shapes_do_not_show_is_refused(run: Path, key: str) -> None
         open_source(run, "zoomldm")
     with pytest.raises(UserError, match="was changed"):
         main.main(["--resume", str(run)])
-
-
-def test_every_changed_line_is_seen(run: Path) -> None:
-    lines = (run / "config.yaml").read_text().splitlines()
-    for number, line in enumerate(lines):
-        changed = [*lines[:number], line.replace(":", "x:", 1) if ":" in line else f"{line}1", *lines[number + 1 :]]
-        (run / "config.yaml").write_text("\n".join(changed) + "\n")
-        with pytest.raises(UserError):
-            open_source(run, "zoomldm")
 
 
 def test_an_edit_is_accepted_once_its_checksum_is_deleted_and_said(
@@ -89,23 +76,3 @@ def test_a_config_is_written_whole_with_its_checksum_and_only_when_it_changes(ru
 @pytest.mark.parametrize("system", ["vq", "zoomldm", "cdm", "control"])
 def test_the_bundled_configs_have_their_checksum(system: str) -> None:
     assert intact(BUNDLED["demo"].folder / system / "config.yaml")
-
-
-def test_settings_of_a_bag_cannot_change_unseen(tmp_path: Path) -> None:
-    path = tmp_path / "s.h5"
-    identity = Identity("features", settings={"t": 1})
-    pixels = np.ones((2, 2), np.int32)
-    write_bag(path, Bag("s", ("20x",), np.ones((2, 3), np.float32), pixels.astype(np.int64), pixels, 8, identity))
-    assert recipe(path)
-    for key, value in {
-        "identity": Identity("features", settings={"t": 2}).text,
-        "slide_id": "r",
-        "scales": ["10x"],
-        "digest": "0",
-    }.items():
-        changed = shutil.copy(path, tmp_path / "changed.h5")
-        with h5py.File(changed, "r+") as file:
-            file.attrs[key] = value
-        for read in (read_bag, recipe):
-            with pytest.raises(UserError, match="not those that it was written with"):
-                read(changed)

@@ -162,6 +162,14 @@ PREPARATION = {
     "shard=1": "text",
     "batch_size=0": "at least 1",
     "tile_px=true": "whole number",
+    "tile_px=100": "multiple of 16",
+    "images=gif": "'jpeg' or 'png'",
+    "tissue_share=2": "2 found, expected at most 1",
+    "workers=-1": "at least 0",
+    "shard=3/3": "I from 0 to N - 1",
+    "devices=0": "at least 1 or 'auto'",
+    "encoder={nam: demo}": "no nam; did you mean name? it takes name, weights",
+    "ladder=histology": "expected a mapping",
     "valid_share=x": "a number",
 }
 

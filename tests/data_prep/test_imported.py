@@ -19,6 +19,7 @@ from data_prep.slides.slide import Plane, Slide
 from ldm.data.h5 import SlideFile
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError
+from tests.data_prep.slides.test_slide_geometry import Scan
 
 TILE, MPP = 32, 0.25
 STEP = TILE * 0.5 / MPP
@@ -236,23 +237,8 @@ def test_embeddings_of_another_width_are_refused(folder: Path) -> None:
     assert "features are 5 wide, expected 10" in said
 
 
-class Scanned:
-    """A slide of which only a part was scanned."""
-
-    size_l0 = (1500, 1000)
-    extent = Box(160, 90, 1200, 800)
-    sizes = [(1200, 800)]
-    mpp = (MPP, MPP)
-    background = (255, 255, 255)
-
-    def read(self, level: int, x_level: int, y_level: int, width: int, height: int) -> NDArray[np.uint8]:
-        x, y = self.extent.x + x_level, self.extent.y + y_level
-        pixels = IMAGE[y : y + height, x : x + width]
-        return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
-
-
 def test_coordinates_are_of_the_whole_file_when_only_a_part_was_scanned(tmp_path: Path) -> None:
-    slide = Slide(tmp_path / "a.mrxs", "histology", Scanned(), MPP, "file")
+    slide = Slide(tmp_path / "a.mrxs", "histology", Scan(IMAGE, Box(160, 90, 1200, 800)), MPP, "file")
     places = np.array([[3, 2], [4, 2], [9, 7]])
     corners = corners_at((22, 10), 64, places)
     write(tmp_path / "e" / "a.h5", corners, np.arange(15, dtype=np.float32).reshape(3, 5), **SIDE)

@@ -4,20 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.fixtures.slides import tissue_image
 from ldm.errors import UserError
 from ldm.images.contact_sheet import contact_sheet, save_png
 
 
-def smooth(h: int, w: int) -> np.ndarray:
-    y, x = np.mgrid[0:h, 0:w]
-    return np.stack([127 + 100 * np.sin(y / 60), 127 + 100 * np.cos(x / 45), (y + x) / (h + w) * 255], -1).astype(
-        np.uint8
-    )
-
-
 def test_png_round_trip(tmp_path):
-    save_png(tmp_path / "new" / "a.png", smooth(40, 30))
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), smooth(40, 30))
+    save_png(tmp_path / "new" / "a.png", tissue_image(40, 30))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), tissue_image(40, 30))
 
 
 @pytest.mark.parametrize("side", [32, 128])
@@ -39,7 +33,7 @@ def test_contact_sheet_labels_leave_ink(tmp_path):
 
 
 def test_contact_sheet_refuses_wrong_labels(tmp_path):
-    rows = [[smooth(16, 16)]]
+    rows = [[tissue_image(16, 16)]]
     with pytest.raises(UserError, match="expected one each"):
         contact_sheet(rows, ["a", "b"], ["c"], tmp_path / "sheet.png")
     with pytest.raises(UserError, match="no pictures"):

@@ -12,24 +12,6 @@ from ldm.images.pictures import destination, listed, read_picture, write_picture
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
-def test_transparency_becomes_white_and_grey_becomes_colour(tmp_path: Path) -> None:
-    clear = np.zeros((4, 5, 4), np.uint8)
-    clear[0] = 10, 20, 30, 255
-    Image.fromarray(clear).save(tmp_path / "clear.png")
-    pixels, _ = read_picture(tmp_path / "clear.png")
-    assert (pixels[0] == [10, 20, 30]).all()
-    assert (pixels[1:] == 255).all()
-    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "grey.png")
-    assert (read_picture(tmp_path / "grey.png").pixels == PIXELS[..., :1]).all()
-
-
-def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=exif)
-    assert read_picture(tmp_path / "turned.png").pixels.shape == (9, 6, 3)
-
-
 @pytest.mark.parametrize(("name", "exact"), [("a.png", True), ("a.tif", True), ("a.JPG", False)])
 def test_the_format_and_the_profile_stay(name: str, exact: bool, tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -92,7 +92,7 @@ def test_muon_orthogonalises_in_a_native_type(
     weight = torch.nn.Parameter(torch.eye(4, 8))
     weight.grad = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     Muon([weight], lr=0.1, weight_decay=0.0).step()
-    assert used == [dtype], "timm's Muon no longer calls zeropower_via_newtonschulz: mend ldm/training/muon.py"
+    assert used == [dtype], "timm's Muon no longer calls zeropower_via_newtonschulz: fix ldm/training/muon.py"
     assert timm.optim.muon.zeropower_via_newtonschulz is seen
     update = (torch.eye(4, 8) - weight) / 0.1
     assert torch.linalg.matrix_rank(update) == 4

@@ -1,6 +1,5 @@
 """A run from its start to its weights file: stopped at any point it continues, with the same result."""
 
-import csv
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from safetensors import safe_open
 
 import main
 from benchmarks.fixtures import toy, training_cohort
+from benchmarks.fixtures.training_cohort import losses, newest
 from ldm.checkpoint import ABOUT, load_weights, save_weights
 from ldm.commands.train import DIVERGED, run_folder
 from ldm.errors import UserError
@@ -46,26 +46,9 @@ def start(config: str, folder: Path, overrides: list[str], *more: str) -> int:
 
 def arguments_of(system: str, overrides: list[str], steered: Path) -> tuple[str, list[str]]:
     """The demo config of a system and what makes it small."""
-    shared = [item for item in overrides if not item.startswith("model.")]
     if system == "best":
         return "zoomldm", [*overrides, "training.keep=best", "training.ema=0.1", "training.warmup=0"]
-    if system == "cdm":
-        return "cdm", [
-            *shared,
-            f"zoomldm={steered}",
-            "model.cdm={context_dim: 32, width: 32, layers: 1, heads: 2, scales: 3}",
-        ]
-    if system == "control":
-        unet = ", ".join(f"{key}: {value}" for key, value in toy.NETWORKS["denoiser"].items() if key != "target")
-        return "controlnet_sr", [
-            *shared,
-            f"zoomldm={steered}",
-            f"model.control.unet={{{unet}, heads: 1, shortcuts: false}}",
-        ]
-    if system == "vq":
-        own = [item for item in shared if not item.startswith("autoencoder")]
-        return "vq", [*own, "model.autoencoder={width: 16, codes: 64}", "data.crop_px=16"]
-    return "zoomldm", overrides
+    return system, overrides if system == "zoomldm" else training_cohort.of_system(system, overrides, steered)
 
 
 @pytest.fixture
@@ -85,7 +68,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return arrange
 
 
-SLOW = [pytest.param(system, marks=pytest.mark.slow) for system in ("zoomldm", "cdm", "control")]
+SLOW = [pytest.param(system, marks=pytest.mark.slow) for system in ("zoomldm", "cdm", "controlnet_sr")]
 
 
 @pytest.mark.parametrize("system", ["best", "vq", *SLOW])
@@ -176,18 +159,6 @@ def test_losses_are_on_disk_as_soon_as_they_are_logged(tmp_path: Path) -> None:
     for step in (9, 19):
         logger.log_metrics({"loss": step}, step)
         assert losses(tmp_path, "loss")[step] == step
-
-
-def losses(run: Path, name: str) -> dict[int, float]:
-    """What all starts of a run logged, by step."""
-    rows = [row for path in sorted(run.glob("metrics/*/metrics.csv")) for row in csv.DictReader(path.open())]
-    return {int(row["step"]): float(row[name]) for row in rows if row.get(name)}
-
-
-def newest(folder: Path) -> Path:
-    found = newest_checkpoint(folder / "checkpoints")
-    assert found is not None
-    return found
 
 
 def newest_best(folder: Path) -> int:
@@ -330,12 +301,6 @@ def test_a_second_process_is_refused_before_it_changes_anything(tmp_path: Path, 
         holder.wait()
     assert main.main(["--resume", str(run)]) == 0  # no lock outlives its process
     assert not (run / "lock").exists()
-
-
-def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="b not finite"):
-        save_weights(tmp_path / "weights.safetensors", {"a": torch.ones(2), "b": torch.tensor([1, torch.inf])})
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_foreign_checkpoints_is_refused(tmp_path: Path) -> None:

@@ -134,10 +134,8 @@ def test_an_existing_run_is_not_overwritten(tmp_path: Path, overrides: list[str]
 def test_the_cdm_trains_on_a_finished_run(tmp_path: Path, overrides: list[str]) -> None:
     zoomldm = run(tmp_path / "zoomldm", overrides, 2)
     config = str(ROOT / "configs/demo/cdm.yaml")
-    small = ["model.cdm={context_dim: 32, width: 32, layers: 1, heads: 2, scales: 3}", f"zoomldm={zoomldm}"]
-    shared = [item for item in overrides if not item.startswith("model.")]
-    folder = tmp_path / "cdm"
-    assert main.main(["--base", config, f"run={folder}", "training.max_steps=10", *shared, *small]) == 0
+    small, folder = training_cohort.of_system("cdm", overrides, zoomldm), tmp_path / "cdm"
+    assert main.main(["--base", config, f"run={folder}", "training.max_steps=10", *small]) == 0
     drawn = ZoomLDM.load(zoomldm, cdm=folder).sample_context("10x", 2, steps=3)
     assert drawn.shape == (2, 65, 32)
     assert drawn.isfinite().all()
@@ -145,9 +143,8 @@ def test_the_cdm_trains_on_a_finished_run(tmp_path: Path, overrides: list[str]) 
 
 def test_the_autoencoder_trains_and_its_latents_are_normalised(tmp_path: Path, overrides: list[str]) -> None:
     config = str(ROOT / "configs/demo/vq.yaml")
-    small = ["model.autoencoder={width: 16, codes: 64}", "data.crop_px=16", "data.validation_per_scale=8"]
-    shared = [item for item in overrides if not item.startswith(("model.", "autoencoder"))]
-    assert main.main(["--base", config, f"run={tmp_path / 'vq'}", "training.max_steps=12", *shared, *small]) == 0
+    small = [*training_cohort.of_system("vq", overrides), "data.validation_per_scale=8"]
+    assert main.main(["--base", config, f"run={tmp_path / 'vq'}", "training.max_steps=12", *small]) == 0
     assert (tmp_path / "vq" / "weights.safetensors").is_file()
 
 
@@ -173,10 +170,9 @@ def test_a_scheduler_s_signal_saves_and_asks_for_a_requeue(tmp_path: Path, overr
 
 def test_a_decoder_trained_alone_keeps_every_latent(tmp_path: Path, overrides: list[str]) -> None:
     autoencoder = next(item.removeprefix("autoencoder=") for item in overrides if item.startswith("autoencoder="))
-    shared = [item for item in overrides if not item.startswith(("model.", "autoencoder"))]
     alone = [
+        *training_cohort.of_system("vq", overrides),
         f"init={autoencoder}",
-        "model.autoencoder={width: 16, codes: 64}",
         "data.crop_px=32",
         "training.loss={target: ldm.training.losses.TextureLoss, adversary_weight: 0.2, width: 8}",
         "training.frozen=[encoder, quant_conv, quantize]",
@@ -186,7 +182,7 @@ def test_a_decoder_trained_alone_keeps_every_latent(tmp_path: Path, overrides: l
         "training.max_steps=5",
     ]
     config = str(ROOT / "configs/demo/vq.yaml")
-    assert main.main(["--base", config, f"run={tmp_path / 'run'}", *shared, *alone]) == 0
+    assert main.main(["--base", config, f"run={tmp_path / 'run'}", *alone]) == 0
     before, after = (
         load_weights(Path(autoencoder) / "weights.safetensors"),
         load_weights(tmp_path / "run/weights.safetensors"),

@@ -63,29 +63,6 @@ def test_transparent_pixels_take_the_background(tmp_path):
     assert (found[32:] == 255).all()
 
 
-@pytest.mark.parametrize(
-    ("file_mpp", "stated", "message"),
-    [
-        (None, None, "does not say its um per pixel"),
-        (352.8, None, "expected 0.05 to 5"),
-        (0.25, 0.5, "leave mpp out"),
-        (1.0, None, "expected 0.5 or finer"),
-    ],
-)
-def test_resolutions_that_cannot_be_right_are_refused_with_name_and_remedy(tmp_path, file_mpp, stated, message):
-    path = write_slide(tmp_path / "bad.tiff", [tissue_image(256, 256)], file_mpp)
-    with pytest.raises(UserError, match=message) as error:
-        Plane(open_slide(path, "histology", stated), 0.5)
-    assert "bad.tiff" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_file_that_is_no_slide_is_refused(tmp_path):
-    (tmp_path / "s.svs").write_bytes(b"not a slide")
-    with pytest.raises(UserError, match=r"s\.svs: cannot be read"):
-        open_slide(tmp_path / "s.svs", "histology")
-
-
 def test_a_scene_is_read_in_metres_by_the_meaning_of_its_bands(tmp_path):
     bands = np.random.default_rng(0).integers(1, 256, (4, 128, 128), dtype=np.uint8)
     bands[:, :, 64:] = 0
@@ -95,14 +72,6 @@ def test_a_scene_is_read_in_metres_by_the_meaning_of_its_bands(tmp_path):
     np.testing.assert_array_equal(plane.read(0, 0, 128, 128), np.moveaxis(bands[:3], 0, -1))
     mask = read_foreground(Plane(slide, 1.0 * 32 / PER_TILE), 4, 4).mask
     np.testing.assert_array_equal(tile_shares(mask), np.tile([1, 1, 0, 0], (4, 1)))
-
-
-def test_scenes_off_the_earth_or_16_bit_are_refused(tmp_path):
-    bands = np.ones((3, 64, 64), np.uint8)
-    with pytest.raises(UserError, match="nowhere on Earth"):
-        open_slide(write_scene(tmp_path / "a.tif", bands, crs="EPSG:4326"), "satellite")
-    with pytest.raises(UserError, match="-ot Byte"):
-        open_slide(write_scene(tmp_path / "b.tif", bands.astype(np.uint16)), "satellite")
 
 
 def test_pages_that_are_no_levels_are_left_out_or_refused(tmp_path):

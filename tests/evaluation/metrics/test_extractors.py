@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from benchmarks.robustness.hostile_files import MARK, Payload
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError
 from ldm.evaluation.metrics import extractors
@@ -125,18 +126,17 @@ def test_inception_sees_images_of_any_size_shrunk_with_antialiasing(inception_we
     torch.testing.assert_close(extractor(same), network)
 
 
-def test_files_that_run_code_or_hold_another_network_are_refused_as_inception(tmp_path: Path) -> None:
-    class Hostile:
-        def __reduce__(self) -> tuple:
-            return Path.touch, (tmp_path / "ran",)
-
-    (tmp_path / "hostile.pth").write_bytes(pickle.dumps(Hostile()))
+def test_files_that_run_code_or_hold_another_network_are_refused_as_inception(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hostile.pth").write_bytes(pickle.dumps(Payload()))
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     for name in ("hostile", "other"):
         with pytest.raises(UserError, match=name) as refusal:
             Inception(tmp_path / f"{name}.pth")
         assert "\n" not in str(refusal.value)
-    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / MARK).exists()
 
 
 def test_clip_gives_its_projection_and_shrinks_whole_images(tmp_path: Path) -> None:

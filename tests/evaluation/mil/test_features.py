@@ -107,16 +107,6 @@ def test_bags_hold_every_region_and_fuse(model: ZoomLDM, slide: SlideFile, tmp_p
     assert fused.coords[row].tolist() == [2 * toy.TILE_PX, 5 * toy.TILE_PX]
 
 
-def test_whole_bags_are_kept_and_those_of_other_settings_made_again(
-    model: ZoomLDM, slide: SlideFile, tmp_path: Path
-) -> None:
-    assert FeatureExtractor(model, ["5x"], tmp_path)(slide)
-    assert not FeatureExtractor(model, ["5x"], tmp_path, batch_size=1)(slide)
-    before = read_bag(tmp_path / "denoiser-5x/slide.h5").features
-    assert FeatureExtractor(model, ["5x"], tmp_path, probe=Probe(seed=1))(slide)
-    assert (read_bag(tmp_path / "denoiser-5x/slide.h5").features != before).any()
-
-
 def test_a_run_that_stops_is_continued_to_the_same_bags(
     model: ZoomLDM, slide: SlideFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
