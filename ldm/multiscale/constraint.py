@@ -1,6 +1,7 @@
 """The constraint A x = y between two scales, and the directions in which latents are corrected.
 
-x is a fine image, y the coarse one of the same place, A shrinks by an integer factor f. The error direction in pixels is
+x is a fine image, y the coarse one of the same place, A shrinks by an integer factor f. The error direction
+in pixels is
 
     e_x = f^2 A' (y - A x)                            descends; the sign in the paper's Algorithm 2 is the opposite
 
