@@ -67,9 +67,7 @@ def test_private_names_of_other_packages_are_not_used() -> None:
 
 
 def test_lightning_still_counts_batches_where_resuming_looks() -> None:
-    assert hasattr(_TrainingEpochLoop(None), "batch_progress"), (
-        "fix CohortData.train_dataloader: batch k depends on it"
-    )
+    assert hasattr(_TrainingEpochLoop(None), "batch_progress"), "fix CohortData.train_dataloader: batch k depends on it"
 
 
 def test_hosted_ci_runs_what_must_pass_on_every_python_that_is_promised() -> None:
