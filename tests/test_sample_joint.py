@@ -216,3 +216,20 @@ def test_mistakes_are_told_in_one_line(world: Path, tmp_path: Path, wrong: tuple
     with pytest.raises(UserError, match=message) as told:
         sample_joint.main([*arguments(world, tmp_path), *[f"{wrong[0]}={wrong[1]}"]])
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("scales", "size", "columns"),
+    [
+        ("20x,5x", "100x76", ["canvas at 5x", "image at 20x", "2x2 tiles of it"]),
+        ("20x,10x,5x", "64", ["canvas at 5x", "canvas at 10x", "image at 20x"]),
+        ("20x", "64", ["image at 20x"]),
+    ],
+)
+def test_the_picture_shows_each_canvas_once(
+    scales: str, size: str, columns: list[str], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[list[str]] = []
+    monkeypatch.setattr("ldm.commands.joint.contact_sheet", lambda rows, labels, columns, path: shown.append(columns))
+    sample_joint.main(arguments(world, tmp_path, "--scales", scales, "--size", size, "--steps", "1", "--inner", "0"))
+    assert shown == [columns]

@@ -185,8 +185,14 @@ def writer_of(joint: Joint, path: Path, place: Place | None) -> PyramidWriter | 
     return CogWriter(path, joint.height, joint.width, place.scaled(per_base))
 
 
+def canvas(joint: Joint, scale: str) -> Pixels:
+    """The finished canvas of a coarser scale, without what lies beyond the image's edge."""
+    height, width = (length // joint.chain.factor(scale) for length in (joint.height, joint.width))
+    return to_uint8(joint.image(scale)[None])[0][:height, :width]
+
+
 def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
-    """The image as a pyramid, as PNG where it is not too large, and a picture of both canvases; returns its figures."""
+    """The image as a pyramid, as PNG where it is not too large, and a picture of all canvases; returns its figures."""
     coarse = joint.scales[min(1, len(joint.scales) - 1)]
     shrunk = Shrunk(joint.width, joint.chain.factor(coarse))
     bands = []
@@ -199,10 +205,8 @@ def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
                 bands.append(pixels)
     figures: dict[str, Any] = {}
     image = np.concatenate(bands) if bands else shrunk.image
-    context = shrunk.image
     if len(joint.scales) > 1:
-        context = to_uint8(joint.image(coarse)[None])[0][: len(context), : context.shape[1]]
-        gap = (shrunk.image.astype(np.float32) - context) / 127.5
+        gap = (shrunk.image.astype(np.float32) - canvas(joint, coarse)) / 127.5
         if joint.before is not None:
             figures["constraint_error_before_pixels"] = joint.before.rms
         figures["constraint_error"] = float(np.sqrt(np.square(gap).mean()))
@@ -216,7 +220,10 @@ def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
         slice(max(0, length // 2 - joint.model.tile_px), length // 2 + joint.model.tile_px)
         for length in image.shape[:2]
     ]
-    pictures = {f"canvas at {coarse}": context, f"image at {joint.scales[0]}": image, "2x2 tiles of it": image[*tiles]}
+    pictures = {f"canvas at {scale}": canvas(joint, scale) for scale in reversed(joint.scales[1:])}
+    pictures[f"image at {joint.scales[0]}"] = image
+    if image[*tiles].shape != image.shape:
+        pictures["2x2 tiles of it"] = image[*tiles]
     contact_sheet(
         [[fitted(picture, SHOWN_PX) for picture in pictures.values()]], [""], list(pictures), out / "picture.png"
     )
