@@ -212,10 +212,13 @@ def outcome(folder: Path, case: Result, change: Change) -> str:
 
 
 def measure(folder: Path, count: int) -> str:
-    """Up to `count` trials."""
+    """Up to `count` trials; names those whose result did not change."""
     found: Counter[str] = Counter()
     for number, (case, change) in enumerate(tqdm(list(islice(trials(), count)), desc="changes", unit="change")):
-        found[outcome(folder / str(number), case, change)] += 1
+        ended = outcome(folder / str(number), case, change)
+        found[ended] += 1
+        if ended != "made anew":
+            tqdm.write(f"{case.name}, {change.name}: {ended}")
         shutil.rmtree(folder / str(number))
     others = f", {found['unmoved']} without a difference" if found["unmoved"] else ""
     return f"{found['silent']} silent of {found.total()} changes: {found['made anew']} made anew{others}"
