@@ -47,6 +47,8 @@ from ldm.support.files import atomic_write
 from ldm.support.precision import announce, chosen_device
 
 DEMO_SIDE_PX = 512
+OTHER_IMAGE = 0.2
+"""residual of a truth above which it is hardly that of the image; other filters than means leave less than 0.05"""
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,9 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
     if job.truth is not None and (job.truth.shape[:2] != (height, width) or large):
         found = f"{job.truth.shape[1]}x{job.truth.shape[0]} px"
         raise UserError(f"{job.name}: its truth is {found}; expected {width}x{height} and no side above {WHOLE_PX}")
+    if job.truth is not None and (gap := residual(job.truth, y)) > OTHER_IMAGE:
+        found = f"its truth, shrunk, differs from it by {gap:.2f} (root mean square, values from -1 to 1)"
+        print(f"{job.name}: {found}; check that it shows the same place", file=sys.stderr)
     place = job.place or slide_place(args, model)
     place = None if place is None else place.scaled(1 / factor)
     path = destination(args.out, job.name, height, width, place)
@@ -236,18 +241,23 @@ def metric_networks() -> tuple[DemoEncoder, Lpips | None]:
     return DemoEncoder.load(DEMO_WEIGHTS, "cpu"), Lpips.found()
 
 
+def residual(image: Pixels, y: Pixels) -> float:
+    """Root mean square of A x - y in [-1, 1]: how much the image, shrunk by means, differs from y."""
+    measured = Residual(from_uint8(y[None])[0], len(image) // len(y))
+    measured.add(from_uint8(image[None])[0])
+    return measured.rms
+
+
 def scores(image: Pixels, y: Pixels, truth: Pixels) -> dict[str, float | None]:
     """Scores of `image` against the truth, and the residual of its means against y."""
     encoder, lpips = metric_networks()
-    residual = Residual(from_uint8(y[None])[0], len(image) // len(y))
-    residual.add(from_uint8(image[None])[0])
     pair = image[None], truth[None]
     return {
         "PSNR": float(psnr(*pair)[0]),
         "SSIM": float(ssim(*pair)[0]),
         "LPIPS": None if lpips is None else float(lpips(*pair)[0]),
         "encoder": float(encoder_distance(encoder.maps, *pair)[0]),
-        "|Ax-y|": residual.rms,
+        "|Ax-y|": residual(image, y),
     }
 
 

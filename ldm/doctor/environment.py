@@ -61,7 +61,7 @@ def accelerators() -> Iterator[Finding]:
     import torch
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
-    yield ok(f"torch {torch.__version__}, built for {build}, {torch.get_num_threads()} CPU threads")
+    yield ok(f"torch {torch.__version__}, built for {build}, CPU threads: {torch.get_num_threads()}")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()

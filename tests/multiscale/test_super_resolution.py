@@ -193,11 +193,24 @@ def test_scores_against_the_truth_and_conditions_of_a_slide(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(picture(8, 8)).save(tmp_path / "small.png")
-    Image.fromarray(picture(32, 32)).save(tmp_path / "truth.png")
+    Image.fromarray(255 - picture(32, 32)).save(tmp_path / "truth.png")
     more = ["--from", str(world / "slide.h5"), "--place", "7,7", "--truth", str(tmp_path / "truth.png")]
     assert superres.main(arguments(world, tmp_path / "out", str(tmp_path / "small.png"), *more)) == 0
-    assert {"PSNR", "SSIM", "LPIPS", "bicubic", "zoomldm"} < set(capsys.readouterr().out.split())
+    printed = capsys.readouterr()
+    assert {"PSNR", "SSIM", "LPIPS", "bicubic", "zoomldm"} < set(printed.out.split())
+    assert "small.png: its truth, shrunk, differs from it by" in printed.err
     assert (tmp_path / "out" / "small.comparison.png").is_file()
+
+
+def test_a_truth_of_the_same_place_is_scored_without_a_remark(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    low = picture(8, 8)
+    Image.fromarray(low).save(tmp_path / "small.png")
+    Image.fromarray(low.repeat(4, 0).repeat(4, 1)).save(tmp_path / "truth.png")
+    more = ["--method", "bicubic", "--truth", str(tmp_path / "truth.png")]
+    assert superres.main(arguments(world, tmp_path / "out", str(tmp_path / "small.png"), *more)) == 0
+    assert "truth" not in capsys.readouterr().err
 
 
 def test_large_images_become_pyramids(world: Path, tmp_path: Path) -> None:
