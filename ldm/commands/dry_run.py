@@ -87,7 +87,8 @@ def cohort(run: Run, with_weights: bool) -> None:
     if preparation:
         check_preparation(config, preparation)
     if not prepared(folder):
-        print(f"data         {folder} is not there yet; {typed('prepare')} makes it")
+        remedy = f"this training makes it first, with {preparation}" if preparation else f"{typed('prepare')} makes it"
+        print(f"data         {folder} is not there yet; {remedy}")
         return
     with TemporaryDirectory() as scratch:
         split = config.data.get("split")
