@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels
-from ldm.images.rasters import Place, check_crs
+from ldm.images.rasters import Place, check_crs, metres_per_pixel
 from ldm.images.tensors import to_uint8
 from ldm.pipeline import ZoomLDM
 
@@ -30,11 +30,24 @@ def matching_slide(path: str | Path, model: ZoomLDM) -> SlideFile:
     return slide
 
 
-def kind_notes(place: Place | None, model: ZoomLDM) -> list[str]:
-    """A warning where a georeferenced picture is given to a `model` of something else than scenes."""
-    if place is None or model.ladder.kind == "satellite":
+SAMPLING_TOLERANCE = 0.1
+"""share by which a picture's metres per pixel may differ from those of the scale that it is taken for"""
+
+
+def kind_notes(place: Place | None, model: ZoomLDM, scale: str) -> list[str]:
+    """Warnings where a georeferenced picture is given to a `model` of something else than scenes, or is taken for one of
+    `scale` though its pixels are of another size.
+    """
+    if place is None:
         return []
-    return [f"is georeferenced, but the model is of {model.ladder.kind}; give --model one of scenes, as satellite is"]
+    if model.ladder.kind != "satellite":
+        told = f"is georeferenced, but the model is of {model.ladder.kind}; give --model one of scenes, as satellite is"
+        return [told]
+    expected, metres = model.ladder.um(scale) / 1e6, metres_per_pixel(place)
+    if metres is None or abs(metres / expected - 1) <= SAMPLING_TOLERANCE:
+        return []
+    wanted = f"{expected:g} m, those of {scale}, for which it is taken"
+    return [f"its pixels are {metres:.3g} m wide, expected {wanted}; gdalwarp -tr {expected:g} {expected:g} IN OUT"]
 
 
 def tile_place(slide: SlideFile, tile: tuple[int, int]) -> Place | None:
@@ -48,8 +61,7 @@ def tile_place(slide: SlideFile, tile: tuple[int, int]) -> Place | None:
     a, b, c, d, e, f = map(float, attrs["transform"].split())
     check_crs(attrs.get("crs", ""), str(slide.path))
     corner_l0 = attrs.get("origin_x_l0", 0.0), attrs.get("origin_y_l0", 0.0)
-    base_l0 = attrs.get("read_mpp", attrs["base_mpp"]) / attrs["mpp_l0"]  # level-0 pixels of a base pixel
-    base = Place(attrs.get("crs", ""), (a, b, c, d, e, f)).moved(*corner_l0).scaled(base_l0)
+    base = Place(attrs.get("crs", ""), (a, b, c, d, e, f)).moved(*corner_l0).scaled(slide.base_l0)
     return base.moved(tile[1] * attrs["tile_px"], tile[0] * attrs["tile_px"])
 
 

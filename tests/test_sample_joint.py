@@ -51,6 +51,17 @@ def test_the_image_its_picture_and_its_figures_are_written(world: Path, tmp_path
     assert figures["place"] == "1,0"
 
 
+def test_conditions_that_end_before_the_image_are_told(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample_joint.main(arguments(world, tmp_path, "--place", "7,6", "--inner", "0"))
+    assert "slide.h5: has 1x2 of the image's 3x4 base tiles there; beyond them" in capsys.readouterr().err
+    sample_joint.main(arguments(world, tmp_path, "--place", "5,4", "--inner", "0"))
+    assert "base tiles" not in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--place: 8,0 lies outside .*expected a row below 8 and a column below 8"):
+        sample_joint.main(arguments(world, tmp_path, "--place", "8,0"))
+
+
 def test_gradient_energy_is_a_share_of_the_real_image_s_and_left_out_without_one(world: Path, tmp_path: Path) -> None:
     slide = toy.slide(tmp_path / "slide.h5")
     place = ["--place", "1,2", "--scales", "20x,5x"]

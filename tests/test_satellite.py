@@ -97,6 +97,28 @@ def test_a_part_of_the_scene_is_enlarged_and_lies_where_it_was_cut(
         superres.main([*TINY, "--scales", "1x,2x"])
 
 
+@pytest.mark.parametrize("metres", [0.5, 1.0, 4.0])
+def test_a_scene_of_other_pixels_than_it_is_taken_for_is_told(
+    metres: float, satellite: BundledModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with rasterio.open(
+        "scene.tif",
+        "w",
+        driver="GTiff",
+        height=16,
+        width=16,
+        count=3,
+        dtype="uint8",
+        photometric="RGB",
+        crs=UTM,
+        transform=Affine(metres, 0, CORNER[0], 0, -metres, CORNER[1]),
+    ) as file:
+        file.write(np.full((3, 16, 16), 99, np.uint8))
+    superres.main(["scene.tif", *TINY, "--device", "cpu", "--condition", "none", "--out", "out"])
+    told = f"scene.tif: its pixels are {metres:g} m wide, expected 4 m, those of 3x, for which it is taken; gdalwarp"
+    assert (told in capsys.readouterr().err) == (metres != 4)
+
+
 class Stopped(Exception):
     """An experiment that would have begun."""
 

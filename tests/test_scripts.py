@@ -103,6 +103,62 @@ def test_mistakes_end_in_one_line_and_status_2(
     assert told.count("\n") == 1
 
 
+def picture(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("by_link", [False, True])
+def test_a_result_never_takes_the_place_of_an_input(world: Path, tmp_path: Path, by_link: bool) -> None:
+    made = Path(picture(tmp_path / "made/image.png"))
+    given = made
+    if by_link:
+        given = tmp_path / "links/image.png"
+        given.parent.mkdir()
+        given.symlink_to(made)
+    before, model = made.read_bytes(), ["--model", str(world / "zoomldm")]
+    small = picture(tmp_path / "small/image.png")
+    for run, options in (
+        (superres.main, [small, "--truth", str(given)]),
+        (superres.main, [str(given)]),
+        (joint.main, ["--from", str(given), "--size", "64"]),
+    ):
+        with pytest.raises(
+            UserError, match=r"made is where image\.png lies, which would be overwritten; choose another"
+        ):
+            run([*model, *options, "--out", str(made.parent)])
+    assert made.read_bytes() == before
+    assert list(made.parent.iterdir()) == [made]
+
+
+def test_bags_do_not_go_into_the_cohort_where_they_would_be_taken_for_slides(world: Path, tmp_path: Path) -> None:
+    cohort = toy.slide(tmp_path / "cohort/a.h5").parent
+    for out in (cohort, cohort / "bags"):
+        with pytest.raises(UserError, match=r"--out: .* lies in the cohort .*; choose a folder beside it"):
+            features.main([str(cohort), "--model", str(world / "zoomldm"), "--out", str(out), "--accelerator", "cpu"])
+    assert list(cohort.iterdir()) == [cohort / "a.h5"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--truth", "a.png"], "--truth: a.png belongs to an image, but none is given"),
+        (["--from", "a.h5"], "--from: a.h5 belongs to an image, but none is given"),
+        (["a.png", "--place", "1,2"], "--place: 1,2 names a base tile of a slide; give its --from"),
+    ],
+)
+def test_options_of_super_resolution_that_would_do_nothing_are_refused(options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        superres.main(options)
+
+
+def test_an_interval_of_no_guidance_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for main, options in ((sample_patches.main, []), (evaluate.main, ["patches"])):
+        with pytest.raises(UserError, match="--guidance-interval: limits a guidance, but --guidance is 1"):
+            main([*options, "--guidance-interval", "0.3,3"])
+
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
     *(["main.py"], ["data_prep/prepare.py"], ["data_prep/splits.py"], ["data_prep/crops.py"]),

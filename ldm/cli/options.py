@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ldm.diffusion.defaults import GUIDANCE, GUIDANCE_INTERVAL, SAMPLER, STEPS, Interval
+from ldm.errors import UserError
 from ldm.support.arguments import (
     ACCELERATORS,
     device,
@@ -66,7 +67,15 @@ def add_patch_sampling(add: Add) -> None:
 
 
 def usual_steps(args: argparse.Namespace) -> argparse.Namespace:
-    """`args` with the sampler's usual number of steps where none was given, so that results are stored with it."""
+    """`args` with the sampler's usual number of steps where none was given, so that results are stored with it.
+
+    UserError for an interval of a guidance that is none.
+    """
+    if getattr(args, "guidance_interval", None) is not None and args.guidance == 1:
+        raise UserError(
+            "--guidance-interval: limits a guidance, but --guidance is 1, which is none; give --guidance 2, or leave "
+            "the interval out"
+        )
     if "sampler" in args and args.steps is None:
         args.steps = STEPS[args.sampler]
     return args

@@ -23,6 +23,11 @@ def run(args: argparse.Namespace) -> int:
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     model = ZoomLDM.load(args.model, device=fabric.device, precision=args.precision)
     args.out = out_folder(args, "features", model)
+    if args.out.resolve().is_relative_to(args.cohort.resolve()):
+        raise UserError(
+            f"--out: {args.out} lies in the cohort {args.cohort}, whose .h5 files are all slides; choose a "
+            "folder beside it"
+        )
     if fabric.is_global_zero:
         announce(model.precision, model.device)
     names = args.scales or model.ladder.names[:1]

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldm.commands.out_folder import out_folder
+from ldm.commands.out_folder import out_folder, refuse_overwriting
 from ldm.data.h5 import SlideFile
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError, when_stopped
@@ -54,6 +54,8 @@ PNG_PX = 4096
 
 
 SHOWN_PX = 512
+OUTPUTS = ("image.tiff", "image.png", "image.json", "picture.png")
+"""files in --out"""
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -142,17 +144,30 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], s
         place = place_of(args.place) if args.place else richest_place(slide, zooms[-1].name, rows, cols)
         args.place = f"{place[0]},{place[1]}"
         tokens = tokens_at(slide, place, rows, cols)
+        note_edge(origin, tokens, rows, cols)
         inputs, settings = {"slide": content(origin)}, {"place": args.place}
         real = partial(patches_of, slide, zooms[0], place, size)
         where = tile_place(slide, place)
         return Origin("slide", lambda: tokens, inputs=inputs, settings=settings, place=where, real=real)
     (picture, ground, notes), embed = read_located(Path(origin)), load_encoder(model.encoder)
-    for note in (*notes, *kind_notes(ground, model)):
+    for note in (*notes, *kind_notes(ground, model, model.ladder.names[0])):
         print(f"{origin}: {note}", file=sys.stderr)
     tokens = image_tokens(picture.pixels, embed, model.tile_px)
+    note_edge(origin, tokens, rows, cols)
     whole = [RealPatch(0, 0, picture.pixels)] if zooms[0].index == 0 else []
     inputs = {"picture": content(origin)}
     return Origin("picture", lambda: tokens, {"encoder": embed.id}, inputs, place=ground, real=lambda: whole)
+
+
+def note_edge(origin: str, tokens: Tensor, rows: int, cols: int) -> None:
+    """A warning where `tokens` (d, R, C) are of fewer base tiles than the `rows` x `cols` of the image."""
+    height, width = tokens.shape[1:]
+    if height < rows or width < cols:
+        print(
+            f"{origin}: has {height}x{width} of the image's {rows}x{cols} base tiles there; beyond them the conditions "
+            "of its edge are repeated, so choose a smaller --size or another place",
+            file=sys.stderr,
+        )
 
 
 class Shrunk:
@@ -258,6 +273,7 @@ def run(args: argparse.Namespace) -> None:
     started = time.monotonic()
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=fabric.device, precision=args.precision)
     args.out = out_folder(args, "samples/joint", model)
+    refuse_overwriting([Path(args.origin)] if args.origin else [], args.out, OUTPUTS)
     if fabric.is_global_zero:
         announce(model.precision, model.device)
     scales, size, settings = args.scales or model.ladder.fourfold, args.pixels, settings_of(args)

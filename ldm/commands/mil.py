@@ -175,7 +175,8 @@ def draw_attention(labels: Labels, run: CrossValidation, shown: Thumbnails, args
     rows, names = [], []
     for i, (picture, px_l0) in shown.items():
         bag, prediction = read_bag(args.features[-1] / f"{labels.slides[i]}.h5"), run.predictions[i]
-        attention = attention_map(picture, prediction.attention.numpy(), bag.coords / px_l0, bag.side_l0 / px_l0)
+        side = bag.side_l0 / px_l0  # of a tile in the thumbnail, which begins with the first one
+        attention = attention_map(picture, prediction.attention.numpy(), bag.ij[:, ::-1] * side, side)
         both = Image.fromarray(np.concatenate([picture, attention], axis=1))
         with atomic_write(args.out / "attention" / f"{labels.slides[i]}.jpg") as unfinished:
             both.save(unfinished, format="JPEG", quality=85)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from data_prep.slides.slide import Plane, open_slide
-from ldm.commands.out_folder import out_folder
+from ldm.commands.out_folder import out_folder, refuse_overwriting
 from ldm.data.h5 import SlideFile
 from ldm.demo.world import generate
 from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
@@ -62,11 +62,25 @@ class Job:
     """geographic place, if georeferenced"""
 
 
-def load(path: Path, truth: Path | None, model: ZoomLDM) -> Job:
+def load(path: Path, truth: Path | None, model: ZoomLDM, scales: Sequence[str]) -> Job:
     picture, place, notes = read_located(path)
-    for note in (*notes, *kind_notes(place, model)):
+    coarsest = max(scales, key=lambda name: model.ladder[name].index)
+    for note in (*notes, *kind_notes(place, model, coarsest)):
         print(f"{path}: {note}", file=sys.stderr)
     return Job(path.name, picture, None if truth is None else read_picture(truth).pixels, place)
+
+
+def check_given(args: argparse.Namespace, paths: Sequence[Path]) -> None:
+    """UserError for options about an image where there is none, or several, and a place without its slide."""
+    if args.slide and len(paths) > 1:
+        raise UserError(f"--from: one place for {len(paths)} images; expected one image")
+    for option, value in (("--from", args.slide), ("--truth", args.truth)):
+        if value and not paths:
+            raise UserError(
+                f"{option}: {value} belongs to an image, but none is given; name the image, or leave it out"
+            )
+    if args.place and not args.slide:
+        raise UserError(f"--place: {args.place} names a base tile of a slide; give its --from, or leave it out")
 
 
 def truths(args: argparse.Namespace, paths: Sequence[Path]) -> dict[Path, Path]:
@@ -274,28 +288,20 @@ def report(figures: dict[str, Any]) -> None:
         print(f"{name:10}", *("       -" if value is None else f"{value:8.4g}" for value in row.values()))
 
 
-def refuse_overwriting(paths: Sequence[Path], out: Path) -> None:
-    """UserError where an image lies in the folder that results go to."""
-    clash = [path for path in paths if path.parent.resolve() == out.resolve()]
-    if clash:
-        raise UserError(f"--out: {out} is where {clash[0].name} lies; expected another folder")
-
-
 @when_stopped("the same command continues from what was saved; finished images are made again")
 def run(args: argparse.Namespace) -> int:
     paths = listed(args.images)
+    check_given(args, paths)
+    truth = truths(args, paths)
     if args.out is not None:
-        refuse_overwriting(paths, args.out)
+        refuse_overwriting([*paths, *truth.values()], args.out)
     model = ZoomLDM.load(args.model, device=chosen_device(args.device), precision=args.precision)
     args.out = out_folder(args, "samples/superres", model)
-    refuse_overwriting(paths, args.out)
+    refuse_overwriting([*paths, *truth.values()], args.out)
     announce(model.precision, model.device)
     args.scales = args.scales or model.ladder.fourfold
     args.condition = args.condition or ("given" if args.slide else "inferred")
-    if args.slide and len(paths) > 1:
-        raise UserError(f"--from: one place for {len(paths)} images; expected one image")
-    truth = truths(args, paths)
-    jobs = [partial(load, path, truth.get(path), model) for path in paths] or [partial(demo, args, model)]
+    jobs = [partial(load, path, truth.get(path), model, args.scales) for path in paths] or [partial(demo, args, model)]
     args.alone = len(jobs) == 1
     done, failed = [], []
     for job in jobs:

@@ -62,7 +62,7 @@ def place_l0(slide: SlideFile, scale: str, ij: NDArray[np.integer]) -> tuple[NDA
     """Where regions `ij` (n, 2) of `scale` lie at full resolution: x, y (n, 2), and their side."""
     attrs = slide.attrs
     base_px = attrs["tile_px"] * slide.ladder[scale].downsample
-    side = base_px * attrs["base_mpp"] / attrs["mpp_l0"]
+    side = base_px * slide.base_l0
     origin = [attrs.get("origin_x_l0", 0), attrs.get("origin_y_l0", 0)]
     return np.rint(ij[:, ::-1] * side + origin).astype(np.int64), round(side)
 

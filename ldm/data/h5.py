@@ -193,6 +193,11 @@ class SlideFile:
         return self._guarded("/", lambda file: f"scales/{scale}/images" in file)
 
     @property
+    def base_l0(self) -> float:
+        """Full-resolution pixels per base pixel; where patches were imported, not what `base_mpp` says."""
+        return float(self.attrs.get("read_mpp", self.attrs["base_mpp"]) / self.attrs["mpp_l0"])
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of base tiles."""
         rows, cols = self._guarded("embeddings/0", _extent)

@@ -27,7 +27,7 @@ def thumbnail(slide: SlideFile, pictures: Pictures) -> tuple[Pixels, float]:
     canvas = np.full((height, width, 3), BLANK, np.uint8)
     for row, (i, j) in enumerate((slide.ij(scale.name) * tile_px).tolist()):
         canvas[i : i + tile_px, j : j + tile_px] = pictures(slide, scale.name, [row])[0]
-    return canvas, scale.downsample * slide.attrs["base_mpp"] / slide.attrs["mpp_l0"]
+    return canvas, scale.downsample * slide.base_l0
 
 
 def _fitting(slide: SlideFile, base_px: int) -> Scale:

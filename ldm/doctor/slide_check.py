@@ -79,7 +79,7 @@ def _places(slide: SlideFile, scale: Scale) -> None:
             f"{where} are listed more than once: {int(twice.sum())} places, {place} first, expected each once; {AGAIN}"
         )
     attrs = slide.attrs
-    side_l0 = attrs["tile_px"] * scale.downsample * attrs.get("read_mpp", attrs["base_mpp"]) / attrs["mpp_l0"]
+    side_l0 = attrs["tile_px"] * scale.downsample * slide.base_l0
     for axis, (size, origin) in enumerate((("height_l0", "origin_y_l0"), ("width_l0", "origin_x_l0"))):
         begins = float(ij[:, axis].max()) * side_l0 + attrs.get(origin, 0)
         if size in attrs and begins >= attrs[size]:

@@ -33,6 +33,8 @@ GEO_TAGS = (33550, 33922, 34264, 34735, 42113, 50844)
 GEO_JP2 = (bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"gml.data")
 """the UUID of GeoJP2's box, and the label of GMLJP2's"""
 COLOURS = ("red", "green", "blue")
+METRES_PER_DEGREE = 111_320.0
+"""of latitude"""
 SIDE_MAX = 2**19
 """largest side in px; a whole glass slide at 0.1 um per pixel is smaller"""
 TILE_MAX = 2**26
@@ -107,6 +109,23 @@ def place_of(dataset: "rasterio.DatasetReader") -> Place | None:
     return Place("" if dataset.crs is None else dataset.crs.to_wkt(), (a, b, c, d, e, f))
 
 
+def metres_per_pixel(place: Place) -> float | None:
+    """Metres per pixel of a place whose crs has a unit of length; in degrees, metres along the meridian. None without
+    a known crs.
+    """
+    from rasterio.crs import CRS
+
+    if not place.crs:
+        return None
+    _, b, _, _, e, _ = place.transform
+    step = math.hypot(b, e)  # from a row to the next
+    with gdal_errors():
+        crs = CRS.from_wkt(place.crs)
+        if crs.is_geographic:
+            return step * METRES_PER_DEGREE
+        return step * float(crs.linear_units_factor[1]) if crs.is_projected else None
+
+
 def is_raster(path: Path) -> bool:
     """Whether a file has a georeference or a nodata value, in its tags or in a file beside it."""
     beside = path.with_name(f"{path.name}.aux.xml")
@@ -125,9 +144,10 @@ def is_raster(path: Path) -> bool:
 
 
 def world_suffixes(path: Path) -> set[str]:
-    """Suffixes of world files: for a.tif .tfw, .tifw and .wld."""
+    """Suffixes of world files: for a.tif .tfw, .tifw and .wld, in small or, as GDAL reads them too, capital letters."""
     letters = path.suffix[1:].lower()
-    return {f".{letters[0]}{letters[-1]}w", f".{letters}w", ".wld"} if len(letters) > 1 else {".wld"}
+    suffixes = {f".{letters[0]}{letters[-1]}w", f".{letters}w", ".wld"} if len(letters) > 1 else {".wld"}
+    return suffixes | {suffix.upper() for suffix in suffixes}
 
 
 class Raster:

@@ -11,6 +11,7 @@ from torchmil.datasets import ProcessedMILDataset
 from benchmarks.fixtures import toy
 from ldm.data.bags import Bag, BagFolder, fuse, place_l0, read_bag, write_bag
 from ldm.data.h5 import SlideFile
+from ldm.data.thumbnail import thumbnail
 from ldm.errors import UserError
 from ldm.support.cache import Identity
 
@@ -62,6 +63,15 @@ def test_coordinates_are_full_resolution_pixels(tmp_path: Path) -> None:
     coords, side = place_l0(slide, "10x", np.array([[0, 0], [1, 3]]))
     assert side == 160  # two base tiles of 32 px at 0.5 um, in pixels of 0.2 um
     assert coords.tolist() == [[7, 1], [487, 161]]
+
+
+def test_coordinates_of_imported_patches_are_where_they_were_read(tmp_path: Path) -> None:
+    """Their grid may have another step than the base scale's: read_mpp says which."""
+    slide = SlideFile(toy.slide(tmp_path / "s.h5", mpp_l0=0.25, read_mpp=0.625, origin_x_l0=3.0))
+    coords, side = place_l0(slide, "20x", np.array([[0, 0], [2, 5]]))
+    assert side == 80  # 32 px of 0.625 um, in pixels of 0.25 um
+    assert coords.tolist() == [[3, 0], [403, 160]]
+    assert thumbnail(slide, SlideFile.images)[1] == 2.5
 
 
 def test_every_tile_gets_the_regions_that_it_lies_in() -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from ldm.errors import UserError
-from ldm.images.pictures import destination, listed, read_picture, write_picture
+from ldm.images.pictures import destination, listed, read_located, read_picture, write_picture
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -50,3 +50,14 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         listed([whole, tmp_path / "absent.png"])
     with pytest.raises(UserError, match="of one name"):
         listed([tmp_path, whole])
+
+
+@pytest.mark.parametrize("suffix", [".tfw", ".TFW", ".WLD"])
+def test_a_world_file_gives_a_place_whatever_its_letters(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / "A.TIF"
+    Image.fromarray(PIXELS).save(path, format="TIFF")
+    assert read_located(path).place is None
+    path.with_suffix(suffix).write_text("3\n0\n0\n-3\n400001.5\n3999998.5\n")
+    place = read_located(path).place
+    assert place is not None
+    assert place.transform == (3, 0, 400_000, 0, -3, 4_000_000)

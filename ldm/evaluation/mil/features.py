@@ -138,7 +138,10 @@ class FeatureExtractor:
         if self.source == "denoiser":
             weights |= self.model.weights
             settings |= {"precision": self.model.precision, **asdict(self.probe)}
-        return Identity("features", weights, {"slide": content(slide.path)}, settings)
+        inputs: dict[str, Any] = {"slide": content(slide.path)}
+        if (read_mpp := slide.attrs.get("read_mpp", slide.attrs["base_mpp"])) != slide.attrs["base_mpp"]:
+            inputs["read_mpp"] = read_mpp  # earlier versions wrote other coordinates of imported patches
+        return Identity("features", weights, inputs, settings)
 
     def _bag(self, slide: SlideFile, scale: str, identity: Identity) -> Bag:
         """The features of every prepared region of `scale`."""
