@@ -35,8 +35,8 @@ SAMPLING_TOLERANCE = 0.1
 
 
 def kind_notes(place: Place | None, model: ZoomLDM, scale: str) -> list[str]:
-    """Warnings where a georeferenced picture is given to a `model` of something else than scenes, or is taken for one of
-    `scale` though its pixels are of another size.
+    """Warnings where a georeferenced picture is given to a `model` of something else than scenes, or is taken for
+    one of `scale` though its pixels are of another size.
     """
     if place is None:
         return []

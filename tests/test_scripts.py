@@ -145,7 +145,7 @@ def test_bags_do_not_go_into_the_cohort_where_they_would_be_taken_for_slides(wor
     [
         (["--truth", "a.png"], "--truth: a.png belongs to an image, but none is given"),
         (["--from", "a.h5"], "--from: a.h5 belongs to an image, but none is given"),
-        (["a.png", "--place", "1,2"], "--place: 1,2 names a base tile of a slide; give its --from"),
+        ([__file__, "--place", "1,2"], "--place: 1,2 names a base tile of a slide; give its --from"),
     ],
 )
 def test_options_of_super_resolution_that_would_do_nothing_are_refused(options: list[str], message: str) -> None:

@@ -139,8 +139,8 @@ def tokens_at(slide: SlideFile, place: tuple[int, int], rows: int, cols: int) ->
     if any(at >= size for at, size in zip(place, slide.grid, strict=True)):
         height, width = slide.grid
         raise UserError(
-            f"--place: {place[0]},{place[1]} lies outside {slide.path}; expected a row below {height} and a column below "
-            f"{width}"
+            f"--place: {place[0]},{place[1]} lies outside {slide.path}; expected a row below {height} and a column "
+            f"below {width}"
         )
     inside = [min(length, size - at) for length, size, at in zip((rows, cols), slide.grid, place, strict=True)]
     return slide.tokens(0, *place, *inside)
