@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ldm.demo.world import generate, overview
 
     paths = generate(args.out, args.count, args.seed, args.kind, args.size)
-    picture = Path(f"{args.out.resolve()}.png")  # beside the folder: every image in it is a slide to `zoomldm prepare`
+    named = args.out if args.out.name.strip(".") else args.out.resolve()
+    picture = Path(f"{named}.png")  # beside the folder: every image in it is a slide to `zoomldm prepare`
     overview(paths[:6], args.kind, picture)
     print(f"{len(paths)} {args.kind} slides in {args.out}, shown in {picture}")
