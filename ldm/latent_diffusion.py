@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.diffusion import defaults
-from ldm.diffusion.guidance import Denoiser, check_levels, guided, limited
+from ldm.diffusion.guidance import Denoiser, guided, limited
 from ldm.diffusion.samplers import SAMPLERS, seeded_noise
 from ldm.diffusion.schedule import Prediction, at, predict
 from ldm.errors import UserError
@@ -178,13 +178,13 @@ class LatentDiffusion:
         `guidance` 1 is none; with `guidance_interval` (low, high) in sigma it is 1 outside. `steps`: by default the
         sampler's in `ldm.diffusion.defaults`. `progress` shows a bar.
         UserError for an unknown sampler ("dpmpp" | "ddim"), a number of steps that the schedule does not allow, or an
-        interval unless 0 <= low < high, with the noise of some step between.
+        interval unless 0 <= low < high.
         """
+        defaults.check_interval(guidance_interval)
         if sampler not in SAMPLERS:
             raise UserError(f"sampler: {sampler} is unknown; it is one of {', '.join(SAMPLERS)}")
         run, timesteps_of, usual = SAMPLERS[sampler]
         timesteps = timesteps_of(usual if steps is None else steps, self.alpha_bar)
-        check_levels(guidance_interval, self.alpha_bar, timesteps)
         side = self.tile_px // self.downsample
         noise = image_noise(len(context), (3, side, side), seed, FOR_LATENT).to(self.device)  # (n, 3, h, w)
         latents = []

@@ -16,6 +16,7 @@ from ldm.commands.out_folder import out_folder
 from ldm.data.h5 import SlideFile
 from ldm.data.split_file import patient_of
 from ldm.diffusion.defaults import SAMPLING
+from ldm.diffusion.samplers import check_levels
 from ldm.encoders.demo_encoder import DemoEncoder
 from ldm.errors import UserError, when_stopped
 from ldm.evaluation.experiments import large_images, memorization, patches, superres_methods
@@ -63,6 +64,8 @@ def load(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
     cdm = getattr(args, "cdm", None)
     model = ZoomLDM.load(args.model, cdm=cdm, device=fabric.device, precision=args.precision)
     args.out = out_folder(args, "results", model)
+    if "sampler" in args:
+        check_levels(args.guidance_interval, model.alpha_bar, args.sampler, args.steps)
     return model
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ldm.commands.out_folder import out_folder, refuse_overwriting
 from ldm.data.h5 import SlideFile
+from ldm.diffusion.samplers import check_levels
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError, when_stopped
 from ldm.evaluation.metrics.seams import gradient_energy, seam_strength
@@ -273,6 +274,7 @@ def run(args: argparse.Namespace) -> None:
     started = time.monotonic()
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=fabric.device, precision=args.precision)
     args.out = out_folder(args, "samples/joint", model)
+    check_levels(args.guidance_interval, model.alpha_bar)
     refuse_overwriting([Path(args.origin)] if args.origin else [], args.out, OUTPUTS)
     if fabric.is_global_zero:
         announce(model.precision, model.device)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 from ldm.commands.out_folder import out_folder
 from ldm.data.h5 import SlideFile
 from ldm.diffusion.defaults import SAMPLING
+from ldm.diffusion.samplers import check_levels
 from ldm.errors import UserError, when_stopped
 from ldm.images.contact_sheet import Pixels, contact_sheet, save_png
 from ldm.model_slides import has_pictures, matching_slide, pictures
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     """Sample, write one PNG per patch and the contact sheet, print its path. UserError for input that does not fit."""
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=chosen_device(args.device), precision=args.precision)
     args.out = out_folder(args, "samples/patches", model)
+    check_levels(args.guidance_interval, model.alpha_bar, args.sampler, args.steps)
     slide = origin_of(args, model)
     scales = [model.ladder[name].name for name in args.scales or model.ladder.names]
     announce(model.precision, model.device)

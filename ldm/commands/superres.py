@@ -16,6 +16,7 @@ from data_prep.slides.slide import Plane, open_slide
 from ldm.commands.out_folder import out_folder, refuse_overwriting
 from ldm.data.h5 import SlideFile
 from ldm.demo.world import generate
+from ldm.diffusion.samplers import check_levels
 from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from ldm.errors import UserError, when_stopped
 from ldm.evaluation.metrics.fidelity import Lpips, encoder_distance, psnr, ssim
@@ -297,6 +298,7 @@ def run(args: argparse.Namespace) -> int:
         refuse_overwriting([*paths, *truth.values()], args.out)
     model = ZoomLDM.load(args.model, device=chosen_device(args.device), precision=args.precision)
     args.out = out_folder(args, "samples/superres", model)
+    check_levels(args.guidance_interval, model.alpha_bar)
     refuse_overwriting([*paths, *truth.values()], args.out)
     announce(model.precision, model.device)
     args.scales = args.scales or model.ladder.fourfold

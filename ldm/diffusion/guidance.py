@@ -9,7 +9,7 @@ It can be limited to an interval of noise levels, low < sigma < high with sigma 
 (Kynkaanniemi et al. 2024): outside it guidance is 1, and the null context needs no evaluation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -47,10 +47,10 @@ def guided(denoise_cond: Denoiser, denoise_null: Denoiser, guidance: float) -> D
 def limited(denoise_guided: Denoiser, denoise_cond: Denoiser, alpha_bar: Tensor, interval: Interval) -> Denoiser:
     """`denoise_guided` at timesteps of the schedule `alpha_bar` (steps,) inside the interval, else `denoise_cond`.
 
-    UserError as `check_levels`.
+    UserError unless 0 <= low < high.
     """
-    check_levels(interval, alpha_bar)
-    sigma = _sigma(alpha_bar)  # (steps,)
+    check_interval(interval)
+    sigma = sigma_of(alpha_bar)  # (steps,)
     inside = (sigma > interval[0]) & (sigma < interval[1])
 
     def denoise(z_t: Tensor, t: Tensor) -> Tensor:
@@ -65,24 +65,6 @@ def limited(denoise_guided: Denoiser, denoise_cond: Denoiser, alpha_bar: Tensor,
     return denoise
 
 
-def check_levels(interval: Interval | None, alpha_bar: Tensor, timesteps: Sequence[int] | None = None) -> None:
-    """UserError for an interval that holds the noise level of none of `timesteps` (default: all of the schedule), where
-    guidance would silently do nothing; and unless 0 <= low < high.
-    """
-    check_interval(interval)
-    if interval is None:
-        return
-    sigma = _sigma(alpha_bar)  # (steps,)
-    if timesteps is not None:
-        sigma = sigma[torch.as_tensor(timesteps).clamp(max=len(sigma) - 1)]
-    if not ((sigma > interval[0]) & (sigma < interval[1])).any():
-        what = "the schedule's" if timesteps is None else f"those of the {len(sigma)} sampling steps"
-        raise UserError(
-            f"guidance_interval: {interval[0]:g},{interval[1]:g} holds no noise level, expected one or more of {what}, "
-            f"sigma from {sigma.min():.3g} to {sigma.max():.3g}; widen it, or leave it out"
-        )
-
-
-def _sigma(alpha_bar: Tensor) -> Tensor:
+def sigma_of(alpha_bar: Tensor) -> Tensor:
     """Noise over signal of every timestep (steps,)."""
     return ((1 - alpha_bar.double()) / alpha_bar.double()).sqrt().cpu()

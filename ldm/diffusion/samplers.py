@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.diffusion.defaults import SAMPLER, STEPS
-from ldm.diffusion.guidance import Denoiser
+from ldm.diffusion.defaults import SAMPLER, STEPS, Interval
+from ldm.diffusion.guidance import Denoiser, sigma_of
 from ldm.diffusion.schedule import Prediction, predict
 from ldm.errors import UserError
 
@@ -185,3 +185,23 @@ def timestep(z_t: Tensor, t: int) -> Tensor:
 def _log_snr(a_t: Tensor) -> Tensor:
     """lambda = log(sqrt(a) / sqrt(1 - a))"""
     return (a_t.log() - torch.log1p(-a_t)) / 2
+
+
+def check_levels(
+    interval: Interval | None, alpha_bar: Tensor, sampler: str | None = None, steps: int | None = None
+) -> None:
+    """UserError for an interval of guidance that holds none of the schedule's noise levels or, with a `sampler`, none
+    of its `steps`: guidance would do nothing.
+    """
+    if interval is None:
+        return
+    sigma, what = sigma_of(alpha_bar), "the schedule's"
+    if sampler is not None:
+        _, timesteps_of, usual = SAMPLERS[sampler]
+        timesteps = timesteps_of(usual if steps is None else steps, alpha_bar)
+        sigma, what = sigma[timesteps], f"those of {len(timesteps)} sampling steps"
+    if not ((sigma > interval[0]) & (sigma < interval[1])).any():
+        raise UserError(
+            f"--guidance-interval: {interval[0]:g},{interval[1]:g} holds no noise level, expected one or more of "
+            f"{what}, sigma from {sigma.min():.3g} to {sigma.max():.3g}; widen it, or leave it out"
+        )

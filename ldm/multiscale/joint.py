@@ -18,7 +18,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.diffusion.guidance import Denoiser, check_levels
+from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.schedule import add_noise
 from ldm.diffusion.steps import Step, ddim_steps, released_steps
 from ldm.errors import UserError
@@ -69,7 +69,6 @@ class Joint:
 
     def __post_init__(self) -> None:
         self.settings = at_precision(self.settings, self.model.precision)
-        check_levels(self.settings.guidance_interval, self.model.alpha_bar)
         self.chain = Chain(self.model, self.scales, self.height, self.width, moves=self.settings.seam == "jitter")
         self.scales = self.chain.scales
         """finest first"""

@@ -15,6 +15,7 @@ from benchmarks.fixtures.fill import fill_, seeded
 from ldm.diffusion.guidance import guided
 from ldm.diffusion.samplers import (
     SAMPLERS,
+    check_levels,
     ddim,
     ddim_step,
     ddim_timesteps,
@@ -224,3 +225,19 @@ def test_the_cdm_follows_the_published_trajectories() -> None:
             final=1.0,
         )
         assert np.abs(reached.transpose(1, 2).numpy() - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_an_interval_without_a_noise_level_is_refused_since_it_would_guide_nothing() -> None:
+    alpha_bar = scaled_linear_alpha_bar()
+    sigma = ((1 - alpha_bar) / alpha_bar).sqrt()
+    low, high = sigma[500:502].tolist()
+    between = (0.6 * low + 0.4 * high, 0.4 * low + 0.6 * high)
+    for interval in ((500.0, 900.0), between):
+        with pytest.raises(UserError, match="holds no noise level, expected one or more of the schedule's, sigma from"):
+            check_levels(interval, alpha_bar)
+    narrow = (float(sigma[500]) - 1e-4, float(sigma[500]) + 1e-4)
+    for good in (None, narrow, (0.3, 3.0)):
+        check_levels(good, alpha_bar)
+    check_levels((0.3, 3.0), alpha_bar, "dpmpp", 10)
+    with pytest.raises(UserError, match="of those of 3 sampling steps"):
+        check_levels(narrow, alpha_bar, "dpmpp", 3)
