@@ -14,7 +14,7 @@ Exit status: 0 done; 1 some slides failed; 2 a mistake in the input, or a full d
 import argparse
 from collections.abc import Sequence
 
-from ldm.errors import cli
+from ldm.errors import UserError, cli
 from ldm.support.arguments import Parser
 
 FLAGS = {
@@ -35,10 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{flag}", metavar=flag[0].upper(), help=meaning)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace the config's")
     arguments = parser.parse_intermixed_args(argv)
-    flags = [f"{flag}={getattr(arguments, flag)}" for flag in FLAGS if getattr(arguments, flag) is not None]
+    flags = {flag: getattr(arguments, flag) for flag in FLAGS if getattr(arguments, flag) is not None}
+    for key in (item.partition("=")[0] for item in arguments.overrides):
+        if key in flags:
+            raise UserError(f"{key}: found both as --{key} and as {key}=; give one of them")
     from data_prep.preparation import command
 
-    return command(arguments.config, [*arguments.overrides, *flags])
+    return command(arguments.config, [*arguments.overrides, *(f"{flag}={value}" for flag, value in flags.items())])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from numpy.random import Generator
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.robustness.grammars import Grammar, commands
+from benchmarks.robustness.grammars import SLIDE_FOLDERS, Grammar, commands
 from data_prep import crops, preparation
 from ldm.commands import evaluate as evaluation
 from ldm.commands import joint as joint_work
@@ -42,7 +42,10 @@ GOOD = ("refused", "done")
 
 
 def world(folder: Path) -> None:
-    """The files that the lines name: a file, a folder, a picture, a cohort."""
+    """The files that the lines name: a file, a folder, a picture, folders of slides, a cohort."""
+    for name in SLIDE_FOLDERS:
+        (folder / name).mkdir()
+        (folder / name / "slide.tiff").touch()
     (folder / "file").write_text("text\n")
     (folder / "folder").mkdir()
     Image.fromarray(np.full((24, 16, 3), 90, np.uint8)).save(folder / "picture.png")
@@ -107,7 +110,7 @@ def draw(name: str, command: Grammar, rng: Generator) -> CommandLine:
     if any(other.startswith(f"{key}.") for key in keys for other in keys):
         keys = keys[:1]  # a section and one of its keys would override each other
     wrong = rng.random() < 0.6
-    pairs, sound = [], True
+    pairs, sound = [], not command.contradict(keys)
     for number, key in enumerate(keys):
         values = grammar[key]
         bad = (wrong and number == 0) or not values.good

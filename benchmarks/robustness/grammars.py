@@ -51,6 +51,8 @@ YAML_SWITCH = Values(("true", "false"), ("2", "null", "0.5", *YAML_NONSENSE))
 YAML_PATH = Values(("elsewhere", "a/b"), ("[]", "{a: 1}", "1.5", "true", "???", "''", "${oc.env:HOME}"))
 TYPED_PATH = Values(("new", "1.5", "[a] b", "a: b"), ("", "a\x07b", "a\nb", "x" * 5000))
 """its text on the command line"""
+SLIDE_FOLDERS = ("2.5", "[slides] b", "slides: b")
+"""folders that hold a file; names that YAML would misread"""
 YAML_SEED = Values(("0", "7"), ("-1", "4294967296", "1.5", "null", *YAML_NONSENSE))
 
 
@@ -121,21 +123,22 @@ SYSTEMS: dict[str, dict[str, Values]] = {
         "model.cdm.layers": YAML_COUNT,
         "model.cdm.tokens": Values(("65",), ("64", "0", *YAML_NONSENSE)),
         "model.cdm.heads": Values(("1", "5"), ("0", "7", *YAML_NONSENSE)),
-        "zoomldm": YAML_PATH,
+        "zoomldm": Values(("demo",), ("elsewhere", *YAML_PATH.bad)),
     },
     "vq": {
+        "training.accumulate": Values(("1",), ("2", *YAML_COUNT.bad)),
         "training.smooth": Values(("0", "0.5"), ("-1", ".inf", "null", "true", *YAML_NONSENSE)),
         "training.revive_every": YAML_NATURAL,
         "training.normalise_latents": YAML_SWITCH,
         "training.frozen": Values(("[]", "[encoder]"), ("[encodr]", "encoder", "[1]", "null")),
-        "model.autoencoder.codes": YAML_COUNT,
+        "model.autoencoder.codes": Values(("64", "null"), ("0", "-1", "1.5", "true", "1e99", *YAML_NONSENSE)),
         "data.crop_px": Values(("16", "64"), ("0", "-64", "10", "1.5", "null", *YAML_NONSENSE)),
         "data.kind": Values(("images",), ("latents", "pairs", "1", "foo")),
     },
     "controlnet_sr": {**CONTEXT, "model.factor": Values(("4", "2"), ("0", "3", "-2", "1.5", "null", *YAML_NONSENSE))},
 }
 PREPARATION = {
-    "slides": TYPED_PATH,
+    "slides": Values(SLIDE_FOLDERS, TYPED_PATH.bad),
     "out": Values(TYPED_PATH.good, ("file", "file/below", "n" * 300, "/proc/x/y", *TYPED_PATH.bad)),
     "pattern": Values(("**/*", "*.svs"), TYPED_PATH.bad),
     "generate": Values(("null",), ("1", "yes", "[]", "{kind: foo}")),
@@ -173,6 +176,10 @@ class Grammar:
     start: tuple[str, ...]
     options: Mapping[str, Values]
     overrides: Mapping[str, Values]
+
+    def contradict(self, keys: Sequence[str]) -> bool:
+        """Whether a line with these options and overrides is refused, valid as each may be."""
+        return {"--from", "--place"} <= set(keys) or any(f"--{key}" in keys for key in keys)
 
 
 def _command(main: Callable[..., object], start: Sequence[str], **options: Values) -> Grammar:

@@ -294,3 +294,8 @@ def test_demo_slides_are_drawn_into_a_named_folder_only_when_asked(tmp_path: Pat
     with pytest.raises(UserError, match=rf"slides: {folder} .*; name a folder of slides, or .* generate.count=12"):
         command(str(DEMO), [f"slides={folder}", f"out={tmp_path / 'out'}"])
     assert list(tmp_path.glob("**/*.tiff")) == []
+
+
+def test_a_setting_given_both_as_an_option_and_as_a_key_is_refused():
+    with pytest.raises(UserError, match=r"workers: found both as --workers and as workers="):
+        main(["--config", "demo", "workers={a: 1}", "--workers", "0"])
