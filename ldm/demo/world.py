@@ -149,8 +149,11 @@ def open_quietly(path: Path) -> rasterio.DatasetReader:
 
 
 def overview(paths: Sequence[Path], kind: str, picture: Path) -> None:
-    """A contact sheet: each slide whole, then around one place at each of the four finest zooms."""
-    scales = list(reversed(ladder(KINDS[kind]).scales[:4]))
+    """A contact sheet: each slide whole, then around one place at those of the four finest zooms that show a part."""
+    with open_quietly(paths[0]) as image:
+        size_px = image.height
+    finest = ladder(KINDS[kind]).scales[:4]
+    scales = [scale for scale in reversed(finest) if SHOWN * scale.downsample < size_px]
     rows = [zooms(path, [scale.downsample for scale in scales]) for path in paths]
     contact_sheet(rows, [path.stem for path in paths], ["whole", *(scale.name for scale in scales)], picture)
 

@@ -14,7 +14,7 @@ from ldm.demo.histology import GLASS, histology_slide
 from ldm.demo.histology_map import region_maps
 from ldm.demo.satellite import satellite_scene
 from ldm.demo.textures import STEP, TILE, RegionMaps, jittered_grid, mosaic, noise
-from ldm.demo.world import generate
+from ldm.demo.world import generate, overview
 from ldm.errors import UserError
 from ldm.images.pyramid_tiff import halve
 
@@ -125,6 +125,13 @@ def test_bad_requests_are_refused_in_one_line(folder, change, message):
     with pytest.raises(UserError, match=message) as refusal:
         generate(folder, **request)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_overview_shows_only_zooms_of_a_part(folder, tmp_path, monkeypatch):
+    sheets = []
+    monkeypatch.setattr("ldm.demo.world.contact_sheet", lambda rows, labels, columns, path: sheets.append(columns))
+    overview([folder / "histology_5.tiff"], "histology", tmp_path / "a.png")
+    assert sheets == [["whole", "10x", "20x"]]  # at 5x, 256 px are the 1024 of the slide
 
 
 def test_command_line_ends_with_an_overview(folder, capsys):
