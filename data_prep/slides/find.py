@@ -109,7 +109,7 @@ def left_out(config: PrepareConfig) -> str:
         if path.suffix.lower() not in SUFFIXES and not hidden and not parts and path.is_file():
             kinds.setdefault(path.suffix.lower() or "no ending", []).append(shown(inside))
     some = [f"{len(names)} of {kind} ({_some(names)})" for kind, names in kinds.items()]
-    return f"left out, as slides do not end so: {', '.join(some)}" if some else ""
+    return f"left out, for no slide has this suffix: {', '.join(some)}" if some else ""
 
 
 def _is_data_folder(path: Path) -> bool:

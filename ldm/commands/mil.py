@@ -153,8 +153,10 @@ def table(rows: Sequence[ScoreRow], labels: Labels, splits: Sequence[int], shuff
     ]
     if shuffles:
         means = [[run.mean for run in runs] for runs in rows[-1].columns]
-        told = [f"{np.mean(of):.3f} ± {half_interval(of):.3f} ({k}-fold)" for k, of in zip(splits, means, strict=True)]
-        lines.append(f"\nMean under {shuffles} shuffles of the labels and its 95 % interval: {', '.join(told)}.")
+        spread = [f" ± {half_interval(of):.3f}" if len(of) > 1 else "" for of in means]
+        told = [f"{np.mean(of):.3f}{s} ({k}-fold)" for k, of, s in zip(splits, means, spread, strict=True)]
+        what = f"{shuffles} shuffles of the labels and its 95 % interval"
+        lines.append(f"\nMean under {what if shuffles > 1 else 'one shuffle of the labels'}: {', '.join(told)}.")
     return "\n".join(lines) + "\n"
 
 

@@ -280,7 +280,7 @@ def test_endings_that_are_read_are_found_and_others_are_named(tmp_path, cohort, 
     assert [(report.slide_id, report.status) for report in reports] == [
         (name, "prepared") for name in ("a", "b", "d", "e", "f", "sub/c")
     ]
-    assert left_out(config) == "left out, as slides do not end so: 1 of .xyz (g.xyz), 1 of .csv (t.csv)"
+    assert left_out(config) == "left out, for no slide has this suffix: 1 of .xyz (g.xyz), 1 of .csv (t.csv)"
     empty = variant(config, slides=str(folder), pattern="*.xyz", table=None)
     with pytest.raises(UserError, match=r"no slide that matches \*\.xyz \(left out, .*g\.xyz"):
         prepare(empty)
