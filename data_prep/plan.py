@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.imported import ImportedEmbeddings, coordinate_shares
+from data_prep.imported_coordinates import coordinate_shares
+from data_prep.imported_embeddings import ImportedEmbeddings
 from data_prep.preparation_config import PrepareConfig
 from data_prep.slides.find import Task
 from data_prep.slides.grid import (

@@ -59,17 +59,17 @@ def prepare(config: PrepareConfig, fabric: Fabric | None = None) -> list[SlideRe
     own = tasks[index::count]
     done: dict[str, SlideReport] = {}
 
-    def tell() -> None:
+    def write_reports() -> None:
         if fabric.global_rank == 0:
             write_report(config, [_latest(task, done, records) for task in tasks])
 
-    tell()  # so that a killed run leaves a record of pending slides
+    write_reports()  # so that a killed run leaves a record of pending slides
     try:
         with stopping(fabric), Claims() as claims:
             for report in run(TaskQueue(own, claims), len(own), config, networks, records):
                 done[report.slide_id] = report
     finally:
-        tell()
+        write_reports()
     return [done[task.slide_id] for task in own]
 
 

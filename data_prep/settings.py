@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.imported import COORDINATES, EMBEDDINGS, file_of
+from data_prep.imported_patches import COORDINATES, EMBEDDINGS, file_of
 from data_prep.preparation_config import PrepareConfig
 from data_prep.slides.find import Task
 from data_prep.workers.embedding import NetworksIdentity

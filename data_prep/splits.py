@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", help="CSV with columns slide and patient")
     parser.add_argument("--validation", type=fraction, help="share of patients, 0.05 by default")
     parser.add_argument("--test", type=fraction, help="share of patients, 0.05 by default")
-    parser.add_argument("--seed", type=seed_int, help="another one deals patients out otherwise; 0 by default")
+    parser.add_argument("--seed", type=seed_int, help="another seed gives another split; 0 by default")
     parser.add_argument("--out", type=output_file, help=f"the file, <cohort>/{NAME} by default")
     args = parser.parse_args(argv)
     if args.table and args.by == "slide":

@@ -1,6 +1,7 @@
 """Fixtures that many tests share and none changes."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,3 +68,11 @@ def model(world: Path) -> ZoomLDM:
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What makes a demo config train on a cohort of toy slides, in seconds."""
     return training_cohort.make(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture
+def python_sigint() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt here and in children, also where a shell runs the tests in its background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

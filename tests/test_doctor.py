@@ -226,7 +226,6 @@ def test_weights_that_are_not_finite_or_not_described(run: Path, capsys: pytest.
 def test_the_checkpoints_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
     run = tmp_path / "run"
     main.main(["--base", DEMO, f"run={run}", "training.max_steps=8", *training_cohort.make(tmp_path)])
     monkeypatch.delenv("ZOOMLDM_RUN")

@@ -51,7 +51,6 @@ def test_where_nothing_can_be_written_is_told_before_any_work(
     name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ZOOMLDM_RUN", raising=False)
     (tmp_path / "below").write_text("a file")
     command, arguments, option = COMMANDS[name]
     status, told = ended(lambda: command([*arguments, option + place]), capsys)
@@ -149,7 +148,7 @@ def test_lightning_s_own_refusals_are_one_line(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, TERMINATED), (signal.SIGINT, INTERRUPTED)])
 def test_a_scheduler_s_signal_stops_a_command_as_ctrl_c_does(
-    number: int, expected: int, capsys: pytest.CaptureFixture[str]
+    number: int, expected: int, capsys: pytest.CaptureFixture[str], python_sigint: None
 ) -> None:
     saved = []
 
@@ -162,16 +161,13 @@ def test_a_scheduler_s_signal_stops_a_command_as_ctrl_c_does(
             saved.append(True)
             raise
 
-    keyboard, before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.getsignal(signal.SIGTERM)
-    try:
-        if number == signal.SIGINT:
-            assert ended(lambda: signal.raise_signal(number), capsys) == (expected, "interrupted\n")
-        else:
-            assert ended(command, capsys) == (expected, "interrupted; the same command continues\n")
-            assert saved == [True]
-        assert signal.getsignal(signal.SIGTERM) == before
-    finally:
-        signal.signal(signal.SIGINT, keyboard)
+    before = signal.getsignal(signal.SIGTERM)
+    if number == signal.SIGINT:
+        assert ended(lambda: signal.raise_signal(number), capsys) == (expected, "interrupted\n")
+    else:
+        assert ended(command, capsys) == (expected, "interrupted; the same command continues\n")
+        assert saved == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_processes_of_a_command_are_ended_by_sigterm_as_ever() -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -13,18 +13,19 @@ import numpy as np
 import openslide
 import pytest
 import rasterio
-import torch
 from affine import Affine
 from imagecodecs import png_encode
 from PIL import Image
 from rasterio.crs import CRS
 
 from benchmarks.fixtures import toy
+from benchmarks.fixtures.interrupted import interrupted_after
 from ldm.cli import joint as sample_joint
 from ldm.errors import TERMINATED, UserError, cli
 from ldm.evaluation.metrics.seams import gradient_energy
 from ldm.multiscale.canvas import State
 from ldm.multiscale.joint import Joint
+from tests.test_evaluate import ToyEncoder
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,13 +96,7 @@ def test_an_image_of_a_georeferenced_slide_or_scene_lies_where_its_tiles_do(
     ) as file:
         file.write(np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8))
 
-    class Encoder:
-        id = "toy"
-
-        def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
-            return tiles.float().mean((1, 2)).repeat(1, 2) / 255
-
-    monkeypatch.setattr("ldm.commands.joint.load_encoder", lambda name: Encoder())
+    monkeypatch.setattr("ldm.commands.joint.load_encoder", lambda name: ToyEncoder())
     cases = {
         "slide": ("20x,5x", ["--place", "2,1"], str(slide), Affine(0.5, 0, 1016, 0, -0.5, 8968)),
         "coarse": ("10x,5x", ["--place", "2,1"], str(slide), Affine(1, 0, 1016, 0, -1, 8968)),
@@ -123,33 +118,12 @@ def test_baselines_need_no_coarser_canvas(world: Path, tmp_path: Path, scales: s
     assert not any(error for errors_of in errors.values() for error in errors_of)
 
 
-@pytest.fixture
-def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
-    """Runs a command that is stopped after three steps."""
-    run = Joint.run
-
-    def interrupted(joint: Joint) -> Iterator[tuple[str, State]]:
-        for i, state in enumerate(run(joint)):
-            if i == 3:
-                raise KeyboardInterrupt
-            yield state
-
-    def stop(command: list[str]) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(Joint, "run", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                sample_joint.main(command)
-
-    return stop
-
-
 @pytest.mark.parametrize("preset", ["default", "paper", "published"])
-def test_an_interrupted_command_typed_again_ends_in_the_same_pixels(
-    world: Path, tmp_path: Path, interrupt: Callable[[list[str]], None], preset: str
-) -> None:
+def test_an_interrupted_command_typed_again_ends_in_the_same_pixels(world: Path, tmp_path: Path, preset: str) -> None:
     command = ("--preset", preset, "--inner", "1", "--steps", "4")
     sample_joint.main(arguments(world, tmp_path / "straight", *command))
-    interrupt(arguments(world, tmp_path / "again", *command))
+    with interrupted_after(3), pytest.raises(KeyboardInterrupt):
+        sample_joint.main(arguments(world, tmp_path / "again", *command))
     assert [file.suffix for file in (tmp_path / "again").glob("unfinished-*")] != []
     sample_joint.main(arguments(world, tmp_path / "again", *command))
     assert np.array_equal(pixels(tmp_path / "straight"), pixels(tmp_path / "again"))

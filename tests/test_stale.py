@@ -1,21 +1,20 @@
 """Cached results: when anything that a result depends on changes, the result is made again."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 
 import ldm.support.cache
 from benchmarks.fixtures import toy
-from ldm.checkpoint import load_weights, save_weights
+from benchmarks.fixtures.interrupted import interrupted_after
+from benchmarks.robustness.stale import scale_weights, set_key
 from ldm.cli import joint as sample_joint
 from ldm.data.h5 import SlideFile
 from ldm.evaluation.experiments import large_images as large
@@ -23,9 +22,7 @@ from ldm.evaluation.experiments import patches
 from ldm.evaluation.experiments import superres_methods as superres
 from ldm.evaluation.experiments.context import EvalContext
 from ldm.evaluation.mil.features import FeatureExtractor, Probe
-from ldm.multiscale.canvas import State
 from ldm.multiscale.conditions import drawn_tokens
-from ldm.multiscale.joint import Joint
 from ldm.multiscale.super_resolution import CONSISTENT
 from ldm.pipeline import ZoomLDM
 from tests.test_evaluate import ToyEncoder
@@ -50,23 +47,6 @@ def pixels(name: str) -> np.ndarray:
     return np.random.default_rng(list(name.encode())).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-def reweight(run: Path) -> None:
-    """Other weights in the folder of a run; a model keeps its Summarizer, so that its CDM stays its own."""
-    path = run / "weights.safetensors"
-    tensors = load_weights(path)
-    same = {name: tensor for name, tensor in tensors.items() if name.startswith("cond_stage_model.")}
-    save_weights(path, {name: 1.01 * tensor for name, tensor in tensors.items()} | same)
-
-
-def reconfigure(run: Path, key: str, value: object) -> None:
-    """Another config that the weights fit too."""
-    config = OmegaConf.load(run / "config.yaml")
-    assert OmegaConf.select(config, key, default=None) != value
-    OmegaConf.update(config, key, value)
-    OmegaConf.save(config, run / "config.yaml")
-    (run / "config.yaml.sha256").unlink()  # so that it is used as it is
-
-
 def redraw(slide: Path) -> None:
     """Another slide of the same name and attributes."""
     slide.unlink()
@@ -80,22 +60,16 @@ def repaint(picture: Path) -> None:
 @pytest.fixture
 def start(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Begin to sample, stop: the first command after two steps, later ones at once; gives the steps they found done."""
-    run, done = Joint.run, []
     monkeypatch.setattr("ldm.commands.joint.load_encoder", lambda name: ToyEncoder())
     monkeypatch.setattr("ldm.commands.joint.drawn_tokens", partial(drawn_tokens, steps=2))
-
-    def interrupted(joint: Joint) -> Iterator[tuple[str, State]]:
-        done.append(joint.done)
-        yield from islice(run(joint), 2 if len(done) == 1 else 0)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Joint, "run", interrupted)
+    done: list[int] = []
 
     def begin(*options: str) -> int:
         given = ["--model", str(own / "zoomldm"), "--cdm", str(own / "cdm"), "--out", str(tmp_path / "out")]
         fixed = ["--size", "64", "--steps", "4", "--accelerator", "cpu"]
-        with pytest.raises(KeyboardInterrupt):
+        with interrupted_after(0 if done else 2) as begun, pytest.raises(KeyboardInterrupt):
             sample_joint.main([*given, *fixed, *options])
+        done.extend(begun)
         return done[-1]
 
     return begin
@@ -104,13 +78,13 @@ def start(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 @pytest.mark.parametrize(
     ("origin", "change", "differs"),
     [
-        ("a.h5", lambda own: reweight(own / "zoomldm"), "weights.model"),
-        ("a.h5", lambda own: reconfigure(own / "zoomldm", "model.prediction", "eps"), "weights.model config"),
-        ("a.h5", lambda own: reconfigure(own / "zoomldm", "model.schedule.end", 0.02), "weights.model config"),
+        ("a.h5", lambda own: scale_weights(own / "zoomldm", 1.01), "weights.model"),
+        ("a.h5", lambda own: set_key(own / "zoomldm", "model.prediction", "eps"), "weights.model config"),
+        ("a.h5", lambda own: set_key(own / "zoomldm", "model.schedule.end", 0.02), "weights.model config"),
         ("a.h5", lambda own: redraw(own / "a.h5"), "inputs.slide"),
         ("p.png", lambda own: repaint(own / "p.png"), "inputs.picture"),
-        ("cdm", lambda own: reweight(own / "cdm"), "weights.cdm"),
-        ("cdm", lambda own: reconfigure(own / "cdm", "model.cdm.heads", 4), "weights.cdm config"),
+        ("cdm", lambda own: scale_weights(own / "cdm", 1.01), "weights.cdm"),
+        ("cdm", lambda own: set_key(own / "cdm", "model.cdm.heads", 4), "weights.cdm config"),
     ],
 )
 def test_a_sampling_is_not_gone_on_from_with_anything_else(
@@ -179,13 +153,13 @@ def test_samples_depend_on_the_sampler(own: Path, change: dict[str, Any]) -> Non
 
 def test_samples_depend_on_the_model_and_on_their_conditions_alone(own: Path) -> None:
     before = SLIDES(own, bench(own)), CDM(own, bench(own))
-    reweight(own / "cdm")
+    scale_weights(own / "cdm", 1.01)
     slides, cdm = SLIDES(own, bench(own)), CDM(own, bench(own))
     assert (slides == before[0], cdm == before[1]) == (True, False)
     redraw(own / "b.h5")
     assert SLIDES(own, bench(own)) != slides
     assert CDM(own, bench(own)) == cdm
-    reconfigure(own / "zoomldm", "model.prediction", "eps")
+    set_key(own / "zoomldm", "model.prediction", "eps")
     assert CDM(own, bench(own)) != cdm
 
 
@@ -257,8 +231,8 @@ def test_another_version_of_the_code_keeps_nothing(own: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     "change",
     [
-        lambda own: reweight(own / "zoomldm"),
-        lambda own: reconfigure(own / "zoomldm", "model.schedule.end", 0.02),
+        lambda own: scale_weights(own / "zoomldm", 1.01),
+        lambda own: set_key(own / "zoomldm", "model.schedule.end", 0.02),
         lambda own: redraw(own / "a.h5"),
     ],
 )

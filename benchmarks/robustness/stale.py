@@ -22,12 +22,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.fixtures import toy
+from benchmarks.fixtures.interrupted import interrupted_after
 from benchmarks.robustness.flips import digest
 from ldm.checkpoint import load_weights, save_weights
 from ldm.cli import evaluate, features, joint, superres
 from ldm.data.bags import read_bag
-from ldm.multiscale.canvas import State
-from ldm.multiscale.joint import Joint
 
 
 class Change(NamedTuple):
@@ -64,25 +63,30 @@ def _paint(path: Path, seed: int) -> None:
     Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC).save(path)
 
 
-def reweight(run: str) -> Change:
-    def apply(world: Path) -> None:
-        path = world / run / "weights.safetensors"
-        tensors = load_weights(path)
-        same = {name: tensor for name, tensor in tensors.items() if name.startswith("cond_stage_model.")}
-        save_weights(path, {name: 1.05 * tensor for name, tensor in tensors.items()} | same)
+def scale_weights(run: Path, factor: float) -> None:
+    """Multiply the weights of a run; a model keeps its Summarizer, so that its CDM stays its own."""
+    path = run / "weights.safetensors"
+    tensors = load_weights(path)
+    same = {name: tensor for name, tensor in tensors.items() if name.startswith("cond_stage_model.")}
+    save_weights(path, {name: factor * tensor for name, tensor in tensors.items()} | same)
 
-    return Change(f"weights of {run}", apply)
+
+def set_key(run: Path, key: str, value: object) -> None:
+    """Change a key of a run's config to a value that the weights fit too, and accept the edit."""
+    path = run / "config.yaml"
+    config = OmegaConf.load(path)
+    assert OmegaConf.select(config, key, default=None) != value
+    OmegaConf.update(config, key, value)
+    OmegaConf.save(config, path)
+    path.with_name("config.yaml.sha256").unlink()
+
+
+def reweight(run: str) -> Change:
+    return Change(f"weights of {run}", lambda world: scale_weights(world / run, 1.05))
 
 
 def reconfigure(run: str, key: str, value: object) -> Change:
-    def apply(world: Path) -> None:
-        path = world / run / "config.yaml"
-        config = OmegaConf.load(path)
-        OmegaConf.update(config, key, value)
-        OmegaConf.save(config, path)
-        path.with_name("config.yaml.sha256").unlink()  # so that the edited config is accepted
-
-    return Change(f"{key} of {run}", apply)
+    return Change(f"{key} of {run}", lambda world: set_key(world / run, key, value))
 
 
 def _redraw(world: Path) -> None:
@@ -180,14 +184,6 @@ CASES = (
 )
 
 
-RUN = Joint.run
-
-
-def _stopped(sampling: Joint) -> Iterator[tuple[str, State]]:
-    yield from islice(RUN(sampling), 2)
-    raise KeyboardInterrupt
-
-
 def trials() -> Iterator[tuple[Result, Change]]:
     """Trials of all cases, in turn."""
     for number in range(max(len(case.changes) for case in CASES)):
@@ -199,7 +195,7 @@ def outcome(folder: Path, case: Result, change: Change) -> str:
     world, kept, fresh = world_in(folder / "world"), folder / "kept", folder / "fresh"
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         if case.stopped:
-            with patch.object(Joint, "run", _stopped), suppress(KeyboardInterrupt):
+            with interrupted_after(2), suppress(KeyboardInterrupt):
                 case.make(world, kept, ())
             before = case.make(world, folder / "before", ())
         else:

@@ -15,7 +15,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_prep.imported import ImportedEncoder, imported_encoder
+from data_prep.imported_embeddings import ImportedEncoder, imported_encoder
 from data_prep.preparation_config import PrepareConfig
 from data_prep.workers.embedding import AUTOENCODER, ENCODER, Answer, NetworksIdentity, Tiles
 from ldm.encoders.tile_encoders import TileEncoder, known_width, load_encoder

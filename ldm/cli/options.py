@@ -97,11 +97,6 @@ def add_seed(add: Add, meaning: str = "of all randomness") -> None:
     add("--seed", type=seed_int, default=0, help=f"{meaning} (%(default)s)")
 
 
-def add_out(add: Add, default: str, meaning: str = "folder") -> None:
-    """--out: a folder to write to."""
-    add("--out", type=output_folder, default=default, help=f"{meaning} (%(default)s)")
-
-
 def add_model_out(add: Add, usual: str, meaning: str = "folder") -> None:
     """--out: a folder to write to; None where it is not given (`ldm.commands.out_folder`)."""
     text = f"{meaning} (default: {usual}, of other models than demo {usual}/MODEL)"

@@ -36,7 +36,7 @@ def cohort(folder: Path, wanted: Wanted | None = None) -> Iterator[Finding]:
         yield ok(f"{folder}: {len(whole)} of {len(slides)} slides complete, {regions:,} regions, {size / GB:.2f} GB")
         yield from agreement(whole, wanted)
     yield from reported(folder, whole)
-    yield from dealt_out(folder, slides)
+    yield from split_findings(folder, slides)
     leftovers = sorted([*folder.rglob(".*.partial"), *folder.rglob(".*.claim")])
     if leftovers:
         remedy = "a preparation is running, or was killed: running its command again removes them"
@@ -104,7 +104,7 @@ def reported(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
         yield ok(f"{path}: {len(reports)} slides, none failed")
 
 
-def dealt_out(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
+def split_findings(folder: Path, slides: list[SlideFile]) -> Iterator[Finding]:
     """Compare splits.csv with the files."""
     path = folder / NAME
     if not path.is_file():

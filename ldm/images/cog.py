@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from ldm.errors import UserError
-from ldm.images.contact_sheet import Pixels
+from ldm.images.contact_sheet import Pixels, check_band
 from ldm.images.rasters import Place, gdal_errors
 from ldm.support.files import atomic_write, report_disk_full, writer
 
@@ -70,11 +70,8 @@ class CogWriter:
 
     def write(self, band: Pixels) -> None:
         """The next rows. UserError for another type or width, or too many."""
-        if band.dtype != np.uint8 or band.ndim != 3 or band.shape[1:] != (self.width, 3):
-            raise UserError(f"{self.path}: band is {band.dtype} {band.shape}; expected uint8 (rows, {self.width}, 3)")
         received = self._received + len(self._waiting) + len(band)
-        if received > self.height:
-            raise UserError(f"{self.path}: {received} rows written; expected {self.height}")
+        check_band(self.path, band, received, self.height, self.width)
         self._waiting = np.concatenate([self._waiting, band])
         while len(self._waiting) >= TILE_PX or (received == self.height and len(self._waiting)):
             rows, self._waiting = self._waiting[:TILE_PX], self._waiting[TILE_PX:]

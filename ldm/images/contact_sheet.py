@@ -24,6 +24,14 @@ def check_image(image: NDArray[Any], what: str) -> None:
         raise UserError(f"{what}: image is {image.dtype} {image.shape}; expected uint8 (h, w, 3)")
 
 
+def check_band(path: Path, band: Pixels, received: int, height: int, width: int) -> None:
+    """UserError for a band of another type or width, or where `received` rows, its own among them, are too many."""
+    if band.dtype != np.uint8 or band.ndim != 3 or band.shape[1:] != (width, 3):
+        raise UserError(f"{path}: band is {band.dtype} {band.shape}; expected uint8 (rows, {width}, 3)")
+    if received > height:
+        raise UserError(f"{path}: {received} rows written; expected {height}")
+
+
 def on_background(pixels: Pixels, background: tuple[int, int, int]) -> Pixels:
     """RGBA (h, w, 4), not premultiplied, over a colour -> (h, w, 3)."""
     colour, alpha = np.array(pixels[..., :3]), pixels[..., 3]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.errors import UserError
-from ldm.images.contact_sheet import Pixels, check_image
+from ldm.images.contact_sheet import Pixels, check_band, check_image
 from ldm.support.files import atomic_write, report_disk_full
 
 UM_PER_CM = 1e4
@@ -83,10 +83,7 @@ class PyramidWriter:
     def write(self, band: Pixels) -> None:
         """The next rows, uint8 (rows, width, 3), any number of them. UserError for another type, width or too many."""
         finest = self.levels[0]
-        if band.dtype != np.uint8 or band.ndim != 3 or band.shape[1:] != (finest.width, 3):
-            raise UserError(f"{self.path}: band is {band.dtype} {band.shape}; expected uint8 (rows, {finest.width}, 3)")
-        if finest.received + len(band) > finest.height:
-            raise UserError(f"{self.path}: {finest.received + len(band)} rows written; expected {finest.height}")
+        check_band(self.path, band, finest.received + len(band), finest.height, finest.width)
         with report_disk_full(self.path, self._needed):
             finest.write(band)
 

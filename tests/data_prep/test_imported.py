@@ -11,7 +11,8 @@ from einops import reduce, repeat
 from numpy.typing import NDArray
 
 from benchmarks.fixtures.slides import tissue_image, write_slide
-from data_prep.imported import ImportedEmbeddings, coordinate_shares, covered_shares
+from data_prep.imported_coordinates import coordinate_shares, covered_shares
+from data_prep.imported_embeddings import ImportedEmbeddings
 from data_prep.preparation import prepare
 from data_prep.preparation_config import EncoderConfig, LadderConfig, PrepareConfig
 from data_prep.slides.readers import Box

@@ -1,10 +1,8 @@
 """Super-resolution, and its command, on a toy model."""
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +14,12 @@ from PIL import Image
 from rasterio.crs import CRS
 
 from benchmarks.fixtures import toy
+from benchmarks.fixtures.interrupted import interrupted_after
 from ldm.cli import superres
 from ldm.errors import UserError
 from ldm.images.rasters import Place
 from ldm.images.tensors import from_uint8
 from ldm.model_slides import kind_notes
-from ldm.multiscale.canvas import State
 from ldm.multiscale.conditions import Unconditional
 from ldm.multiscale.constraint import Residual, Shrink
 from ldm.multiscale.joint import Joint
@@ -117,33 +115,16 @@ def test_a_folder_in_and_a_folder_out(world: Path, tmp_path: Path, capsys: pytes
     assert all(figures["residual"] < figures["residual_before"] for figures in record["images"])
 
 
-@pytest.fixture
-def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
-    """Runs a command that is stopped after its first step."""
-    run = Joint.run
-
-    def interrupted(joint: Joint) -> Iterator[tuple[str, State]]:
-        yield from islice(run(joint), 1)
-        raise KeyboardInterrupt
-
-    def stop(command: list[str]) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(Joint, "run", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                superres.main(command)
-
-    return stop
-
-
 @pytest.mark.parametrize("scales", ["20x,5x", "20x,10x,5x"])
 def test_an_interrupted_command_typed_again_ends_in_the_same_bytes(
-    world: Path, tmp_path: Path, interrupt: Callable[[list[str]], None], scales: str, monkeypatch: pytest.MonkeyPatch
+    world: Path, tmp_path: Path, scales: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ldm.commands.superres.inferred", partial(inferred, steps=3))
     Image.fromarray(picture(12, 10)).save(tmp_path / "a.png")
     given = [str(tmp_path / "a.png"), "--scales", scales]
     assert superres.main(arguments(world, tmp_path / "straight", *given)) == 0
-    interrupt(arguments(world, tmp_path / "again", *given))
+    with interrupted_after(1), pytest.raises(KeyboardInterrupt):
+        superres.main(arguments(world, tmp_path / "again", *given))
     left = {path.suffixes[0] for path in (tmp_path / "again").glob("unfinished-*.safetensors")}
     assert left == {".conditions", ".safetensors"}
     monkeypatch.setattr("ldm.commands.superres.inferred", pytest.fail)  # conditions are kept, too
@@ -157,36 +138,27 @@ def test_an_interrupted_command_typed_again_ends_in_the_same_bytes(
 
 
 def test_nothing_else_goes_on_from_what_was_left(
-    world: Path,
-    tmp_path: Path,
-    interrupt: Callable[[list[str]], None],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, given = tmp_path / "a.png", ["--condition", "given", "--from", str(tmp_path / "slide.h5")]
     Image.fromarray(picture(12, 10)).save(path)
     toy.slide(tmp_path / "slide.h5")
-    interrupt(arguments(world, tmp_path / "out", str(path), *given))
-    found: list[int] = []
 
-    def begin(joint: Joint) -> Iterator[tuple[str, State]]:
-        found.append(joint.done)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Joint, "run", begin)
-    for more in ([], ["--seed=1"], ["--guidance=3"], ["--batch-size=2"], ["--no-consistency"], ["--place=1,0"]):
-        with pytest.raises(KeyboardInterrupt):
+    def begin(*more: str, steps: int = 0) -> int:
+        with interrupted_after(steps) as begun, pytest.raises(KeyboardInterrupt):
             superres.main(arguments(world, tmp_path / "out", str(path), *given, *more))
+        return begun[0]
+
+    assert (begin(steps=1), begin()) == (0, 1)
+    for option in ("--seed=1", "--guidance=3", "--batch-size=2", "--no-consistency", "--place=1,0"):
+        assert begin(option) == 0, option
     (tmp_path / "slide.h5").unlink()
     toy.slide(tmp_path / "slide.h5", height_l0=8 * toy.TILE_PX + 1)
     capsys.readouterr()
-    with pytest.raises(KeyboardInterrupt):
-        superres.main(arguments(world, tmp_path / "out", str(path), *given))
+    assert begin() == 0
     assert "is of another sampling (inputs.slide: " in capsys.readouterr().out
     Image.fromarray(picture(12, 10, seed=1)).save(path)
-    with pytest.raises(KeyboardInterrupt):
-        superres.main(arguments(world, tmp_path / "out", str(path), *given))
-    assert found == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert begin() == 0
 
 
 def test_scores_against_the_truth_and_conditions_of_a_slide(

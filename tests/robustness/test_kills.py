@@ -1,7 +1,6 @@
 """A preparation that is killed or stopped leaves no incomplete files, and the same command continues it."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,7 @@ def test_a_killed_preparation_is_continued_by_the_same_command(tmp_path: Path) -
     assert kills.measure(tmp_path, 2) == "2 of 2 byte-equal"
 
 
-@pytest.fixture
-def sigint_in_children() -> Iterator[None]:
-    """Children receive SIGINT, also where the tests run in the background of a shell, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("sigint_in_children")
+@pytest.mark.usefixtures("python_sigint")
 @pytest.mark.parametrize(
     ("number", "status", "workers"), [(signal.SIGTERM, RESUMABLE, 2), (signal.SIGINT, INTERRUPTED, 0)]
 )

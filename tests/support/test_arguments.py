@@ -103,7 +103,7 @@ def test_names_and_defaults_that_commands_read_without_pytorch_are_those_of_the_
 def test_what_commands_write_by_default_is_not_for_git() -> None:
     ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("/")]
     files = [*(ROOT / "ldm/cli").glob("*.py"), *(ROOT / "data_prep").glob("*.py"), *(ROOT / "configs").rglob("*.yaml")]
-    written = r'add_(?:model_)?out\(add, "(.+?)"|output_folder, default="(.+?)"|^out: (\S+)'
+    written = r'add_model_out\(add, "(.+?)"|output_folder, default="(.+?)"|^out: (\S+)'
     found = {
         folder.partition("/")[0]
         for file in files

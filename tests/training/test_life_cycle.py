@@ -131,23 +131,27 @@ def test_best_weights_are_called_by_the_step_that_they_are_of(
     assert torch.equal(*(next(iter(load_weights(path).values())) for path in (best, run / "weights.safetensors")))
 
 
+@pytest.fixture
+def press(monkeypatch: pytest.MonkeyPatch, python_sigint: None) -> Callable[..., None]:
+    """Sends signals to a run after its second step."""
+
+    def arrange(*numbers: int) -> None:
+        watch = Watch.on_train_batch_end
+
+        def pressed(self: Watch, trainer: Any, *rest: Any) -> None:
+            for number in numbers if trainer.global_step == 2 else ():
+                signal.raise_signal(number)
+            watch(self, trainer, *rest)
+
+        monkeypatch.setattr(Watch, "on_train_batch_end", pressed)
+
+    return arrange
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_keeps_its_losses(
-    number: int, tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watch = Watch.on_train_batch_end
-
-    def press(self: Watch, trainer: Any, *rest: Any) -> None:
-        if trainer.global_step == 2:
-            signal.raise_signal(number)
-        watch(self, trainer, *rest)
-
-    monkeypatch.setattr(Watch, "on_train_batch_end", press)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    try:
-        assert start("zoomldm", tmp_path / "run", [*overrides, *LENGTHS]) in (RESUMABLE, INTERRUPTED)
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_a_run_that_is_stopped_keeps_its_losses(number: int, tmp_path: Path, overrides: list[str], press: Any) -> None:
+    press(number)
+    assert start("zoomldm", tmp_path / "run", [*overrides, *LENGTHS]) in (RESUMABLE, INTERRUPTED)
     (last,) = losses(tmp_path / "run", "loss").items()
     assert last[0] == 1  # counted from 0
     assert last[1] > 0
@@ -202,23 +206,11 @@ def test_what_there_is_to_resume(tmp_path: Path, overrides: list[str], capsys: p
 
 @pytest.mark.parametrize(("times", "saved"), [(1, 2), (2, None)])
 def test_ctrl_c_saves_the_step_and_a_second_one_stops_at_once(
-    times: int, saved: int | None, tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+    times: int, saved: int | None, tmp_path: Path, overrides: list[str], press: Any
 ) -> None:
-    watch = Watch.on_train_batch_end
-
-    def press(self: Watch, trainer: Any, *rest: Any) -> None:
-        if trainer.global_step == 2:
-            for _ in range(times):
-                signal.raise_signal(signal.SIGINT)
-        watch(self, trainer, *rest)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        monkeypatch.setattr(Watch, "on_train_batch_end", press)
-        assert start("zoomldm", tmp_path / "run", [*overrides, *LENGTHS]) == INTERRUPTED
-        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+    press(*[signal.SIGINT] * times)
+    assert start("zoomldm", tmp_path / "run", [*overrides, *LENGTHS]) == INTERRUPTED
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     found = newest_checkpoint(tmp_path / "run" / "checkpoints")
     assert found == (None if saved is None else tmp_path / f"run/checkpoints/step={saved:08d}.ckpt")
 

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
+from tqdm import tqdm
 
 from ldm.config.run_config import load_run_config
 from ldm.data.cohort import open_cohort
@@ -191,7 +192,7 @@ class SampleCache:
 
     def __init__(self, folder: Path, name: str, identity: Identity) -> None:
         slug = "".join(letter if letter.isalnum() else "-" for letter in name)
-        self.folder, self._identity = folder / f"{slug}-{identity.digest}", identity
+        self.folder, self._name, self._identity = folder / f"{slug}-{identity.digest}", name, identity
         self.seconds = float("nan")
         """CPU seconds per image, where some were made"""
 
@@ -208,7 +209,6 @@ class SampleCache:
         *,
         batch: int = 1,
         processes: Processes = ALONE,
-        progress: Callable[[int], object] = lambda count: None,
     ) -> None:
         """Make the missing ones of `count` images with `make`, which returns the images of a range of numbers, in
         order.
@@ -219,13 +219,14 @@ class SampleCache:
         write_text(self.folder / "identity.json", json.dumps(json.loads(self._identity.text), indent=2) + "\n")
         batches = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
         made, started = 0, time.process_time()
-        for numbers in (batches[i] for i in processes.local_indices(len(batches))):
-            missing = [number for number in numbers if not self.path(number).is_file()]
-            if missing:
-                images = dict(zip(numbers, make(numbers), strict=True))
-                for number in missing:
-                    save_png(self.path(number), images[number])
-                made += len(numbers)
-            progress(len(numbers))
+        with tqdm(total=count, desc=self._name, unit="image", leave=False, disable=not processes.first) as bar:
+            for numbers in (batches[i] for i in processes.local_indices(len(batches))):
+                missing = [number for number in numbers if not self.path(number).is_file()]
+                if missing:
+                    images = dict(zip(numbers, make(numbers), strict=True))
+                    for number in missing:
+                        save_png(self.path(number), images[number])
+                    made += len(numbers)
+                bar.update(len(numbers))
         self.seconds = (time.process_time() - started) / made if made else float("nan")
         processes.barrier()

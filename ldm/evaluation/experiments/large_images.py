@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.evaluation.experiments.context import SHOWN, Embedder, EvalContext, Method, Report, Sheet
 from ldm.evaluation.experiments.image_sets import SampleCache, picture_loader
@@ -188,8 +187,7 @@ def generate(
                 save_png(held[i], coarse)
             yield image
 
-    with tqdm(total=len(given), desc=name, unit="image", leave=False, disable=not setup.processes.first) as bar:
-        kept.fill(len(given), make, processes=setup.processes, progress=bar.update)
+    kept.fill(len(given), make, processes=setup.processes)
     coarse = [picture_loader(path) for path in held] if all(path.is_file() for path in held) else None
     return Images(kept.loaders(len(given)), coarse, [picture_loader(path) for path in given], kept.seconds)
 

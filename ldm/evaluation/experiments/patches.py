@@ -61,10 +61,7 @@ def sample(
         seed = setup.seed + numbers.start
         return setup.model.sample(scale, len(numbers), grids, seed=seed, batch_size=setup.batch, **sampling)
 
-    with tqdm(
-        total=count, desc=f"{method}, {scale}", unit="image", leave=False, disable=not setup.processes.first
-    ) as bar:
-        kept.fill(count, make, batch=setup.batch, processes=setup.processes, progress=bar.update)
+    kept.fill(count, make, batch=setup.batch, processes=setup.processes)
     return kept.loaders(count)
 
 

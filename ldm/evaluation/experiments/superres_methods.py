@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.controlnet_superres import SETTINGS, ControlModel
 from ldm.errors import UserError
@@ -276,8 +275,7 @@ def generate(
             tokens = partial(image_tokens, truth, embed, setup.model.tile_px)
             yield method(setup.model, LowRes(setup.seed + i, shrunk(truth, factor), tokens, scales, setup.batch))
 
-    with tqdm(total=len(truths), desc=name, unit="image", leave=False, disable=not setup.processes.first) as bar:
-        kept.fill(len(truths), make, processes=setup.processes, progress=bar.update)
+    kept.fill(len(truths), make, processes=setup.processes)
     return kept
 
 

@@ -10,7 +10,6 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from ldm.checkpoint import check_kinds, load_weights
+from ldm.encoders.tile_encoders import TileEncoder
 from ldm.errors import UserError
 from ldm.evaluation.metrics.frechet import Moments, Statistics
 from ldm.support.files import sha256
@@ -35,18 +35,8 @@ Loader = Callable[[], Pixels]
 """loads one image (H, W, 3)"""
 
 
-class Extractor(Protocol):
-    """Frozen weights: the same image gives the same vector."""
-
-    id: str
-    """names the weights"""
-    width: int
-    """d"""
-    preprocessing: str
-    """description of the steps from 8-bit pixels to the network's input"""
-
-    def __call__(self, images: Tensor, /) -> Tensor:
-        """uint8 (b, H, W, 3) -> float32 (b, d), on the CPU."""
+Extractor = TileEncoder
+"""frozen weights: the same image gives the same vector"""
 
 
 class Inception:
