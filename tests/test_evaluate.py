@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import torch
 from PIL import Image
 
 from benchmarks.fixtures import toy
-from ldm.checkpoint import load_weights, save_weights
 from ldm.cli import evaluate
 from ldm.errors import UserError
 from ldm.evaluation import spaces
@@ -114,19 +112,6 @@ def test_a_command_typed_again_samples_nothing_and_finds_the_same(
     first = run("patches", *options)["records"]
     monkeypatch.setattr("ldm.pipeline.ZoomLDM.sample", None)
     assert run("patches", *options)["records"] == first
-
-
-def test_contexts_of_another_cdm_give_samples_of_their_own(run: Run, world: Path, cohort: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(world / "cdm", tmp_path / "other")
-    weights = load_weights(other / "weights.safetensors")
-    save_weights(other / "weights.safetensors", {name: 2 * tensor for name, tensor in weights.items()})
-    options = ("--real", cohort, "--space", "demo", "--scales", "5x", "--steps", "2", "--count", "2")
-    for cdm in (world / "cdm", other):
-        run("patches", *options, "--cdm", cdm)
-    samples = tmp_path / "results" / "samples"
-    assert len(list(samples.glob("given-*"))) == 1
-    first, second = sorted(samples.glob("CDM-*"))
-    assert (first / "00000.png").read_bytes() != (second / "00000.png").read_bytes()
 
 
 def test_more_images_are_added_to_those_that_are_there(run: Run, cohort: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from ldm.data.tokens import normalize_tokens
 from ldm.doctor import cohort_check as doctor
 from ldm.doctor.finding import checked
 from ldm.errors import UserError
+from tests.test_doctor_slides import pictures
 
 SCALES = ["20x", "10x", "5x", "2.5x", "1.25x"]
 ATTRS: dict[str, Any] = {"slide_id": "a/b", "kind": "histology", "scales": SCALES, "tile_px": 32, "base_mpp": 0.5}
@@ -257,15 +258,9 @@ def test_what_is_no_prepared_slide_is_refused_before_anything_is_read(tmp_path: 
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
-def test_images_of_other_colours_than_rgb_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
-    def file_of(image: np.ndarray) -> bytes:
-        buffer = io.BytesIO()
-        Image.fromarray(image).convert(mode).save(buffer, "PNG")
-        return buffer.getvalue()
-
-    monkeypatch.setattr(toy, "_png", file_of)
-    slide = SlideFile(toy.slide(tmp_path / "s.h5"))
-    with pytest.raises(UserError, match=f"image 0 of 5x: its colours are {mode}, expected RGB"):
-        slide.images("5x", [0])
+def test_images_of_other_colours_than_rgb_are_refused(tmp_path: Path, mode: str) -> None:
+    path = toy.slide(tmp_path / "s.h5")
+    with h5py.File(path, "r+") as file:
+        pictures(mode)(file)
+    with pytest.raises(UserError, match=f"image 0 of 20x: its colours are {mode}, expected RGB"):
+        SlideFile(path).images("20x", [0])
