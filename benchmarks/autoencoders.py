@@ -11,7 +11,6 @@ A table goes to --out, pictures beside it.
 Shapes: n images of a scale, h = H/4 and w = W/4 the latents'.
 """
 
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.hardware import device_name
 from data_prep.prepare import main as prepare
 from ldm.data.cohort import open_cohort
 from ldm.data.dataset import Cohort, image_batch
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     models = {Path(source).name: load_autoencoder(source)[0] for source in args.autoencoders}
     cohort, encoder = held_out(args.data), load_encoder("demo")
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, float32"
+    machine = f"{device_name()}, float32"
     text = [f"`python benchmarks/autoencoders.py --autoencoders {' '.join(args.autoencoders)}`: {machine}"]
     originals = {scale.name: image_batch([pick for pick in cohort.spread(SLIDES * PER_SLIDE) if pick[1] == scale])
                  for scale in cohort.scales}  # fmt: skip
