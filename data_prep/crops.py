@@ -37,6 +37,10 @@ def cut(slides: Sequence[Path], kind: str, size_px: int, count: int, out: Path, 
     from data_prep.slides.tissue import PER_TILE, read_foreground, tile_shares
     from ldm.images.cog import CogWriter
 
+    by_stem: dict[str, Path] = {}
+    for path in slides:
+        if (other := by_stem.setdefault(path.stem, path)) != path:
+            raise UserError(f"{other} and {path}: their pictures would have one name; rename one, or cut them apart")
     paths, kept = [], _kept(out / KEPT)
     for path in tqdm(slides, desc=f"{size_px} px pictures", unit="slide"):
         slide, mpp = open_slide(path, kind), ladder(kind).base_mpp

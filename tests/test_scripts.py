@@ -103,6 +103,18 @@ def test_mistakes_end_in_one_line_and_status_2(
     assert told.count("\n") == 1
 
 
+def test_more_images_than_memory_holds_are_refused_before_any_is_made(world: Path, tmp_path: Path) -> None:
+    for count in ("1000000000", "100000000"):
+        with pytest.raises(UserError, match=f"--count: {count} images of a scale need about .* GB of memory"):
+            sample_patches.main(arguments(world, tmp_path / "out", "--from", str(world / "slide.h5"), "--count", count))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_no_slide(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder, expected one slide"):
+        sample_patches.main(arguments(world, tmp_path, "--from", str(world)))
+
+
 def picture(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)).save(path)

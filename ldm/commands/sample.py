@@ -14,8 +14,11 @@ from ldm.images.contact_sheet import Pixels, contact_sheet, save_png
 from ldm.model_slides import has_pictures, matching_slide, pictures
 from ldm.pipeline import ZoomLDM
 from ldm.support.bundled_models import BUNDLED
+from ldm.support.machines import available_memory
 from ldm.support.precision import announce, chosen_device
 
+BYTES_A_PIXEL = 6
+"""of an image, and of its latents and conditions"""
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
@@ -49,6 +52,11 @@ def run(args: argparse.Namespace) -> None:
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=chosen_device(args.device), precision=args.precision)
     args.out = out_folder(args, "samples/patches", model)
     check_levels(args.guidance_interval, model.alpha_bar, args.sampler, args.steps)
+    if (needed := BYTES_A_PIXEL * args.count * model.tile_px**2) > (free := available_memory()):
+        raise UserError(
+            f"--count: {args.count} images of a scale need about {needed / 1e9:,.0f} GB of memory, "
+            f"{free / 1e9:,.0f} GB are free; choose fewer, and sample the next ones with --seed"
+        )
     slide = origin_of(args, model)
     scales = [model.ladder[name].name for name in args.scales or model.ladder.names]
     announce(model.precision, model.device)

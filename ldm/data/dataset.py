@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -50,7 +51,7 @@ class Cohort:
         told = (str(slide.attrs.get("latents_id", "")) for slide in slides)
         self.latents_id = next(filter(None, told), "")
         self.scales = [self.ladder[name] for name in scales] if scales else list(self.ladder)
-        self._shares = None if scale_weights is None else np.array(scale_weights) / sum(scale_weights)
+        self._shares = None if scale_weights is None else _shares(scale_weights)
         if self._shares is not None and len(self._shares) != len(self.scales):
             raise UserError(
                 f"data.scale_weights: {len(self._shares)} found, expected {len(self.scales)}, one for each of "
@@ -94,6 +95,12 @@ class Cohort:
             for scale in self.scales
             for number in np.unique(np.linspace(0, self.count(scale) - 1, per_scale).round().astype(int)).tolist()
         ]
+
+
+def _shares(weights: Sequence[float]) -> NDArray[np.float64]:
+    """Weights as shares of 1, whatever their size: the sum of large ones would be infinite."""
+    scaled = np.array(weights, np.float64) / max(weights)
+    return scaled / scaled.sum()
 
 
 class _Batches(Dataset[Any]):

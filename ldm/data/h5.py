@@ -281,7 +281,8 @@ class SlideFile:
 
     def _open(self) -> h5py.File:
         if not self.path.is_file():
-            raise UserError(f"{self.path}: does not exist; make it with {typed('prepare')}")
+            found = "is a folder, expected one slide (.h5) of it" if self.path.is_dir() else "does not exist"
+            raise UserError(f"{self.path}: {found}; make it with {typed('prepare')}")
         try:
             return h5py.File(self.path, "r")
         except OSError as error:

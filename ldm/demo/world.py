@@ -9,6 +9,7 @@ satellite: red, green, blue and near infrared at 1 m per pixel, a GeoTIFF in UTM
 """
 
 import re
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from ldm.images.contact_sheet import contact_sheet
 from ldm.images.pyramid_tiff import write_pyramid
 from ldm.scales import ladder
 from ldm.support.files import atomic_write, write_text
+from ldm.support.machines import available_memory
 
 KINDS = {"histology": "histology", "follicles": "histology", "satellite": "satellite"}
 """kinds of slides, and the ladder of each"""
@@ -41,6 +43,8 @@ SHOWN = 256
 """side of the pictures in the overview, in pixels"""
 
 
+MEMORY_A_PIXEL, DISK_A_PIXEL = 8, 0.2
+"""least bytes per pixel of a slide that is drawn, and of its file"""
 MARKER = ".demo-slides"
 """suffixes of the files in a folder of demo slides; a folder with other files is the user's own"""
 DRAWN = re.compile(rf"(?:{'|'.join(KINDS)})_[0-9]+\.tiff|labels\.csv|overview\.png|\..*")
@@ -66,6 +70,7 @@ def generate(out: str | Path, count: int, seed: int, kind: str, size_px: int) ->
         raise UserError(f"count {count}, seed {seed}: expected a count of at least 1 and a seed of at least 0")
     if size_px < SMALLEST_PX or size_px % BLOCK:
         raise UserError(f"size: {size_px} px; expected a multiple of {BLOCK} from {SMALLEST_PX} on, for example 4096")
+    _check_room(Path(out), count, size_px)
     if not may_draw(Path(out)):
         raise UserError(f"{out}: holds files of your own; choose an empty folder for slides that are drawn")
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -77,6 +82,19 @@ def generate(out: str | Path, count: int, seed: int, kind: str, size_px: int) ->
         if not is_whole(path, size_px):
             write_slide(path, kind, number, size_px)
     return paths
+
+
+def _check_room(out: Path, count: int, size_px: int) -> None:
+    """UserError where one slide does not fit in memory, or all of them on the disk, by a lower bound."""
+    while not out.exists():
+        out = out.parent
+    for what, needed, free in (
+        (f"size: {size_px} px", MEMORY_A_PIXEL * size_px**2, available_memory()),
+        (f"count: {count} slides of {size_px} px", DISK_A_PIXEL * size_px**2 * count, shutil.disk_usage(out).free),
+    ):
+        if needed > free:
+            place = "memory" if what.startswith("size") else f"disk in {out.resolve()}"
+            raise UserError(f"{what} need at least {needed / 1e9:,.0f} GB of {place}, {free / 1e9:,.0f} GB are free")
 
 
 def has_follicles(seed: int) -> bool:

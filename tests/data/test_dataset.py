@@ -187,3 +187,12 @@ def test_the_doctor_names_slides_without_a_region_and_counts_those_drawn_at_rand
     assert f"{path}: holds no region of any scale; lower tissue_share, or take the slide out" in [
         finding.told for finding in doctor.cohort(tmp_path) if finding.status == "FAIL"
     ]
+
+
+def test_weights_of_scales_count_by_their_ratios_alone(tmp_path: Path) -> None:
+    slides = [SlideFile(toy.slide(tmp_path / "a.h5"))]
+    drawn = [
+        [pick[1:] for pick in Cohort(slides, scale_weights=[of, 2 * of, of]).draw(0, 3, 64)]
+        for of in (1.0, 8e307, 1e-300)
+    ]
+    assert drawn[0] == drawn[1] == drawn[2]

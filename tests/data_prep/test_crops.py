@@ -79,3 +79,12 @@ def test_places_are_in_the_tissue_and_do_not_touch() -> None:
 def test_a_slide_with_too_little_tissue_is_told(slide: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"slide\.tiff: \d places of 256 px in its tissue; expected 99"):
         cut([slide], "histology", 256, 99, tmp_path / "out")
+
+
+def test_slides_of_one_name_are_refused_since_their_pictures_would_be_mixed(slide: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b" / slide.name
+    other.parent.mkdir()
+    other.write_bytes(slide.read_bytes())
+    with pytest.raises(UserError, match=r"slide\.tiff and .*b/slide\.tiff: their pictures would have one name"):
+        cut([slide, other], "histology", 256, 1, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

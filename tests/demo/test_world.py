@@ -194,3 +194,10 @@ def test_at_least_a_tile_of_follicles_lies_in_free_tissue():
         maps = region_maps(np.random.default_rng([seed, 0]), 2048, 5)
         free = (maps["tissue"] > 8) & (maps["nest"] < -4) & (maps["fat"] < -5) & (maps["vessel"] < -8)
         assert ((maps["lymphocytes"] > 0.9) & free).sum() * STEP**2 > 128**2
+
+
+@pytest.mark.parametrize(("count", "size", "message"), [(1, 2**24, "size: 16777216 px need"), (10**9, 1024, "count: ")])
+def test_slides_that_do_not_fit_are_refused_at_once(tmp_path, count, size, message):
+    with pytest.raises(UserError, match=rf"{message}.* at least [\d,]+ GB of .*, [\d,]+ GB are free"):
+        generate(tmp_path / "out", count=count, seed=0, kind="histology", size_px=size)
+    assert list(tmp_path.iterdir()) == []

@@ -28,6 +28,7 @@ from ldm.errors import UserError
 from ldm.evaluation.metrics.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.metrics.frechet import Statistics
 from ldm.images.contact_sheet import Pixels, save_png
+from ldm.images.picture_files import PICTURE_SUFFIXES
 from ldm.images.pictures import listed, read_picture
 from ldm.support.bundled_configs import bundled_file
 from ldm.support.cache import Identity
@@ -161,6 +162,12 @@ class ImageSet:
             return all(slide.settings.get("images") != "jpeg" for slide in self.slides)
         return not any(path.suffix.lower() in (".jpg", ".jpeg") for path in self.path.rglob("*"))
 
+    def _holds_images(self, scale: str) -> bool:
+        if self.slides or (self.path / scale).is_dir():
+            return True
+        pictures = [file.name for file in self.path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES]
+        return any(name.startswith(f"{scale}_") for name in pictures) or (len(self.scales) == 1 and bool(pictures))
+
     def loaders(self, scale: str) -> list[Loader]:
         """UserError for slides without images, or no image."""
         if not self.slides:
@@ -171,8 +178,10 @@ class ImageSet:
         return [region.image for region in found]
 
     def described(self, scale: str, extractor: Extractor, processes: Processes = ALONE, batch: int = 32) -> Described:
-        """In the space of `extractor`; from shared statistics where the folder holds them."""
-        statistics = sorted(self.path.glob(f"{scale}_*.npz"))
+        """In the space of `extractor`; from shared statistics where the folder holds them and no image of the scale,
+        since images may have changed since.
+        """
+        statistics = [] if self._holds_images(scale) else sorted(self.path.glob(f"{scale}_*.npz"))
         same = [path for path in statistics if path.name == statistics_name(scale, extractor)]
         if same or statistics:
             return Described(Statistics.load((same or statistics)[0]))  # comparison refuses a mismatch
