@@ -1,35 +1,36 @@
 """Joint sampling compared: independent tiles, interpolated embeddings, the paper, the released sampler, ours.
 
-    python benchmarks/joint_sampling.py --sizes 1024 4096 --out benchmarks/joint_sampling.md
+    python -m benchmarks.joint_sampling --out benchmarks/joint_sampling.md
+    python -m benchmarks.joint_sampling --model satellite --rows default exact
 
-The place is the middle of the held-out demo slide of seed 100; its embeddings are bundled, its pixels are drawn again.
-Every row is made at every size unless its operations exceed `--most` PFLOP; operations depend on the number of tiles
-alone, so such a row still shows them. A table goes to --out, pictures beside it.
+Every row samples eight places of four slides that no network was trained on: of each slide the place with most gradient
+energy (in tissue: the densest) and the one in the middle of that order. Cells are means and standard deviations over
+the places. With `--canvas true` the real coarse image is the coarse canvas, so that only the constraint is compared.
+A table goes to --out, a picture beside it.
 """
 
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from data_prep.slides.slide import Plane, open_slide
 from ldm.demo.world import generate
+from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import cli
 from ldm.evaluation.experiments.large_images import figures
 from ldm.evaluation.experiments.operations import counted, full_size, full_size_pflop, worth
-from ldm.evaluation.metrics.seams import cell_pattern
-from ldm.images.contact_sheet import contact_sheet
-from ldm.images.tensors import to_uint8
-from ldm.model_slides import matching_slide
-from ldm.multiscale.conditions import TokenMap
-from ldm.multiscale.constraint import OPERATORS, Shrink
+from ldm.evaluation.metrics.seams import cell_pattern, gradient_energy
+from ldm.images.contact_sheet import Pixels, contact_sheet
+from ldm.images.tensors import from_uint8, to_uint8
+from ldm.multiscale.conditions import TokenMap, image_tokens
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS, Settings
 from ldm.pipeline import ZoomLDM
@@ -38,113 +39,157 @@ from ldm.support.bundled_models import BUNDLED
 from ldm.support.files import atomic_write
 from ldm.support.precision import add_precision, announce
 
-Pixels = NDArray[np.uint8]
-SEED, SLIDE_PX, SHOWN_PX = 100, 4096, 512
-DEFAULT = PRESETS["default"]
+SLIDES, SEED, SLIDE_PX, SHOWN_PX = 4, 500, 4096, 512
+FREE = ("independent tiles", "interpolated embeddings")
+"""rows without a coarser canvas"""
 
 
 class PresetRow(NamedTuple):
-    """A preset and its name in the table."""
+    """A preset, and positions of its scales in the model's ladder."""
 
-    name: str
-    scales: tuple[str, ...]
+    scales: tuple[int, ...]
     settings: Settings
 
 
-ROWS = [
-    PresetRow("independent tiles", ("20x", "5x"), PRESETS["independent"]),
-    PresetRow("interpolated embeddings", ("20x", "5x"), PRESETS["interpolated"]),
-    PresetRow("default", ("20x", "5x"), DEFAULT),
-    PresetRow("default, chain", ("20x", "5x", "1.25x"), DEFAULT),
-    PresetRow("paper", ("20x", "5x"), replace(PRESETS["paper"], seam="none")),
-    PresetRow("paper, repaired", ("20x", "5x"), PRESETS["paper"]),
-    PresetRow("published", ("20x", "5x"), replace(PRESETS["published"], seam="none")),
-    PresetRow("published, repaired", ("20x", "5x"), PRESETS["published"]),
-]
+ROWS = {
+    "independent tiles": PresetRow((0, 2), PRESETS["independent"]),
+    "interpolated embeddings": PresetRow((0, 2), PRESETS["interpolated"]),
+    "default": PresetRow((0, 2), PRESETS["default"]),
+    "exact": PresetRow((0, 2), PRESETS["exact"]),
+    "default, chain": PresetRow((0, 2, 4), PRESETS["default"]),
+    "exact, chain": PresetRow((0, 2, 4), PRESETS["exact"]),
+    "default, factor 16": PresetRow((0, 4), PRESETS["default"]),
+    "exact, factor 16": PresetRow((0, 4), PRESETS["exact"]),
+    "paper": PresetRow((0, 2), replace(PRESETS["paper"], seam="none")),
+    "paper, repaired": PresetRow((0, 2), PRESETS["paper"]),
+    "published": PresetRow((0, 2), replace(PRESETS["published"], seam="none")),
+    "published, repaired": PresetRow((0, 2), PRESETS["published"]),
+}
+COLUMNS = {
+    "before": "error before the pixel step",
+    "after": "error after it",
+    "seam strength": "seam strength",
+    "gradient energy": "gradient energy",
+    "spectral distance": "spectral distance",
+    "pattern": "cell pattern",
+    "unet": "U-Net",
+    "decoder": "decoder",
+    "encoder": "encoder",
+    "pflop": "PFLOP at full size",
+    "seconds": "CPU s",
+}
+"""measures, and their names in the table; evaluations are per tile of the finest canvas"""
 
 
-def real_place(size: int, folder: Path) -> tuple[Pixels, tuple[int, int]]:
-    """The pixels (size, size, 3) in the middle of the held-out slide, and the first base tile (row, col) there."""
-    (path,) = generate(folder, 1, SEED, "histology", SLIDE_PX)
-    slide = open_slide(path, "histology")
-    tile_px = 128
-    first = (SLIDE_PX - size) // 2 // tile_px
-    plane = Plane(slide, slide.mpp)
-    return plane.read(first * tile_px, first * tile_px, size, size), (first, first)
+@dataclass(frozen=True)
+class RealPlace:
+    """A piece of a drawn slide, and the embeddings (d, R, C) of its base tiles."""
+
+    pixels: Pixels
+    tokens: torch.Tensor
 
 
-def measured(image: Pixels, real: Pixels, tile_px: int) -> list[str]:
-    """Cells: seam strength, gradient energy over the real one, distance of the power spectra, cell pattern."""
-    found = figures(image, None, real, tile_px)
-    cells = [f"{found['seam strength']:.3f}", f"{found['gradient energy']:.2f}", f"{found['spectral distance']:.2f}"]
-    return [*cells, f"{cell_pattern(image):.2f}"]
+def real_places(model: ZoomLDM, name: str, size: int, count: int, folder: Path) -> Iterator[RealPlace]:
+    """`count` places of `size` pixels a side: of each drawn slide the two of the docstring above, in turn."""
+    embed = load_encoder(model.encoder)
+    for path in generate(folder, -(-count // 2), SEED, BUNDLED[name].kind, SLIDE_PX):
+        slide = open_slide(path, BUNDLED[name].kind)
+        plane = Plane(slide, slide.mpp)
+        corners = [(y, x) for y in range(0, SLIDE_PX - size + 1, size) for x in range(0, SLIDE_PX - size + 1, size)]
+        pieces = [plane.read(x, y, size, size) for y, x in corners]
+        order = np.argsort([gradient_energy(piece) for piece in pieces])
+        for number in (order[-1], order[len(order) // 2])[: min(2, count)]:
+            yield RealPlace(pieces[number], image_tokens(pieces[number], embed, model.tile_px))
+        count -= 2
 
 
-def constraint_errors(joint: Joint, image: torch.Tensor) -> list[str]:
-    """Root mean square of A x - y for both kinds of A."""
-    shrink = [Shrink(joint.chain.factor(joint.scales[1]), kind) for kind in OPERATORS]
-    y = joint.image(joint.scales[1])[:, : joint.height // shrink[0].factor, : joint.width // shrink[0].factor]
-    return [f"{(a(image[None])[0] - y).square().mean().sqrt():.3f}" for a in shrink]
-
-
-def run_row(row: PresetRow, model: ZoomLDM, real: Pixels, place: tuple[int, int]) -> tuple[list[str], Pixels, Pixels]:
-    """Sample; the table's cells, the image and its coarser canvas."""
-    size, tiles = len(real), (len(real) // model.tile_px) ** 2
-    slide = matching_slide(BUNDLED["demo"].slide, model)
-    rows, cols = (min(size // model.tile_px, length - at) for length, at in zip(slide.grid, place, strict=True))
-    conditions = TokenMap(model, slide.tokens(0, *place, rows, cols))
-    joint = Joint(model=model, scales=row.scales, height=size, width=size, conditions=conditions, settings=row.settings)
+def sampled(
+    row: PresetRow, model: ZoomLDM, place: RealPlace, seed: int, true_canvas: bool
+) -> tuple[dict[str, Any], Pixels]:
+    """The measures of one image, and its pixels."""
+    size, tiles = len(place.pixels), (len(place.pixels) // model.tile_px) ** 2
+    scales = [model.ladder.names[number] for number in row.scales]
+    factor = model.ladder[scales[-1]].downsample
+    fixed = F.avg_pool2d(from_uint8(place.pixels[None]), factor)[0] if true_canvas else None
+    conditions = TokenMap(model, place.tokens)
+    joint = Joint(
+        model=model,
+        scales=scales,
+        height=size,
+        width=size,
+        conditions=conditions,
+        settings=row.settings,
+        seed=seed,
+        fixed=fixed,
+    )
     started = time.process_time()
     with counted(model) as work:
-        for _ in tqdm(joint.run(), total=joint.steps, desc=f"{row.name}, {size} px", unit="step"):
+        for _ in joint.run():
             pass
         image = torch.cat(list(joint.bands()), dim=1)
-    seconds = time.process_time() - started
+    found: dict[str, Any] = {"seconds": time.process_time() - started, "pflop": full_size_pflop(work)}
+    found |= dict(
+        zip(
+            ("unet", "decoder", "encoder"),
+            (worth(*pair) / tiles for pair in zip(work, full_size(), strict=True)),
+            strict=True,
+        )
+    )
     pixels = to_uint8(image[None])[0]
-    evaluations = "/".join(f"{worth(*pair) / tiles:.0f}" for pair in zip(work, full_size(), strict=True))
-    before = "" if joint.before is None else f"{joint.before.rms:.3f}"
-    cells = [row.name, before, *constraint_errors(joint, image), *measured(pixels, real, model.tile_px), evaluations]
-    cells += [f"{full_size_pflop(work):.2f}", f"{seconds:.0f}"]
-    return cells, pixels, to_uint8(joint.image(joint.scales[1])[None])[0]
+    factor = joint.chain.factor(joint.scales[1])
+    coarse = joint.image(joint.scales[1])[:, : size // factor, : size // factor]
+    found["before"] = float("nan") if joint.before is None else joint.before.rms
+    found["after"] = (F.avg_pool2d(image[None], factor)[0] - coarse).square().mean().sqrt().item()
+    return found | figures(pixels, None, place.pixels, model.tile_px) | {"pattern": cell_pattern(pixels)}, pixels
 
 
-HEADER = (
-    "| | means, before the pixel step | error, means | error, cubic "
-    "| seam strength | gradient energy | spectral distance | cell pattern "
-    "| U-Net/decoder/encoder per tile | PFLOP at full size | CPU s, demo |\n|" + "---|" * 11
-)
+def cell(values: Sequence[float]) -> str:
+    """Mean and standard deviation in two or three digits; empty where nothing was measured."""
+    if np.isnan(values).any():
+        return ""
+    digits = 3 if np.mean(values) < 0.2 else 2 if np.mean(values) < 20 else 0
+    return f"{np.mean(values):.{digits}f}" + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
+
+
+def line(name: str, measured: Sequence[dict[str, Any]]) -> str:
+    """A row of the table."""
+    cells = [cell([found.get(key, float("nan")) for found in measured]) for key in COLUMNS]
+    return f"| {' | '.join([name, *cells])} |"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description="Compare ways of joint sampling; writes a table and pictures.")
-    parser.add_argument("--sizes", type=positive_int, nargs="+", default=[1024], help="pixels a side (%(default)s)")
-    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], help="default: all")
-    add_precision(parser.add_argument)
-    parser.add_argument(
-        "--data", type=output_folder, default="data/demo/held_out", help="where the slide goes (%(default)s)"
-    )
-    parser.add_argument("--out", type=output_file, default="benchmarks/joint_sampling.md", help="(%(default)s)")
+    parser = Parser(description="Compare ways of joint sampling; writes a table and a picture.")
+    add = parser.add_argument
+    add("--model", choices=list(BUNDLED), default="demo", help="a bundled one (%(default)s)")
+    add("--size", type=positive_int, default=512, help="pixels a side (%(default)s)")
+    add("--places", type=positive_int, default=2 * SLIDES, help="places, two a slide (%(default)s)")
+    add("--rows", nargs="+", choices=list(ROWS), default=["default", "exact"], help="(%(default)s)")
+    add("--steps", type=positive_int, help="instead of the presets'")
+    add("--canvas", choices=("sampled", "true"), default="sampled", help="the coarse canvas (%(default)s)")
+    add_precision(add)
+    add("--data", type=output_folder, default="data/demo/benchmark", help="where the slides go (%(default)s)")
+    add("--out", type=output_file, default="benchmarks/joint_sampling.md", help="(%(default)s)")
     args = parser.parse_args(argv)
-    model = ZoomLDM.load("demo", precision=args.precision)
+    model = ZoomLDM.load(args.model, precision=args.precision)
     announce(model.precision, model.device)
-    text = [f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {model.precision}"]
-    for size in args.sizes:
-        real, place = real_place(size, args.data)
-        text += [f"\n## {size} x {size}\n", HEADER]
-        seam, energy, distance, pattern = measured(real, real, model.tile_px)
-        text.append(f"| real | | | | {seam} | {energy} | {distance} | {pattern} | | | |")
-        shown = {"real": real[:SHOWN_PX, :SHOWN_PX]}
-        for row in ROWS:
-            if args.rows is None or row.name in args.rows:
-                cells, image, _ = run_row(row, model, real, place)
-                text.append(f"| {' | '.join(cells)} |")
-                print(text[-1], flush=True)
-                shown[row.name] = image[:SHOWN_PX, :SHOWN_PX]
-                contact_sheet(
-                    [list(shown.values())], [""], list(shown), args.out.with_name(f"{args.out.stem}_{size}.png")
-                )
-                with atomic_write(args.out) as partial:
-                    partial.write_text("\n".join(text) + "\n")
+    rows = {name: row for name, row in ROWS.items() if name in args.rows}
+    if args.steps:
+        rows = {name: row._replace(settings=replace(row.settings, steps=args.steps)) for name, row in rows.items()}
+    places = list(real_places(model, args.model, args.size, args.places, args.data / BUNDLED[args.model].kind))
+    real = [figures(x.pixels, None, x.pixels, model.tile_px) | {"pattern": cell_pattern(x.pixels)} for x in places]
+    lines, shown = [line("real", real)], [[place.pixels[:SHOWN_PX, :SHOWN_PX] for place in places]]
+    for name, row in rows.items():
+        bar = tqdm(places, desc=name, unit="image")
+        found = [sampled(row, model, place, seed, args.canvas == "true") for seed, place in enumerate(bar)]
+        lines.append(line(name, [measured for measured, _ in found]))
+        shown.append([pixels[:SHOWN_PX, :SHOWN_PX] for _, pixels in found])
+        print(lines[-1], flush=True)
+        contact_sheet(shown, ["real", *rows][: len(shown)], [""] * len(places), args.out.with_suffix(".png"))
+        head = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {model.precision}"
+        title = f"{args.model}, {args.size} px, {len(places)} places, {args.canvas} canvas; {head}"
+        table = ["|".join(["", "", *COLUMNS.values(), ""]), "|---" * (len(COLUMNS) + 1) + "|", *lines]
+        with atomic_write(args.out) as partial:
+            partial.write_text(f"{title}\n\n" + "\n".join(table) + "\n")
     print(args.out)
 
 

@@ -34,14 +34,17 @@ from ldm.support.typed import typed
 CONFIG, WEIGHTS, PUBLISHED = "config.yaml", "weights.safetensors", "weights.ckpt"
 CDM = "cdm"
 """subfolder of a saved model's folder for its CDM"""
+PREVIEW = "preview"
+"""subfolder for its preview head"""
 PART = r"[A-Za-z0-9][\w.-]*"
 HUB_NAME = re.compile(rf"(hf:)?(?P<id>{PART}/{PART})/?(?P<inside>(?:{PART}/?)*)(?:@(?P<revision>[\w./-]+))?")
 WEIGHTS_FILES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
-OF_MODEL = ("system", "ladder", "tile_px", "encoder", "model", "contexts_id")
+OF_MODEL = ("system", "ladder", "tile_px", "encoder", "model", "contexts_id", "decoder_id")
 """keys of a config that describe the model; the others concern training and may contain local paths"""
 PARTS_OF = {
     "zoomldm": ("denoiser", "summarizer", "autoencoder", "schedule", "prediction"),
     "cdm": ("cdm", "schedule"),
+    "preview": ("preview",),
 }
 """parts in a config's `model` section, by system"""
 
@@ -178,7 +181,7 @@ def _fetched(name: HubName) -> Path:
 def _needed(name: HubName) -> list[str]:
     """The files of a model in a repository. UserError that lists what is there instead."""
     saved = [WEIGHTS, CONFIG, f"{WEIGHTS}.sha256", f"{CONFIG}.sha256"]
-    own = [name.file(file) for file in saved + [f"{CDM}/{file}" for file in saved]]
+    own = [name.file(file) for file in saved + [f"{part}/{file}" for part in (CDM, PREVIEW) for file in saved]]
     published = name.file(PUBLISHED)
     likely = [*own, published, *([name.inside] if name.inside else [])]
     there = list_files(name.repository, likely, name.text)

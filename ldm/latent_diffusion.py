@@ -22,6 +22,7 @@ from ldm.multiscale.decoding import decode_bands
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
 from ldm.networks.unet import UNet
+from ldm.preview_model import PreviewModel
 from ldm.scales import Ladder
 from ldm.support.finite import checked
 from ldm.support.precision import DTYPES
@@ -47,6 +48,8 @@ class LatentDiffusion:
     """names the weights"""
     config_id: str = ""
     """id of the network settings in the config"""
+    preview: PreviewModel | None = None
+    """latents to the image at half its resolution, for joint sampling"""
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +73,7 @@ class LatentDiffusion:
     @property
     def weights(self) -> dict[str, str]:
         """Ids of everything that samples depend on, besides conditions, settings and precision."""
-        return {"model": self.id, "model config": self.config_id}
+        return {"model": self.id, "model config": self.config_id, **(self.preview.weights if self.preview else {})}
 
     @cached_property
     def latents_id(self) -> str:

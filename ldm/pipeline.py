@@ -26,12 +26,13 @@ from ldm.checkpoint import join, split
 from ldm.conditioning_model import ConditioningModel
 from ldm.data.tokens import TOKENS
 from ldm.errors import UserError
-from ldm.hub import CDM, build_part, load_network, open_source, save_model
+from ldm.hub import CDM, PREVIEW, build_part, load_network, open_source, save_model
 from ldm.images.tensors import to_uint8
 from ldm.latent_diffusion import FOR_CONTEXT, LatentDiffusion, image_noise
 from ldm.model_card import Card, Facts, model_card
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.weights_id import weights_id
+from ldm.preview_model import PreviewModel
 from ldm.scales import ladder
 from ldm.support.files import atomic_write
 from ldm.support.finite import checked
@@ -65,10 +66,13 @@ class ZoomLDM(LatentDiffusion):
         cls,
         source: str | Path = "demo",
         cdm: str | Path | None = None,
+        preview: str | Path | None = None,
         device: str | torch.device = "cpu",
         precision: str = "auto",
     ) -> "ZoomLDM":
-        """Load `source` and, from `cdm`, the CDM; the demo model and a model saved with a CDM include one.
+        """Load `source` and, from `cdm` and `preview`, its CDM and preview head.
+
+        The bundled models, and models saved with them, bring their own; so does a model with a bundled autoencoder.
 
         `source`: `"demo"`, a folder, a file, or a name on the hub: `"StonyBrook-CVLab/ZoomLDM/brca"`, in general
         `"hf:ORG/NAME[/SUBFOLDER][@REVISION]"`.
@@ -104,10 +108,13 @@ class ZoomLDM(LatentDiffusion):
         if cdm is not None:
             model.cdm = ConditioningModel.load(cdm)
             model.check_cdm(model.cdm, found.published)
+        model.preview = PreviewModel.load(preview) if preview else PreviewModel.of(model.autoencoder, found.path.parent)
+        if model.preview is not None:
+            model.preview.check(model.autoencoder)
         return model.to(device)
 
     def save_pretrained(self, folder: str | Path, card: Card = NO_CARD, source: str = "") -> Path:
-        """Write a folder that `ZoomLDM.load` reads back bit-equal, CDM included; returns the folder.
+        """Write a folder that `ZoomLDM.load` reads back bit-equal, CDM and preview head included; returns the folder.
 
         It holds config.yaml, weights.safetensors, their sha256, and a model card, README.md, with the statements of
         `card` and the model's own facts; `source` is the name to load it by in the card's example. UserError when
@@ -125,6 +132,8 @@ class ZoomLDM(LatentDiffusion):
         if self.cdm is not None:
             self.cdm.save(folder / CDM)
             networks["CDM"] = self.cdm.network
+        if self.preview is not None:
+            self.preview.save(folder / PREVIEW)
         facts = Facts(
             id=self.id,
             kind=self.ladder.kind,
@@ -174,7 +183,8 @@ class ZoomLDM(LatentDiffusion):
             raise UserError(
                 f"device: {device} cannot be used ({str(error).splitlines()[0]}); cpu always can"
             ) from error
-        for network in (self.unet, self.summarizer, self.autoencoder, *([self.cdm.network] if self.cdm else [])):
+        parts = [part.network for part in (self.cdm, self.preview) if part is not None]
+        for network in (self.unet, self.summarizer, self.autoencoder, *parts):
             network.to(device)
         return self
 

@@ -50,10 +50,11 @@ def demo_slide() -> SlideFile:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the toy model's run, its CDM's, an autoencoder's, and a slide."""
+    """A folder with the toy model's run, its preview head's in it, its CDM's, an autoencoder's, and a slide."""
     folder = tmp_path_factory.mktemp("world")
     for system in ("zoomldm", "cdm", "vq"):
         toy.run_folder(folder / system, system)
+    toy.run_folder(folder / "zoomldm" / "preview", "preview")
     toy.slide(folder / "slide.h5")
     return folder
 

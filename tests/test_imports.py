@@ -17,6 +17,7 @@ ORDER = [
         "ldm.model_card",
         "ldm.hub",
         "ldm.conditioning_model",
+        "ldm.preview_model",
     ),
     *("ldm.latent_diffusion", "ldm.pipeline", "ldm.model_slides", "ldm.controlnet_superres"),
     *("ldm.encoders", "ldm.evaluation", "ldm.training", "ldm.doctor", "ldm.demo", "data_prep"),

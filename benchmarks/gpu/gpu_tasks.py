@@ -21,7 +21,7 @@ from ldm.images.contact_sheet import Pixels
 from ldm.images.tensors import to_uint8
 from ldm.multiscale.conditions import TokenMap
 from ldm.multiscale.joint import Joint
-from ldm.multiscale.presets import CONSISTENT, PRESETS
+from ldm.multiscale.presets import CONSISTENT, PRESETS, adapted
 from ldm.multiscale.super_resolution import SuperResolution
 from ldm.pipeline import ZoomLDM
 from ldm.support.precision import DTYPES, allow_tf32
@@ -159,7 +159,7 @@ def superres(model: ZoomLDM, size: Size) -> Pixels:
 
 def large(model: ZoomLDM, conditions: TokenMap, px: int, steps: int | None) -> Pixels:
     """(px, px, 3): joint sampling with default settings, two scales with a ratio of 4."""
-    preset = PRESETS["default"]
+    preset = adapted(PRESETS["default"], model)
     sampling = Joint(
         model=model,
         scales=SCALES,
@@ -175,9 +175,8 @@ def large(model: ZoomLDM, conditions: TokenMap, px: int, steps: int | None) -> P
 
 def enlarged(model: ZoomLDM, y: Pixels, conditions: TokenMap, steps: int | None) -> Pixels:
     """y (h, w, 3), four times larger."""
-    sampling = SuperResolution(
-        model, y, SCALES, conditions, settings=replace(CONSISTENT, steps=steps or CONSISTENT.steps)
-    )
+    preset = adapted(CONSISTENT, model)
+    sampling = SuperResolution(model, y, SCALES, conditions, settings=replace(preset, steps=steps or preset.steps))
     for _ in tqdm(sampling.run(), total=sampling.joint.steps, desc="super-resolution", unit="step", leave=False):
         pass
     return np.concatenate(list(sampling.bands()))

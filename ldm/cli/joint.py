@@ -14,6 +14,7 @@ from ldm.cli.options import (
     add_machines,
     add_model,
     add_model_out,
+    add_preview,
     add_scales,
     add_seed,
 )
@@ -31,6 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add_model(add)
     add_cdm(add)
+    add_preview(add)
     add_scales(add, "finest and coarser ones, any number; default: 20x,5x, of satellite models 1x,3x")
     add("--size", default="1024", metavar="PX|WxH", help="pixels at the finest scale (%(default)s)")
     add(
@@ -44,7 +46,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--preset",
         choices=PRESETS,
         default="default",
-        help="settings of the paper, of the released sampler, or baselines",
+        help="exact: through decoder and encoder, not the preview head; the paper's, the released sampler's, baselines",
     )
     add("--steps", type=sampling_steps, help="denoising steps")
     add("--inner", type=integer(0, 1000), help="corrections a step (K); 0: tiles independent of the coarse canvas")

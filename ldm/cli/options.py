@@ -103,6 +103,11 @@ def add_model_out(add: Add, usual: str, meaning: str = "folder") -> None:
     add("--out", type=output_folder, help=text)
 
 
+def add_preview(add: Add) -> None:
+    """--preview: the preview head of the model's autoencoder."""
+    add("--preview", help="the preview head of its autoencoder, named likewise; demo and satellite bring their own")
+
+
 def add_cdm(add: Add) -> None:
     """--cdm: the conditioning diffusion model of the model."""
     add("--cdm", help="the model's CDM, named likewise; demo and satellite bring their own")

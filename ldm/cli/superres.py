@@ -14,10 +14,11 @@ from ldm.cli.options import (
     add_guidance_interval,
     add_model,
     add_model_out,
+    add_preview,
     add_scales,
     add_seed,
 )
-from ldm.multiscale.presets import CONSISTENT
+from ldm.multiscale.presets import SUPERRES_PRESETS
 from ldm.support.arguments import Parser, guidance, sampling_steps
 
 
@@ -31,6 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="at the coarsest of --scales; default: our own")
     add_model_out(add, "samples/superres")
     add_model(add)
+    add_preview(add)
     add_scales(add, "finest and coarser ones; their ratio is the enlargement (20x,5x or 1x,3x)")
     add("--method", choices=("zoomldm", "bicubic"), default="zoomldm", help="(%(default)s)")
     add("--condition", choices=("none", "given", "inferred"), help="default: given with --from, inferred without")
@@ -38,9 +40,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--place", metavar="ROW,COL", help="the base tile of that slide in the image's upper left corner (0,0)")
     add("--truth", type=Path, metavar="IMAGE|FOLDER", help="what the result should be, to score it; same names")
     add("--no-consistency", action="store_true", help="skip the final consistency step")
-    add("--steps", type=sampling_steps, default=CONSISTENT.steps, help="denoising steps (%(default)s)")
-    add("--guidance", type=guidance, default=CONSISTENT.guidance, help="1 is none (%(default)s)")
-    add_guidance_interval(add, CONSISTENT.guidance_interval)
+    text = "exact: through decoder and encoder, not the preview head (%(default)s)"
+    add("--preset", choices=SUPERRES_PRESETS, default="default", help=text)
+    add("--steps", type=sampling_steps, help="denoising steps, instead of the preset's")
+    add("--guidance", type=guidance, help="instead of the preset's; 1 is none")
+    add_guidance_interval(add)
     add_batch_size(add, "tiles")
     add_device(add)
     add_seed(add)

@@ -21,7 +21,7 @@ def bundle(run: Path) -> Path:
     The weights file names the settings of the model, as that of a training does: a config.yaml that was edited is
     refused, whatever its sha256.
     """
-    source = open_source(run, "vq", "zoomldm", "cdm", "control")
+    source = open_source(run, "vq", "zoomldm", "cdm", "control", "preview")
     system, bundled = source.config.system, model_of_kind(source.config.ladder.kind)
     folder = bundled.folder / system
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in source.tensors.items()}

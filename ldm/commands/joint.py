@@ -41,7 +41,7 @@ from ldm.multiscale.conditions import (
 )
 from ldm.multiscale.cost import cost_of
 from ldm.multiscale.joint import Joint
-from ldm.multiscale.presets import PRESETS, Settings
+from ldm.multiscale.presets import PRESETS, Settings, adapted
 from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.pipeline import ZoomLDM
 from ldm.scales import Scale
@@ -59,14 +59,14 @@ OUTPUTS = ("image.tiff", "image.png", "image.json", "picture.png")
 """files in --out"""
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """The preset with the changes of the command line."""
+def settings_of(args: argparse.Namespace, model: ZoomLDM) -> Settings:
+    """The preset, as `model` can follow it, with the changes of the command line."""
     keys = ("steps", "guidance", "guidance_interval", "seam")
     chosen = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     if "guidance" in chosen:
         chosen["fine_guidance"] = None
     rule = {key: getattr(args, key) for key in ("inner", "weight", "tolerance") if getattr(args, key) is not None}
-    preset = PRESETS[args.preset]
+    preset = adapted(PRESETS[args.preset], model)
     return replace(preset, **chosen, rule=replace(preset.rule, **rule))
 
 
@@ -272,13 +272,13 @@ def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: 
 def run(args: argparse.Namespace) -> None:
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     started = time.monotonic()
-    model = ZoomLDM.load(args.model, cdm=args.cdm, device=fabric.device, precision=args.precision)
+    model = ZoomLDM.load(args.model, cdm=args.cdm, preview=args.preview, device=fabric.device, precision=args.precision)
     args.out = out_folder(args, "samples/joint", model)
     check_levels(args.guidance_interval, model.alpha_bar)
     refuse_overwriting([Path(args.origin)] if args.origin else [], args.out, OUTPUTS)
     if fabric.is_global_zero:
         announce(model.precision, model.device)
-    scales, size, settings = args.scales or model.ladder.fourfold, args.pixels, settings_of(args)
+    scales, size, settings = args.scales or model.ladder.fourfold, args.pixels, settings_of(args, model)
     first = fabric.global_rank == 0
     joint = Joint(
         model=model,

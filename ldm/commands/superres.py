@@ -38,7 +38,7 @@ from ldm.model_slides import kind_notes, matching_slide, tile_place
 from ldm.multiscale.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
 from ldm.multiscale.constraint import Residual, Shrink
 from ldm.multiscale.cost import cost_of
-from ldm.multiscale.presets import CONSISTENT, Settings
+from ldm.multiscale.presets import SUPERRES_PRESETS, Settings, adapted
 from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.multiscale.super_resolution import INVERSION_STEPS, SuperResolution, bicubic, inferred, magnification
 from ldm.pipeline import ZoomLDM
@@ -160,10 +160,13 @@ def slide_place(args: argparse.Namespace, model: ZoomLDM) -> Place | None:
     return None if ground is None else ground.scaled(max(model.ladder[name].downsample for name in args.scales))
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    rounds = 0 if args.no_consistency else CONSISTENT.rounds
-    chosen = {key: getattr(args, key) for key in ("steps", "guidance", "guidance_interval")}
-    return replace(CONSISTENT, **chosen, rounds=rounds)
+def settings_of(args: argparse.Namespace, model: ZoomLDM) -> Settings:
+    """The preset, as `model` can follow it, with the changes of the command line."""
+    keys = ("steps", "guidance", "guidance_interval")
+    chosen = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+    if args.no_consistency:
+        chosen["rounds"] = 0
+    return replace(adapted(SUPERRES_PRESETS[args.preset], model), **chosen)
 
 
 def identity_of(args: argparse.Namespace, model: ZoomLDM, job: Job, source: InputImage) -> Identity:
@@ -175,7 +178,7 @@ def identity_of(args: argparse.Namespace, model: ZoomLDM, job: Job, source: Inpu
         "device": model.device.type,
         "batch_size": args.batch_size,
         **source.settings,
-        "sampling": asdict(settings_of(args)),
+        "sampling": asdict(settings_of(args, model)),
     }
     inputs = {"picture": content_of(job.picture.pixels), **source.inputs}
     return Identity("super-resolution", model.weights, inputs, settings)
@@ -189,7 +192,7 @@ def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> tuple[SuperRe
         y,
         args.scales,
         Unconditional(model),
-        settings=settings_of(args),
+        settings=settings_of(args, model),
         seed=args.seed,
         batch_size=args.batch_size,
     )
@@ -296,13 +299,16 @@ def run(args: argparse.Namespace) -> int:
     truth = truths(args, paths)
     if args.out is not None:
         refuse_overwriting([*paths, *truth.values()], args.out)
-    model = ZoomLDM.load(args.model, device=chosen_device(args.device), precision=args.precision)
+    device = chosen_device(args.device)
+    model = ZoomLDM.load(args.model, preview=args.preview, device=device, precision=args.precision)
     args.out = out_folder(args, "samples/superres", model)
     check_levels(args.guidance_interval, model.alpha_bar)
     refuse_overwriting([*paths, *truth.values()], args.out)
     announce(model.precision, model.device)
     args.scales = args.scales or model.ladder.fourfold
     args.condition = args.condition or ("given" if args.slide else "inferred")
+    sampling = settings_of(args, model)
+    args.steps, args.guidance = sampling.steps, sampling.guidance
     jobs = [partial(load, path, truth.get(path), model, args.scales) for path in paths] or [partial(demo, args, model)]
     args.alone = len(jobs) == 1
     done, failed = [], []

@@ -55,8 +55,7 @@ def model_settings(config: DictConfig) -> str:
     read = {key: config.get(key) for key in ("system", "ladder", "tile_px", "encoder", "model", "steers")}
     if config.get("system") == "control":
         read["scales"] = config.data.get("scales")
-    if config.get("contexts_id"):
-        read["contexts_id"] = config.contexts_id
+    read |= {key: config[key] for key in ("contexts_id", "decoder_id") if config.get(key)}
     plain = OmegaConf.to_container(OmegaConf.create(read))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -79,6 +79,10 @@ class ControlTarget(Target):
     unet: Denoiser
 
 
+class PreviewTarget(Target):
+    target: Literal["ldm.networks.preview_head.PreviewHead"]
+
+
 class Data(Section):
     """Arguments of ldm.data.datamodule.CohortData, and the preparation that makes the cohort."""
 
@@ -172,6 +176,10 @@ class ControlNetModel(Section):
     autoencoder: AutoencoderTarget | None = None
 
 
+class PreviewNetworks(Section):
+    preview: PreviewTarget
+
+
 class Config(Section):
     """What every training config has."""
 
@@ -220,11 +228,20 @@ class ControlConfig(Config):
     model: ControlNetModel
 
 
+class PreviewConfig(Config):
+    autoencoder: Text
+    decoder_id: Text | None = None
+    """id of the decoder whose images are learnt"""
+    data: LatentData
+    model: PreviewNetworks
+
+
 SCHEMAS: dict[str, type[Config]] = {
     "vq": AutoencoderConfig,
     "zoomldm": ZoomLDMConfig,
     "cdm": CdmConfig,
     "control": ControlConfig,
+    "preview": PreviewConfig,
 }
 OF_TRAINING = ("run", "seed", "data", "training", "init", "zoomldm", "autoencoder")
 """keys that are not checked in a finished run"""

@@ -8,12 +8,12 @@ of the schedule, however long the stride. Joint sampling adds that noise without
 paper's eq. 2 does so too), the seam repair reduces eps.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ldm.diffusion.samplers import ddim_timesteps
 from ldm.diffusion.schedule import Prediction
 from ldm.errors import UserError
 
@@ -34,10 +34,9 @@ class Step(NamedTuple):
         return z_next if noise is None else z_next.addcmul_(self.noise_scale.to(noise), noise)
 
 
-def ddim_steps(steps: int, alpha_bar: Tensor) -> list[Step]:
-    """`steps` deterministic steps down the schedule alpha_bar (total,), to alpha_bar[0]."""
+def ddim_steps(timesteps: Sequence[int], alpha_bar: Tensor) -> list[Step]:
+    """Deterministic steps along `timesteps` of the schedule alpha_bar (total,), to alpha_bar[0]."""
     table = alpha_bar.double().cpu()
-    timesteps = ddim_timesteps(steps, len(table))
     nexts = [table[t] for t in timesteps[1:]] + [table[0]]
     zero = torch.zeros((), dtype=torch.float64)
     return [Step(t, table[t], a_next, (1 - a_next).sqrt(), zero) for t, a_next in zip(timesteps, nexts, strict=True)]

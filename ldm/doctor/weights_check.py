@@ -20,7 +20,7 @@ from ldm.support.typed import typed
 from ldm.training.callbacks import checkpoints
 from ldm.training.systems import SYSTEMS
 
-BUNDLE = ("vq", "zoomldm", "cdm", "control")
+BUNDLE = ("vq", "zoomldm", "cdm", "control", "preview")
 EXPECTED = {"vq": ("autoencoder",), "zoomldm": ("denoiser", "summarizer", "autoencoder")}
 """required parts of a system's weights"""
 

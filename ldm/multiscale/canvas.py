@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.diffusion.guidance import Denoiser
@@ -26,6 +27,8 @@ from ldm.diffusion.samplers import timestep
 from ldm.diffusion.schedule import Prediction, predict
 from ldm.diffusion.steps import Step
 from ldm.multiscale.constraint import Map, Shrink, difference, jvp, unit, vjp
+from ldm.multiscale.least_squares import damping_of, least_squares
+from ldm.multiscale.model import Preview
 from ldm.multiscale.presets import Rule
 from ldm.multiscale.windows import Blend, cover, cut
 from ldm.support.processes import ALONE, Processes
@@ -36,10 +39,14 @@ Target = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Codec:
-    """decode: latents (n, 3, h, w) -> images in [-1, 1], not clamped; encode: its inverse, unquantised."""
+    """decode: latents (n, 3, h, w) -> images in [-1, 1], not clamped; encode: its inverse, unquantised.
+
+    preview: latents -> images at half their resolution, in place of both; None: the model has no head for it.
+    """
 
     decode: Map
     encode: Map
+    preview: Preview | None = None
 
 
 class Corrected(NamedTuple):
@@ -93,6 +100,11 @@ class State(NamedTuple):
     whole: bool = True
     """whether it holds the windows of all processes"""
 
+    @classmethod
+    def begun(cls, z_t: Tensor, step: int = 0) -> "State":
+        """The state before step number `step`, the first one."""
+        return cls(step, z_t, z_t, None)
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -103,9 +115,9 @@ class Constraint:
     rule: Rule
 
 
-def denoise_step(z_t: Tensor, index: int, canvas: Canvas, constraint: Constraint | None = None) -> State:
-    """Step number `index` of the canvas z_t (3, H, W): the body of Algorithm 2's loop over timesteps."""
-    step = canvas.steps[index]
+def denoise_step(state: State, canvas: Canvas, constraint: Constraint | None = None) -> State:
+    """The next step of a canvas: the body of Algorithm 2's loop over timesteps."""
+    index, z_t, step = state.step, state.z_t, canvas.steps[state.step]
     weight = torch.ones(canvas.side, canvas.side, dtype=z_t.dtype, device=z_t.device)
     z_0, eps = Blend(z_t.shape, weight), Blend(z_t.shape, weight)
     errors = z_t.new_zeros(2)  # sum, count
@@ -131,9 +143,9 @@ def denoise_step(z_t: Tensor, index: int, canvas: Canvas, constraint: Constraint
 
 def denoise_canvas(z_t: Tensor, canvas: Canvas, first: int = 0) -> Iterator[State]:
     """Denoise z_t (3, H, W) from step number `first` on, without a constraint; one State after every step."""
-    for index in range(first, len(canvas.steps)):
-        state = denoise_step(z_t, index, canvas)
-        z_t = state.z_t
+    state = State.begun(z_t, first)
+    while state.step < len(canvas.steps):
+        state = denoise_step(state, canvas)
         yield state
 
 
@@ -159,18 +171,40 @@ def correct(windows: Windows, y: Tensor, codec: Codec, rule: Rule) -> Corrected:
     """
     prediction = windows.predict()
     error = y.new_zeros(len(y))
+    direction = preview_direction if rule.codec == "preview" else codec_direction
     for _ in range(rule.inner):
-        image = codec.decode(prediction.z_0)
-        shrink = Shrink(image.shape[-1] // y.shape[-1], rule.operator)
-        gap = y - shrink(image)
-        error = gap.square().mean(dim=(1, 2, 3)).sqrt()
-        off = error > rule.tolerance
-        if not off.any():
+        e, error = direction(prediction.z_0, y, codec, rule)
+        if not e.any():
             break
-        e = torch.zeros_like(prediction.z_0)
-        e[off] = latent_direction(codec, prediction.z_0[off], image[off], shrink.lift(gap[off]), rule)
         prediction = move(windows, prediction, e, rule)
     return Corrected(prediction, error)
+
+
+def preview_direction(z_0: Tensor, y: Tensor, codec: Codec, rule: Rule) -> tuple[Tensor, Tensor]:
+    """The correction of latents by least squares through the preview head, and the error (n,) before it."""
+    assert codec.preview is not None  # `ldm.multiscale.presets.adapted` sees to that
+    at = codec.preview.linearised(z_0)
+    f = at.value.shape[-1] // y.shape[-1]
+    gap = y - F.avg_pool2d(at.value, f)
+    error = _rms(gap)
+    d = least_squares(at, F.interpolate(gap, scale_factor=f, mode="bicubic"), damping_of(codec.preview.error))
+    return torch.where(error[:, None, None, None] > rule.tolerance, d, 0), error
+
+
+def codec_direction(z_0: Tensor, y: Tensor, codec: Codec, rule: Rule) -> tuple[Tensor, Tensor]:
+    """The direction in latents for the error of the decoded image (eq. 6 and 12), and that error (n,)."""
+    image = codec.decode(z_0)
+    shrink = Shrink(image.shape[-1] // y.shape[-1], rule.operator)
+    gap = y - shrink(image)
+    error = _rms(gap)
+    off, e = error > rule.tolerance, torch.zeros_like(z_0)
+    if off.any():
+        e[off] = latent_direction(codec, z_0[off], image[off], shrink.lift(gap[off]), rule)
+    return e, error
+
+
+def _rms(gap: Tensor) -> Tensor:
+    return gap.square().mean(dim=(1, 2, 3)).sqrt()
 
 
 def latent_direction(codec: Codec, z_0: Tensor, image: Tensor, e: Tensor, rule: Rule) -> Tensor:

@@ -13,12 +13,14 @@ Shapes: H, W latents of a canvas, f the factor between two neighbouring scales o
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
+from math import ceil
 
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.diffusion.guidance import Denoiser
+from ldm.diffusion.samplers import ddim_timesteps, log_snr_timesteps
 from ldm.diffusion.schedule import add_noise
 from ldm.diffusion.steps import Step, ddim_steps, released_steps
 from ldm.errors import UserError
@@ -27,7 +29,7 @@ from ldm.multiscale.chain import Chain
 from ldm.multiscale.conditions import Conditions
 from ldm.multiscale.constraint import Residual, Shrink, measured, project_bands
 from ldm.multiscale.model import MultiscaleModel
-from ldm.multiscale.presets import PRESETS, Settings, at_precision
+from ldm.multiscale.presets import PRESETS, Rule, Settings, adapted
 from ldm.multiscale.windows import canvas_noise, cut
 from ldm.support.finite import checked
 from ldm.support.processes import ALONE, Processes
@@ -68,7 +70,7 @@ class Joint:
     """error of the constraint before the final correction in pixels, if there is one; known when `bands` has ended"""
 
     def __post_init__(self) -> None:
-        self.settings = at_precision(self.settings, self.model.precision)
+        self.settings = adapted(self.settings, self.model)
         self.chain = Chain(self.model, self.scales, self.height, self.width, moves=self.settings.seam == "jitter")
         self.scales = self.chain.scales
         """finest first"""
@@ -92,9 +94,9 @@ class Joint:
                     constraint, coarser = None, self.chain.coarser(scale)
                     if coarser and self._constrained(step):  # A Dec(z_0) = y; y: the coarser canvas, decoded
                         y = self._decoded(taken[coarser].z_0) if coarser in taken else image(coarser)
-                        constraint = Constraint(self._pieces(scale, y), self.codec, self.settings.rule)
+                        constraint = Constraint(self._pieces(scale, y), self.codec, self.rule(step))
                     # in each window: z_0, eps = predict(z_t), moved towards y by eq. 4, 5, 6 and 12; then eq. 2
-                    taken[scale] = denoise_step(self.states[scale].z_t, step, canvases[scale], constraint)
+                    taken[scale] = denoise_step(self.states[scale], canvases[scale], constraint)
                     if taken[scale].whole:
                         checked(taken[scale].z_t, f"canvas {scale} after step {step + 1}")
                 self.states |= {scale: state._replace(z_0=state.z_t) for scale, state in taken.items()}  # z_0 is large
@@ -112,12 +114,17 @@ class Joint:
         """The first step of these canvases: 0 from noise, or the one where an earlier run was interrupted."""
         for scale in together:
             if scale not in self.states:
-                noise = self._noise(scale, FOR_START)
-                self.states[scale] = State(0, noise, noise, None)
+                self.states[scale] = State.begun(self._noise(scale, FOR_START))
         return self.states[together[-1]].step
 
     def _constrained(self, step: int) -> bool:
         return self.settings.rule.inner > 0 and step < self.settings.rule.until * self.scale_steps
+
+    def rule(self, step: int) -> Rule:
+        """The rule of step number `step`, if it is constrained."""
+        rule = self.settings.rule
+        exact = rule.codec == "preview" and step >= ceil(rule.until * self.scale_steps) - rule.exact_last
+        return replace(rule, codec="jvp") if exact else rule
 
     def _repair(self) -> Iterator[tuple[str, State]]:
         """The published seam repair of the finest canvas (released code): noised, and denoised in other windows."""
@@ -126,7 +133,7 @@ class Joint:
         start = self.states.get(REPAIR)
         if start is None:
             z_t = add_noise(self.states[scale].z_t, self._noise(scale, FOR_REPAIR), steps[0].a_t.float())
-            start = State(0, z_t, z_t, None)
+            start = State.begun(z_t)
         canvas = replace(
             self.canvas(scale),
             steps=steps,
@@ -158,15 +165,17 @@ class Joint:
 
     @property
     def codec(self) -> Codec:
-        return Codec(partial(self.model.decode, quantize=self.settings.quantize), self.model.encode)
+        decode = partial(self.model.decode, quantize=self.settings.quantize)
+        return Codec(decode, self.model.encode, self.model.preview)
 
     @cached_property
     def _walk(self) -> list[Step]:
         """The sampling steps of a canvas."""
-        alpha_bar = self.model.alpha_bar
-        if self.settings.released:
-            return released_steps(len(alpha_bar), len(alpha_bar) // self.settings.steps, alpha_bar)
-        return ddim_steps(self.settings.steps, alpha_bar)
+        alpha_bar, steps = self.model.alpha_bar, self.settings.steps
+        if self.settings.timesteps == "released":
+            return released_steps(len(alpha_bar), len(alpha_bar) // steps, alpha_bar)
+        even = self.settings.timesteps == "even"
+        return ddim_steps(ddim_timesteps(steps) if even else log_snr_timesteps(steps, alpha_bar), alpha_bar)
 
     def canvas(self, scale: str) -> Canvas:
         """The canvas of `scale`: its steps, windows and denoiser."""
@@ -181,7 +190,7 @@ class Joint:
             stride=side // OVERLAP if overlaps else None,
             batch_size=self.batch_size,
             offsets=[self._offset(scale, step) for step in range(self.scale_steps)],
-            noise=partial(self._noise, scale, FOR_STEP) if settings.released else None,
+            noise=partial(self._noise, scale, FOR_STEP) if settings.timesteps == "released" else None,
             processes=processes,
             sync_every=1 if moves or overlaps or processes is ALONE else SYNC_EVERY,
         )

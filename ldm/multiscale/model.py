@@ -3,7 +3,7 @@
 Shapes: n patches, H, W pixels, h = H / downsample, w context width, d embedding width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -12,6 +12,30 @@ from torch import Tensor
 from ldm.diffusion.defaults import Interval
 from ldm.diffusion.guidance import Denoiser
 from ldm.scales import Ladder
+
+
+class LinearisedImage(Protocol):
+    """An image as a function of latents at one point: its value, and the Jacobian there and its transpose as maps."""
+
+    @property
+    def value(self) -> Tensor: ...
+
+    @property
+    def forward(self) -> Callable[[Tensor], Tensor]: ...
+
+    @property
+    def transposed(self) -> Callable[[Tensor], Tensor]: ...
+
+
+class Preview(Protocol):
+    """A preview head: latents (n, 3, h, w) -> images (n, 3, H / 2, W / 2) in [-1, 1], not clamped."""
+
+    def linearised(self, z: Tensor) -> LinearisedImage:
+        """The image of z, and its Jacobian there."""
+
+    @property
+    def error(self) -> float:
+        """Root mean square of its error."""
 
 
 class MultiscaleModel(Protocol):
@@ -25,6 +49,10 @@ class MultiscaleModel(Protocol):
     @property
     def weights(self) -> dict[str, str]:
         """Ids of everything that samples depend on, besides conditions, settings and precision."""
+
+    @property
+    def preview(self) -> Preview | None:
+        """None: the model has no head."""
 
     @property
     def device(self) -> torch.device: ...

@@ -1,15 +1,18 @@
 """Settings for large images: the paper's, those of the released sampler, ours, and two baselines.
 
-| | default | paper | published |
-|---|---|---|---|
-| steps | 20 of DDIM | 50 of DDIM | 20, its own rule |
-| guidance | 3; the finest canvas none | 2 | 3 (it writes 2, in the other convention) |
-| coarser canvas | finished first | in lock-step | in lock-step |
-| corrections a step | 1 of half length, in the first 90 % | 1 | 10 |
-| a correction moves | z_0, by the encoder's derivative | z_t, by differences of 0.005 | the same, normalised |
-| A | means | cubic | cubic |
-| seams | other windows every step | repaired at the end | repaired at the end |
-| at the end | one correction in pixels | | |
+| | default | exact | paper | published |
+|---|---|---|---|---|
+| steps of DDIM | 12, even in log-SNR | 20 | 50 | 20, its own rule |
+| guidance | 3; the finest canvas none | the same | 2 | 3 (it writes 2, in the other convention) |
+| coarser canvas | finished first | finished first | in lock-step | in lock-step |
+| corrections a step | 1, in the first 80 % | 1 of half length, in 90 % | 1 | 10 |
+| a correction moves | z_0 | z_0 | z_t | z_t |
+| by | least squares, preview head | the encoder's derivative | differences of 0.005 | the same, normalised |
+| A | means | means | cubic | cubic |
+| seams | other windows every step | other windows every step | repaired at the end | repaired at the end |
+| at the end | one correction in pixels | one correction in pixels | | |
+
+`exact` needs no preview head (`ldm.networks.preview_head`); models without one get it for `default`.
 
 The baselines have no coarser canvas. "independent" samples tile by tile. "interpolated" is the large-image method of
 Graikos et al. 2024: overlapping windows, each under embeddings interpolated between the tiles', averaged every step.
@@ -22,8 +25,11 @@ from dataclasses import dataclass, field, replace
 
 from ldm.diffusion.defaults import Interval, check_interval
 from ldm.errors import UserError
+from ldm.multiscale.model import MultiscaleModel
 
 JACOBIANS = ("difference", "jvp", "backprop")
+CODECS = (*JACOBIANS, "preview")
+TIMESTEPS = ("even", "log-SNR", "released")
 SEAMS = ("none", "jitter", "overlap", "repair")
 
 
@@ -37,7 +43,8 @@ class Rule:
     weight: float = 1.0
     """lambda, length of a correction"""
     codec: str = "difference"
-    """Jacobian from pixels to latents: "difference" or "jvp" of the encoder, "backprop" through the decoder"""
+    """Jacobian from pixels to latents: "difference" or "jvp" of the encoder, "backprop" through the decoder; "preview":
+    neither, but least squares through the preview head, which determine the length of a correction"""
     zeta: float = 1.0
     """step of that difference; 1 is large enough for half precision"""
     denoiser: str | None = None
@@ -49,10 +56,16 @@ class Rule:
     """root mean square of y - A x below which a window is not corrected"""
     until: float = 1.0
     """share of the steps, from the first, that are constrained"""
+    exact_last: int = 0
+    """number of constrained steps, the last ones, whose correction is by forward mode through decoder and encoder
+    instead of the preview head, which is less accurate"""
 
     def __post_init__(self) -> None:
-        if self.codec not in JACOBIANS or self.denoiser not in (None, *JACOBIANS):
-            raise UserError(f"rule: codec {self.codec}, denoiser {self.denoiser}; expected {', '.join(JACOBIANS)}")
+        if self.codec not in CODECS or self.denoiser not in (None, *JACOBIANS):
+            raise UserError(
+                f"rule: codec {self.codec}, denoiser {self.denoiser}; expected {', '.join(JACOBIANS)}, or preview for "
+                "the codec"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +73,8 @@ class Settings:
     """How an image is sampled."""
 
     steps: int = 20
-    released: bool = False
-    """use the released sampler's steps instead of DDIM's"""
+    timesteps: str = "even"
+    """of DDIM: "even", or those for patches ("log-SNR"); "released": the released sampler's own rule"""
     guidance: float = 2.0
     fine_guidance: float | None = None
     """guidance of the finest canvas, if it has a coarser one; None: the same"""
@@ -81,6 +94,8 @@ class Settings:
     """share of y - A x that a round removes; removing all of it also removes texture that y lacks"""
 
     def __post_init__(self) -> None:
+        if self.timesteps not in TIMESTEPS:
+            raise UserError(f"timesteps: {self.timesteps} is unknown; it is one of {', '.join(TIMESTEPS)}")
         if self.seam not in SEAMS:
             raise UserError(f"seam: {self.seam} is unknown; it is one of {', '.join(SEAMS)}")
         check_interval(self.guidance_interval)
@@ -89,14 +104,18 @@ class Settings:
 
 
 _FINITE = Rule(operator="bicubic", weight=0.5, zeta=0.005, denoiser="difference", delta=0.005)
+_PREVIEW = Rule(codec="preview", until=0.8)
 _FREE = Rule(inner=0)
 PRESETS = {
     "default": Settings(
+        steps=12, timesteps="log-SNR", guidance=3.0, fine_guidance=1.0, rule=_PREVIEW, rounds=1, share=0.7
+    ),
+    "exact": Settings(
         steps=20, guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", weight=0.5, until=0.9), rounds=1, share=0.85
     ),
     "paper": Settings(steps=50, rule=_FINITE, lockstep=True, seam="repair"),
     "published": Settings(
-        released=True,
+        timesteps="released",
         guidance=3.0,
         rule=replace(_FINITE, inner=10, normalise=True),
         lockstep=True,
@@ -109,27 +128,46 @@ PRESETS = {
 """settings by name"""
 
 
-_DEFAULT = PRESETS["default"]
 CONSISTENT = replace(
-    _DEFAULT,
-    steps=20,
+    PRESETS["default"],
+    timesteps="even",
     guidance=2.0,
     fine_guidance=None,
-    rule=replace(_DEFAULT.rule, weight=1.0, until=1.0),
+    rule=replace(_PREVIEW, until=1.0, exact_last=2),
     rounds=4,
     share=1.0,
 )
 """settings of super-resolution: y is a real image with all detail of its scale, so it constrains every step, and at the
 end the pixels"""
+EXACT_CONSISTENT = replace(
+    PRESETS["exact"],
+    guidance=2.0,
+    fine_guidance=None,
+    rule=replace(PRESETS["exact"].rule, weight=1.0, until=1.0),
+    rounds=4,
+    share=1.0,
+)
+"""the same through decoder and encoder"""
+SUPERRES_PRESETS = {"default": CONSISTENT, "exact": EXACT_CONSISTENT}
+"""settings of super-resolution by name"""
+WITHOUT_PREVIEW = {PRESETS["default"]: PRESETS["exact"], CONSISTENT: EXACT_CONSISTENT}
+"""settings for models that have no preview head"""
 
 
-def at_precision(settings: Settings, precision: str) -> Settings:
-    """`settings` with forward-mode derivatives instead of finite differences, which half precision cannot resolve."""
-    if precision == "fp32":
-        return settings
+def adapted(settings: Settings, model: MultiscaleModel) -> Settings:
+    """`settings` as `model` can follow them.
+
+    Without a preview head, our own are replaced by the exact ones; UserError for others that need it. At half
+    precision, which cannot resolve finite differences, derivatives are taken in forward mode.
+    """
+    if settings.rule.codec == "preview" and model.preview is None:
+        if settings not in WITHOUT_PREVIEW:
+            raise UserError("rule: codec preview, but the model has no preview head; give one, or choose preset exact")
+        settings = WITHOUT_PREVIEW[settings]
     rule = settings.rule
-    if rule.codec == "difference":
-        rule = replace(rule, codec="jvp")
-    if rule.denoiser == "difference":
-        rule = replace(rule, denoiser="jvp")
+    if model.precision != "fp32":
+        exact = {"difference": "jvp"}
+        rule = replace(
+            rule, codec=exact.get(rule.codec, rule.codec), denoiser=exact.get(str(rule.denoiser), rule.denoiser)
+        )
     return replace(settings, rule=rule)

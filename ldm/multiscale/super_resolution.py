@@ -31,9 +31,9 @@ from ldm.multiscale.joint import Joint
 from ldm.multiscale.model import MultiscaleModel
 from ldm.multiscale.presets import CONSISTENT, Settings
 
-INVERSION_STEPS = 30
+INVERSION_STEPS = 10
 INVERSION_BATCH = 4
-"""tiles inferred together, independent of the batch size of sampling: 30 steps of Adam amplify rounding to 1e-3"""
+"""tiles inferred together, independent of the batch size of sampling: its steps of Adam amplify rounding to 1e-3"""
 
 
 def magnification(model: MultiscaleModel, scales: Sequence[str]) -> int:

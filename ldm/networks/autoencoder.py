@@ -250,6 +250,10 @@ class Autoencoder(nn.Module):
         """
         return weights_id(self.encoder, self.quant_conv)
 
+    def decoder_id(self) -> str:
+        """Id (12 hex digits) of the decoder, of its weights in half precision; without the codebook."""
+        return weights_id(self.decoder, self.post_quant_conv)
+
     @torch.no_grad()
     def normalise_latents(self, mean: Tensor, std: Tensor) -> None:
         """Fold a shift and a scale, (code_dim,) each, into the weights: encode then gives (z - mean) / std.

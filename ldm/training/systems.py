@@ -6,6 +6,7 @@ from ldm.config.training_config import check_config
 from ldm.training.base import Run, open_data
 from ldm.training.cdm import CDMRun
 from ldm.training.control import ControlRun
+from ldm.training.preview import PreviewRun
 from ldm.training.vq import VQRun
 from ldm.training.zoomldm import ZoomLDMRun
 
@@ -14,6 +15,7 @@ SYSTEMS: dict[str, type[Run]] = {
     "zoomldm": ZoomLDMRun,
     "cdm": CDMRun,
     "control": ControlRun,
+    "preview": PreviewRun,
 }
 
 

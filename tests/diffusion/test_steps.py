@@ -40,7 +40,7 @@ def test_a_stride_that_misses_zero_is_refused(start: int, stride: int) -> None:
 def test_ddim_steps_are_the_samplers() -> None:
     prediction, timesteps = Prediction(noise(1, 3, 8, 8), noise(2, 3, 8, 8)), ddim_timesteps(20)
     table = ALPHA_BAR.double()
-    for step, t, then in zip(ddim_steps(20, ALPHA_BAR), timesteps, [*timesteps[1:], 0], strict=True):
+    for step, t, then in zip(ddim_steps(timesteps, ALPHA_BAR), timesteps, [*timesteps[1:], 0], strict=True):
         expected = ddim_step(prediction, table[t], table[then])
         assert step.t == t
         torch.testing.assert_close(step.advance(prediction), expected, check_dtype=False)

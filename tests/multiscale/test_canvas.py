@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.diffusion.guidance import Denoiser
+from ldm.diffusion.samplers import ddim_timesteps
 from ldm.diffusion.schedule import scaled_linear_alpha_bar
 from ldm.diffusion.steps import Step, ddim_steps, released_steps
 from ldm.errors import UserError
-from ldm.multiscale.canvas import Canvas, Codec, Constraint, Windows, correct, denoise_canvas, denoise_step
+from ldm.multiscale.canvas import Canvas, Codec, Constraint, State, Windows, correct, denoise_canvas, denoise_step
 from ldm.multiscale.constraint import OPERATORS, Shrink
 from ldm.multiscale.presets import JACOBIANS, Rule
 from ldm.multiscale.windows import cut
@@ -20,7 +21,7 @@ from ldm.support.processes import Processes
 from tests.golden.parity import noise
 
 ALPHA_BAR = scaled_linear_alpha_bar()
-STEPS = ddim_steps(6, ALPHA_BAR)
+STEPS = ddim_steps(ddim_timesteps(6), ALPHA_BAR)
 SIDE = 8
 
 
@@ -189,13 +190,13 @@ def test_windows_within_the_tolerance_are_left_alone(denoiser: str | None, norma
 
 
 def test_a_step_without_corrections_is_a_free_one() -> None:
-    y, start = noise(7, 1, 3, 4, 4), noise(2, 3, 16, 8)
-    canvas = Canvas(steps=STEPS, denoiser=lambda places: curved, side=SIDE)
+    y, z_t = noise(7, 1, 3, 4, 4), noise(2, 3, 16, 8)
+    start, canvas = State.begun(z_t, 1), Canvas(steps=STEPS, denoiser=lambda places: curved, side=SIDE)
     states = [
-        denoise_step(start, 1, canvas, Constraint(lambda places: y.expand(len(places), -1, -1, -1), CODEC, rule))
+        denoise_step(start, canvas, Constraint(lambda places: y.expand(len(places), -1, -1, -1), CODEC, rule))
         for rule in (Rule(inner=0), Rule())
     ]
-    free = denoise_step(start, 1, canvas)
+    free = denoise_step(start, canvas)
     assert free.error is None
     assert torch.equal(states[0].z_t, free.z_t)
     assert not torch.equal(states[1].z_t, free.z_t)

@@ -7,7 +7,7 @@ from torch import Tensor
 from ldm.diffusion.guidance import Denoiser, guided
 from ldm.diffusion.schedule import add_noise, scaled_linear_alpha_bar
 from ldm.diffusion.steps import released_steps
-from ldm.multiscale.canvas import Canvas, Codec, Constraint, denoise_canvas, denoise_step
+from ldm.multiscale.canvas import Canvas, Codec, Constraint, State, denoise_canvas, denoise_step
 from ldm.multiscale.presets import Rule
 from ldm.multiscale.token_windows import window_embeddings
 from ldm.networks.unet import UNet
@@ -51,7 +51,7 @@ def test_a_tile_held_to_it_is_the_published_one() -> None:
     """The first of four steps, two corrections, the last of 2x2 tiles."""
     unet, autoencoder = small_unet(averaged=True), small_autoencoder()
     context = small_summarizer()([noise(6001, 64, 2, 2)[:, 1:, 1:].double()], torch.tensor([0]))
-    coarser = denoise_step(tiles(6101, 1), 0, coarse_canvas())
+    coarser = denoise_step(State.begun(tiles(6101, 1)), coarse_canvas())
     y = autoencoder.decode(coarser.z_0[None]).clamp(-1, 1)
     canvas = Canvas(
         steps=released_steps(600, 150, ALPHA_BAR)[:1],
@@ -62,7 +62,7 @@ def test_a_tile_held_to_it_is_the_published_one() -> None:
     )
     rule = Rule(operator="bicubic", inner=2, weight=0.5, zeta=0.005, denoiser="difference", delta=0.005, normalise=True)
     codec = Codec(autoencoder.decode, autoencoder.encode)
-    state = denoise_step(tiles(6100), 0, canvas, Constraint(lambda places: y[:, :, 128:, 128:], codec, rule))
+    state = denoise_step(State.begun(tiles(6100)), canvas, Constraint(lambda places: y[:, :, 128:, 128:], codec, rule))
     assert error(state.z_0[:, SIDE::4, SIDE::4], PUBLISHED["tile_z_0"]) < 1e-6
     assert error(state.z_t[:, SIDE::4, SIDE::4], PUBLISHED["tile_z_t"]) < 1e-6
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.fixtures import toy
 from ldm.data.h5 import SlideFile
-from ldm.diffusion.samplers import seeded_noise
+from ldm.diffusion.samplers import ddim_timesteps, seeded_noise
 from ldm.diffusion.schedule import add_noise
 from ldm.diffusion.steps import ddim_steps
 from ldm.errors import UserError
@@ -59,7 +59,9 @@ def joint(model: ZoomLDM) -> Callable[..., Joint]:
 def in_float64(monkeypatch: pytest.MonkeyPatch, model: ZoomLDM) -> Callable[..., Joint]:
     """Makes a `Joint` like `joint` whose arithmetic is in float64: the logic, without a processor's rounding."""
     networks = {part: deepcopy(getattr(model, part)).double() for part in ("unet", "summarizer", "autoencoder")}
-    exact = replace(model, **networks, alpha_bar=model.alpha_bar.double())
+    assert model.preview is not None
+    preview = replace(model.preview, network=deepcopy(model.preview.network).double())
+    exact = replace(model, **networks, preview=preview, alpha_bar=model.alpha_bar.double())
     monkeypatch.setattr("ldm.multiscale.windows.seeded_noise", lambda *key: seeded_noise(*key).double())
 
     def make(**changes: Any) -> Joint:
@@ -184,7 +186,8 @@ def together(make: Callable[[Processes], Joint], count: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("settings", "seam"), [(THREADED, "jitter"), (THREADED, "none"), (THREADED, "overlap"), (EXACT, "repair")]
+    ("settings", "seam"),
+    [(THREADED, "jitter"), (THREADED, "none"), (THREADED, "overlap"), (EXACT, "repair"), (DEFAULT, "jitter")],
 )
 @pytest.mark.parametrize("width", [64, 76])  # windows that meet seldom, and that overlap
 def test_processes_that_share_windows_make_the_same_image(
@@ -287,7 +290,7 @@ def test_half_precision_takes_forward_derivatives(joint: Callable[..., Joint], m
 def test_every_passage_through_trained_networks_comes_nearer(demo: ZoomLDM, codec: str, denoiser: str | None) -> None:
     """A real patch, noised, is brought to its own coarse pixels."""
     slide = SlideFile(BUNDLED["demo"].slide)
-    step = ddim_steps(10, demo.alpha_bar)[5]
+    step = ddim_steps(ddim_timesteps(10), demo.alpha_bar)[5]
     x = from_uint8(np.stack(slide.images("20x", range(2))))
     z_t = add_noise(demo.encode(x), noise(4, 2, 3, 32, 32), step.a_t.float())
     context = demo.context([slide.embedding("20x", row) for row in range(2)], "20x")
