@@ -1,6 +1,6 @@
 """Joint sampling compared: independent tiles, interpolated embeddings, the paper, the released sampler, ours.
 
-    python -m benchmarks.joint_sampling --out benchmarks/joint_sampling.md
+    python -m benchmarks.joint_sampling --canvas true
     python -m benchmarks.joint_sampling --model satellite --rows default exact
 
 Every row samples eight places of four slides that no network was trained on: of each slide the place with most gradient
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--canvas", choices=("sampled", "true"), default="sampled", help="the coarse canvas (%(default)s)")
     add_precision(add)
     add("--data", type=output_folder, default="data/demo/benchmark", help="where the slides go (%(default)s)")
-    add("--out", type=output_file, default="benchmarks/joint_sampling.md", help="(%(default)s)")
+    add("--out", type=output_file, default="samples/joint_sampling.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     model = ZoomLDM.load(args.model, precision=args.precision)
     announce(model.precision, model.device)

@@ -108,8 +108,10 @@ class ZoomLDM(LatentDiffusion):
         if cdm is not None:
             model.cdm = ConditioningModel.load(cdm)
             model.check_cdm(model.cdm, found.published)
-        model.preview = PreviewModel.load(preview) if preview else PreviewModel.of(model.autoencoder, found.path.parent)
-        if model.preview is not None:
+        if preview is None:
+            model.preview = PreviewModel.of(model.autoencoder, found.path.parent)
+        else:
+            model.preview = PreviewModel.load(preview)
             model.preview.check(model.autoencoder)
         return model.to(device)
 

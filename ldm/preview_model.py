@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.hub import PREVIEW, load_network, open_source, save_model
+from ldm.hub import PREVIEW, WEIGHTS, load_network, open_source, save_model
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.preview_head import Linearised, PreviewHead
 from ldm.support.bundled_models import MODELS
@@ -37,11 +37,16 @@ class PreviewModel:
 
     @classmethod
     def of(cls, autoencoder: Autoencoder, folder: Path) -> "PreviewModel | None":
-        """The head of an autoencoder: the one saved in the model's `folder`, or a bundled one; None without one."""
-        folders: list[Path] = [folder / PREVIEW, *(model.folder / PREVIEW for model in MODELS.values())]
-        decoder_id = autoencoder.decoder_id()
-        heads = (cls.load(source) for source in folders if (source / "weights.safetensors").is_file())
-        return next((head for head in heads if head.decoder_id == decoder_id), None)
+        """The head of an autoencoder: the one saved in the model's `folder`, else a bundled one; None without one.
+
+        UserError when the one in `folder` learnt the images of another decoder.
+        """
+        if (folder / PREVIEW / WEIGHTS).is_file():
+            own = cls.load(folder / PREVIEW)
+            own.check(autoencoder)
+            return own
+        bundled = [cls.load(model.name) for model in MODELS.values() if model.weights(PREVIEW).is_file()]
+        return next((head for head in bundled if head.decoder_id == autoencoder.decoder_id()), None)
 
     def check(self, autoencoder: Autoencoder) -> None:
         """UserError when it learnt the images of another decoder."""

@@ -49,7 +49,7 @@ def test_the_weights_are_whole_and_small(bundled: BundledModel) -> None:
     assert all(intact(path) for path in weights)
     sizes = {path.parent.name: path.stat().st_size for path in weights}
     assert sizes.pop("control", 0) < 5e6  # a baseline
-    assert sizes.keys() == {"cdm", "vq", "zoomldm", bundled.name}
+    assert sizes.keys() == {"cdm", "preview", "vq", "zoomldm", bundled.name}
     assert sum(sizes.values()) < 25e6  # the model
 
 

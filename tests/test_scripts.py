@@ -197,7 +197,7 @@ def test_without_out_every_model_has_a_folder_of_its_own(
     """Also two that are called alike."""
     monkeypatch.chdir(tmp_path)
     tensors = load_weights(world / "zoomldm/weights.safetensors")
-    shutil.copytree(world / "zoomldm", tmp_path / "zoomldm")
+    shutil.copytree(world / "zoomldm", tmp_path / "zoomldm", ignore=shutil.ignore_patterns("preview"))
     save_weights(tmp_path / "zoomldm/weights.safetensors", {name: 0.9 * tensor for name, tensor in tensors.items()})
     kept: dict[Path, bytes] = {}
     for model in (world / "zoomldm", tmp_path / "zoomldm"):

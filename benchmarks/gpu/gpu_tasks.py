@@ -20,8 +20,8 @@ from ldm.evaluation.experiments.operations import WorkCount, counted, gflop, pfl
 from ldm.images.contact_sheet import Pixels
 from ldm.images.tensors import to_uint8
 from ldm.multiscale.conditions import TokenMap
-from ldm.multiscale.joint import Joint
-from ldm.multiscale.presets import CONSISTENT, PRESETS, adapted
+from ldm.multiscale.joint import Joint, adapted
+from ldm.multiscale.presets import CONSISTENT, PRESETS
 from ldm.multiscale.super_resolution import SuperResolution
 from ldm.pipeline import ZoomLDM
 from ldm.support.precision import DTYPES, allow_tf32

@@ -63,11 +63,14 @@ def _paint(path: Path, seed: int) -> None:
     Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC).save(path)
 
 
+KEPT = ("cond_stage_model.", "first_stage_model.decoder.", "first_stage_model.post_quant_conv.")
+
+
 def scale_weights(run: Path, factor: float) -> None:
-    """Multiply the weights of a run; a model keeps its Summarizer, so that its CDM stays its own."""
+    """Multiply the weights of a run; a model keeps what its CDM and preview head were trained on."""
     path = run / "weights.safetensors"
     tensors = load_weights(path)
-    same = {name: tensor for name, tensor in tensors.items() if name.startswith("cond_stage_model.")}
+    same = {name: tensor for name, tensor in tensors.items() if name.startswith(KEPT)}
     save_weights(path, {name: factor * tensor for name, tensor in tensors.items()} | same)
 
 

@@ -40,8 +40,8 @@ from ldm.multiscale.conditions import (
     tokens_at,
 )
 from ldm.multiscale.cost import cost_of
-from ldm.multiscale.joint import Joint
-from ldm.multiscale.presets import PRESETS, Settings, adapted
+from ldm.multiscale.joint import Joint, adapted
+from ldm.multiscale.presets import PRESETS, Settings
 from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.pipeline import ZoomLDM
 from ldm.scales import Scale

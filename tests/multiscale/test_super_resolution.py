@@ -230,7 +230,7 @@ def test_a_picture_of_a_georeferenced_slide_lies_where_its_tile_does(world: Path
         (["--truth", "small.png"], "truth is 8x8 px; expected 32x32"),
         (["--condition", "given"], "no slide"),
         (["--from", "slide.h5", "--place", "here"], "--place: here"),
-        (["--from", "slide.h5", "--place", "8,0"], "the slide has 8x8"),
+        (["--from", "slide.h5", "--place", "8,0"], "--place: 8,0 lies outside slide.h5"),
         (["--scales", "20x,3x"], "3x is not on the histology ladder"),
         (["--out", "."], "another folder"),
     ],
@@ -247,8 +247,8 @@ def test_mistakes_are_told_in_one_line(
 
 
 def test_a_scene_given_to_a_model_of_histology_is_told(model: ZoomLDM) -> None:
-    place = Place("EPSG:32614", (1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
-    assert kind_notes(None, model) == []
-    (note,) = kind_notes(place, model)
+    place = Place(CRS.from_epsg(32614).to_wkt(), (1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+    assert kind_notes(None, model, "20x") == []
+    (note,) = kind_notes(place, model, "20x")
     assert "is georeferenced, but the model is of histology" in note
-    assert kind_notes(place, replace(model, ladder=ladder("satellite"))) == []
+    assert kind_notes(place, replace(model, ladder=ladder("satellite")), "1x") == []

@@ -68,7 +68,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return arrange
 
 
-SLOW = [pytest.param(system, marks=pytest.mark.slow) for system in ("zoomldm", "cdm", "controlnet_sr")]
+SLOW = [pytest.param(system, marks=pytest.mark.slow) for system in ("zoomldm", "cdm", "controlnet_sr", "preview")]
 
 
 @pytest.mark.parametrize("system", ["best", "vq", *SLOW])
