@@ -53,7 +53,7 @@ def test_a_model_takes_the_head_of_its_decoder_and_no_other(world: Path, tmp_pat
 
 
 def test_bundled_models_have_one_that_draws_their_patches() -> None:
-    for name in ("demo",):
+    for name in ("demo", "satellite"):
         model = ZoomLDM.load(name, precision="fp32")
         assert model.preview is not None
         z = model.encode(from_uint8(np.stack(SlideFile(BUNDLED[name].slide).images(model.ladder.names[0], range(2)))))
