@@ -110,12 +110,13 @@ def draw(name: str, command: Grammar, rng: Generator) -> CommandLine:
     if any(other.startswith(f"{key}.") for key in keys for other in keys):
         keys = keys[:1]  # a section and one of its keys would override each other
     wrong = rng.random() < 0.6
-    pairs, sound = [], not command.contradict(keys)
+    pairs, sound = [], True
     for number, key in enumerate(keys):
         values = grammar[key]
         bad = (wrong and number == 0) or not values.good
         pairs.append((key, str(rng.choice(values.bad if bad else values.good))))
         sound &= not bad
+    sound &= not command.contradict(dict(pairs))
     arguments = [f"{key}={value}" for key, value in pairs]
     return CommandLine(name, [*command.start, *arguments], sound)
 

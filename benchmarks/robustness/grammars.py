@@ -177,9 +177,14 @@ class Grammar:
     options: Mapping[str, Values]
     overrides: Mapping[str, Values]
 
-    def contradict(self, keys: Sequence[str]) -> bool:
-        """Whether a line with these options and overrides is refused, valid as each may be."""
-        return {"--from", "--place"} <= set(keys) or any(f"--{key}" in keys for key in keys)
+    def contradict(self, given: Mapping[str, str]) -> bool:
+        """Whether a line with these options and overrides is refused, valid as each value may be."""
+        unguided = "--sampler" in self.options and given.get("--guidance", "1") == "1"
+        return (
+            {"--from", "--place"} <= given.keys()
+            or (unguided and "--guidance-interval" in given)
+            or any(f"--{key}" in given for key in given)
+        )
 
 
 def _command(main: Callable[..., object], start: Sequence[str], **options: Values) -> Grammar:
