@@ -128,7 +128,7 @@ SYSTEMS: dict[str, dict[str, Values]] = {
     "vq": {
         "training.accumulate": Values(("1",), ("2", *YAML_COUNT.bad)),
         "training.smooth": Values(("0", "0.5"), ("-1", ".inf", "null", "true", *YAML_NONSENSE)),
-        "training.revive_every": YAML_NATURAL,
+        "training.revive_every": Values(("0",), YAML_NATURAL.bad),  # more needs a codebook
         "training.normalise_latents": YAML_SWITCH,
         "training.frozen": Values(("[]", "[encoder]"), ("[encodr]", "encoder", "[1]", "null")),
         "model.autoencoder.codes": Values(("64", "null"), ("0", "-1", "1.5", "true", "1e99", *YAML_NONSENSE)),

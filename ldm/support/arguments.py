@@ -112,6 +112,8 @@ def names(text: str) -> list[str]:
     found = text.split(",")
     if not all(name and name == name.strip() for name in found):
         raise argparse.ArgumentTypeError(f"{text[:80]!r} found, expected names separated by commas, as 20x,5x")
+    if twice := next((name for number, name in enumerate(found) if name in found[:number]), None):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} holds {twice} twice, expected each name once, as 20x,5x")
     return found
 
 

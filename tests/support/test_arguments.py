@@ -29,6 +29,7 @@ CASES: list[tuple[Callable[..., object], list[str]]] = [
     (sample_patches.parse_args, ["--guidance-interval", "3,0.3"]),
     (sample_patches.parse_args, ["--guidance-interval", "0.3"]),
     (sample_patches.parse_args, ["--count", "-1"]),
+    (sample_patches.parse_args, ["--scales", "5x,5x"]),
     (sample_joint.parse_args, ["--lambda", "inf"]),
     (sample_joint.parse_args, ["--tolerance", "nan"]),
     (sample_joint.parse_args, ["--guidance-interval", "nan,3"]),
