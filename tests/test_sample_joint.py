@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,18 @@ def test_the_image_its_picture_and_its_figures_are_written(world: Path, tmp_path
     assert 0 < figures["constraint_error"] < figures["constraint_error_before_pixels"]
     assert len(figures["errors"]["20x"]) == 2
     assert figures["place"] == "1,0"
+
+
+def test_without_a_preview_head_the_exact_preset_is_used_and_told(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = shutil.copytree(world, tmp_path / "bare", ignore=shutil.ignore_patterns("preview"))
+    codecs = []
+    for folder, more in ((world, []), (bare, []), (bare, ["--preview", str(world / "zoomldm/preview")])):
+        sample_joint.main([*arguments(folder, tmp_path / "out"), "--scales", "20x,5x", *more])
+        codecs.append(json.loads((tmp_path / "out/image.json").read_text())["settings"]["sampling"]["rule"]["codec"])
+        assert ("no preview head" in capsys.readouterr().err) == (codecs[-1] == "jvp")
+    assert codecs == ["preview", "jvp", "preview"]
 
 
 def test_conditions_that_end_before_the_image_are_told(
@@ -191,7 +204,6 @@ def test_a_place_without_a_slide_is_refused(world: Path, tmp_path: Path, origin:
         (("--size", "1"), "--size: 1; expected at least 4 pixels"),
         (("--size", "1000000000000"), r"--size: 1000000000000: needs about [\d,.]+ GB of memory, [\d,.]+ .B are free"),
         (("--scales", "20x,40x"), "scale: 40x is not on the histology ladder"),
-        (("--scales", "20x,20x"), "expected different scales"),
         (("--place", "9,0"), "slide"),
         (("--place", "a"), "--place: a; expected"),
         (("--steps", "900"), "steps"),

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from ldm.diffusion.schedule import scaled_linear_alpha_bar
 from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.preview_head import PreviewHead
 from ldm.networks.summarizer import Summarizer
 from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
+from ldm.preview_model import PreviewModel
 from ldm.scales import ladder
 
 
@@ -63,22 +65,25 @@ SIZES = {
 def random_model(size: Size, device: str | torch.device, precision: str) -> ZoomLDM:
     """The networks of `size` with random weights, none of them zero, so that nothing is degenerate."""
     torch.manual_seed(0)
-    parts: list[nn.Module] = [UNet(**size.unet), Summarizer(**size.summarizer), Autoencoder(**size.autoencoder)]
+    autoencoder = Autoencoder(**size.autoencoder)
+    head = PreviewHead(downsample=autoencoder.downsample)
+    parts: list[nn.Module] = [UNet(**size.unet), Summarizer(**size.summarizer), autoencoder, head]
     for part in parts:
         for weight in part.eval().requires_grad_(False).parameters():
             if not weight.any():
                 weight.normal_(std=0.02)
-    unet, summarizer, autoencoder = parts
+    unet, summarizer, *_ = parts
     model = ZoomLDM(
         unet=unet,  # type: ignore[arg-type]
         summarizer=summarizer,  # type: ignore[arg-type]
-        autoencoder=autoencoder,  # type: ignore[arg-type]
+        autoencoder=autoencoder,
         alpha_bar=scaled_linear_alpha_bar(),
         prediction="eps",
         ladder=ladder("histology", 8),
         tile_px=size.tile_px,
         encoder="random",
         precision=precision,
+        preview=PreviewModel(head),
     )
     return model.to(device)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldm.commands.out_folder import out_folder, refuse_overwriting
+from ldm.commands.preview_note import tell_without_preview
 from ldm.data.h5 import SlideFile
 from ldm.diffusion.samplers import check_levels
 from ldm.encoders.tile_encoders import load_encoder
@@ -278,6 +279,7 @@ def run(args: argparse.Namespace) -> None:
     refuse_overwriting([Path(args.origin)] if args.origin else [], args.out, OUTPUTS)
     if fabric.is_global_zero:
         announce(model.precision, model.device)
+        tell_without_preview(args.preset, model)
     scales, size, settings = args.scales or model.ladder.fourfold, args.pixels, settings_of(args, model)
     first = fabric.global_rank == 0
     joint = Joint(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data_prep.slides.slide import Plane, open_slide
 from ldm.commands.out_folder import out_folder, refuse_overwriting
+from ldm.commands.preview_note import tell_without_preview
 from ldm.data.h5 import SlideFile
 from ldm.demo.world import generate
 from ldm.diffusion.samplers import check_levels
@@ -306,6 +307,7 @@ def run(args: argparse.Namespace) -> int:
     check_levels(args.guidance_interval, model.alpha_bar)
     refuse_overwriting([*paths, *truth.values()], args.out)
     announce(model.precision, model.device)
+    tell_without_preview(args.preset, model)
     args.scales = args.scales or model.ladder.fourfold
     args.condition = args.condition or ("given" if args.slide else "inferred")
     sampling = settings_of(args, model)
