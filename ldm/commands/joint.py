@@ -4,25 +4,23 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from einops import reduce
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ldm.commands.out_folder import out_folder, refuse_overwriting
 from ldm.commands.preview_note import tell_without_preview
-from ldm.data.h5 import SlideFile
+from ldm.commands.real_pixels import RealPatch, Shrunk, gradient_share, patches_of
 from ldm.diffusion.samplers import check_levels
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError, when_stopped
-from ldm.evaluation.metrics.seams import gradient_energy, seam_strength
+from ldm.evaluation.metrics.seams import seam_strength
 from ldm.images.cog import CogWriter
 from ldm.images.contact_sheet import Pixels, contact_sheet, fitted, save_png
 from ldm.images.pictures import read_located
@@ -45,7 +43,6 @@ from ldm.multiscale.joint import Joint, adapted
 from ldm.multiscale.presets import PRESETS, Settings
 from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.pipeline import ZoomLDM
-from ldm.scales import Scale
 from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content
 from ldm.support.files import write_text
@@ -69,37 +66,6 @@ def settings_of(args: argparse.Namespace, model: ZoomLDM) -> Settings:
     rule = {key: getattr(args, key) for key in ("inner", "weight", "tolerance") if getattr(args, key) is not None}
     preset = adapted(PRESETS[args.preset], model)
     return replace(preset, **chosen, rule=replace(preset.rule, **rule))
-
-
-class RealPatch(NamedTuple):
-    """Pixels of the real image, and where they lie in the sampled one."""
-
-    y: int
-    x: int
-    pixels: Pixels
-
-
-def patches_of(slide: SlideFile, scale: Scale, place: tuple[int, int], size: tuple[int, int]) -> Iterator[RealPatch]:
-    """The pictures that `slide` keeps of an image of `size` (height, width) at `scale` from base tile `place` on."""
-    if scale.name not in slide.ladder.names or not slide.has_images(scale.name):
-        return
-    corners = (slide.ij(scale.name) * scale.downsample - place) * (slide.attrs["tile_px"] // scale.downsample)
-    inside = (corners >= 0).all(1) & (corners < size).all(1)
-    for row in np.flatnonzero(inside).tolist():
-        y, x = corners[row].tolist()
-        yield RealPatch(y, x, slide.images(scale.name, [row])[0])
-
-
-def gradient_share(image: Pixels, real: Iterable[RealPatch]) -> float | None:
-    """Gradient energy of `image` over that of the real one, where it is known; None where it is not."""
-    ours, theirs = 0.0, 0.0
-    for y, x, pixels in real:
-        part = image[y : y + pixels.shape[0], x : x + pixels.shape[1]]
-        pixels = pixels[: part.shape[0], : part.shape[1]]
-        if min(part.shape[:2], default=0) > 1:
-            ours += gradient_energy(part) * part.size
-            theirs += gradient_energy(pixels) * part.size
-    return ours / theirs if theirs else None
 
 
 @dataclass(frozen=True)
@@ -170,28 +136,6 @@ def note_edge(origin: str, tokens: Tensor, rows: int, cols: int) -> None:
             "of its edge are repeated, so choose a smaller --size or another place",
             file=sys.stderr,
         )
-
-
-class Shrunk:
-    """Rounded f x f means of an image (height, width, 3) that comes in bands; incomplete ones are dropped."""
-
-    def __init__(self, width: int, factor: int) -> None:
-        self.factor = factor
-        self.waiting = np.empty((0, width - width % factor, 3), np.uint8)
-        self.rows: list[NDArray[np.uint8]] = []
-
-    def add(self, band: NDArray[np.uint8]) -> None:
-        waiting = np.concatenate([self.waiting, band[:, : self.waiting.shape[1]]])
-        ready = len(waiting) - len(waiting) % self.factor
-        means = reduce(
-            waiting[:ready].astype(np.float32), "(h a) (w b) c -> h w c", "mean", a=self.factor, b=self.factor
-        )
-        self.rows.append(means.round().astype(np.uint8))
-        self.waiting = waiting[ready:]
-
-    @property
-    def image(self) -> NDArray[np.uint8]:
-        return np.concatenate(self.rows)
 
 
 def writer_of(joint: Joint, path: Path, place: Place | None) -> PyramidWriter | CogWriter:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from torch import Tensor
 from data_prep.slides.slide import Plane, open_slide
 from ldm.commands.out_folder import out_folder, refuse_overwriting
 from ldm.commands.preview_note import tell_without_preview
+from ldm.commands.superres_scores import compare, report, residual, scores
 from ldm.data.h5 import SlideFile
 from ldm.demo.world import generate
 from ldm.diffusion.samplers import check_levels
-from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from ldm.errors import UserError, when_stopped
-from ldm.evaluation.metrics.fidelity import Lpips, encoder_distance, psnr, ssim
-from ldm.images.contact_sheet import Pixels, contact_sheet
+from ldm.images.contact_sheet import Pixels
 from ldm.images.pictures import (
     WHOLE_PX,
     Picture,
@@ -37,7 +36,7 @@ from ldm.images.rasters import Place
 from ldm.images.tensors import from_uint8, to_uint8
 from ldm.model_slides import kind_notes, matching_slide, tile_place
 from ldm.multiscale.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
-from ldm.multiscale.constraint import Residual, Shrink
+from ldm.multiscale.constraint import Shrink
 from ldm.multiscale.cost import cost_of
 from ldm.multiscale.joint import adapted
 from ldm.multiscale.presets import SUPERRES_PRESETS, Settings
@@ -246,52 +245,6 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
         figures["scores"] = {name: scores(image, y, job.truth) for name, image in images.items()}
         compare({"input": y, **images, "truth": job.truth}, path.with_name(f"{path.stem}.comparison.png"))
     return figures
-
-
-def compare(images: dict[str, Pixels], path: Path) -> None:
-    """The images side by side, with an enlarged crop of the middle of each below."""
-    middles = [[slice(3 * length // 8, 5 * length // 8) for length in image.shape[:2]] for image in images.values()]
-    details = [image[*middle] for image, middle in zip(images.values(), middles, strict=True)]
-    contact_sheet([list(images.values()), details], ["", ""], list(images), path)
-
-
-@cache
-def metric_networks() -> tuple[DemoEncoder, Lpips | None]:
-    """The networks that compare images, loaded once."""
-    return DemoEncoder.load(DEMO_WEIGHTS, "cpu"), Lpips.found()
-
-
-def residual(image: Pixels, y: Pixels) -> float:
-    """Root mean square of A x - y in [-1, 1]: how much the image, shrunk by means, differs from y."""
-    measured = Residual(from_uint8(y[None])[0], len(image) // len(y))
-    measured.add(from_uint8(image[None])[0])
-    return measured.rms
-
-
-def scores(image: Pixels, y: Pixels, truth: Pixels) -> dict[str, float | None]:
-    """Scores of `image` against the truth, and the residual of its means against y."""
-    encoder, lpips = metric_networks()
-    pair = image[None], truth[None]
-    return {
-        "PSNR": float(psnr(*pair)[0]),
-        "SSIM": float(ssim(*pair)[0]),
-        "LPIPS": None if lpips is None else float(lpips(*pair)[0]),
-        "encoder": float(encoder_distance(encoder.maps, *pair)[0]),
-        "|Ax-y|": residual(image, y),
-    }
-
-
-def report(figures: dict[str, Any]) -> None:
-    """One line, and a table where there was a truth."""
-    line = f"{figures['image']}   {figures['width']}x{figures['height']}   {figures['seconds']} s"
-    if "residual" in figures:
-        line += f"   residual |Ax-y| {figures['residual_before']:.4f} -> {figures['residual']:.4f}"
-    print(line)
-    table = figures.get("scores", {})
-    if table:
-        print(" " * 10, *(f"{name:>8}" for name in next(iter(table.values()))))
-    for name, row in table.items():
-        print(f"{name:10}", *("       -" if value is None else f"{value:8.4g}" for value in row.values()))
 
 
 @when_stopped("the same command continues from what was saved; finished images are made again")
