@@ -9,7 +9,6 @@ the places. With `--canvas true` the real coarse image is the coarse canvas, so 
 A table goes to --out, a picture beside it.
 """
 
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from benchmarks.hardware import device_name
 from data_prep.slides.slide import Plane, open_slide
 from ldm.demo.world import generate
 from ldm.encoders.tile_encoders import load_encoder
-from ldm.errors import cli
+from ldm.errors import UserError, cli
 from ldm.evaluation.experiments.large_images import figures
 from ldm.evaluation.experiments.operations import counted, full_size, full_size_pflop, worth
 from ldm.evaluation.metrics.seams import cell_pattern, gradient_energy
@@ -40,8 +40,6 @@ from ldm.support.files import atomic_write
 from ldm.support.precision import add_precision, announce
 
 SLIDES, SEED, SLIDE_PX, SHOWN_PX = 4, 500, 4096, 512
-FREE = ("independent tiles", "interpolated embeddings")
-"""rows without a coarser canvas"""
 
 
 class PresetRow(NamedTuple):
@@ -111,13 +109,12 @@ def sampled(
     scales = [model.ladder.names[number] for number in row.scales]
     factor = model.ladder[scales[-1]].downsample
     fixed = F.avg_pool2d(from_uint8(place.pixels[None]), factor)[0] if true_canvas else None
-    conditions = TokenMap(model, place.tokens)
     joint = Joint(
         model=model,
         scales=scales,
         height=size,
         width=size,
-        conditions=conditions,
+        conditions=TokenMap(model, place.tokens),
         settings=row.settings,
         seed=seed,
         fixed=fixed,
@@ -128,13 +125,8 @@ def sampled(
             pass
         image = torch.cat(list(joint.bands()), dim=1)
     found: dict[str, Any] = {"seconds": time.process_time() - started, "pflop": full_size_pflop(work)}
-    found |= dict(
-        zip(
-            ("unet", "decoder", "encoder"),
-            (worth(*pair) / tiles for pair in zip(work, full_size(), strict=True)),
-            strict=True,
-        )
-    )
+    for name, done, cost in zip(work._fields, work, full_size(), strict=True):
+        found[name] = worth(done, cost) / tiles
     pixels = to_uint8(image[None])[0]
     factor = joint.chain.factor(joint.scales[1])
     coarse = joint.image(joint.scales[1])[:, : size // factor, : size // factor]
@@ -175,6 +167,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = {name: row for name, row in ROWS.items() if name in args.rows}
     if args.steps:
         rows = {name: row._replace(settings=replace(row.settings, steps=args.steps)) for name, row in rows.items()}
+    depth = max(row.scales[-1] for row in rows.values())
+    if depth >= len(model.ladder):
+        raise UserError(
+            f"--rows: {', '.join(rows)}; {args.model} has {len(model.ladder)} scales, {depth + 1} are needed"
+        )
+    grain = max(model.tile_px, model.ladder[model.ladder.names[depth]].downsample)
+    if args.size % grain or args.size > SLIDE_PX:
+        raise UserError(f"--size: {args.size}; expected a multiple of {grain}, at most {SLIDE_PX}")
     places = list(real_places(model, args.model, args.size, args.places, args.data / BUNDLED[args.model].kind))
     real = [figures(x.pixels, None, x.pixels, model.tile_px) | {"pattern": cell_pattern(x.pixels)} for x in places]
     lines, shown = [line("real", real)], [[place.pixels[:SHOWN_PX, :SHOWN_PX] for place in places]]
@@ -185,8 +185,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         shown.append([pixels[:SHOWN_PX, :SHOWN_PX] for _, pixels in found])
         print(lines[-1], flush=True)
         contact_sheet(shown, ["real", *rows][: len(shown)], [""] * len(places), args.out.with_suffix(".png"))
-        head = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {model.precision}"
-        title = f"{args.model}, {args.size} px, {len(places)} places, {args.canvas} canvas; {head}"
+        where = f"{device_name()}, {model.precision}"
+        title = f"{args.model}, {args.size} px, {len(places)} places, {args.canvas} canvas; {where}"
         table = ["|".join(["", "", *COLUMNS.values(), ""]), "|---" * (len(COLUMNS) + 1) + "|", *lines]
         with atomic_write(args.out) as partial:
             partial.write_text(f"{title}\n\n" + "\n".join(table) + "\n")

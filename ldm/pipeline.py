@@ -108,11 +108,7 @@ class ZoomLDM(LatentDiffusion):
         if cdm is not None:
             model.cdm = ConditioningModel.load(cdm)
             model.check_cdm(model.cdm, found.published)
-        if preview is None:
-            model.preview = PreviewModel.of(model.autoencoder, found.path.parent)
-        else:
-            model.preview = PreviewModel.load(preview)
-            model.preview.check(model.autoencoder)
+        model.preview = PreviewModel.of(model.autoencoder, found.path.parent, preview)
         return model.to(device)
 
     def save_pretrained(self, folder: str | Path, card: Card = NO_CARD, source: str = "") -> Path:

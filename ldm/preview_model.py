@@ -36,25 +36,22 @@ class PreviewModel:
         return cls(network, found.id, found.config_id, str(found.config.get("decoder_id")), found.config)
 
     @classmethod
-    def of(cls, autoencoder: Autoencoder, folder: Path) -> "PreviewModel | None":
-        """The head of an autoencoder: the one saved in the model's `folder`, else a bundled one; None without one.
+    def of(cls, autoencoder: Autoencoder, folder: Path, source: str | Path | None = None) -> "PreviewModel | None":
+        """The head of an autoencoder: `source`, else the one saved in the model's `folder`, else a bundled one, if any.
 
-        UserError when the one in `folder` learnt the images of another decoder.
+        UserError when `source`, or the one in `folder`, learnt the images of another decoder.
         """
-        if (folder / PREVIEW / WEIGHTS).is_file():
-            own = cls.load(folder / PREVIEW)
-            own.check(autoencoder)
-            return own
-        bundled = [cls.load(model.name) for model in MODELS.values() if model.weights(PREVIEW).is_file()]
-        return next((head for head in bundled if head.decoder_id == autoencoder.decoder_id()), None)
-
-    def check(self, autoencoder: Autoencoder) -> None:
-        """UserError when it learnt the images of another decoder."""
-        if self.decoder_id != (own := autoencoder.decoder_id()):
+        decoder_id, own = autoencoder.decoder_id(), folder / PREVIEW
+        if source is None and not (own / WEIGHTS).is_file():
+            bundled = [cls.load(model.name) for model in MODELS.values() if model.weights(PREVIEW).is_file()]
+            return next((head for head in bundled if head.decoder_id == decoder_id), None)
+        head = cls.load(own if source is None else source)
+        if head.decoder_id != decoder_id:
             raise UserError(
-                f"preview: {self.id} learnt the images of decoder {self.decoder_id}, but the model's is {own}; give "
-                "the head that was trained on this autoencoder"
+                f"preview: {head.id} learnt the images of decoder {head.decoder_id}, but the model's is {decoder_id}; "
+                "give the head that was trained on this autoencoder"
             )
+        return head
 
     def save(self, folder: str | Path) -> None:
         """Write config, weights and their sha256, which `load` reads back. UserError when the disk refuses."""

@@ -139,6 +139,10 @@ class Joint:
     def _constrained(self, step: int) -> bool:
         return self.settings.rule.inner > 0 and step < self.settings.rule.until * self.scale_steps
 
+    def codec_of(self, scale: str, step: int) -> str | None:
+        """By what windows of a canvas are corrected in step number `step` (`Rule.codec`); None: they are free."""
+        return self.rule(step).codec if self.chain.coarser(scale) and self._constrained(step) else None
+
     def rule(self, step: int) -> Rule:
         """The rule of step number `step`, if it is constrained."""
         rule = self.settings.rule

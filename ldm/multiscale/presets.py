@@ -65,6 +65,11 @@ class Rule:
                 f"rule: codec {self.codec}, denoiser {self.denoiser}; expected {', '.join(JACOBIANS)}, or preview for "
                 "the codec"
             )
+        if self.codec == "preview" and (self.operator != "area" or self.normalise):
+            raise UserError(
+                f"rule: codec preview with operator {self.operator}, normalise {self.normalise}; expected area and no "
+                "normalisation, since least squares compare means and determine the length of a correction"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,8 @@ class WindowKind(NamedTuple):
 
     canvas: str
     """a scale, "repair", or "all" where one step takes a step of every canvas"""
-    constrained: bool
-    """whether the coarser canvas constrains them"""
+    codec: str | None
+    """by what they are corrected towards the coarser canvas (`ldm.multiscale.presets.Rule`); None: not at all"""
 
 
 def windows_left(joint: Joint) -> Counter[WindowKind]:
@@ -40,18 +40,14 @@ def windows_left(joint: Joint) -> Counter[WindowKind]:
     for scale in joint.scales[:-1] if joint.fixed is not None else joint.scales:
         windows = windows_a_step(joint, *joint.chain.latents(scale))
         done = joint.states[scale].step if scale in joint.states else 0
-        constrained = 0
-        if settings.rule.inner and scale != joint.scales[-1]:
-            constrained = max(0, min(steps, ceil(settings.rule.until * steps)) - done)
-        if settings.rule.inner and settings.lockstep:
-            left[WindowKind("all", True)] += (steps - done) * windows
-        else:
-            left[WindowKind(scale, True)] += constrained * windows
-            left[WindowKind(scale, False)] += (steps - done - constrained) * windows
+        together = bool(settings.rule.inner) and settings.lockstep
+        for step in range(done, steps):
+            codec = settings.rule.codec if together else joint.codec_of(scale, step)
+            left[WindowKind("all" if together else scale, codec)] += windows
     if settings.seam == "repair":
         done = joint.states[REPAIR].step if REPAIR in joint.states else 0
         windows = covering(*joint.chain.latents(joint.scales[0]), joint.chain.side, joint.chain.side // OVERLAP)
-        left[WindowKind(REPAIR, False)] += (REPAIR_FROM // REPAIR_STRIDE - done) * windows
+        left[WindowKind(REPAIR, None)] += (REPAIR_FROM // REPAIR_STRIDE - done) * windows
     return +left
 
 
@@ -107,27 +103,27 @@ class Clock:
             a_step = windows_a_step(self.joint, *self.joint.chain.latents(self.joint.scales[0]))
             shared = len(self.joint.processes.local_indices(a_step)) / a_step
             count = min(self.joint.batch_size, a_step)
-            self._tried(kind.constrained, count)  # the first call is slower
-            self._rates[kind] = shared * self._tried(kind.constrained, count) / count
+            self._tried(kind.codec, count)  # the first call is slower
+            self._rates[kind] = shared * self._tried(kind.codec, count) / count
         return self._rates[kind]
 
-    def _tried(self, constrained: bool, count: int) -> float:
+    def _tried(self, codec: str | None, count: int) -> float:
         started = time.perf_counter()
-        try_windows(self.joint, constrained, count)
+        try_windows(self.joint, codec, count)
         if self.joint.model.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
 
-def try_windows(joint: Joint, constrained: bool, count: int) -> None:
-    """One step of `count` windows of the finest canvas, constrained or not."""
+def try_windows(joint: Joint, codec: str | None, count: int) -> None:
+    """One step of `count` windows of the finest canvas, corrected through `codec` or not at all."""
     scale, side = joint.scales[0], joint.chain.side
     places = torch.zeros(count, 2, dtype=torch.long)
     z_t = torch.zeros(count, 3, side, side, device=joint.model.device)
     windows = Windows(z_t, joint.denoiser(scale, places), joint.canvas(scale).steps[0])
-    if constrained:
+    if codec is not None:
         y = z_t.new_zeros(count, 3, *2 * [joint.model.tile_px // joint.chain.above(scale)])
-        correct(windows, y, joint.codec, replace(joint.settings.rule, tolerance=-1.0))
+        correct(windows, y, joint.codec, replace(joint.settings.rule, codec=codec, tolerance=-1.0))
     else:
         windows.predict()
 

@@ -73,7 +73,9 @@ class PreviewTraining(System):
         return loss
 
     def validation_step(self, batch: Batch) -> None:
-        self.log("val/loss", self.errors(batch.z_0).sum(), batch_size=len(batch), on_epoch=True, prog_bar=True)
+        errors = self.errors(batch.z_0)
+        shown = {"val/loss": errors.sum(), "val/rms": errors[0].sqrt()}
+        self.log_dict(shown, batch_size=len(batch), on_epoch=True, prog_bar=True)
 
 
 class PreviewRun(Run):

@@ -206,3 +206,9 @@ def test_unknown_passages_are_refused() -> None:
     for wrong in ({"codec": "magic"}, {"denoiser": "magic"}):
         with pytest.raises(UserError, match=r"magic.*expected difference, jvp, backprop"):
             Rule(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_preview_head_compares_means() -> None:
+    for wrong in ({"operator": "bicubic"}, {"normalise": True}):
+        with pytest.raises(UserError, match="rule: codec preview with operator"):
+            Rule(codec="preview", **wrong)  # type: ignore[arg-type]

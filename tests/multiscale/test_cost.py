@@ -15,8 +15,8 @@ from ldm.multiscale.canvas import Corrected, State, Windows
 from ldm.multiscale.conditions import Unconditional
 from ldm.multiscale.cost import Cost, cost_of, size
 from ldm.multiscale.joint import Joint
-from ldm.multiscale.presets import PRESETS, SEAMS
-from ldm.multiscale.time_left import Clock, duration, windows_left
+from ldm.multiscale.presets import CONSISTENT, PRESETS, SEAMS
+from ldm.multiscale.time_left import Clock, covering, duration, windows_left
 from ldm.pipeline import ZoomLDM
 
 
@@ -41,6 +41,14 @@ def test_windows_are_counted_as_they_are_denoised(model: ZoomLDM, monkeypatch: p
             pass
     assert cost_of(joint_of(model, seam)).windows == taken["windows"]
     assert not windows_left(joint)
+
+
+def test_windows_that_cost_more_at_the_end_are_a_kind_of_their_own(model: ZoomLDM) -> None:
+    joint = joint_of(model)
+    joint.settings = replace(CONSISTENT, steps=5)
+    each = windows_left(joint).total() - 5 * covering(*joint.chain.latents("5x"), joint.chain.side, joint.chain.side, 1)
+    found = {kind.codec: count for kind, count in windows_left(joint).items() if kind.canvas == "20x"}
+    assert found == {"preview": 3 * each / 5, "jvp": 2 * each / 5}
 
 
 @pytest.mark.parametrize("preset", ["default", "paper", "independent"])
