@@ -25,6 +25,8 @@ DEMO = str(Path(__file__).parents[2] / "configs" / "demo")
 PROGRESS = re.compile(r"\x1b\[A|[^\x1b]*(/s|\?)\S*\](?=\x1b|$|error)|[^\x1b]*\d+%\|.*\]")
 FULL = re.compile(r"the disk is full: it needs|needs about .* of disk, .* are free in")
 """messages: while writing, or before any work where the size is known"""
+NOTICES = ("precision: ", "preview: the model has no preview head")
+"""beginnings of lines that are no refusal"""
 Contents = dict[str, bytes]
 
 
@@ -67,7 +69,7 @@ def outcome(command: Callable[[list[str]], object], arguments: list[str]) -> tup
             status = int(ended.code or 0)
     os.environ.pop("ZOOMLDM_RUN", None)
     lines = (PROGRESS.sub("", line).strip() for line in re.split(r"[\r\n]+", told.getvalue()))
-    return status, [line for line in lines if line and not line.startswith("precision: ")]  # a notice, not a refusal
+    return status, [line for line in lines if line and not line.startswith(NOTICES)]
 
 
 def files(folder: Path) -> Contents:
