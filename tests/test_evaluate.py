@@ -135,11 +135,11 @@ def test_two_processes_sample_and_measure_what_one_does(run: Run, world: Path, c
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # one rounds otherwise than several
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| given embeddings |") == 2  # one process tells: a table of distances, another of KID
+    assert done.stdout.count("| given embeddings |") == 8  # one process tells: a table of each figure
     two = json.loads((tmp_path / "two/patches/patches.json").read_text())["records"]
     keys = ("method", "scale", "space", "n", "m")
     assert list(by(two, *keys)) == list(by(one, *keys))
-    for figure in ("frechet", "kid", "kid_error"):
+    for figure in ("frechet", "kid", "kid_error", "mmd"):
         assert [record[figure] for record in two] == pytest.approx([record[figure] for record in one], rel=1e-4)
     samples, again = (
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}

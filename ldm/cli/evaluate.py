@@ -35,7 +35,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("evaluate", description="Measure a model.", example="patches --scales 5x --count 512")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about, options in (
-        ("patches", "Frechet distance and KID of patches at every scale", (_slides, add_patch_sampling, _patches)),
+        (
+            "patches",
+            "patches at every scale: Frechet distance, KID, precision, recall ...",
+            (_slides, add_patch_sampling, _patches),
+        ),
         ("large", "large images: whole, in crops, constraint, seams, texture", (_pictures, _large)),
         ("superres", "super-resolution against the truth", (_pictures, _superres)),
         ("memorization", "whether samples are copies of training images", (_slides, add_patch_sampling, _memorization)),

@@ -103,12 +103,23 @@ PUBLISHED: dict[str, Published] = {
     "gpfm": Published("majiabo/GPFM", "vit_large_patch14_dinov2", 1024, IMAGENET, files=("GPFM.pth",)),
     "midnight": Published("kaiko-ai/midnight", "vit_giant_patch14_dinov2", 3072, HALF, "class and mean"),
     "dinov2": Published("timm/vit_large_patch14_reg4_dinov2.lvd142m", "vit_large_patch14_reg4_dinov2", 1024, IMAGENET),
+    "dinov2-l": Published(  # the space of FD-DINOv2 (Stein et al. 2023): no registers
+        "timm/vit_large_patch14_dinov2.lvd142m", "vit_large_patch14_dinov2", 1024, IMAGENET
+    ),
     "dinov3": Published("timm/vit_large_patch16_dinov3.lvd1689m", "vit_large_patch16_dinov3", 1024, IMAGENET, size=256),
     "dinov3-sat": Published(
         "timm/vit_large_patch16_dinov3.sat493m", "vit_large_patch16_dinov3", 1024, SATELLITE, size=256
     ),
     "clip": Published(  # the space of CLIP-FID: the projected image embedding
         "timm/vit_base_patch32_clip_224.openai", "vit_base_patch32_clip_quickgelu_224", 512, OPENAI, "projected"
+    ),
+    "clip-l-336": Published(  # the space of CMMD
+        "timm/vit_large_patch14_clip_336.openai",
+        "vit_large_patch14_clip_quickgelu_336",
+        768,
+        OPENAI,
+        "projected",
+        size=336,
     ),
     "hipt": Published("", "vit_small_patch16_224", 384, HALF, size=256, elsewhere=HIPT_FILE),
 }

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,19 @@ Record = Mapping[str, Any]
 def frechet_name(extractor: str, what: str = "") -> str:
     """The usual name of the Frechet distance in the space of `extractor`, of "crops" or "whole" images."""
     known = {("inception", ""): "FID", ("inception", "crops"): "Crop-FID", ("clip", "whole"): "CLIP-FID"}
-    name = known.get((extractor.split("-")[0], what), "Frechet distance" if not what else f"FD {what}")
+    known[("dinov2-l", "")] = "FD-DINOv2"
+    name = known.get((network_of(extractor), what), "Frechet distance" if not what else f"FD {what}")
     return f"{name}, {extractor}"
+
+
+def mmd_name(extractor: str) -> str:
+    """CMMD in its own space; in any other, what it is."""
+    return "CMMD" if network_of(extractor) == "clip-l-336" else f"MMD with the kernel of CMMD, {extractor}"
+
+
+def network_of(extractor: str) -> str:
+    """The id of an extractor without the digest of its weights."""
+    return re.sub(r"-[0-9a-f]{4,}$", "", extractor)
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -114,7 +114,15 @@ def test_a_published_encoder_is_as_wide_as_the_table_says(name: str) -> None:
 WIDTHS = {
     **{"uni": 1024, "uni2-h": 1536, "virchow2": 2560, "h-optimus-0": 1536, "h-optimus-1": 1536, "h0-mini": 1536},
     **{"prov-gigapath": 1536, "phikon-v2": 1024, "hibou-b": 768, "hibou-l": 1024, "gpfm": 1024, "midnight": 3072},
-    **{"dinov2": 1024, "dinov3": 1024, "dinov3-sat": 1024, "clip": 512, "hipt": 384},
+    **{
+        "dinov2": 1024,
+        "dinov2-l": 1024,
+        "clip-l-336": 768,
+        "dinov3": 1024,
+        "dinov3-sat": 1024,
+        "clip": 512,
+        "hipt": 384,
+    },
 }
 """as their publishers state them"""
 MILLIONS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm.evaluation.tables import frechet_name, markdown, number, spread, write_results
+from ldm.evaluation.tables import frechet_name, markdown, mmd_name, number, spread, write_results
 
 
 def test_a_table_has_as_many_cells_in_every_line() -> None:
@@ -37,7 +37,16 @@ def test_spread_is_mean_and_standard_deviation() -> None:
         ("clip", "whole", "CLIP-FID, clip"),
         ("uni", "", "Frechet distance, uni"),
         ("demo-0123", "whole", "FD whole, demo-0123"),
+        ("dinov2-l", "", "FD-DINOv2, dinov2-l"),
+        ("dinov2-l-0123456789ab", "", "FD-DINOv2, dinov2-l-0123456789ab"),
+        ("dinov2", "", "Frechet distance, dinov2"),  # with registers: not the network of FD-DINOv2
+        ("clip-l-336", "whole", "FD whole, clip-l-336"),  # not that of CLIP-FID
     ],
 )
 def test_distances_go_by_the_names_of_the_field(extractor: str, what: str, name: str) -> None:
     assert frechet_name(extractor, what) == name
+
+
+def test_only_the_statistic_in_the_space_of_cmmd_is_called_so() -> None:
+    assert mmd_name("clip-l-336-0123456789ab") == mmd_name("clip-l-336") == "CMMD"
+    assert mmd_name("clip") == "MMD with the kernel of CMMD, clip"

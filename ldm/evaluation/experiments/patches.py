@@ -1,4 +1,4 @@
-"""Patches of every scale: Frechet distance and KID of generated against real ones (paper, Table 1).
+"""Patches of every scale: distances of generated from real ones (paper, Table 1), and how the two sets overlap.
 
 Real patches of other slides are compared with the same reference: their distance is the lower limit for any method.
 
@@ -17,8 +17,9 @@ from ldm.evaluation.experiments.context import SHOWN, EvalContext, Report, Sheet
 from ldm.evaluation.experiments.image_sets import ImageSet, SampleCache, regions, slide_id
 from ldm.evaluation.metrics.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.metrics.frechet import frechet_distance
-from ldm.evaluation.metrics.kid import kid
-from ldm.evaluation.tables import frechet_name, markdown, number
+from ldm.evaluation.metrics.kid import Estimate, kid
+from ldm.evaluation.metrics.set_comparison import frechet_error, pair_figures, unknown_pairs
+from ldm.evaluation.tables import frechet_name, markdown, mmd_name, number
 from ldm.images.contact_sheet import Pixels
 from ldm.support.cache import content
 
@@ -80,6 +81,29 @@ class Measured(NamedTuple):
     kid_error: float
 
 
+class Overlap(NamedTuple):
+    """How the images of a method overlap with the reference, of at most PAIRED images of each."""
+
+    frechet_error: float
+    figures: Mapping[str, Estimate]
+    """PAIR_FIGURES"""
+
+    def record(self) -> dict[str, float]:
+        """Every figure, and its standard error."""
+        found = {"frechet_error": self.frechet_error}
+        for name, (value, error) in self.figures.items():
+            found |= {name: value, f"{name}_error": error}
+        return found
+
+
+def overlap(images: Described, reference: Described) -> Overlap:
+    """Of two sets of one space; nan where features are unknown."""
+    if images.features is None or reference.features is None:
+        return Overlap(np.nan, unknown_pairs())
+    sets = images.features, reference.features
+    return Overlap(frechet_error(*sets), pair_figures(*sets))
+
+
 def measure(method: str, images: Described, reference: Described) -> Measured:
     """Distances of two sets. UserError unless extractor, preprocessing and scale are the same."""
     a, b = images.statistics, reference.statistics
@@ -120,39 +144,68 @@ def run(
     """Measure every scale of `real` against it: real patches of the slides `given`, samples under their embeddings and
     under the CDM (none if `sampling` is None), and images made elsewhere; `count` of each, or as many as there are.
     """
-    cells, sheet = [], Sheet()
+    cells, overlaps, sheet = [], [], Sheet()
     for scale in tqdm(real.scales, unit="scale", disable=not setup.processes.first):
         methods = methods_at(setup, scale, count, given, sampling)
         for space in setup.spaces:
             reference = real.described(scale, space, setup.processes, setup.batch)
-            for method, images in methods.items():
-                found = describe(images, space, scale, setup.processes, setup.batch)
+            sets = {
+                name: describe(images, space, scale, setup.processes, setup.batch) for name, images in methods.items()
+            }
+            sets |= {
+                name: source.described(scale, space, setup.processes, setup.batch) for name, source in generated.items()
+            }
+            for method, found in sets.items():
                 cells.append(measure(method, found, reference))
-            for method, source in generated.items():
-                found = source.described(scale, space, setup.processes, setup.batch)
-                cells.append(measure(method, found, reference))
+                overlaps.append(overlap(found, reference))
         columns = [images[:: max(1, len(images) // SHOWN)][:SHOWN] for images in methods.values()]
         if columns:
             sheet.rows.append([load() for images in zip(*columns, strict=True) for load in images])
             sheet.row_labels.append(scale)
             sheet.columns = list(methods) * len(columns[0])
-    return Report([cell._asdict() for cell in cells], "\n".join(tables(cells, setup.spaces)), sheet)
+    records = [cell._asdict() | more.record() for cell, more in zip(cells, overlaps, strict=True)]
+    return Report(records, "\n".join(tables(records, setup.spaces)), sheet)
 
 
-def tables(cells: Sequence[Measured], spaces: Sequence[Extractor]) -> Iterator[str]:
-    """For each space, a table of Frechet distances and one of KID, with a row per method and a column per scale."""
-    scales = list(dict.fromkeys(cell.scale for cell in cells))
-    methods = list(dict.fromkeys(cell.method for cell in cells))
+ABOUT = {
+    "precision": "Precision: share of images that lie among the real ones (Kynkäänniemi et al. 2019, k = 3)",
+    "recall": "Recall: share of the real images that lie among these; low when few kinds are made",
+    "density": "Density: real images near an image, as a share of k = 5 (Naeem et al. 2020); it may exceed 1",
+    "coverage": "Coverage: share of the real images with one of these nearby; low when few kinds are made",
+    "authenticity": "Authenticity: share of images farther from the nearest real one than that is from another "
+    "(Alaa et al. 2022); near 0 for copies of the reference",
+}
+
+
+def tables(records: Sequence[Mapping[str, Any]], spaces: Sequence[Extractor]) -> Iterator[str]:
+    """For each space, a table of every figure, with a row per method and a column per scale."""
+    scales = list(dict.fromkeys(record["scale"] for record in records))
+    methods = list(dict.fromkeys(record["method"] for record in records))
     for space in spaces:
-        at = {(cell.method, cell.scale): cell for cell in cells if cell.space == space.id}
-        counts = [f"{at[methods[0], scale].n} / {at[methods[0], scale].m}" for scale in scales]
+        at = {(record["method"], record["scale"]): record for record in records if record["space"] == space.id}
+
+        def rows(key: str, digits: int | None = None, at: Any = at) -> list[list[str]]:
+            return [[method, *(_cell(at[method, scale], key, digits) for scale in scales)] for method in methods]
+
+        firsts = [at[methods[0], scale] for scale in scales]
+        counts = ["images / of the reference", *(f"{first['n']} / {first['m']}" for first in firsts)]
         yield f"{frechet_name(space.id)} ({space.preprocessing}); biased: it falls as images are added\n"
-        rows = [[method, *(number(at[method, scale].frechet, 2) for scale in scales)] for method in methods]
-        yield markdown(["", *scales], [["images / of the reference", *counts], *rows])
+        yield markdown(["", *scales], [counts, *rows("frechet", 2)])
         yield f"\nKID, {space.id}; unbiased, ± its standard error\n"
-        rows = [[method, *(_kid(at[method, scale]) for scale in scales)] for method in methods]
-        yield markdown(["", *scales], rows) + "\n"
+        yield markdown(["", *scales], rows("kid"))
+        yield f"\n{mmd_name(space.id)}; Gaussian kernel, times 1000; unbiased, ± its standard error\n"
+        yield markdown(["", *scales], rows("mmd"))
+        for key, about in ABOUT.items():
+            yield f"\n{about}, {space.id}\n"
+            yield markdown(["", *scales], rows(key, 2))
+        yield ""
 
 
-def _kid(cell: Measured) -> str:
-    return "-" if np.isnan(cell.kid) else f"{cell.kid:.3g} ± {cell.kid_error:.2g}"
+def _cell(record: Mapping[str, Any], key: str, digits: int | None) -> str:
+    """The figure and its standard error; both with two significant digits or more where `digits` is None."""
+    value, error = record[key], record[f"{key}_error"]
+    if np.isnan(value):
+        return "-"
+    if digits is None:
+        return f"{value:.3g} ± {error:.2g}"
+    return number(value, digits) if np.isnan(error) else f"{value:.{digits}f} ± {error:.{digits}f}"
