@@ -16,8 +16,9 @@ from benchmarks.fixtures import toy
 from ldm.cli import evaluate
 from ldm.errors import UserError
 from ldm.evaluation import spaces
+from ldm.evaluation.experiments import memorization
 from ldm.evaluation.experiments import superres_methods as superres
-from ldm.evaluation.experiments.image_sets import SampleCache, halves
+from ldm.evaluation.experiments.image_sets import SampleCache, halves, regions
 from ldm.evaluation.metrics.frechet import Statistics
 from ldm.support.cache import Identity
 from ldm.support.files import sha256
@@ -205,6 +206,24 @@ def test_memorisation_compares_with_held_out_slides(run: Run, world: Path, cohor
     assert 0 <= records[("trained on or not: to the region given",)]["nearer"] <= 1
     with pytest.raises(UserError, match="a and 3 more of a patient that was trained on"):
         run("memorization", "--train", cohort, "--real", cohort, *options)
+
+
+def test_the_region_given_is_no_neighbour(
+    run: Run, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples that equal the region of their embedding: their neighbours are other regions."""
+    (tmp_path / "train").mkdir()
+    toy.slide(tmp_path / "train" / "seen.h5", slide_id="seen")
+
+    def copies(setup: object, method: str, scale: str, count: int, slides: list, sampling: object) -> list:
+        return [region.image for region in regions(slides, scale, count)]
+
+    monkeypatch.setattr(memorization, "sample", copies)
+    options = ("--space", "toy", "--scales", "5x", "--count", "4")
+    records = by(run("memorization", "--train", tmp_path / "train", "--real", cohort, *options)["records"], "method")
+    assert records[("given training embeddings",)]["median distance"] > 0.01
+    assert records[("given embeddings",)]["median distance"] == 0  # the held-out toy slides equal the training one
+    assert records[("trained on or not: to the region given",)]["median distance"] == 0
 
 
 def test_a_run_is_measured_on_the_slides_of_its_cohort_that_it_was_not_trained_on(

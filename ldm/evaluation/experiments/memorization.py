@@ -2,8 +2,9 @@
 
 Conditioned on embeddings of training regions a model may reproduce them; conditioned on held-out regions or contexts of
 the CDM it cannot. But an embedding describes its region, so samples resemble the region of their condition whether or
-not it was trained on. Memorisation is distinguished from following the condition by comparing the two: do samples come
-nearer to their own region when that region was in the training set?
+not it was trained on. So the region whose embedding a sample was given is left out of its neighbours (paper, section
+9.3), and whether the sample is a copy of that region is asked apart: do samples come nearer to their own region when it
+was in the training set?
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.evaluation.experiments.context import SHOWN, EvalContext, Report, Sheet
-from ldm.evaluation.experiments.image_sets import regions
+from ldm.evaluation.experiments.image_sets import regions, slide_id
 from ldm.evaluation.experiments.patches import DRAWN, GIVEN, sample
 from ldm.evaluation.metrics.extractors import Extractor, Loader, features_of
 from ldm.evaluation.metrics.nearest import Nearest, closest, judge, nearest
@@ -40,21 +41,28 @@ def run(
     """Compare the distances of samples to the images of `training` with those of the `held_out` ones, at every scale.
 
     `count` samples, or as many as there are regions, under the embeddings of training slides, of the slides `given` and
-    of the CDM. UserError for a scale without regions on either side.
+    of the CDM. UserError for a scale of too few regions on either side.
     """
     records: list[dict[str, Any]] = []
     pairs: dict[str, list[tuple[float, Pixels, Pixels]]] = {}
     for scale in tqdm(scales, unit="scale", disable=not setup.processes.first):
-        bank = [region.image for region in regions(training, scale)]
+        everything = regions(training, scale)
+        bank = [region.image for region in everything]
         sets = {HELD_OUT: [region.image for region in regions(held_out, scale)]}
-        if not bank or not sets[HELD_OUT]:
-            raise UserError(f"--scale: {scale} has {len(bank)} training and {len(sets[HELD_OUT])} held-out regions")
+        if len(bank) < 2 or not sets[HELD_OUT]:
+            found = f"{len(bank)} training and {len(sets[HELD_OUT])} held-out regions"
+            raise UserError(f"--scales: {scale} has {found}; expected at least 2 and 1")
         for method, slides in ((TRAINED, training), (GIVEN, given)):
             sets[method] = sample(setup, method, scale, count, slides, sampling)
         if setup.model.cdm is not None:
             sets[DRAWN] = sample(setup, DRAWN, scale, len(sets[GIVEN]), None, sampling)
+        row_of = {(slide_id(region.slide), region.row): row for row, region in enumerate(everything)}
+        own = [row_of[slide_id(region.slide), region.row] for region in regions(training, scale, count)]
         for space in setup.spaces:
-            near = {method: _nearest(setup, images, bank, space) for method, images in sets.items()}
+            near = {
+                method: _nearest(setup, images, bank, space, own if method == TRAINED else None)
+                for method, images in sets.items()
+            }
             distances = {method: (found.distance, near[HELD_OUT].distance) for method, found in near.items()}
             distances[OWN] = (
                 _to_own(setup, sets[TRAINED], training, scale, space),
@@ -73,8 +81,10 @@ def run(
     return Report(records, "\n".join(tables(records, setup.spaces, scales)), _sheet(pairs))
 
 
-def _nearest(setup: EvalContext, images: Sequence[Loader], bank: Sequence[Loader], space: Extractor) -> Nearest:
-    return nearest(_features(setup, images, space), _features(setup, bank, space))
+def _nearest(
+    setup: EvalContext, images: Sequence[Loader], bank: Sequence[Loader], space: Extractor, own: Sequence[int] | None
+) -> Nearest:
+    return nearest(_features(setup, images, space), _features(setup, bank, space), own)
 
 
 def _to_own(
@@ -107,9 +117,9 @@ def tables(records: Sequence[Mapping[str, Any]], spaces: Sequence[Extractor], sc
         methods = list(dict.fromkeys(method for method, _ in at))
         lines.append(
             f"Space of {space.id}. Probability that a sample lies nearer to the training images than a held-out one "
-            "(0.5: as new images do); samples nearer than every held-out image, and how many of those to expect. The "
-            "last row compares samples under training embeddings with those under held-out ones, each by its distance "
-            "to the region whose embedding it was given\n"
+            "(0.5: as new images do), the region whose embedding it was given left out; samples nearer than every "
+            "held-out image, and how many of those to expect. The last row compares samples under training embeddings "
+            "with those under held-out ones, each by its distance to the region whose embedding it was given\n"
         )
         training = ["training images", *(str(at[methods[0], scale]["training"]) for scale in scales)]
         rows = [[method, *(_cell(at[method, scale]) for scale in scales)] for method in methods]

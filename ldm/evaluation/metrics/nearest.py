@@ -7,7 +7,7 @@ those of held-out real images to the same training images (the data-copying test
 Shapes: n images, m training images, d channels of the space.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,14 +28,24 @@ class Nearest(NamedTuple):
     """which one"""
 
 
-def nearest(images: ArrayLike, training: ArrayLike) -> Nearest:
-    """Euclidean, of features (n, d) to features (m, d). UserError for two widths or no training image."""
+def nearest(images: ArrayLike, training: ArrayLike, left_out: Sequence[int] | None = None) -> Nearest:
+    """Euclidean, of features (n, d) to features (m, d).
+
+    `left_out`: for each image the training image that is not counted. UserError for two widths, and for too few
+    training images.
+    """
     x, bank = np.asarray(images, np.float64), np.asarray(training, np.float64)
-    if not len(bank) or x.shape[1] != bank.shape[1]:
-        raise UserError(f"memorisation: features {x.shape} and training ones {bank.shape}; expected some, of one width")
+    fewest = 1 if left_out is None else 2
+    if len(bank) < fewest or x.shape[1] != bank.shape[1]:
+        raise UserError(
+            f"memorisation: features {x.shape} and training ones {bank.shape}; expected at least {fewest}, of one width"
+        )
     squares, found = np.square(bank).sum(1), [np.zeros(0, np.intp)]
     for first in range(0, len(x), BLOCK):
-        found.append((squares - 2 * x[first : first + BLOCK] @ bank.T).argmin(1))
+        distances = squares - 2 * x[first : first + BLOCK] @ bank.T
+        if left_out is not None:
+            distances[np.arange(len(distances)), left_out[first : first + BLOCK]] = np.inf
+        found.append(distances.argmin(1))
     index = np.concatenate(found)
     return Nearest(np.linalg.norm(x - bank[index], axis=1), index)  # exact, where a - 2ab + b would round
 

@@ -22,6 +22,20 @@ def test_nearest_is_that_of_all_distances(monkeypatch: pytest.MonkeyPatch) -> No
         np.testing.assert_allclose(found.distance, distances.min(1), rtol=1e-12)
 
 
+def test_the_training_image_left_out_is_never_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = images(40, 1)
+    x, own = bank[:25] + 1e-3, list(range(25))
+    for block in (4, 1000):
+        monkeypatch.setattr(memorization, "BLOCK", block)
+        assert nearest(x, bank).training.tolist() == own
+        found = nearest(x, bank, own)
+        others = [np.delete(np.arange(40), i) for i in own]
+        expected = [kept[np.linalg.norm(row - bank[kept], axis=1).argmin()] for row, kept in zip(x, others, strict=True)]
+        assert found.training.tolist() == expected
+    with pytest.raises(UserError, match="expected at least 2"):
+        nearest(x[:1], bank[:1], [0])
+
+
 def test_a_planted_copy_is_found_and_stands_first() -> None:
     training, samples, held_out = images(200, 0), images(30, 1), images(50, 2)
     samples[17] = training[123] + 1e-3
@@ -65,7 +79,7 @@ def test_a_patient_of_the_training_set_is_refused_among_the_held_out() -> None:
 def test_nothing_to_compare_is_refused() -> None:
     with pytest.raises(UserError, match="of one width"):
         nearest(np.zeros((3, 2)), np.zeros((3, 4)))
-    with pytest.raises(UserError, match="expected some"):
+    with pytest.raises(UserError, match="expected at least 1"):
         nearest(np.zeros((3, 2)), np.zeros((0, 2)))
     with pytest.raises(UserError, match="0 held-out images"):
         judge([1.0], [])
