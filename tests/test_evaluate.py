@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -193,6 +195,55 @@ def test_super_resolution_is_scored_by_every_measure(run: Run, pictures: Path, t
     }
     assert residual["given"] < 0.05  # of 2
     assert (tmp_path / "results" / "superres" / "superres.png").is_file()
+
+
+def test_images_of_other_methods_are_rows_of_super_resolution(run: Run, pictures: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for path in pictures.iterdir():
+        Image.open(path).save(theirs / path.name)  # the truth itself
+    options = ("--real", pictures, "--space", "toy", "--count", "3")
+    records = run("superres", *options, "--methods", "bicubic", "--generated", f"theirs={theirs}")["records"]
+    assert [record["method"] for record in records] == ["bicubic"] * 3 + ["theirs"] * 3
+    inputs = tmp_path / "results" / "superres" / "inputs"
+    assert [path.stem for path in sorted(inputs.iterdir())] == sorted(record["image"][:-4] for record in records[3:])
+    assert Image.open(next(inputs.iterdir())).size == (16, 16)
+    for record in records[3:]:
+        assert record["SSIM"] == pytest.approx(1)
+        assert record["LR residual"] < 0.003  # rounding of the small image
+        assert record["CPU s"] is None
+    alone = run("superres", *options, "--methods", "--generated", f"theirs={theirs}")["records"]
+    assert alone == records[3:]
+
+
+@pytest.mark.parametrize(
+    ("command", "damage", "message"),
+    [
+        ("superres", "missing", "theirs: lacks slide0_0_0.png; expected an image named as each of the real ones"),
+        ("superres", "small", "slide0_0_0.png: is 63x64 px; expected 64x64, as the real slide0_0_0"),
+        ("large", "small", "slide0_0_0.png: is 63x64 px; expected 64x64, as the real images"),
+        ("superres", "name", "--generated: bicubic is the name of another row"),
+        ("large", "name", "--generated: ours is the name of another row"),
+        ("superres", "twice", "--generated: theirs is named twice"),
+        ("superres", "nothing", "--methods: none given, and no --generated"),
+    ],
+)
+def test_images_of_other_methods_that_do_not_fit_are_refused(
+    command: str, damage: str, message: str, run: Run, pictures: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    shutil.copytree(pictures, theirs)
+    if damage == "missing":
+        (theirs / "slide0_0_0.png").unlink()
+    if damage == "small":
+        Image.new("RGB", (63, 64)).save(theirs / "slide0_0_0.png")
+    name = {"superres": "bicubic", "large": "ours"}[command] if damage == "name" else "theirs"
+    given = [f"{name}={theirs}"] * (1 + (damage == "twice"))
+    options = ["--real", pictures, "--space", "toy", *(("--crop-space", "toy") if command == "large" else ())]
+    options += ["--count", "2" if command == "large" else "6", "--methods"]
+    with pytest.raises(UserError, match=re.escape(message)):
+        run(command, *options, *(() if damage == "nothing" else ("--generated", *given)))
+    assert not (tmp_path / "results").exists()
 
 
 def test_memorisation_compares_with_held_out_slides(run: Run, world: Path, cohort: Path, tmp_path: Path) -> None:

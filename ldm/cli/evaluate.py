@@ -27,7 +27,7 @@ from ldm.evaluation.experiments.names import LARGE, SUPERRES
 from ldm.support.arguments import Parser, output_folder, positive_int
 from ldm.support.typed import typed
 
-COUNTS = {"patches": 128, "large": 4, "superres": 8, "memorization": 64}
+COUNTS = {"patches": 128, "large": 16, "superres": 8, "memorization": 64}
 """images of each method"""
 
 
@@ -103,7 +103,8 @@ def _large(add: Add) -> None:
 
 def _superres(add: Add) -> None:
     add("--size", type=positive_int, default=256, help="of the demo's real images, in pixels (%(default)s)")
-    add("--methods", nargs="+", choices=SUPERRES, help="(all that there are)")
+    add("--methods", nargs="*", choices=SUPERRES, help="(all that there are)")
+    add("--generated", nargs="+", metavar="NAME=FOLDER", help="folders of images named as the real ones, one row each")
     add("--control", metavar="RUN", help="a run of configs/controlnet_sr.yaml; the demo model includes one")
 
 

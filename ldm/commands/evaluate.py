@@ -21,6 +21,7 @@ from ldm.encoders.demo_encoder import DemoEncoder
 from ldm.errors import UserError, when_stopped
 from ldm.evaluation.experiments import large_images, memorization, patches, superres_methods
 from ldm.evaluation.experiments.context import EvalContext, Report
+from ldm.evaluation.experiments.given_images import check_names
 from ldm.evaluation.experiments.image_sets import (
     ImageSet,
     cohort,
@@ -31,6 +32,7 @@ from ldm.evaluation.experiments.image_sets import (
     spread_over,
     statistics_name,
 )
+from ldm.evaluation.experiments.names import SUPERRES
 from ldm.evaluation.metrics.extractors import Extractor
 from ldm.evaluation.metrics.fidelity import Lpips
 from ldm.evaluation.metrics.nearest import check_apart
@@ -52,12 +54,23 @@ def extractors(args: argparse.Namespace, names: Sequence[str] | None, usual: str
 
 
 def named(pairs: Sequence[str] | None, option: str) -> dict[str, str]:
-    """Parse NAME=PATH, ... UserError for anything else."""
-    split = {pair: pair.partition("=") for pair in pairs or []}
-    for pair, (name, _, path) in split.items():
+    """Parse NAME=PATH, ... UserError for anything else, and for a name given twice."""
+    found: dict[str, str] = {}
+    for pair in pairs or []:
+        name, _, path = pair.partition("=")
         if not name or not path:
             raise UserError(f"{option}: {pair}; expected NAME=PATH")
-    return {name: path for name, _, path in split.values()}
+        if name in found:
+            raise UserError(f"{option}: {name} is named twice; name it once")
+        found[name] = path
+    return found
+
+
+def generated_folders(args: argparse.Namespace, rows: Sequence[str]) -> dict[str, Path]:
+    """The folders of `--generated` by name. UserError for a name of one of the command's own `rows`."""
+    folders = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
+    check_names(folders, rows)
+    return folders
 
 
 def load(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
@@ -102,7 +115,7 @@ def own_slides(args: argparse.Namespace, trained_on: bool) -> tuple[Path, list[S
 
 
 def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
-    generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
+    generated = generated_folders(args, (patches.REAL, patches.GIVEN, patches.DRAWN))
     model = None if generated else load(args, fabric)
     args.out = out_folder(args, "results", model)
     spaces = extractors(args, args.space, "inception", str(fabric.device))
@@ -133,6 +146,7 @@ def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) 
 
 
 def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
+    generated = generated_folders(args, (large_images.REAL, *large_images.METHODS))
     model = load(args, fabric)
     args.scales = args.scales or model.ladder.fourfold
     device = str(fabric.device)
@@ -148,7 +162,6 @@ def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) ->
     reference, given = halves(paths, slide_of)
     setup = EvalContext(model, spaces, args.out, args.seed, args.batch_size, processes)
     methods = {name: large_images.METHODS[name] for name in args.methods}
-    generated = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
     real = reference, spread_over(given, args.count)
     return large_images.run(
         setup, real, args.scales, methods, generated, crop_spaces, ModelEmbedder(args, model, device)
@@ -156,6 +169,9 @@ def run_large(args: argparse.Namespace, fabric: Fabric, processes: Processes) ->
 
 
 def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
+    generated = generated_folders(args, (*SUPERRES, "input", "truth"))
+    if not args.methods and args.methods is not None and not generated:
+        raise UserError("--methods: none given, and no --generated; name something to measure")
     model = load(args, fabric)
     spaces = extractors(args, args.space, model.encoder, str(fabric.device))
     if args.real is None:
@@ -170,7 +186,7 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
     features = None if demo is None else demo.maps
     lpips = Lpips.found(named(args.weights, "--weights").get("lpips"))
     embed = ModelEmbedder(args, model, str(fabric.device))
-    return superres_methods.run(setup, paths, scales, methods, embed, features, lpips)
+    return superres_methods.run(setup, paths, scales, methods, generated, embed, features, lpips)
 
 
 def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:

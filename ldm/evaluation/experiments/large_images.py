@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from ldm.evaluation.experiments.context import SHOWN, Embedder, EvalContext, Method, Report, Sheet
+from ldm.evaluation.experiments.given_images import large_images_of
 from ldm.evaluation.experiments.image_sets import SampleCache, picture_loader
 from ldm.evaluation.experiments.patches import measure
 from ldm.evaluation.metrics.extractors import Described, Extractor, Loader, describe
 from ldm.evaluation.metrics.seams import gradient_energy, radial_power_spectrum, seam_strength, spectral_distance
 from ldm.evaluation.tables import frechet_name, markdown, number
 from ldm.images.contact_sheet import Pixels, save_png
-from ldm.images.pictures import listed, read_picture
+from ldm.images.pictures import read_picture
 from ldm.images.tensors import from_uint8, to_uint8
 from ldm.multiscale.conditions import TokenMap, image_tokens
 from ldm.multiscale.constraint import Shrink
@@ -198,6 +199,7 @@ class Reference:
     def __init__(self, setup: EvalContext, images: Sequence[Loader], crop_spaces: Sequence[Extractor]) -> None:
         self._setup = setup
         self._spaces = [("whole", space) for space in setup.spaces] + [("crops", space) for space in crop_spaces]
+        self._crops = len(crops(images[:1], setup.model.tile_px))
         self._described = [self._describe(what, images, space) for what, space in self._spaces]
 
     def _describe(self, what: str, images: Sequence[Loader], space: Extractor) -> Described:
@@ -208,7 +210,8 @@ class Reference:
         """Frechet distance and KID in every space, and the number of images."""
         found: dict[str, float] = {}
         for (what, space), real in zip(self._spaces, self._described, strict=True):
-            cell = measure("", self._describe(what, images, space), real)
+            together = self._crops if what == "crops" else 1
+            cell = measure("", self._describe(what, images, space), real, together)
             found |= {frechet_name(space.id, what): cell.frechet, f"KID {what}, {space.id}": cell.kid}
             found |= {f"KID error {what}, {space.id}": cell.kid_error, f"n {what}": cell.n, f"m {what}": cell.m}
         return found
@@ -226,15 +229,16 @@ def run(
     """Generate the places of the second half of the `real` images by every method; compare all with the first half.
 
     `generated` are folders of images made elsewhere, of the same size; `embed` gives the embeddings of real tiles.
-    UserError for fewer than two scales.
+    UserError for fewer than two scales, and for given images of another size.
     """
     magnification(setup.model, scales)
     reference, given = ([picture_loader(path) for path in half] for half in real)
+    height, width = given[0]().shape[:2]
+    folders = {name: Images(large_images_of(folder, (height, width))) for name, folder in generated.items()}
     sets = {REAL: Images(given, real=given)}
     for name, method in methods.items():
         sets[name] = generate(setup, name, method, real[1], scales, embed)
-    for name, folder in generated.items():
-        sets[name] = Images([picture_loader(path) for path in listed([folder])])
+    sets |= folders
     against = Reference(setup, reference, crop_spaces)
     records = [
         {"method": name, **against.distances(images.images), **images.means(setup.model.tile_px)}
@@ -257,4 +261,5 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         rows.append([record["method"], *cells])
     images, crops_of = ([f"{records[0][f'{side} {what}']} {what}" for side in "nm"] for what in ("whole", "crops"))
     note = f"{images[0]}, {crops_of[0]} of each method; {images[1]}, {crops_of[1]} of the reference"
-    return f"{markdown(['', *columns], rows)}\n\n{note}. FD is biased: it falls as images are added.\n"
+    text = f"{markdown(['', *columns], rows)}\n\n{note}. FD is biased: it falls as images are added. "
+    return f"{text}KID ± its standard error, which counts the crops of an image as one.\n"

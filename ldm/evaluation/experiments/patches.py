@@ -104,13 +104,16 @@ def overlap(images: Described, reference: Described) -> Overlap:
     return Overlap(frechet_error(*sets), pair_figures(*sets))
 
 
-def measure(method: str, images: Described, reference: Described) -> Measured:
-    """Distances of two sets. UserError unless extractor, preprocessing and scale are the same."""
+def measure(method: str, images: Described, reference: Described, together: int = 1) -> Measured:
+    """Distances of two sets; `together` as for `kid`.
+
+    UserError unless extractor, preprocessing and scale are the same.
+    """
     a, b = images.statistics, reference.statistics
     distance = frechet_distance(a, b)
     value, error = np.nan, np.nan
     if images.features is not None and reference.features is not None:
-        value, error = kid(images.features, reference.features)
+        value, error = kid(images.features, reference.features, together)
     return Measured(method, a.scale, a.extractor, a.preprocessing, a.n, b.n, distance, value, error)
 
 

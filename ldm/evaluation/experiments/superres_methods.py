@@ -1,6 +1,7 @@
 """Super-resolution against the truth (paper, Table 3): PSNR, SSIM, LPIPS, similarity of embeddings, residual A x - y.
 
-A method turns a LowRes into an image and declares what the image depends on: add one to METHODS.
+A method turns a LowRes into an image and declares what the image depends on: add one to METHODS, or rows of your own
+with `--generated NAME=FOLDER`.
 
 Shapes: H, W pixels of the truth, f the factor, h = H / f, w = W / f, d channels, R, C rows and columns of base tiles.
 """
@@ -19,6 +20,7 @@ from torch import Tensor
 from ldm.controlnet_superres import SETTINGS, ControlModel
 from ldm.errors import UserError
 from ldm.evaluation.experiments.context import SHOWN, Embedder, EvalContext, Method, Report, Sheet
+from ldm.evaluation.experiments.given_images import enlarged_of
 from ldm.evaluation.experiments.image_sets import SampleCache
 from ldm.evaluation.experiments.names import CONTROLLED, SUPERRES
 from ldm.evaluation.metrics.extractors import Extractor
@@ -35,7 +37,7 @@ from ldm.evaluation.metrics.fidelity import (
 from ldm.evaluation.metrics.seams import gradient_energy
 from ldm.evaluation.tables import markdown, spread
 from ldm.hub import open_source
-from ldm.images.contact_sheet import Pixels
+from ldm.images.contact_sheet import Pixels, save_png
 from ldm.images.pictures import read_picture
 from ldm.images.tensors import from_uint8, to_uint8
 from ldm.multiscale.conditions import Conditions, TokenMap, Unconditional, image_tokens
@@ -179,7 +181,7 @@ def methods(names: Sequence[str] | None, control: ControlModel | None) -> dict[s
     for name in names or ():
         if name not in known:
             raise UserError(f"--methods: {name} needs a ControlNet and there is none; give --control RUN")
-    return {name: known[name] for name in names or SUPERRES if name in known}
+    return {name: known[name] for name in (SUPERRES if names is None else names) if name in known}
 
 
 DIGITS = {"PSNR": 2, "gradient energy": 2, "encoder distance": 4, "LR residual": 4, "CPU s": 1}
@@ -228,28 +230,40 @@ def run(
     truths: Sequence[Path],
     scales: Sequence[str],
     methods: Mapping[str, Enlarge],
+    generated: Mapping[str, Path],
     embed: Embedder,
     features: Features | None = None,
     lpips: Lpips | None = None,
 ) -> Report:
     """Shrink every truth to the coarsest of `scales`, enlarge it by every method, and score it.
 
-    `embed` gives the embeddings of the truth's tiles; `features` and `lpips` are those of `scores`.
+    The shrunk images are written beside the table, for the methods whose images are given in the folders `generated`,
+    under the names of the truths. `embed` gives the embeddings of the truth's tiles; `features` and `lpips` are those
+    of `scores`. UserError for an image that a folder lacks, or of another size.
     """
     tile_px, factor = setup.model.tile_px, magnification(setup.model, scales)
+    sizes = {path.stem: read(path, factor).shape[:2] for path in truths} if generated else {}
+    given = {name: enlarged_of(folder, sizes) for name, folder in generated.items()}
+    if setup.processes.first:
+        for path in truths:
+            save_png(setup.out / "superres" / "inputs" / f"{path.stem}.png", shrunk(read(path, factor), factor))
     columns = [[read(path, factor) for path in truths[:SHOWN]]]
     records = []
-    for name, method in methods.items():
-        made = generate(setup, name, method, truths, scales, embed)
-        images = made.loaders(len(truths))
+    for name in [*methods, *given]:
+        seconds = np.nan
+        if name in given:
+            images = given[name]
+        else:
+            made = generate(setup, name, methods[name], truths, scales, embed)
+            images, seconds = made.loaders(len(truths)), made.seconds
         for path, image in zip(truths, images, strict=True):
             truth = read(path, factor)
             found = scores(image(), truth, shrunk(truth, factor), setup.spaces, tile_px, features, lpips)
-            records.append({"method": name, "image": path.name, **found, "CPU s": made.seconds})
+            records.append({"method": name, "image": path.name, **found, "CPU s": seconds})
         columns.append([load() for load in images[:SHOWN]])
     before = [shrunk(truth, factor) for truth in columns[0]]
     rows = [list(row) for row in zip(before, *columns[1:], columns[0], strict=True)]
-    sheet = Sheet(rows, [""] * len(rows), ["input", *methods, "truth"])
+    sheet = Sheet(rows, [""] * len(rows), ["input", *methods, *given, "truth"])
     lacking = "" if lpips else f"\n\nNo LPIPS: {alexnet_file()} is missing; {LPIPS_REMEDY}\n"
     return Report(records, f"{len(truths)} images, mean ± standard deviation.\n\n{table(records)}{lacking}", sheet)
 

@@ -26,11 +26,12 @@ class Estimate(NamedTuple):
     """its standard error"""
 
 
-def kid(x: ArrayLike, y: ArrayLike) -> Estimate:
+def kid(x: ArrayLike, y: ArrayLike, together: int = 1) -> Estimate:
     """KID of features (n, d) and (m, d), over all of them.
 
-    The standard error is that of the first-order (Hoeffding) term, which vanishes for equal distributions. UserError
-    for fewer than two features, or two widths.
+    The standard error is that of the first-order (Hoeffding) term, which vanishes for equal distributions. Every
+    `together` features in a row, of crops of one image for example, are taken for dependent: the error counts them as
+    one. UserError for fewer than two features, or two widths.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if min(len(x), len(y)) < 2 or x.shape[1] != y.shape[1]:
@@ -38,8 +39,16 @@ def kid(x: ArrayLike, y: ArrayLike) -> Estimate:
     within_x, within_y = _means(x, x, skip_self=True), _means(y, y, skip_self=True)
     x_to_y, y_to_x = _means(x, y), _means(y, x)
     value = within_x.mean() + within_y.mean() - 2 * x_to_y.mean()
-    variance = sum(4 * (own - other).var(ddof=1) / len(own) for own, other in ((within_x, x_to_y), (within_y, y_to_x)))
-    return Estimate(float(value), float(np.sqrt(variance)))
+    variance = _variance(within_x - x_to_y, together) + _variance(within_y - y_to_x, together)
+    return Estimate(float(value), float(2 * np.sqrt(variance)))
+
+
+def _variance(terms: Values, together: int) -> float:
+    """Variance of the mean of terms (n,), of which those `together` depend on each other; nan for fewer than two."""
+    whole = len(terms) // together
+    if whole < 2:
+        return np.nan
+    return float(terms[: whole * together].reshape(whole, together).mean(1).var(ddof=1) / whole)
 
 
 def _means(x: Values, y: Values, skip_self: bool = False) -> Values:

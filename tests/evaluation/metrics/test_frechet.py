@@ -154,6 +154,21 @@ def test_the_error_of_kid_is_the_spread_of_repeated_ones() -> None:
     assert np.mean([estimate.error for estimate in repeated]) == pytest.approx(spread, rel=0.25)
 
 
+def test_the_error_of_kid_counts_crops_of_one_image_as_one() -> None:
+    rng = np.random.default_rng(0)
+
+    def crops(images: int) -> np.ndarray:
+        return np.repeat(rng.normal(size=(images, 4)), 8, axis=0) + 0.1 * rng.normal(size=(8 * images, 4))
+
+    repeated = [(crops(20), 1 + crops(30)) for _ in range(100)]
+    spread = np.std([kid(x, y).value for x, y in repeated])
+    assert np.mean([kid(x, y, together=8).error for x, y in repeated]) == pytest.approx(spread, rel=0.25)
+    assert np.mean([kid(x, y).error for x, y in repeated]) < 0.6 * spread
+    x, y = repeated[0]
+    assert kid(x, y, together=1) == kid(x, y)
+    assert np.isnan(kid(x[:8], y, together=8).error)
+
+
 def test_kid_refuses_single_features_and_two_widths() -> None:
     with pytest.raises(UserError, match="at least 2"):
         kid(np.zeros((1, 2)), np.zeros((5, 2)))

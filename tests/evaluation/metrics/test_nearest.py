@@ -30,7 +30,9 @@ def test_the_training_image_left_out_is_never_the_nearest(monkeypatch: pytest.Mo
         assert nearest(x, bank).training.tolist() == own
         found = nearest(x, bank, own)
         others = [np.delete(np.arange(40), i) for i in own]
-        expected = [kept[np.linalg.norm(row - bank[kept], axis=1).argmin()] for row, kept in zip(x, others, strict=True)]
+        expected = [
+            kept[np.linalg.norm(row - bank[kept], axis=1).argmin()] for row, kept in zip(x, others, strict=True)
+        ]
         assert found.training.tolist() == expected
     with pytest.raises(UserError, match="expected at least 2"):
         nearest(x[:1], bank[:1], [0])
