@@ -113,7 +113,7 @@ def measure(method: str, images: Described, reference: Described, together: int 
     distance = frechet_distance(a, b)
     value, error = np.nan, np.nan
     if images.features is not None and reference.features is not None:
-        value, error = kid(images.features, reference.features, together)
+        value, error = kid(images.features, reference.features, together=together)
     return Measured(method, a.scale, a.extractor, a.preprocessing, a.n, b.n, distance, value, error)
 
 

@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
     """its standard error"""
 
 
-def kid(x: ArrayLike, y: ArrayLike, together: int = 1) -> Estimate:
+def kid(x: ArrayLike, y: ArrayLike, *, together: int = 1) -> Estimate:
     """KID of features (n, d) and (m, d), over all of them.
 
     The standard error is that of the first-order (Hoeffding) term, which vanishes for equal distributions. Every
