@@ -21,7 +21,7 @@ ORDER = [
     ),
     *("ldm.latent_diffusion", "ldm.pipeline", "ldm.model_slides", "ldm.controlnet_superres"),
     *("ldm.encoders", "ldm.evaluation", "ldm.training", "ldm.doctor", "ldm.demo", "data_prep"),
-    *("ldm.commands", "ldm.cli", "main", "scripts", "benchmarks"),
+    *("ldm.view", "ldm.commands", "ldm.cli", "main", "scripts", "benchmarks"),
 ]
 """layers from the lowest: each may import itself and those before it"""
 GROUND = {"ldm.errors", "ldm.support", "ldm.scales", "ldm.config.schema", "ldm.config.objects"}

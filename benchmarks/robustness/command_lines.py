@@ -29,6 +29,7 @@ from ldm.commands import evaluate as evaluation
 from ldm.commands import joint as joint_work
 from ldm.commands import mil as mil_work
 from ldm.commands import train as training
+from ldm.commands import view as view_work
 from ldm.demo import world as demo_world
 from ldm.errors import cli
 from ldm.evaluation.experiments.context import Report, Sheet
@@ -78,6 +79,9 @@ def boundaries() -> Iterator[None]:
         (crops, "cut", lambda *_, **__: []),
         (demo_world, "write_slide", lambda *_, **__: None),
         (demo_world, "overview", lambda *_, **__: None),
+        (view_work, "Site", lambda *_, **__: None),
+        (view_work, "serve", lambda *_, **__: None),
+        (view_work, "export", lambda _, folder: folder),
     ]
     with contextlib.ExitStack() as stack:
         for place, name, stub in stubs:

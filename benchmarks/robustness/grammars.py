@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from data_prep import crops, prepare, splits
 from ldm.cli import draw as drawing
-from ldm.cli import evaluate, features, joint, mil, sample, superres, train
+from ldm.cli import evaluate, features, joint, mil, sample, superres, train, view
 
 ROOT = Path(__file__).parents[2]
 
@@ -249,4 +249,7 @@ def commands() -> dict[str, Grammar]:
         drawing.main, (), out=OUT, seed=SEED, count=COUNT, kind=Values(("satellite",), ("foo", "")),
         size=Values(("1024", "4096"), ("0", "512", "1025", "x", "1.5", "-1024")),
     )  # fmt: skip
+    found["view"] = _command(
+        view.main, ("picture.png",), export=OUT, port=Values((), ("0", "80", "65536", "-1", "1.5", *NONSENSE))
+    )
     return found

@@ -45,7 +45,7 @@ def find_slides(config: PrepareConfig) -> list[Task]:
     """The slides of a cohort, in order. UserError when there is none, or the table does not fit them."""
     folder = Path(config.slides)
     alike: dict[str, list[Path]] = {}  # file systems may be case-insensitive
-    slides = _without_parts(slide_files(folder, config.pattern))
+    slides = without_parts(slide_files(folder, config.pattern))
     for path in slides:
         alike.setdefault(_id(path, folder).casefold(), []).append(path)
     tasks: dict[str, Task] = {}
@@ -121,7 +121,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
 
 
-def _without_parts(paths: list[Path]) -> dict[Path, list[Path]]:
+def without_parts(paths: list[Path]) -> dict[Path, list[Path]]:
     """The main file of each slide, and its other parts."""
     named = {path: _named(path) for path in paths if path.suffix.lower() in HAMAMATSU_INDEX}
     parts = {part for found in named.values() for part in found}

@@ -24,6 +24,7 @@ COMMANDS = {
     "sample": Command("ldm.cli.sample", "sample patches at every scale of a model"),
     "joint": Command("ldm.cli.joint", "sample one large image at several scales at once"),
     "superres": Command("ldm.cli.superres", "enlarge images 2x to 16x"),
+    "view": Command("ldm.cli.view", "look at slides, scenes, pictures and results in a browser"),
     "prepare": Command("data_prep.prepare", "slides -> one HDF5 file per slide: embeddings and latents"),
     "splits": Command("data_prep.splits", "decide by patient which slides train, validate and test"),
     "train": Command("ldm.cli.train", "train an autoencoder, a ZoomLDM, a CDM or a ControlNet from YAML"),

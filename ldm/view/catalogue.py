@@ -1,0 +1,208 @@
+"""From paths to the entries of the page.
+
+A file is one entry. Of a folder, at any depth, every slide, scene, picture and prepared slide (.h5) is one, and every
+result of `zoomldm joint` (image.json) and of `zoomldm superres` (superres.json) is shown with what belongs to it:
+
+    joint       image.tiff beside canvas_SCALE.tiff, the coarser canvases
+    superres    NAME beside layers/STEM.input.png, .bicubic.png and .truth.png
+    both        over the image: STEM.residual.png, STEM.spread.png (or .tif, .tiff)
+    any         STEM.geojson beside a file: outlines
+
+Only files that lie in the given paths are shown: of links in a folder those that do not lead out of it.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_prep.slides.find import shown, slide_files, without_parts
+from ldm.errors import UserError
+from ldm.view.entries import Entry, Layer
+from ldm.view.outlines import Outline, moved, read_outlines
+from ldm.view.readers import PREPARED, SHOWN
+
+JOINT, SUPERRES = "image.json", "superres.json"
+TIFFS = (".tiff", ".tif")
+OVERLAYS = ("residual", "spread")
+BEFORE, AFTER = {"input": "before", "bicubic": "bicubic"}, {"truth": "truth"}
+"""files in layers/ by the middle of their names -> what the page calls them, left and right of the result"""
+SUMMARIES = ("picture.png", "contact_sheet.png", ".comparison.png")
+"""pictures of results that are shown in full anyway"""
+DEEPEST = 12
+"""folders below a given one"""
+
+
+def catalogue(paths: list[Path]) -> tuple[list[Entry], list[str]]:
+    """The entries of `paths`, and notes on what was left out.
+
+    UserError for a path that does not exist, a file that cannot be shown, and where there is nothing to show.
+    """
+    entries: list[Entry] = []
+    notes: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            inside, outside = _of_folder(path)
+            if not inside:
+                raise UserError(
+                    f"{path}: holds nothing that can be shown; expected slides, scenes, pictures, prepared slides "
+                    "(.h5) or results of joint and superres"
+                )
+            entries += inside
+            notes += [f"{shown(path)}: {outside} links that lead out of it were left out; name them"] if outside else []
+        else:
+            entry = _of_file(path, shown(path.name))
+            entry.described()  # so that a file that cannot be shown ends the command
+            entries.append(entry)
+    return entries, notes
+
+
+def _of_folder(folder: Path) -> tuple[list[Entry], int]:
+    """The entries of a folder, and how many links lead out of it."""
+    root = folder.resolve()
+    outside = 0
+    entries: list[Entry] = []
+    results: set[Path] = set()
+    for place in [folder, *_folders(folder, DEEPEST)]:
+        found = [*_joint(place, root), *_superres(place, root)]
+        for entry in found:
+            entry.name = _name(folder, place, entry.name)
+        entries += found
+        results |= {place, place / "layers"} if found else set()
+    files = [path for path in [*slide_files(folder, "**/*"), *_prepared(folder)] if path.parent not in results]
+    for path in [*without_parts([path for path in files if path.suffix.lower() != PREPARED]), *_prepared(folder)]:
+        if path.is_dir() or path.parent in results or path.name.endswith(SUMMARIES):
+            continue
+        if not _inside(path, root):
+            outside += 1
+            continue
+        entries.append(_of_file(path, shown(path.relative_to(folder)), root))
+    return sorted(entries, key=lambda entry: _natural(entry.name)), outside
+
+
+def _prepared(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob(f"*{PREPARED}") if path.is_file() and not path.name.startswith("."))
+
+
+def _folders(folder: Path, depth: int) -> Iterator[Path]:
+    """Every folder below, links to folders left out."""
+    if depth:
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+                yield path
+                yield from _folders(path, depth - 1)
+
+
+def _name(folder: Path, place: Path, name: str) -> str:
+    inside = shown(place.relative_to(folder))
+    return name if inside == "." else f"{inside}/{name}" if name else inside
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key by which a2 comes before a10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name.casefold())]
+
+
+def _inside(path: Path, root: Path | None) -> bool:
+    """Whether the file that `path` leads to lies in `root`; without a root, anything does."""
+    return root is None or path.resolve().is_relative_to(root)
+
+
+def _of_file(path: Path, name: str, root: Path | None = None) -> Entry:
+    if not path.exists():
+        raise UserError(f"{path}: does not exist; check the path")
+    if path.suffix.lower() not in SHOWN and root is not None:
+        raise UserError(f"{path}: cannot be shown")
+    return Entry(name, [Layer(path.name, path)], outlines=partial(_outlines, path, root))
+
+
+def _outlines(path: Path, root: Path | None, entry: Entry) -> list[Outline]:
+    """Those of the GeoJSON beside a file, and the regions of a prepared slide; in pixels of the entry's main layer."""
+    reader = entry.pyramid.reader
+    origin, step = (float(reader.extent.x), float(reader.extent.y)), 1.0
+    own: list[Outline] = []
+    if path.suffix.lower() == PREPARED:
+        from ldm.view.prepared import PreparedReader, region_outlines
+
+        assert isinstance(reader, PreparedReader)
+        own = region_outlines(reader.slide)
+        origin, step = reader.origin_l0, reader.slide.base_l0
+    beside = path.with_suffix(".geojson")
+    if not beside.is_file() or not _inside(beside, root):
+        return own
+    return [*moved(read_outlines(beside, reader.place), origin, step), *own]
+
+
+def _joint(folder: Path, root: Path) -> list[Entry]:
+    """The result of `zoomldm joint` in a folder."""
+    image = _first(folder, root, [f"image{suffix}" for suffix in (*TIFFS, ".png")])
+    told = _record(folder / JOINT, root)
+    if image is None or told is None:
+        return []
+    scales = _list(_mapping(told.get("settings")).get("scales"))
+    finest = f"image at {scales[0]}" if scales else "image"
+    canvases = {
+        path.stem.removeprefix("canvas_"): path
+        for path in sorted(folder.glob("canvas_*"))
+        if path.suffix in TIFFS and _inside(path, root)
+    }
+    order = [scale for scale in scales if scale in canvases] or list(canvases)
+    layers = [Layer(finest, image), *(Layer(f"canvas at {scale}", canvases[scale]) for scale in order)]
+    return [Entry("", layers, _overlays(image, root), partial(_outlines, image, root), "sampled by zoomldm joint")]
+
+
+def _superres(folder: Path, root: Path) -> list[Entry]:
+    """The results of `zoomldm superres` in a folder."""
+    told = _record(folder / SUPERRES, root)
+    names = [Path(str(_mapping(each).get("image"))).name for each in _list((told or {}).get("images"))]
+    entries = []
+    for path in (folder / name for name in names):
+        if not path.is_file() or not _inside(path, root):
+            continue
+        before, after = (
+            [
+                Layer(label, beside)
+                for middle, label in kinds.items()
+                if (beside := _first(folder / "layers", root, [f"{path.stem}.{middle}{end}" for end in ENDS]))
+            ]
+            for kinds in (BEFORE, AFTER)
+        )
+        layers = [*before, Layer("enlarged", path), *after]
+        outlines = partial(_outlines, path, root)
+        about = "enlarged by zoomldm superres"
+        entries.append(Entry(shown(path.name), layers, _overlays(path, root), outlines, about, main=len(before)))
+    return entries
+
+
+ENDS = (".png", *TIFFS)
+
+
+def _overlays(path: Path, root: Path) -> list[Layer]:
+    found = [(kind, _first(path.parent, root, [f"{path.stem}.{kind}{end}" for end in ENDS])) for kind in OVERLAYS]
+    return [Layer(kind, beside) for kind, beside in found if beside is not None]
+
+
+def _first(folder: Path, root: Path, names: list[str]) -> Path | None:
+    paths = (folder / name for name in names)
+    return next((path for path in paths if path.is_file() and _inside(path, root)), None)
+
+
+def _record(path: Path, root: Path) -> dict[str, Any] | None:
+    """The mapping in a JSON file; None where there is none."""
+    if not path.is_file() or not _inside(path, root):
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,48 @@
+"""The page as a folder that opens from disk: every tile a file, no server, no network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ldm.errors import UserError
+from ldm.support.files import report_disk_full, write_text
+from ldm.view.site import Site
+
+PAGE = "index.html"
+
+
+def export(site: Site, folder: Path) -> Path:
+    """Write the page of `site` into `folder`, new or empty; returns the path of its index.html.
+
+    The page itself is written last. UserError for a folder that holds something, for a file that cannot be shown, and
+    for a full disk.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--export: {folder} is not empty; choose a new folder")
+    for number, entry in enumerate(site.entries):
+        entry.described()
+        _write(folder / "entries" / f"{number}.js", site.entry(number).encode())
+        _write(folder / "outlines" / f"{number}.js", site.outlines(number).encode())
+        _write(folder / "thumbnails" / f"{number}.png", site.thumbnail(number))
+        for layer, level, col, row in _tiles(site, number):
+            path = folder / "tiles" / str(number) / str(layer) / str(level) / f"{col}_{row}.png"
+            _write(path, site.tile(number, layer, level, col, row))
+    for name, content in site.files.items():
+        if name != PAGE:
+            _write(folder / name, content)
+    write_text(folder / PAGE, site.files[PAGE].decode())
+    return folder / PAGE
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Not synced to the disk one by one, as there are very many; an export is complete once it has an index.html."""
+    with report_disk_full(path, lambda: len(content)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _tiles(site: Site, number: int) -> Iterator[tuple[int, int, int, int]]:
+    """(layer, level, col, row) of every tile of an entry."""
+    for layer, shown in enumerate(site.entries[number].all_layers()):
+        for level, size in enumerate(shown.pyramid.levels):
+            columns, rows = size.tiles
+            yield from ((layer, level, col, row) for row in range(rows) for col in range(columns))
