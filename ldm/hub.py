@@ -252,7 +252,10 @@ def build_part(source: Source, key: str) -> Any:
 
 
 def load_network(source: Source, part: str, parts: Mapping[str, Mapping[str, Tensor]]) -> Any:
-    """The frozen network of one part, its weights loaded strictly. UserError where they cannot be of a training."""
+    """The frozen network of one part, its weights loaded strictly. UserError where they cannot be of a training.
+
+    Its feature maps are channels last: convolutions are faster on cards and on CPUs, equal up to rounding.
+    """
     if part not in parts:
         raise UserError(f"{source.path}: holds no {part}, only {', '.join(parts) or 'unknown tensors'}")
     what = f"{part} of {source.path}"
@@ -261,4 +264,4 @@ def load_network(source: Source, part: str, parts: Mapping[str, Mapping[str, Ten
     network = build_part(source, part)
     load_strict(network, parts[part], what)
     check_trained(network, what)
-    return network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)

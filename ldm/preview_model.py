@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -32,7 +31,7 @@ class PreviewModel:
     def load(cls, source: str | Path) -> "PreviewModel":
         """From "demo" or "satellite", a preview run's folder or a name on the hub: see `ldm.hub`."""
         found = open_source(source, "preview")
-        network = load_network(found, "preview", {"preview": found.tensors}).to(memory_format=torch.channels_last)
+        network = load_network(found, "preview", {"preview": found.tensors})
         return cls(network, found.id, found.config_id, str(found.config.get("decoder_id")), found.config)
 
     @classmethod

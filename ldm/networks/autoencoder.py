@@ -16,7 +16,6 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from taming.modules.vqvae.quantize import VectorQuantizer2
 from torch import Tensor, nn
 
 from ldm.config.schema import Count, Counts
@@ -32,6 +31,8 @@ BORDER = 1e-3
 """width of the transition of `Quantizer.continuous` between two codes, as a share of their distance"""
 NEAR = 4
 """number of nearest codes that it uses"""
+BLOCK = 2**23
+"""latents times codes of which distances are in memory at once: 32 MB"""
 
 
 class Encoder(nn.Module):
@@ -115,18 +116,41 @@ class Decoder(nn.Module):
         return cells + 2 * 2 + 1  # two blocks in the middle, conv_in
 
 
-class Quantizer(VectorQuantizer2):
-    """taming's codebook lookup, one sample at a time and in the codebook's own precision.
+class Quantizer(nn.Module):
+    """Codebook lookup (van den Oord et al. 2017), one sample at a time and in the codebook's own precision.
 
-    A sample's distances to all codes take 128 MB at full size; under autocast, wrong codes would be chosen.
+    Under autocast, wrong codes would be chosen. Distances are computed for BLOCK latents and codes at a time: all of a
+    sample's would take 128 MB at full size.
     """
+
+    def __init__(self, codes: int, code_dim: int, beta: float) -> None:
+        """`beta` weighs the codes' distance to the latents in the loss, as published; the latents' has weight 1."""
+        super().__init__()
+        self.beta = beta
+        self.embedding = nn.Embedding(codes, code_dim)
+        nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (b, c, h, w) -> (z_q (b, c, h, w) straight through, codebook loss, indices (b, h, w))."""
+        z = z.to(self.embedding.weight.dtype)
+        with torch.no_grad():
+            flat = torch.stack([self._nearest(sample, 1)[:, 0] for sample in z])
+        indices = rearrange(flat, "b (h w) -> b h w", h=z.shape[2])
+        z_q = rearrange(self.embedding(indices), "b h w c -> b c h w")
+        loss = F.mse_loss(z, z_q.detach()) + self.beta * F.mse_loss(z_q, z.detach())
+        return z + (z_q - z).detach(), loss, indices
+
+    def _nearest(self, z: Tensor, count: int) -> Tensor:
+        """z (c, h, w) -> indices (h w, count) of the nearest codes, nearest first."""
+        codes = self.embedding.weight
+        squares, rows = codes.square().sum(1), max(1, BLOCK // len(codes))
+        found = []
         with torch.autocast(z.device.type, enabled=False):
-            each = [VectorQuantizer2.forward(self, sample) for sample in z.to(self.embedding.weight.dtype).split(1)]
-        z_q, losses, info = zip(*each, strict=True)
-        return torch.cat(z_q), torch.stack(losses).mean(), torch.cat([indices for _, _, indices in info])
+            for block in rearrange(z, "c h w -> (h w) c").split(rows):
+                far = torch.addmm(squares, block, codes.T, alpha=-2)  # (n, k), short of |z|^2
+                some = far.argmin(1, keepdim=True) if count == 1 else far.topk(count, largest=False).indices
+                found.append(some)
+        return torch.cat(found)
 
     @torch.no_grad()
     def continuous(self, z: Tensor) -> Tensor:
@@ -140,15 +164,16 @@ class Quantizer(VectorQuantizer2):
         so that a rounding difference in z stays small in the image. About one latent in a hundred is interpolated.
         """
         codes = self.embedding.weight
-        each = [self._mixed(rearrange(sample, "c h w -> (h w) c").to(codes.dtype), codes) for sample in z]
+        count = min(NEAR, len(codes))
+        each = [
+            self._mixed(rearrange(sample, "c h w -> (h w) c"), codes[self._nearest(sample, count)])
+            for sample in z.to(codes.dtype)
+        ]
         return rearrange(torch.stack(each), "b (h w) c -> b c h w", h=z.shape[2]).to(z.dtype)
 
     @staticmethod
-    def _mixed(z: Tensor, codes: Tensor) -> Tensor:
-        """z (n, c), codes (k, c) -> (n, c)."""
-        with torch.autocast(z.device.type, enabled=False):
-            far = codes.square().sum(1) - 2 * z @ codes.T  # (n, k), short of |z|^2
-            near = codes[far.topk(min(NEAR, len(codes)), largest=False).indices]  # (n, NEAR, c)
+    def _mixed(z: Tensor, near: Tensor) -> Tensor:
+        """z (n, c), its nearest codes (n, NEAR, c) -> (n, c)."""
         squares = (near - z[:, None]).square().sum(2)  # from differences: precise, unlike the expansion
         least, first = squares.min(1, keepdim=True)
         apart = (near - near.gather(1, first[..., None].expand(-1, -1, near.shape[2]))).square().sum(2)
@@ -203,7 +228,7 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(latent_channels, widths, blocks, NORMS[norm], attention, patch, head)
         self.quantize: Quantizer | Unquantised = Unquantised()
         if codes is not None:
-            self.quantize = Quantizer(codes, code_dim, beta=COMMITMENT, sane_index_shape=True)
+            self.quantize = Quantizer(codes, code_dim, COMMITMENT)
         self.quant_conv = nn.Conv2d(latent_channels, code_dim, 1)
         self.post_quant_conv = nn.Conv2d(code_dim, latent_channels, 1)
 

@@ -54,6 +54,22 @@ def test_codes_agree_with_the_published_ones(size: str, full: Autoencoder) -> No
 
 
 @torch.no_grad()
+def test_codes_are_the_nearest_ones_whatever_is_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantize = filled(**SMALL).quantize
+    z, codes = noise(5, 2, 3, 12, 12), quantize.embedding.weight.double()
+    exact = torch.cdist(z.double().movedim(1, -1), codes)  # (2, 12, 12, k)
+    least = exact.topk(2, largest=False).values
+    clear = least[..., 1] - least[..., 0] > 1e-6
+    assert clear.float().mean() > 0.99
+    z_q, loss, indices = quantize(z)
+    assert torch.equal(indices[clear], exact.argmin(-1)[clear])
+    assert error(loss, (1 + quantize.beta) * least[..., 0].square().mean() / 3) < 1e-5
+    monkeypatch.setattr("ldm.networks.autoencoder.BLOCK", 7 * len(codes))
+    assert torch.equal(quantize(z)[2], indices)
+    assert torch.equal(quantize(z[1:])[0], z_q[1:])  # a sample's codes are its own
+
+
+@torch.no_grad()
 def test_codes_between_which_latents_lie_are_mixed_and_elsewhere_they_are_the_nearest() -> None:
     quantize = filled(**SMALL).quantize
     codes = quantize.embedding.weight
