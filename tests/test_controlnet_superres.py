@@ -17,7 +17,7 @@ from benchmarks.fixtures.fill import fill_
 from ldm.checkpoint import load_weights
 from ldm.cli import evaluate
 from ldm.config.objects import load_config
-from ldm.controlnet_superres import SETTINGS, ControlModel
+from ldm.controlnet_superres import ControlModel
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.evaluation import spaces
@@ -26,6 +26,7 @@ from ldm.multiscale.joint import Joint
 from ldm.networks.controlnet import Control
 from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
+from ldm.trained_superres import SETTINGS
 from ldm.training.callbacks import newest_checkpoint
 from ldm.training.systems import open_data
 from tests.golden.parity import noise
@@ -86,35 +87,35 @@ def test_training_moves_the_control_and_saves_nothing_else(folder: Path, model: 
 
 
 def test_an_untrained_control_leaves_the_model_s_own_image(untrained: ControlModel, model: ZoomLDM) -> None:
-    enlarged = noise(1, 3, 40, 48).clamp(-1, 1)
+    y = noise(1, 3, 10, 12).clamp(-1, 1)
     conditions = TokenMap(model, noise(2, toy.EMBEDDING, 2, 2))
     alone = Joint(model=model, scales=["20x"], height=40, width=48, conditions=conditions, settings=FEW)
-    assert torch.equal(image(untrained.joint(enlarged, conditions, settings=FEW)), image(alone))
+    assert torch.equal(image(untrained.joint(y, conditions, settings=FEW)), image(alone))
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (10, 21), (3, 5)])
 def test_any_size_is_enlarged_as_asked(control: ControlModel, height: int, width: int) -> None:
     y = noise(1, 3, height, width).clamp(-1, 1)
-    found = image(control.joint(control.enlarged(y[None])[0], Unconditional(control.model), settings=FEW))
+    found = image(control.joint(y, Unconditional(control.model), settings=FEW))
     assert found.shape == (3, 4 * height, 4 * width)
     assert found.isfinite().all()
 
 
 def test_the_batch_size_changes_no_pixel_and_the_image_to_enlarge_does(control: ControlModel) -> None:
-    enlarged = [noise(seed, 3, 40, 64).clamp(-1, 1) for seed in (1, 2)]
+    y = [noise(seed, 3, 10, 16).clamp(-1, 1) for seed in (1, 2)]
     given = {"conditions": Unconditional(control.model), "settings": FEW}
-    first = image(control.joint(enlarged[0], **given))
-    torch.testing.assert_close(image(control.joint(enlarged[0], batch_size=1, **given)), first, rtol=0, atol=1e-5)
-    assert not torch.allclose(image(control.joint(enlarged[1], **given)), first, atol=1e-2)
+    first = image(control.joint(y[0], **given))
+    torch.testing.assert_close(image(control.joint(y[0], batch_size=1, **given)), first, rtol=0, atol=1e-5)
+    assert not torch.allclose(image(control.joint(y[1], **given)), first, atol=1e-2)
 
 
 def test_a_patch_is_sampled_as_it_is_in_training(control: ControlModel) -> None:
     """One still window: the hint of the canvas is the hint of the patch."""
     y = noise(1, 2, 3, 8, 8).clamp(-1, 1)
-    joint = control.joint(control.enlarged(y)[0], Unconditional(control.model), settings=replace(FEW, seam="none"))
+    joint = control.joint(y[0], Unconditional(control.model), settings=replace(FEW, seam="none"))
     z_t, t = noise(5, 1, 3, 8, 8), torch.tensor([500])
     context = Unconditional(control.model).context("20x", torch.zeros(1, 2))
-    expected = control.steered(control.hint(y[:1])).denoiser(context)(z_t, t)
+    expected = control.steered(control.guide(y[:1])).denoiser(context)(z_t, t)
     torch.testing.assert_close(joint.denoiser("20x", torch.zeros(1, 2, dtype=torch.long))(z_t, t), expected)
 
 

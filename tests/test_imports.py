@@ -19,7 +19,8 @@ ORDER = [
         "ldm.conditioning_model",
         "ldm.preview_model",
     ),
-    *("ldm.latent_diffusion", "ldm.pipeline", "ldm.model_slides", "ldm.controlnet_superres"),
+    *("ldm.latent_diffusion", "ldm.pipeline", "ldm.model_slides"),
+    *("ldm.trained_superres", "ldm.controlnet_superres", "ldm.superres_ldm"),
     *("ldm.encoders", "ldm.evaluation", "ldm.training", "ldm.doctor", "ldm.demo", "data_prep"),
     *("ldm.view", "ldm.commands", "ldm.cli", "main", "scripts", "benchmarks"),
 ]

@@ -101,6 +101,7 @@ CONTEXT = {
     "training.p_uncond": YAML_SHARE,
     "training.times": choice("{target: ldm.diffusion.timestep_sampling.Uniform}"),
 }
+FACTOR = Values(("4", "2"), ("0", "3", "-2", "1.5", "null", *YAML_NONSENSE))
 SYSTEMS: dict[str, dict[str, Values]] = {
     "zoomldm": {
         **CONTEXT,
@@ -135,7 +136,13 @@ SYSTEMS: dict[str, dict[str, Values]] = {
         "data.crop_px": Values(("16", "64"), ("0", "-64", "10", "1.5", "null", *YAML_NONSENSE)),
         "data.kind": Values(("images",), ("latents", "pairs", "1", "foo")),
     },
-    "controlnet_sr": {**CONTEXT, "model.factor": Values(("4", "2"), ("0", "3", "-2", "1.5", "null", *YAML_NONSENSE))},
+    "controlnet_sr": {**CONTEXT, "model.factor": FACTOR},
+    "superres_baseline": {
+        "training.times": CONTEXT["training.times"],
+        "model.factor": FACTOR,
+        "model.prediction": choice("v", "eps", "z_0"),
+        "model.denoiser.in_channels": Values(("6",), ("3", "0", "-6", "1.5", "null", *YAML_NONSENSE)),
+    },
 }
 PREPARATION = {
     "slides": Values(SLIDE_FOLDERS, TYPED_PATH.bad),

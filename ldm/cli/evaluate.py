@@ -105,6 +105,7 @@ def _superres(add: Add) -> None:
     add("--size", type=positive_int, default=256, help="of the demo's real images, in pixels (%(default)s)")
     add("--methods", nargs="*", choices=SUPERRES, help="(all that there are)")
     add("--generated", nargs="+", metavar="NAME=FOLDER", help="folders of images named as the real ones, one row each")
+    add("--superres-ldm", metavar="RUN", help="a run of configs/superres_baseline.yaml: a super-resolution LDM")
     add("--control", metavar="RUN", help="a run of configs/controlnet_sr.yaml; the demo model includes one")
 
 

@@ -181,7 +181,9 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
         paths = spread_over(listed([args.real]), args.count)
     setup = EvalContext(model, spaces, args.out, args.seed, args.batch_size, processes)
     scales = args.scales = args.scales or model.ladder.fourfold
-    methods = superres_methods.methods(args.methods, superres_methods.control_for(args.control, model, scales))
+    control = superres_methods.control_for(args.control, model, scales)
+    ldm = superres_methods.ldm_for(args.superres_ldm, model, scales)
+    methods = superres_methods.methods(args.methods, control, ldm)
     demo = next((space for space in spaces if isinstance(space, DemoEncoder)), None)
     features = None if demo is None else demo.maps
     lpips = Lpips.found(named(args.weights, "--weights").get("lpips"))

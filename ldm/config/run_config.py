@@ -53,9 +53,9 @@ def load_run_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
 def model_settings(config: DictConfig) -> str:
     """Id of the model settings in a config, besides the weights."""
     read = {key: config.get(key) for key in ("system", "ladder", "tile_px", "encoder", "model", "steers")}
-    if config.get("system") == "control":
+    if config.get("system") in ("control", "superres"):
         read["scales"] = config.data.get("scales")
-    read |= {key: config[key] for key in ("contexts_id", "decoder_id") if config.get(key)}
+    read |= {key: config[key] for key in ("contexts_id", "decoder_id", "latents_id") if config.get(key)}
     plain = OmegaConf.to_container(OmegaConf.create(read))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -142,9 +142,12 @@ class AutoencoderSection(Training):
     normalise_latents: bool
 
 
-class ControlSection(Training):
-    p_uncond: Share
+class TimesSection(Training):
     times: Times
+
+
+class ControlSection(TimesSection):
+    p_uncond: Share
 
 
 class ZoomLDMSection(ControlSection):
@@ -174,6 +177,13 @@ class ControlNetModel(Section):
     control: ControlTarget
     factor: Literal[2, 4, 8, 16]
     autoencoder: AutoencoderTarget | None = None
+
+
+class SuperResModel(Section):
+    denoiser: Denoiser
+    schedule: Schedule
+    prediction: Literal["eps", "v", "z_0"]
+    factor: Literal[2, 4, 8, 16]
 
 
 class PreviewNetworks(Section):
@@ -228,6 +238,15 @@ class ControlConfig(Config):
     model: ControlNetModel
 
 
+class SuperResConfig(Config):
+    autoencoder: Text
+    latents_id: Text | None = None
+    """id of the encoding of the latents that are denoised"""
+    data: PairData
+    training: TimesSection
+    model: SuperResModel
+
+
 class PreviewConfig(Config):
     autoencoder: Text
     decoder_id: Text | None = None
@@ -242,7 +261,10 @@ SCHEMAS: dict[str, type[Config]] = {
     "cdm": CdmConfig,
     "control": ControlConfig,
     "preview": PreviewConfig,
+    "superres": SuperResConfig,
 }
+OF_ONE_SCALE = ("control", "superres")
+"""systems whose `data` says for which scale the weights are"""
 OF_TRAINING = ("run", "seed", "data", "training", "init", "zoomldm", "autoencoder")
 """keys that are not checked in a finished run"""
 
@@ -254,7 +276,8 @@ def check_config(config: DictConfig, where: str = "config") -> None:
 
 def check_finished(config: DictConfig, where: str) -> None:
     """UserError for the config of a finished run that does not describe a model in known keys and values."""
-    unread = [key for key in OF_TRAINING if (config.get("system"), key) != ("control", "data")]  # it says which scale
+    says_scale = config.get("system") in OF_ONE_SCALE
+    unread = [key for key in OF_TRAINING if not (says_scale and key == "data")]
     check(_schema(config, where), OmegaConf.to_container(config), where, unread)
 
 

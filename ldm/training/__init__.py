@@ -1,1 +1,1 @@
-"""Training of the systems: zoomldm, vq, cdm, control."""
+"""Training of the systems: zoomldm, vq, cdm, control, preview, superres."""

@@ -42,10 +42,10 @@ class SteeredModel(Protocol):
     def to(self, device: torch.device) -> Any:
         """Move the frozen networks."""
 
-    def hint(self, y: Tensor) -> Tensor:
-        """The hint (b, 3, h, w) for patches y (b, 3, H, W) that were shrunk by `factor`."""
+    def guide(self, y: Tensor) -> Tensor:
+        """The guide of patches that were shrunk by `factor` to y (b, 3, h, w)."""
 
-    def network(self, hint: Tensor) -> nn.Module:
+    def network(self, guide: Tensor) -> nn.Module:
         """The steered network, called with (z_t, t, context)."""
 
 
@@ -62,9 +62,7 @@ class ControlTraining(ZoomLDMTraining):
 
     def network(self, batch: Batch) -> nn.Module:
         assert batch.image is not None
-        with torch.no_grad():
-            hint = self.steered.hint(self.shrink(batch.image))
-        return self.steered.network(hint)
+        return self.steered.network(self.steered.guide(self.shrink(batch.image)))
 
 
 PRECISIONS = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
@@ -130,8 +128,8 @@ class ControlRun(Run):
         x = pair_batch(picks, BatchRNG(0, 0, 0, len(picks))).image
         assert x is not None
         y = self.system.shrink(x.to(self.system.device))
-        model: ZoomLDM = self.steered.steered(self.steered.hint(y))
+        model: ZoomLDM = self.steered.steered(self.steered.guide(y))
         context = Unconditional(model).context(self.steered.scale, torch.zeros(len(y), 2))
         z = model.sample_latents(context, guidance=1.0, steps=PICTURE_STEPS)
-        rows = [list(to_uint8(images)) for images in (x, self.steered.enlarged(y), model.decode(z))]
+        rows = [list(to_uint8(images)) for images in (x, self.steered.guide(y), model.decode(z))]
         contact_sheet(rows, ["truth", "bicubic", "steered"], [""] * len(picks), path)

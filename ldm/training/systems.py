@@ -7,6 +7,7 @@ from ldm.training.base import Run, open_data
 from ldm.training.cdm import CDMRun
 from ldm.training.control import ControlRun
 from ldm.training.preview import PreviewRun
+from ldm.training.superres import SuperResRun
 from ldm.training.vq import VQRun
 from ldm.training.zoomldm import ZoomLDMRun
 
@@ -16,6 +17,7 @@ SYSTEMS: dict[str, type[Run]] = {
     "cdm": CDMRun,
     "control": ControlRun,
     "preview": PreviewRun,
+    "superres": SuperResRun,
 }
 
 

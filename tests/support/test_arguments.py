@@ -19,7 +19,7 @@ from ldm.diffusion.samplers import SAMPLERS, ddim
 from ldm.errors import UserError
 from ldm.evaluation.experiments import large_images as large
 from ldm.evaluation.experiments import superres_methods as enlarging
-from ldm.evaluation.experiments.names import CONTROLLED, LARGE, SUPERRES
+from ldm.evaluation.experiments.names import CONTROLLED, LARGE, SUPERRES, SUPERRES_LDM
 from ldm.evaluation.mil.features import SOURCES, FeatureExtractor, Probe
 from ldm.support.arguments import LARGEST_SEED, fraction, guidance, integer, positive_int, real, seed_int
 
@@ -95,7 +95,7 @@ def test_names_and_defaults_that_commands_read_without_pytorch_are_those_of_the_
     assert {name: sampler.steps for name, sampler in SAMPLERS.items()} == STEPS
     assert SAMPLER in SAMPLERS
     assert set(LARGE) == set(large.METHODS)
-    assert set(SUPERRES) == {*enlarging.METHODS, *CONTROLLED}
+    assert set(SUPERRES) == {*enlarging.METHODS, *CONTROLLED, SUPERRES_LDM}
     args = extract_features.parse_args(["cohort"])
     assert Probe(args.block, args.t, args.clean, args.seed) == Probe()
     assert (args.source, args.batch_size) == (SOURCES[0], FeatureExtractor.batch_size)

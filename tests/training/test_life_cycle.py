@@ -68,7 +68,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return arrange
 
 
-SLOW = [pytest.param(system, marks=pytest.mark.slow) for system in ("zoomldm", "cdm", "controlnet_sr", "preview")]
+SLOW = [
+    pytest.param(system, marks=pytest.mark.slow)
+    for system in ("zoomldm", "cdm", "controlnet_sr", "superres_baseline", "preview")
+]
 
 
 @pytest.mark.parametrize("system", ["best", "vq", *SLOW])

@@ -11,18 +11,18 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from einops import rearrange
 from torch import Tensor
 
-from ldm.controlnet_superres import SETTINGS, ControlModel
+from ldm.controlnet_superres import ControlModel
 from ldm.errors import UserError
 from ldm.evaluation.experiments.context import SHOWN, Embedder, EvalContext, Method, Report, Sheet
 from ldm.evaluation.experiments.given_images import enlarged_of
 from ldm.evaluation.experiments.image_sets import SampleCache
-from ldm.evaluation.experiments.names import CONTROLLED, SUPERRES
+from ldm.evaluation.experiments.names import CONTROLLED, SUPERRES, SUPERRES_LDM
 from ldm.evaluation.metrics.extractors import Extractor
 from ldm.evaluation.metrics.fidelity import (
     LPIPS_REMEDY,
@@ -51,7 +51,11 @@ from ldm.multiscale.super_resolution import (
     magnification,
 )
 from ldm.pipeline import ZoomLDM
+from ldm.superres_ldm import SuperResLDM
 from ldm.support.bundled_models import BUNDLED
+from ldm.trained_superres import SETTINGS, TrainedSuperRes
+
+Trained = TypeVar("Trained", bound=TrainedSuperRes)
 
 
 class LowRes(NamedTuple):
@@ -124,6 +128,27 @@ class Constrained:
 
 
 @dataclass(frozen=True)
+class LDMMethod:
+    """A super-resolution LDM (paper, Table 3, row CompVis)."""
+
+    ldm: SuperResLDM
+    sampling: Settings = SETTINGS
+    embeds = False
+
+    @property
+    def weights(self) -> dict[str, str]:
+        return self.ldm.weights
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"scale": self.ldm.scale, "sampling": asdict(self.sampling)}
+
+    def __call__(self, model: ZoomLDM, low: LowRes) -> Pixels:
+        own = Unconditional(self.ldm.model)
+        return self.ldm.enlarge(low.y, own, low.number, settings=self.sampling, batch_size=low.batch)
+
+
+@dataclass(frozen=True)
 class SteeredMethod:
     """A ControlNet (paper, Table 3), without embeddings or with those of the truth."""
 
@@ -168,17 +193,37 @@ def control_for(source: str | None, model: ZoomLDM, scales: Sequence[str]) -> Co
     if found is None:
         return None
     control = ControlModel.load(found, model)
-    if set(control.scales) == set(scales):
-        return control
+    if source is None and set(control.scales) != set(scales):
+        return None
+    return of_scales(control, f"--control: {found}", scales)
+
+
+def ldm_for(source: str | None, model: ZoomLDM, scales: Sequence[str]) -> SuperResLDM | None:
+    """The super-resolution LDM of a run; None of None. UserError for one of other latents, or between other scales."""
     if source is None:
         return None
-    raise UserError(f"--control: {source} enlarges between {','.join(control.scales)}, not {','.join(scales)}")
+    return of_scales(SuperResLDM.load(source, model), f"--superres-ldm: {source}", scales)
 
 
-def methods(names: Sequence[str] | None, control: ControlModel | None) -> dict[str, Enlarge]:
-    """The methods named, or all available ones. UserError for a ControlNet method without a ControlNet."""
-    known = METHODS | ({name: SteeredMethod(control, given) for name, given in CONTROLLED.items()} if control else {})
+def of_scales(trained: Trained, what: str, scales: Sequence[str]) -> Trained:
+    """`trained`, called `what`. UserError unless it enlarges between `scales`."""
+    if set(trained.scales) != set(scales):
+        raise UserError(f"{what} enlarges between {','.join(trained.scales)}, not {','.join(scales)}")
+    return trained
+
+
+def methods(
+    names: Sequence[str] | None, control: ControlModel | None, ldm: SuperResLDM | None = None
+) -> dict[str, Enlarge]:
+    """The methods named, or all available ones. UserError for a trained one whose weights are not there."""
+    known = dict(METHODS)
+    if control:
+        known |= {name: SteeredMethod(control, given) for name, given in CONTROLLED.items()}
+    if ldm:
+        known[SUPERRES_LDM] = LDMMethod(ldm)
     for name in names or ():
+        if name == SUPERRES_LDM and name not in known:
+            raise UserError(f"--methods: {name} needs a super-resolution LDM; give --superres-ldm RUN")
         if name not in known:
             raise UserError(f"--methods: {name} needs a ControlNet and there is none; give --control RUN")
     return {name: known[name] for name in (SUPERRES if names is None else names) if name in known}
