@@ -22,6 +22,7 @@ from rasterio.crs import CRS
 from benchmarks.fixtures import toy
 from benchmarks.fixtures.interrupted import interrupted_after
 from ldm.cli import joint as sample_joint
+from ldm.commands.joint import OUTPUTS
 from ldm.errors import TERMINATED, UserError, cli
 from ldm.evaluation.metrics.seams import gradient_energy
 from ldm.multiscale.canvas import State
@@ -42,7 +43,7 @@ def pixels(out: Path) -> np.ndarray:
 
 def test_the_image_its_picture_and_its_figures_are_written(world: Path, tmp_path: Path) -> None:
     sample_joint.main(arguments(world, tmp_path))
-    assert {file.name for file in tmp_path.iterdir()} == {"image.tiff", "image.png", "image.json", "picture.png"}
+    assert {file.name for file in tmp_path.iterdir()} == {*OUTPUTS, "canvas_5x.tiff"}
     assert pixels(tmp_path).shape == (76, 100, 3)
     with openslide.OpenSlide(tmp_path / "image.tiff") as slide:
         assert slide.dimensions == (100, 76)

@@ -14,6 +14,7 @@ import numpy as np
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from ldm.commands.joint_files import canvas, canvas_name, write_canvases, writer_of
 from ldm.commands.out_folder import out_folder, refuse_overwriting
 from ldm.commands.preview_note import tell_without_preview
 from ldm.commands.real_pixels import RealPatch, Shrunk, gradient_share, patches_of
@@ -21,10 +22,8 @@ from ldm.diffusion.samplers import check_levels
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError, when_stopped
 from ldm.evaluation.metrics.seams import seam_strength
-from ldm.images.cog import CogWriter
-from ldm.images.contact_sheet import Pixels, contact_sheet, fitted, save_png
+from ldm.images.contact_sheet import contact_sheet, fitted, save_png
 from ldm.images.pictures import read_located
-from ldm.images.pyramid_tiff import PyramidWriter
 from ldm.images.rasters import Place
 from ldm.images.tensors import to_uint8
 from ldm.model_slides import kind_notes, matching_slide, tile_place
@@ -48,13 +47,14 @@ from ldm.support.cache import Identity, content
 from ldm.support.files import write_text
 from ldm.support.precision import announce
 from ldm.support.processes import launch
+from ldm.view.preview import PREVIEW, write_preview
 
 PNG_PX = 4096
 
 
 SHOWN_PX = 512
-OUTPUTS = ("image.tiff", "image.png", "image.json", "picture.png")
-"""files in --out"""
+OUTPUTS = ("image.tiff", "image.png", "image.json", "picture.png", PREVIEW)
+"""files in --out, beside the canvases"""
 
 
 def settings_of(args: argparse.Namespace, model: ZoomLDM) -> Settings:
@@ -138,26 +138,13 @@ def note_edge(origin: str, tokens: Tensor, rows: int, cols: int) -> None:
         )
 
 
-def writer_of(joint: Joint, path: Path, place: Place | None) -> PyramidWriter | CogWriter:
-    """A pyramidal TIFF with um per pixel; a Cloud-Optimised GeoTIFF where the image is georeferenced."""
-    if place is None:
-        return PyramidWriter(path, joint.height, joint.width, joint.model.ladder.um(joint.scales[0]))
-    per_base = joint.model.ladder[joint.scales[0]].downsample
-    return CogWriter(path, joint.height, joint.width, place.scaled(per_base))
-
-
-def canvas(joint: Joint, scale: str) -> Pixels:
-    """The finished canvas of a coarser scale, without what lies beyond the image's edge."""
-    height, width = (length // joint.chain.factor(scale) for length in (joint.height, joint.width))
-    return to_uint8(joint.image(scale)[None])[0][:height, :width]
-
-
 def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
     """The image as a pyramid, as PNG where it is not too large, and a picture of all canvases; returns its figures."""
     coarse = joint.scales[min(1, len(joint.scales) - 1)]
     shrunk = Shrunk(joint.width, joint.chain.factor(coarse))
     bands = []
-    with writer_of(joint, out / "image.tiff", origin.place) as writer:
+    write_canvases(joint, out, origin.place)
+    with writer_of(joint, joint.scales[0], out / "image.tiff", origin.place) as writer:
         for band in shown(joint.bands(), joint.height, "decoding", lambda band: band.shape[1]):
             pixels = to_uint8(band[None])[0]
             writer.write(pixels)
@@ -220,7 +207,9 @@ def run(args: argparse.Namespace) -> None:
     model = ZoomLDM.load(args.model, cdm=args.cdm, preview=args.preview, device=fabric.device, precision=args.precision)
     args.out = out_folder(args, "samples/joint", model)
     check_levels(args.guidance_interval, model.alpha_bar)
-    refuse_overwriting([Path(args.origin)] if args.origin else [], args.out, OUTPUTS)
+    refuse_overwriting(
+        [Path(args.origin)] if args.origin else [], args.out, [*OUTPUTS, *map(canvas_name, model.ladder.names)]
+    )
     if fabric.is_global_zero:
         announce(model.precision, model.device)
         tell_without_preview(args.preset, model)
@@ -260,4 +249,5 @@ def run(args: argparse.Namespace) -> None:
     write_text(args.out / "image.json", json.dumps(record, indent=2) + "\n")
     file.remove()
     print(*(f"{name} {value:.4g}" for name, value in figures.items()), sep="   ")
+    write_preview(args.out)
     print(args.out / "picture.png", args.out / "image.tiff", sep="\n")

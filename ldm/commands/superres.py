@@ -15,6 +15,7 @@ from torch import Tensor
 from data_prep.slides.slide import Plane, open_slide
 from ldm.commands.out_folder import out_folder, refuse_overwriting
 from ldm.commands.preview_note import tell_without_preview
+from ldm.commands.superres_layers import write_layers
 from ldm.commands.superres_scores import compare, report, residual, scores
 from ldm.data.h5 import SlideFile
 from ldm.demo.world import generate
@@ -47,6 +48,7 @@ from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content, content_of
 from ldm.support.files import atomic_write
 from ldm.support.precision import announce, chosen_device
+from ldm.view.preview import write_preview
 
 DEMO_SIDE_PX = 512
 OTHER_IMAGE = 0.2
@@ -239,6 +241,8 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
     if sampling is not None and file is not None:
         figures |= {"residual_before": sampling.before.rms, "residual": sampling.after.rms}
         file.remove()
+    layers = {"input": y} | ({} if large or sampling is None else {"bicubic": bicubic(y, factor)})
+    write_layers(path, layers | ({} if job.truth is None else {"truth": job.truth}))
     figures["seconds"] = round(time.monotonic() - started, 1)
     if job.truth is not None:
         images = {"bicubic": bicubic(y, factor), args.method: image}
@@ -281,6 +285,7 @@ def run(args: argparse.Namespace) -> int:
     with atomic_write(args.out / "superres.json") as unfinished:
         content = {"settings": settings, "images": done, "failed": failed}
         unfinished.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    write_preview(args.out)
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if failed else 0

@@ -59,6 +59,15 @@ def catalogue(paths: list[Path]) -> tuple[list[Entry], list[str]]:
     return entries, notes
 
 
+def results_in(folder: Path) -> tuple[list[Entry], dict[str, Any]]:
+    """The results of joint or superres that lie directly in a folder, and their settings and figures."""
+    root = folder.resolve()
+    entries = [*_joint(folder, root), *_superres(folder, root)]
+    for entry in entries:
+        entry.name = entry.name or shown(root.name)
+    return entries, _record(folder / JOINT, root) or _record(folder / SUPERRES, root) or {}
+
+
 def _of_folder(folder: Path) -> tuple[list[Entry], int]:
     """The entries of a folder, and how many links lead out of it."""
     root = folder.resolve()

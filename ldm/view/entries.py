@@ -73,8 +73,12 @@ class Entry:
             "main": self.main,
             "layers": [layer.described() for layer in self.layers],
             "overlays": [layer.described() for layer in self.overlays],
-            "outlines": [{"name": each.name, "colour": each.colour, "count": each.count} for each in outlines],
+            "outlines": [_without_paths(each) for each in outlines],
         }
+
+
+def _without_paths(outline: Outline) -> dict[str, Any]:
+    return {key: getattr(outline, key) for key in ("name", "colour", "count", "shown")}
 
 
 def resolution(pyramid: Pyramid) -> dict[str, Any]:

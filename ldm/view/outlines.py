@@ -1,6 +1,6 @@
 """Outlines over an image: GeoJSON in QuPath's form, grouped by the names of their classes.
 
-A feature's class is `properties.classification.name` (else `properties.name`), its colour `classification.color` as
+A feature's class is `properties.classification.name` (else one of NAMES), its colour `classification.color` as
 [r, g, b], or `colorRGB` as one number. Coordinates are full-resolution pixels of the file, x first; with a member `crs`
 and over a georeferenced image, coordinates of that system.
 
@@ -10,7 +10,7 @@ Paths are flat lists x, y, x, y ...; that of a polygon's ring ends where it bega
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from ldm.images.rasters import Place, gdal_errors
 COLOURS = ("#1f9e5a", "#2f6fde", "#d9483b", "#c98a00", "#8e44ad", "#0f9fb5", "#d6408a", "#7a7f35")
 """for classes that state none, in turn"""
 UNNAMED = "outlines"
+NAMES = ("class", "label", "name")
+"""properties with the name of a class, in files that are not of QuPath"""
 DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
 """how deep the places of a geometry lie in its coordinates"""
 DECIMALS = 3
@@ -38,19 +40,21 @@ class Outline:
     paths: list[list[float]] = field(default_factory=list)
     count: int = 0
     """features"""
+    shown: bool = True
+    """at first"""
 
 
-def boxes(name: str, corners: NDArray[Any], side: float, colour: str = COLOURS[1]) -> Outline:
-    """Squares with these upper left `corners` (n, 2), x first."""
+def boxes(name: str, corners: NDArray[Any], side: float, colour: str) -> Outline:
+    """Squares with these upper left `corners` (n, 2), x first; not shown at first."""
     square = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) * side
     paths = [(square + corner).ravel().tolist() for corner in np.asarray(corners)]
-    return Outline(name, colour, paths, len(paths))
+    return Outline(name, colour, paths, len(paths), shown=False)
 
 
 def read_outlines(path: Path, place: Place | None = None) -> list[Outline]:
     """The classes of a GeoJSON file. UserError in one line where it is none; `place`: the image's georeference."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         to_pixels = _to_pixels(content, place)
         classes: dict[str, Outline] = {}
         for feature in _features(content):
@@ -91,7 +95,8 @@ def _class(feature: dict[str, Any]) -> tuple[str, str | None]:
     told = properties.get("classification") or {}
     if isinstance(told, str):
         told = {"name": told}
-    name = told.get("name") or ": ".join(map(str, told.get("names") or ())) or properties.get("name") or UNNAMED
+    name = told.get("name") or ": ".join(map(str, told.get("names") or ()))
+    name = name or next((properties[key] for key in NAMES if properties.get(key)), UNNAMED)
     return str(name), _colour(told.get("color", told.get("colorRGB", properties.get("color"))))
 
 
@@ -163,10 +168,7 @@ def moved(outlines: list[Outline], origin: tuple[float, float], step: float) -> 
     if origin == (0, 0) and step == 1:
         return outlines
     offset = np.array(origin)
-    return [
-        Outline(each.name, each.colour, [_moved(path, offset, step) for path in each.paths], each.count)
-        for each in outlines
-    ]
+    return [replace(each, paths=[_moved(path, offset, step) for path in each.paths]) for each in outlines]
 
 
 def _moved(path: list[float], offset: Array, step: float) -> list[float]:

@@ -17,10 +17,12 @@ from data_prep.slides.readers import Box, Pixels
 from ldm.data.h5 import SlideFile
 from ldm.images.rasters import Place
 from ldm.scales import Scale
-from ldm.view.outlines import Outline, boxes
+from ldm.view.outlines import COLOURS, Outline, boxes
 
 CACHED = 256
 """decoded regions that are kept"""
+TISSUE = 0.5
+"""least share of tissue of what counts as such"""
 
 
 class PreparedReader:
@@ -102,10 +104,26 @@ class PreparedReader:
 
 
 def region_outlines(slide: SlideFile) -> list[Outline]:
-    """The regions of each scale as squares, in base pixels."""
-    found = []
+    """Where there is tissue, and the regions of each scale as squares; in base pixels."""
+    tile_px = int(slide.attrs["tile_px"])
+    found = [_tissue(slide, tile_px)]
     for scale in slide.ladder:
-        side = int(slide.attrs["tile_px"]) * scale.downsample
+        side = tile_px * scale.downsample
         corners = slide.ij(scale.name)[:, ::-1] * side  # (n, 2): x, y
-        found.append(boxes(f"regions at {scale.name}", corners, side))
+        found.append(boxes(f"regions at {scale.name}", corners, side, COLOURS[1 + scale.index % (len(COLOURS) - 1)]))
     return found
+
+
+def _tissue(slide: SlideFile, tile_px: int) -> Outline:
+    """The border of what is tissue by its share in the finest region that holds it, in steps of a base tile."""
+    from rasterio.features import shapes
+
+    share = np.zeros(slide.grid, np.float32)
+    for scale in reversed(list(slide.ladder)):
+        side = scale.downsample
+        for (i, j), tissue in zip(slide.ij(scale.name).tolist(), slide.tissue(scale.name).tolist(), strict=True):
+            share[i * side : (i + 1) * side, j * side : (j + 1) * side] = tissue
+    mask = (share >= TISSUE).astype(np.uint8)
+    polygons = [shape["coordinates"] for shape, _ in shapes(mask, mask=mask == 1)]
+    paths = [(np.array(ring) * tile_px).ravel().tolist() for rings in polygons for ring in rings]
+    return Outline("tissue", COLOURS[0], paths, len(polygons))

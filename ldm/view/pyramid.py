@@ -74,8 +74,12 @@ class Pyramid:
         if not (0 <= col < columns and 0 <= row < rows):
             raise IndexError(f"tile {col}, {row} of level {level}")
         x, y = col * TILE_PX, row * TILE_PX
+        return self.window(level, x, y, min(TILE_PX, size.width - x), min(TILE_PX, size.height - y))
+
+    def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """(height, width, 3) of a level, from (x, y) on. UnreadableError for damage in the file."""
         with self._lock:
-            return self._plane(level).read(x, y, min(TILE_PX, size.width - x), min(TILE_PX, size.height - y))
+            return self._plane(level).read(x, y, width, height)
 
     def _plane(self, level: int) -> Plane:
         if level not in self._planes:

@@ -187,6 +187,7 @@ ZoomLDM.PanelGroup = class {
     const columns = this.swipe ? 1 : ZoomLDM.bestColumns(visible.length, box.width, box.height, aspect);
     this.parent.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
     this.parent.classList.toggle("swipe", this.swipe);
+    this.parent.classList.toggle("alone", this.panels.length === 1);
     this.panels.forEach((panel) => {
       panel.element.hidden = !visible.includes(panel);
       panel.element.style.clipPath = "";

@@ -188,9 +188,9 @@
 
   function fillOutlines(made, entry, paths) {
     if (group !== made) return;
-    const classes = entry.outlines.map((outline, k) => ({ ...outline, path: ZoomLDM.pathOf(paths[k]), shown: true }));
+    const classes = entry.outlines.map((outline, k) => ({ ...outline, path: ZoomLDM.pathOf(paths[k]) }));
     classes.forEach((each) => {
-      const box = element("input", { type: "checkbox", checked: true });
+      const box = element("input", { type: "checkbox", checked: each.shown });
       box.onchange = () => {
         each.shown = box.checked;
         made.redraw();
