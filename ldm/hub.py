@@ -42,7 +42,7 @@ WEIGHTS_FILES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 OF_MODEL = ("system", "ladder", "tile_px", "encoder", "model", "contexts_id", "decoder_id")
 """keys of a config that describe the model; the others concern training and may contain local paths"""
 PARTS_OF = {
-    "zoomldm": ("denoiser", "summarizer", "autoencoder", "schedule", "prediction"),
+    "zoomldm": ("denoiser", "summarizer", "autoencoder", "schedule", "prediction", "evaluations"),
     "cdm": ("cdm", "schedule"),
     "preview": ("preview",),
 }
@@ -220,7 +220,7 @@ def save_model(folder: Path, config: DictConfig, tensors: Mapping[str, Tensor], 
     """
     check_destination(folder, folder=True)
     read = {key: config[key] for key in OF_MODEL if config.get(key) is not None}
-    parts = {key: config.model[key] for key in PARTS_OF[system]}
+    parts = {key: config.model[key] for key in PARTS_OF[system] if config.model.get(key) is not None}
     kept = OmegaConf.create({**read, "system": system, "model": parts})  # the config of a published file has no system
     save_weights(folder / WEIGHTS, tensors, {SETTINGS: model_settings(kept)})
     save_config(folder, kept)

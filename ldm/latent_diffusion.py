@@ -50,6 +50,8 @@ class LatentDiffusion:
     """id of the network settings in the config"""
     preview: PreviewModel | None = None
     """latents to the image at half its resolution, for joint sampling"""
+    evaluations: int | None = None
+    """of a distilled model: the number of DDIM steps that it was trained for"""
 
     @property
     def device(self) -> torch.device:
@@ -163,6 +165,16 @@ class LatentDiffusion:
         decode = partial(self.decode, quantize=False)
         return decode_bands(decode, codes, side, decoder.reach, batch=batch_size, share=share)
 
+    def usual_sampling(self, sampler: str | None = None, steps: int | None = None) -> tuple[str, int]:
+        """The sampler and its number of steps, where they are not given: `ldm.diffusion.defaults`.
+
+        A distilled model's: DDIM in the steps that it was trained for.
+        """
+        if self.evaluations is not None and sampler in (None, "ddim"):
+            return "ddim", self.evaluations if steps is None else steps
+        sampler = sampler or defaults.SAMPLER
+        return sampler, defaults.STEPS.get(sampler, 1) if steps is None else steps
+
     @torch.no_grad()
     def sample_latents(
         self,
@@ -170,7 +182,7 @@ class LatentDiffusion:
         *,
         guidance: float = defaults.GUIDANCE,
         guidance_interval: defaults.Interval | None = defaults.GUIDANCE_INTERVAL,
-        sampler: str = defaults.SAMPLER,
+        sampler: str | None = None,
         steps: int | None = None,
         seed: int = 0,
         batch_size: int = 16,
@@ -178,16 +190,17 @@ class LatentDiffusion:
     ) -> Tensor:
         """Latents (n, 3, h, w) under `context` (n, 65, w); latent i depends on seed + i and its context alone.
 
-        `guidance` 1 is none; with `guidance_interval` (low, high) in sigma it is 1 outside. `steps`: by default the
-        sampler's in `ldm.diffusion.defaults`. `progress` shows a bar.
+        `guidance` 1 is none; with `guidance_interval` (low, high) in sigma it is 1 outside. `sampler` and `steps`: by
+        default those of `usual_sampling`. `progress` shows a bar.
         UserError for an unknown sampler ("dpmpp" | "ddim"), a number of steps that the schedule does not allow, or an
         interval unless 0 <= low < high.
         """
         defaults.check_interval(guidance_interval)
+        sampler, steps = self.usual_sampling(sampler, steps)
         if sampler not in SAMPLERS:
             raise UserError(f"sampler: {sampler} is unknown; it is one of {', '.join(SAMPLERS)}")
-        run, timesteps_of, usual = SAMPLERS[sampler]
-        timesteps = timesteps_of(usual if steps is None else steps, self.alpha_bar)
+        run, timesteps_of, _ = SAMPLERS[sampler]
+        timesteps = timesteps_of(steps, self.alpha_bar)
         side = self.tile_px // self.downsample
         noise = image_noise(len(context), (3, side, side), seed, FOR_LATENT).to(self.device)  # (n, 3, h, w)
         latents = []

@@ -104,6 +104,7 @@ class ZoomLDM(LatentDiffusion):
             id=found.id,
             config_id=found.config_id,
             config=config,
+            evaluations=config.model.get("evaluations"),
         )
         if cdm is not None:
             model.cdm = ConditioningModel.load(cdm)

@@ -21,7 +21,7 @@ from ldm.cli.options import (
     add_patch_sampling,
     add_scales,
     add_seed,
-    usual_steps,
+    check_guidance,
 )
 from ldm.evaluation.experiments.names import LARGE, SUPERRES
 from ldm.support.arguments import Parser, output_folder, positive_int
@@ -48,7 +48,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         for add in (_common, *options):
             add(command.add_argument)
         command.set_defaults(count=COUNTS[name])
-    return usual_steps(parser.parse_args(argv))
+    return check_guidance(parser.parse_args(argv))
 
 
 def _common(add: Add) -> None:

@@ -58,26 +58,21 @@ def add_guidance_interval(add: Add, default: Interval | None = None) -> None:
 
 
 def add_patch_sampling(add: Add) -> None:
-    """--guidance, --guidance-interval, --sampler and --steps of patches; `usual_steps` completes them."""
+    """--guidance, --guidance-interval, --sampler and --steps of patches; the model completes the last two."""
     add("--guidance", type=guidance, default=GUIDANCE, help="1 is none (%(default)s)")
     add_guidance_interval(add, GUIDANCE_INTERVAL)
-    add("--sampler", choices=list(STEPS), default=SAMPLER, help="(%(default)s)")
+    add("--sampler", choices=list(STEPS), help=f"default: {SAMPLER}, of distilled models ddim")
     usual = ", ".join(f"{steps} of {name}" for name, steps in STEPS.items())
-    add("--steps", type=sampling_steps, help=f"default: {usual}")
+    add("--steps", type=sampling_steps, help=f"default: {usual}; of distilled models as many as they were trained for")
 
 
-def usual_steps(args: argparse.Namespace) -> argparse.Namespace:
-    """`args` with the sampler's usual number of steps where none was given, so that results are stored with it.
-
-    UserError for an interval of a guidance that is none.
-    """
+def check_guidance(args: argparse.Namespace) -> argparse.Namespace:
+    """`args`. UserError for an interval of a guidance that is none."""
     if getattr(args, "guidance_interval", None) is not None and args.guidance == 1:
         raise UserError(
             "--guidance-interval: limits a guidance, but --guidance is 1, which is none; give --guidance 2, or leave "
             "the interval out"
         )
-    if "sampler" in args and args.steps is None:
-        args.steps = STEPS[args.sampler]
     return args
 
 

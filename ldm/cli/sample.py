@@ -14,7 +14,7 @@ from ldm.cli.options import (
     add_patch_sampling,
     add_scales,
     add_seed,
-    usual_steps,
+    check_guidance,
 )
 from ldm.support.arguments import Parser, positive_int
 
@@ -35,7 +35,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_seed(add, "patch i depends on seed + i alone")
     add_device(add)
     add_model_out(add, "samples/patches", "folder of the pictures")
-    return usual_steps(parser.parse_args(argv))
+    return check_guidance(parser.parse_args(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -78,6 +78,7 @@ def load(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
     model = ZoomLDM.load(args.model, cdm=cdm, device=fabric.device, precision=args.precision)
     args.out = out_folder(args, "results", model)
     if "sampler" in args:
+        args.sampler, args.steps = model.usual_sampling(args.sampler, args.steps)
         check_levels(args.guidance_interval, model.alpha_bar, args.sampler, args.steps)
     return model
 

@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
     """Sample, write one PNG per patch and the contact sheet, print its path. UserError for input that does not fit."""
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=chosen_device(args.device), precision=args.precision)
     args.out = out_folder(args, "samples/patches", model)
+    args.sampler, args.steps = model.usual_sampling(args.sampler, args.steps)
     check_levels(args.guidance_interval, model.alpha_bar, args.sampler, args.steps)
     if (needed := BYTES_A_PIXEL * args.count * model.tile_px**2) > (free := available_memory()):
         raise UserError(

@@ -3,10 +3,10 @@
 The arguments of a `target` are those of its constructor, which `ldm.config.objects.build` checks.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from ldm.config.objects import resolved
 from ldm.config.schema import STRICT, Count, Natural, NonNegative, Positive, Section, Seed, Share, Text, check, nearest
@@ -166,6 +166,9 @@ class ZoomLDMModel(Section):
     autoencoder: AutoencoderTarget | None = None
     """written when the run starts"""
 
+    evaluations: Annotated[int, Field(ge=1, le=16)] | None = None
+    """of a distilled model: the number of sampling steps that it was trained for"""
+
 
 class CdmModel(Section):
     cdm: Cdm
@@ -212,6 +215,17 @@ class AutoencoderConfig(Config):
     model: AutoencoderModel
 
 
+class DistillationSection(Section):
+    """A student of a finished model: `ldm.training.distillation`."""
+
+    teacher: Text
+    teacher_steps: Annotated[int, Field(ge=1, le=64)]
+    """of the teacher for one of the student's"""
+    guidance: float
+    """of the teacher; becomes part of the student"""
+    guidance_interval: tuple[float, float] | None = None
+
+
 class ZoomLDMConfig(Config):
     encoder: Text
     autoencoder: Text
@@ -219,6 +233,13 @@ class ZoomLDMConfig(Config):
     data: LatentData
     training: ZoomLDMSection
     model: ZoomLDMModel
+    distillation: DistillationSection | None = None
+
+    @model_validator(mode="after")
+    def _evaluations(self) -> Self:
+        if (self.distillation is None) != (self.model.evaluations is None):
+            raise ValueError("model.evaluations and distillation belong together; give both or neither")
+        return self
 
 
 class CdmConfig(Config):

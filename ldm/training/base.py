@@ -93,7 +93,10 @@ class DenoisingSystem(System):
             total += losses(
                 timestep_of_sigma(torch.full((len(batch),), sigma, device=self.device), self.alpha_bar), eps
             )
-        mean = total / len(VALIDATION_SIGMAS)
+        self.log_scores(total / len(VALIDATION_SIGMAS), batch)
+
+    def log_scores(self, mean: Tensor, batch: Batch) -> None:
+        """Log the validation losses `mean` (b,): of all, by scale."""
         self.log("val/loss", mean.mean(), batch_size=len(mean), on_epoch=True, prog_bar=True)
         for index in batch.scale.unique().tolist():
             own = mean[batch.scale == index]

@@ -6,6 +6,7 @@ from ldm.config.training_config import check_config
 from ldm.training.base import Run, open_data
 from ldm.training.cdm import CDMRun
 from ldm.training.control import ControlRun
+from ldm.training.distillation import DistillationRun
 from ldm.training.preview import PreviewRun
 from ldm.training.superres import SuperResRun
 from ldm.training.vq import VQRun
@@ -26,7 +27,8 @@ def open_run(config: DictConfig) -> Run:
     that do not fit each other.
     """
     check_config(config)
-    run = SYSTEMS[config.system](config)
+    kind = DistillationRun if config.get("distillation") else SYSTEMS[config.system]
+    run = kind(config)
     run.check_fit()
     return run
 

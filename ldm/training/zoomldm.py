@@ -95,7 +95,7 @@ def draw_samples(path: Path, data: CohortData, model: ZoomLDM, from_regions: boo
         embeddings = batch.embedding if from_regions else None
         rows += [
             list(to_uint8(model.decode(batch.z_0.to(model.device)))),
-            list(model.sample(scale.name, len(picks), embeddings=embeddings, steps=PICTURE_STEPS)),
+            list(model.sample(scale.name, len(picks), embeddings=embeddings, steps=model.evaluations or PICTURE_STEPS)),
         ]
         labels += [scale.name, "sampled"]
     contact_sheet(rows, labels, [""] * max(map(len, rows)), path)
@@ -141,7 +141,7 @@ class ZoomLDMRun(Run):
                     f"init: {config.init} holds no denoiser; expected names that start with {PARTS['denoiser']}"
                 )
             load_strict(denoiser, parts["denoiser"], f"init {config.init}")
-        self.system = ZoomLDMTraining(
+        self.system = self.system_of(
             denoiser=denoiser,
             summarizer=summarizer,
             alpha_bar=build(model.schedule, "model.schedule", kind=Tensor),
@@ -151,6 +151,10 @@ class ZoomLDMRun(Run):
             times=build(config.training.times, "training.times"),
             plan=self.plan,
         )
+
+    def system_of(self, **options: Any) -> ZoomLDMTraining:
+        """What is trained, from the arguments of ZoomLDMTraining."""
+        return ZoomLDMTraining(**options)
 
     def attach(self, data: CohortData) -> None:
         super().attach(data)
@@ -191,5 +195,6 @@ class ZoomLDMRun(Run):
             ladder=self.ladder,
             tile_px=self.config.tile_px,
             encoder=self.config.encoder,
+            evaluations=self.config.model.get("evaluations"),
         )
         draw_samples(path, data, model, from_regions=True)

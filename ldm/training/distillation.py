@@ -1,0 +1,148 @@
+"""A student that samples in a few steps, distilled from a finished model (section `distillation` of a zoomldm config).
+
+The sampling path of a teacher is deterministic, so one long step of it is a function of z_t. The student learns that
+function: a step of DDIM with its prediction ends where several steps of the teacher do (as in progressive distillation,
+Salimans and Ho 2022, appendix G, but in one stage, with a second-order teacher).
+
+    z_s = the teacher's path from z_t, by DPM-Solver++(2M)                     t > s: two noise levels of the student
+    x   = (z_s - r z_t) / (sqrt(a_s) - r sqrt(a_t)),  r = sqrt((1 - a_s) / (1 - a_t))       DDIM with x ends in z_s
+    L   = || f(z_t, t, context) - target(x) ||^2
+
+In v this weights the error of x with 1 + SNR. Guidance of the teacher becomes part of the student.
+Shapes: z (b, 3, h, w), t (b,), context (b, n, d).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoint import load_strict
+from ldm.data.batch import Batch
+from ldm.diffusion.guidance import Denoiser
+from ldm.diffusion.samplers import log_snr_timesteps
+from ldm.diffusion.schedule import add_noise, predict, target
+from ldm.errors import UserError
+from ldm.pipeline import ZoomLDM
+from ldm.training.control import PRECISIONS
+from ldm.training.zoomldm import ZoomLDMRun, ZoomLDMTraining, finished_model
+
+INSIDE = 0.25
+"""share of the batches that begin inside a step of the student, for samplings in other numbers of steps"""
+
+
+class Path:
+    """Noise levels of the teacher, noisiest first; the student's are every `substeps`-th of them."""
+
+    def __init__(self, alpha_bar: Tensor, evaluations: int, substeps: int) -> None:
+        self.evaluations, self.substeps = evaluations, substeps
+        self.timesteps = torch.tensor(refined(log_snr_timesteps(evaluations, alpha_bar), substeps, alpha_bar))
+        table = alpha_bar.double().cpu()
+        self.a = torch.cat([table[self.timesteps], table[:1]])  # (evaluations * substeps + 1,)
+
+    def level(self, index: Tensor, like: Tensor) -> Tensor:
+        """alpha_bar at the levels `index` (b,), (b, 1, 1, 1) in float32 or more."""
+        return self.a.to(like.device, torch.promote_types(like.dtype, torch.float32))[index].reshape(-1, 1, 1, 1)
+
+    def follow(self, denoise: Denoiser, z_t: Tensor, first: Tensor, count: int) -> Tensor:
+        """z_t (b, 3, h, w) at the levels `first` (b,) -> `count` levels further, by DPM-Solver++(2M) in z_0."""
+        before: tuple[Tensor, Tensor] | None = None
+        for index in range(count):
+            a_t, a_next = (self.level(first + index + step, z_t) for step in (0, 1))
+            t = self.timesteps.to(z_t.device)[first + index]
+            z_0 = predict(denoise(z_t, t), z_t, a_t, "eps").z_0
+            h = half_log_snr(a_next) - half_log_snr(a_t)
+            direction = z_0 if before is None else z_0 + h / (2 * before[1]) * (z_0 - before[0])
+            z_t = ((1 - a_next) / (1 - a_t)).sqrt() * z_t - a_next.sqrt() * torch.expm1(-h) * direction
+            before = z_0, h
+        return z_t
+
+
+def refined(timesteps: Sequence[int], substeps: int, alpha_bar: Tensor) -> list[int]:
+    """`timesteps`, noisiest first, and between each and the next, or 0, `substeps` - 1 more, even in log-SNR."""
+    level = half_log_snr(alpha_bar.double().cpu())
+    result: list[int] = []
+    for begin, end in zip(timesteps, [*timesteps[1:], 0], strict=True):
+        between = torch.linspace(float(level[begin]), float(level[end]), substeps + 1, dtype=torch.float64)[:-1]
+        result += [int((level - value).abs().argmin()) for value in between]
+    return result
+
+
+def half_log_snr(a_t: Tensor) -> Tensor:
+    """lambda = log(sqrt(a) / sqrt(1 - a))"""
+    return (a_t.log() - torch.log1p(-a_t)) / 2
+
+
+def step_between(z_t: Tensor, z_s: Tensor, a_t: Tensor, a_s: Tensor) -> tuple[Tensor, Tensor]:
+    """The (z_0, eps) with which DDIM steps from z_t at a_t to z_s at a_s < 1."""
+    r = ((1 - a_s) / (1 - a_t)).sqrt()
+    z_0 = (z_s - r * z_t) / (a_s.sqrt() - r * a_t.sqrt())
+    return z_0, (z_t - a_t.sqrt() * z_0) / (1 - a_t).sqrt()
+
+
+class Distillation(ZoomLDMTraining):
+    """Trains the `denoiser` to follow `teacher`, which is no module: checkpoints do not contain it."""
+
+    def __init__(self, *, teacher: ZoomLDM, guidance: dict[str, Any], path: Path, **options: Any) -> None:
+        """`guidance`: that of the teacher, arguments of `ZoomLDM.denoiser`; `options` as for ZoomLDMTraining."""
+        super().__init__(**options)
+        self.teacher, self.guidance, self.path = teacher, guidance, path
+        self.summarizer.requires_grad_(False)
+
+    def on_fit_start(self) -> None:
+        self.teacher.to(self.device)
+
+    def errors(self, z_0: Tensor, context: Tensor, eps: Tensor, step: Tensor, offset: int) -> Tensor:
+        """(b,) mean squared error of the student's prediction in its steps `step` (b,) from level `offset` on."""
+        first = step * self.path.substeps + offset
+        count = self.path.substeps - offset
+        a_t, a_s = self.path.level(first, z_0), self.path.level(first + count, z_0)
+        z_t = add_noise(z_0, eps, a_t)
+        with torch.no_grad():
+            z_s = self.path.follow(self.teacher.denoiser(context, **self.guidance), z_t, first, count)
+            wanted = target(*step_between(z_t, z_s, a_t, a_s), a_t, self.prediction)
+        output = self.denoiser(z_t, self.path.timesteps.to(z_t.device)[first], context)
+        return (output.float() - wanted).square().flatten(1).mean(1)
+
+    def training_step(self, batch: Batch) -> Tensor:
+        generator, total = batch.stream.generator(self.device), batch.stream.total
+        step = torch.randint(self.path.evaluations, (total,), generator=generator, device=self.device)
+        inside, place = torch.rand(2, generator=generator, device=self.device).tolist()
+        offset = 1 + int(place * (self.path.substeps - 1)) if inside < INSIDE and self.path.substeps > 1 else 0
+        kept = torch.rand(total, generator=generator, device=self.device) >= self.p_uncond
+        eps = torch.randn(total, *batch.z_0.shape[1:], generator=generator, device=self.device)
+        step, kept, eps = (batch.stream.local(drawn, len(batch)) for drawn in (step, kept, eps))
+        with torch.no_grad():
+            context = self.summarizer(batch.embedding, batch.scale) * kept[:, None, None]
+        loss = self.errors(batch.z_0, context, eps, step, offset).mean()
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        """Log the error over all steps of the student, with fixed noise: of all, by scale."""
+        context = self.summarizer(batch.embedding, batch.scale)
+        eps = torch.randn(batch.z_0.shape, generator=batch.stream.generator()).to(self.device)
+        steps = range(self.path.evaluations)
+        each = [self.errors(batch.z_0, context, eps, torch.full_like(batch.scale, step), 0) for step in steps]
+        self.log_scores(torch.stack(each).mean(0), batch)
+
+
+class DistillationRun(ZoomLDMRun):
+    """A zoomldm run whose config has a `distillation` section; it begins with the teacher's weights."""
+
+    def system_of(self, **options: Any) -> ZoomLDMTraining:
+        section = self.config.distillation
+        precision = PRECISIONS.get(str(self.config.training.precision), "fp32")
+        teacher = finished_model(section.teacher, self.ladder, precision)
+        if options["prediction"] != teacher.prediction:
+            raise UserError(
+                f"model.prediction: {options['prediction']} found, but the teacher {section.teacher} predicts "
+                f"{teacher.prediction}; expected the same"
+            )
+        what = f"model of the student of {section.teacher}"
+        load_strict(options["denoiser"], teacher.unet.state_dict(), what)
+        load_strict(options["summarizer"], teacher.summarizer.state_dict(), what)
+        guidance = {"guidance": section.guidance, "guidance_interval": section.get("guidance_interval")}
+        path = Path(options["alpha_bar"], self.config.model.evaluations, section.teacher_steps)
+        return Distillation(teacher=teacher, guidance=guidance, path=path, **options)
