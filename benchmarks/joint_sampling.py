@@ -5,7 +5,8 @@
 
 Every row samples eight places of four slides that no network was trained on: of each slide the place with most gradient
 energy (in tissue: the densest) and the one in the middle of that order. Cells are means and standard deviations over
-the places. With `--canvas true` the real coarse image is the coarse canvas, so that only the constraint is compared.
+the places. Seams are measured between tiles and where the windows of the last step begin; the stronger ones count. With
+`--canvas true` the real coarse image is the coarse canvas, so that only the constraint is compared.
 A table goes to --out, a picture beside it.
 """
 
@@ -27,7 +28,7 @@ from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError, cli
 from ldm.evaluation.experiments.large_images import figures
 from ldm.evaluation.experiments.operations import counted, full_size, full_size_pflop, worth
-from ldm.evaluation.metrics.seams import cell_pattern, gradient_energy
+from ldm.evaluation.metrics.seams import cell_pattern, gradient_energy, seam_strength
 from ldm.images.contact_sheet import Pixels, contact_sheet
 from ldm.images.tensors import from_uint8, to_uint8
 from ldm.multiscale.conditions import TokenMap, image_tokens
@@ -132,7 +133,9 @@ def sampled(
     coarse = joint.image(joint.scales[1])[:, : size // factor, : size // factor]
     found["before"] = float("nan") if joint.before is None else joint.before.rms
     found["after"] = (F.avg_pool2d(image[None], factor)[0] - coarse).square().mean().sqrt().item()
-    return found | figures(pixels, None, place.pixels, model.tile_px) | {"pattern": cell_pattern(pixels)}, pixels
+    found |= figures(pixels, None, place.pixels, model.tile_px) | {"pattern": cell_pattern(pixels)}
+    found["seam strength"] = max(found["seam strength"], seam_strength(pixels, *joint.borders(joint.scales[0])))
+    return found, pixels
 
 
 def cell(values: Sequence[float]) -> str:

@@ -17,7 +17,7 @@ from ldm.checkpoint import load_metadata, load_weights, save_weights
 from ldm.cli import evaluate
 from ldm.cli import sample as sample_patches
 from ldm.conditioning_model import ConditioningModel
-from ldm.diffusion.defaults import SAMPLING, STEPS
+from ldm.diffusion.defaults import SAMPLER, SAMPLING, STEPS
 from ldm.diffusion.schedule import at, target
 from ldm.errors import UserError
 from ldm.hub import open_source
@@ -87,9 +87,16 @@ def test_the_commands_sample_as_the_api_does() -> None:
         evaluate.parse_args(["patches"]),
         evaluate.parse_args(["memorization"]),
     ):
-        asked = {key: getattr(args, key) for key in SAMPLING}
-        assert asked == {key: sampling[key].default for key in SAMPLING} | {"steps": STEPS[args.sampler]}
-    assert sample_patches.parse_args(["--sampler", "ddim"]).steps == STEPS["ddim"]
+        assert {key: getattr(args, key) for key in SAMPLING} == {key: sampling[key].default for key in SAMPLING}
+
+
+def test_a_distilled_model_samples_in_its_own_steps_unless_told_otherwise(model: ZoomLDM) -> None:
+    assert model.usual_sampling() == (SAMPLER, STEPS[SAMPLER])
+    assert model.usual_sampling("ddim") == ("ddim", STEPS["ddim"])
+    student = replace(model, evaluations=3)
+    assert student.usual_sampling() == student.usual_sampling("ddim") == ("ddim", 3)
+    assert student.usual_sampling(steps=2) == ("ddim", 2)
+    assert student.usual_sampling("dpmpp") == ("dpmpp", STEPS["dpmpp"])
 
 
 def test_an_interval_limits_guidance_and_the_evaluations_it_takes(model: ZoomLDM) -> None:

@@ -162,8 +162,11 @@ def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
         save_png(out / "image.png", image)
         if origin.real and (share := gradient_share(image, origin.real())) is not None:
             figures["gradient_energy"] = share
-        if max(image.shape[:2]) > joint.model.tile_px:
-            figures["seam_strength"] = seam_strength(image, joint.model.tile_px)
+        for scale in joint.scales:
+            pixels = image if scale == joint.scales[0] else canvas(joint, scale)
+            period, offset = joint.borders(scale)
+            if max(pixels.shape[:2]) > period:
+                figures[f"seam_strength_{scale}"] = seam_strength(pixels, period, offset)
     tiles = [
         slice(max(0, length // 2 - joint.model.tile_px), length // 2 + joint.model.tile_px)
         for length in image.shape[:2]

@@ -3,10 +3,10 @@
 The arguments of a `target` are those of its constructor, which `ldm.config.objects.build` checks.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from ldm.config.objects import resolved
 from ldm.config.schema import STRICT, Count, Natural, NonNegative, Positive, Section, Seed, Share, Text, check, nearest
@@ -235,12 +235,6 @@ class ZoomLDMConfig(Config):
     model: ZoomLDMModel
     distillation: DistillationSection | None = None
 
-    @model_validator(mode="after")
-    def _evaluations(self) -> Self:
-        if (self.distillation is None) != (self.model.evaluations is None):
-            raise ValueError("model.evaluations and distillation belong together; give both or neither")
-        return self
-
 
 class CdmConfig(Config):
     zoomldm: Text
@@ -286,7 +280,7 @@ SCHEMAS: dict[str, type[Config]] = {
 }
 OF_ONE_SCALE = ("control", "superres")
 """systems whose `data` says for which scale the weights are"""
-OF_TRAINING = ("run", "seed", "data", "training", "init", "zoomldm", "autoencoder")
+OF_TRAINING = ("run", "seed", "data", "training", "init", "zoomldm", "autoencoder", "distillation")
 """keys that are not checked in a finished run"""
 
 

@@ -30,7 +30,7 @@ from ldm.multiscale.constraint import Map, Shrink, difference, jvp, unit, vjp
 from ldm.multiscale.least_squares import damping_of, least_squares
 from ldm.multiscale.model import Preview
 from ldm.multiscale.presets import Rule
-from ldm.multiscale.windows import Blend, cover, cut
+from ldm.multiscale.windows import Blend, cover, cut, ramp
 from ldm.support.processes import ALONE, Processes
 
 Target = Callable[[Tensor], Tensor]
@@ -71,6 +71,10 @@ class Canvas:
     """number of a step -> (row, column) by which its windows are shifted; None: no shift"""
     noise: Callable[[int], Tensor] | None = None
     """number of a step -> the noise (3, H, W) that it adds; None: no noise"""
+    fade: int = 0
+    """latents over which the weight of a window falls towards its borders, which counts where windows overlap"""
+    overlap_from: int | None = None
+    """number of the step from which on windows overlap by `fade`; None: only at the canvas' border"""
     batch_size: int = 16
     """windows at a time"""
     processes: Processes = ALONE
@@ -82,7 +86,9 @@ class Canvas:
     def windows(self, step: int, height: int, width: int) -> Tensor:
         """Places (n, 2) of this process' windows at step number `step` on a canvas of height x width latents."""
         offset = (0, 0) if self.offsets is None else self.offsets[step]
-        places = cover(height, width, self.side, self.stride, offset)
+        overlaps = self.overlap_from is not None and step >= self.overlap_from
+        stride = self.side - self.fade if overlaps else self.stride
+        places = cover(height, width, self.side, stride, offset)
         return places[list(self.processes.local_indices(len(places)))]
 
     def synchronises(self, step: int) -> bool:
@@ -118,7 +124,7 @@ class Constraint:
 def denoise_step(state: State, canvas: Canvas, constraint: Constraint | None = None) -> State:
     """The next step of a canvas: the body of Algorithm 2's loop over timesteps."""
     index, z_t, step = state.step, state.z_t, canvas.steps[state.step]
-    weight = torch.ones(canvas.side, canvas.side, dtype=z_t.dtype, device=z_t.device)
+    weight = ramp(canvas.side, canvas.fade).to(z_t)
     z_0, eps = Blend(z_t.shape, weight), Blend(z_t.shape, weight)
     errors = z_t.new_zeros(2)  # sum, count
     places = canvas.windows(index, *z_t.shape[1:])

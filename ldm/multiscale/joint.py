@@ -161,6 +161,8 @@ class Joint:
             self.canvas(scale),
             steps=steps,
             stride=self.chain.side // OVERLAP,
+            fade=0,
+            overlap_from=None,
             offsets=None,
             noise=partial(self._noise, scale, FOR_REPAIR),
             sync_every=1,
@@ -205,18 +207,38 @@ class Joint:
         settings, side = self.settings, self.chain.side
         processes = ALONE if settings.lockstep and scale != self.scales[0] else self.processes
         overlaps = settings.seam == "overlap"
-        moves = settings.seam == "jitter" or any(length % side for length in self.chain.latents(scale))
+        moving = settings.seam == "jitter"
+        moves = moving or any(length % side for length in self.chain.latents(scale))
         return Canvas(
             steps=self._walk,
             denoiser=partial(self.denoiser, scale),
             side=side,
             stride=side // OVERLAP if overlaps else None,
+            fade=self.fade(scale),
+            overlap_from=self.scale_steps - settings.blended if settings.blended and moving else None,
             batch_size=self.batch_size,
-            offsets=[self._offset(scale, step) for step in range(self.scale_steps)],
+            offsets=[self.offset(scale, step) for step in range(self.scale_steps)],
             noise=partial(self._noise, scale, FOR_STEP) if settings.timesteps == "released" else None,
             processes=processes,
             sync_every=1 if moves or overlaps or processes is ALONE else SYNC_EVERY,
         )
+
+    def fade(self, scale: str) -> int:
+        """Latents over which windows that move fade into each other: a quarter, in whole coarser pixels."""
+        side, grain = self.chain.side, self._grain(scale)
+        moves = self.settings.seam == "jitter" and 2 * grain <= side
+        return max(grain, side // 4 // grain * grain) if moves else 0
+
+    def _grain(self, scale: str) -> int:
+        """Latents of a pixel of the coarser canvas, at least 1."""
+        return max(1, self.chain.above(scale) // self.model.downsample)
+
+    def borders(self, scale: str) -> tuple[int, tuple[int, int]]:
+        """Where windows of the last step begin: the pixels between them, and (row, column) of the first ones."""
+        pixels, last = self.model.downsample, self.scale_steps - 1
+        stride = self.chain.side - (self.fade(scale) if self.settings.blended else 0)
+        row, col = self.offset(scale, last)
+        return pixels * stride, (pixels * row, pixels * col)
 
     def denoiser(self, scale: str, places: Tensor) -> Denoiser:
         """The denoiser of windows of `scale` at places (n, 2)."""
@@ -226,11 +248,11 @@ class Joint:
         guidance = self.conditions.guidance(guidance)
         return self.model.denoiser(self.conditions.context(scale, places), guidance, self.settings.guidance_interval)
 
-    def _offset(self, scale: str, step: int) -> tuple[int, int]:
+    def offset(self, scale: str, step: int) -> tuple[int, int]:
         """Random shift of the windows of a step, a multiple of a pixel of the coarser canvas."""
         if self.settings.seam != "jitter":
             return 0, 0
-        grain = max(1, self.chain.above(scale) // self.model.downsample)
+        grain = self._grain(scale)
         generator = np.random.default_rng((self.seed, FOR_OFFSET, self.model.ladder[scale].index, step))
         row, col = (grain * generator.integers(self.chain.side // grain, size=2)).tolist()
         return row, col

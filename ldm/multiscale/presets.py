@@ -9,7 +9,7 @@
 | a correction moves | z_0 | z_0 | z_t | z_t |
 | by | least squares, preview head | the encoder's derivative | differences of 0.005 | the same, normalised |
 | A | means | means | cubic | cubic |
-| seams | other windows every step | other windows every step | repaired at the end | repaired at the end |
+| seams | other windows every step, overlapping in the last 2 | other windows every step | repaired | repaired |
 | at the end | one correction in pixels | one correction in pixels | | |
 
 `exact` needs no preview head (`ldm.networks.preview_head`); models without one get it for `default`.
@@ -92,6 +92,8 @@ class Settings:
     seam: str = "jitter"
     """"jitter": windows are shifted at every step; "overlap": overlapping windows are averaged at every step; "repair":
     the finished canvas is noised and denoised again in overlapping windows"""
+    blended: int = 0
+    """number of last steps in which windows that move ("jitter") also overlap, by a quarter"""
     rounds: int = 0
     """number of rounds of the final correction in pixels"""
     share: float = 1.0
@@ -112,7 +114,7 @@ _PREVIEW = Rule(codec="preview", until=0.8)
 _FREE = Rule(inner=0)
 PRESETS = {
     "default": Settings(
-        steps=12, timesteps="log-SNR", guidance=3.0, fine_guidance=1.0, rule=_PREVIEW, rounds=1, share=0.7
+        steps=12, timesteps="log-SNR", guidance=3.0, fine_guidance=1.0, rule=_PREVIEW, blended=2, rounds=1, share=0.7
     ),
     "exact": Settings(
         steps=20, guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", weight=0.5, until=0.9), rounds=1, share=0.85
@@ -138,6 +140,7 @@ CONSISTENT = replace(
     guidance=2.0,
     fine_guidance=None,
     rule=replace(_PREVIEW, until=1.0, exact_last=2),
+    blended=0,
     rounds=4,
     share=1.0,
 )

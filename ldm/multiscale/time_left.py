@@ -8,20 +8,19 @@
 Windows differ in cost: some canvases are guided, and constrained windows are decoded and encoded as well. So seconds
 per window are measured for each kind of window, from the second step of it on: the first includes what is done only
 once. Of a kind that has not been sampled yet, one batch is tried out.
-
-Shapes: H, W latents of a canvas.
 """
 
 import time
 from collections import Counter
 from dataclasses import replace
-from math import ceil
+from math import prod
 from typing import NamedTuple
 
 import torch
 
 from ldm.multiscale.canvas import Windows, correct
 from ldm.multiscale.joint import OVERLAP, REPAIR, REPAIR_FROM, REPAIR_STRIDE, Joint
+from ldm.multiscale.windows import starts
 
 
 class WindowKind(NamedTuple):
@@ -38,30 +37,31 @@ def windows_left(joint: Joint) -> Counter[WindowKind]:
     left: Counter[WindowKind] = Counter()
     settings, steps = joint.settings, joint.scale_steps
     for scale in joint.scales[:-1] if joint.fixed is not None else joint.scales:
-        windows = windows_a_step(joint, *joint.chain.latents(scale))
         done = joint.states[scale].step if scale in joint.states else 0
         together = bool(settings.rule.inner) and settings.lockstep
         for step in range(done, steps):
             codec = settings.rule.codec if together else joint.codec_of(scale, step)
-            left[WindowKind("all" if together else scale, codec)] += windows
+            left[WindowKind("all" if together else scale, codec)] += windows_a_step(joint, scale, step)
     if settings.seam == "repair":
         done = joint.states[REPAIR].step if REPAIR in joint.states else 0
-        windows = covering(*joint.chain.latents(joint.scales[0]), joint.chain.side, joint.chain.side // OVERLAP)
+        windows = covering(joint, joint.scales[0], joint.chain.side // OVERLAP)
         left[WindowKind(REPAIR, None)] += (REPAIR_FROM // REPAIR_STRIDE - done) * windows
     return +left
 
 
-def windows_a_step(joint: Joint, height: int, width: int) -> int:
-    """Windows per step of a canvas (H, W)."""
-    seam, side = joint.settings.seam, joint.chain.side
-    stride = side // OVERLAP if seam == "overlap" else side
-    return covering(height, width, side, stride, int(seam == "jitter"))
+def windows_a_step(joint: Joint, scale: str, step: int = 0) -> int:
+    """Windows of a canvas in step number `step`."""
+    settings, side = joint.settings, joint.chain.side
+    stride = side // OVERLAP if settings.seam == "overlap" else side
+    if step >= joint.scale_steps - settings.blended:
+        stride -= joint.fade(scale)
+    return covering(joint, scale, stride, joint.offset(scale, step))
 
 
-def covering(height: int, width: int, side: int, stride: int, more: int = 0) -> int:
-    """Number of windows `stride` apart that cover (H, W), with `more` per side where they are shifted."""
-    rows, cols = (ceil((length - side) / stride) + 1 + more * (length > side) for length in (height, width))
-    return rows * cols
+def covering(joint: Joint, scale: str, stride: int, offset: tuple[int, int] = (0, 0)) -> int:
+    """Number of windows `stride` apart that cover a canvas."""
+    sides = zip(joint.chain.latents(scale), offset, strict=True)
+    return prod(len(starts(length, joint.chain.side, stride, first)) for length, first in sides)
 
 
 class Clock:
@@ -100,7 +100,7 @@ class Clock:
     def _rate(self, kind: WindowKind) -> float:
         """Seconds per window."""
         if kind not in self._rates:
-            a_step = windows_a_step(self.joint, *self.joint.chain.latents(self.joint.scales[0]))
+            a_step = windows_a_step(self.joint, self.joint.scales[0])
             shared = len(self.joint.processes.local_indices(a_step)) / a_step
             count = min(self.joint.batch_size, a_step)
             self._tried(kind.codec, count)  # the first call is slower

@@ -50,6 +50,13 @@ def gaussian(side: int, sigma: float = 0.8) -> Tensor:
     return weight / weight.max()
 
 
+def ramp(side: int, fade: int) -> Tensor:
+    """(side, side) weight 1 that falls linearly over `fade` latents towards every border; all 1 for 0."""
+    distance = torch.minimum(torch.arange(side), torch.arange(side).flip(0)) + 0.5
+    axis = (distance / fade).clamp(max=1) if fade else torch.ones(side)
+    return axis[:, None] * axis
+
+
 class Blend:
     """Weighted means of overlapping windows."""
 

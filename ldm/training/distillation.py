@@ -32,7 +32,7 @@ INSIDE = 0.25
 """share of the batches that begin inside a step of the student, for samplings in other numbers of steps"""
 
 
-class Path:
+class TeacherPath:
     """Noise levels of the teacher, noisiest first; the student's are every `substeps`-th of them."""
 
     def __init__(self, alpha_bar: Tensor, evaluations: int, substeps: int) -> None:
@@ -84,7 +84,7 @@ def step_between(z_t: Tensor, z_s: Tensor, a_t: Tensor, a_s: Tensor) -> tuple[Te
 class Distillation(ZoomLDMTraining):
     """Trains the `denoiser` to follow `teacher`, which is no module: checkpoints do not contain it."""
 
-    def __init__(self, *, teacher: ZoomLDM, guidance: dict[str, Any], path: Path, **options: Any) -> None:
+    def __init__(self, *, teacher: ZoomLDM, guidance: dict[str, Any], path: TeacherPath, **options: Any) -> None:
         """`guidance`: that of the teacher, arguments of `ZoomLDM.denoiser`; `options` as for ZoomLDMTraining."""
         super().__init__(**options)
         self.teacher, self.guidance, self.path = teacher, guidance, path
@@ -144,5 +144,5 @@ class DistillationRun(ZoomLDMRun):
         load_strict(options["denoiser"], teacher.unet.state_dict(), what)
         load_strict(options["summarizer"], teacher.summarizer.state_dict(), what)
         guidance = {"guidance": section.guidance, "guidance_interval": section.get("guidance_interval")}
-        path = Path(options["alpha_bar"], self.config.model.evaluations, section.teacher_steps)
+        path = TeacherPath(options["alpha_bar"], self.config.model.evaluations, section.teacher_steps)
         return Distillation(teacher=teacher, guidance=guidance, path=path, **options)

@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from ldm.config.training_config import check_config
+from ldm.errors import UserError
 from ldm.training.base import Run, open_data
 from ldm.training.cdm import CDMRun
 from ldm.training.control import ControlRun
@@ -27,10 +28,19 @@ def open_run(config: DictConfig) -> Run:
     that do not fit each other.
     """
     check_config(config)
-    kind = DistillationRun if config.get("distillation") else SYSTEMS[config.system]
-    run = kind(config)
+    run = (DistillationRun if is_student(config) else SYSTEMS[config.system])(config)
     run.check_fit()
     return run
+
+
+def is_student(config: DictConfig) -> bool:
+    """Whether a config has a `distillation`. UserError where that and `model.evaluations` are not given together."""
+    student, evaluations = config.get("distillation") is not None, config.model.get("evaluations")
+    if student and evaluations is None:
+        raise UserError("model.evaluations: null found, expected a number of steps, for which `distillation` trains")
+    if evaluations is not None and not student:
+        raise UserError(f"model.evaluations: {evaluations} found without distillation; leave it out, or name a teacher")
+    return student
 
 
 __all__ = ["SYSTEMS", "Run", "open_data", "open_run"]

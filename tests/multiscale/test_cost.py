@@ -16,7 +16,7 @@ from ldm.multiscale.conditions import Unconditional
 from ldm.multiscale.cost import Cost, cost_of, size
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import CONSISTENT, PRESETS, SEAMS
-from ldm.multiscale.time_left import Clock, covering, duration, windows_left
+from ldm.multiscale.time_left import Clock, duration, windows_a_step, windows_left
 from ldm.pipeline import ZoomLDM
 
 
@@ -36,19 +36,21 @@ def test_windows_are_counted_as_they_are_denoised(model: ZoomLDM, monkeypatch: p
 
     with monkeypatch.context() as patch:
         patch.setattr(Joint, "denoiser", denoiser)
-        patch.setattr(Joint, "_offset", lambda joint, scale, step: (2, 2) if seam == "jitter" else (0, 0))
+        patch.setattr(Joint, "offset", lambda joint, scale, step: (2, 2) if seam == "jitter" else (0, 0))
         for _ in joint.run():
             pass
-    assert cost_of(joint_of(model, seam)).windows == taken["windows"]
+        assert cost_of(joint_of(model, seam)).windows == taken["windows"]
     assert not windows_left(joint)
 
 
 def test_windows_that_cost_more_at_the_end_are_a_kind_of_their_own(model: ZoomLDM) -> None:
     joint = joint_of(model)
     joint.settings = replace(CONSISTENT, steps=5)
-    each = windows_left(joint).total() - 5 * covering(*joint.chain.latents("5x"), joint.chain.side, joint.chain.side, 1)
     found = {kind.codec: count for kind, count in windows_left(joint).items() if kind.canvas == "20x"}
-    assert found == {"preview": 3 * each / 5, "jvp": 2 * each / 5}
+    assert found == {
+        codec: sum(windows_a_step(joint, "20x", step) for step in steps)
+        for codec, steps in (("preview", range(3)), ("jvp", range(3, 5)))
+    }
 
 
 @pytest.mark.parametrize("preset", ["default", "paper", "independent"])
@@ -73,7 +75,7 @@ def test_the_time_left_is_that_of_the_steps_that_are_left(
     monkeypatch.setattr(time_left.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(Joint, "denoiser", denoiser)
     moves = PRESETS[preset].seam == "jitter"
-    monkeypatch.setattr(Joint, "_offset", lambda joint, scale, step: (2, 2) if moves else (0, 0))
+    monkeypatch.setattr(Joint, "offset", lambda joint, scale, step: (2, 2) if moves else (0, 0))
     monkeypatch.setattr("ldm.multiscale.canvas.correct", held)
     monkeypatch.setattr("ldm.multiscale.time_left.correct", held)
     settings = replace(PRESETS[preset], steps=6)

@@ -26,6 +26,7 @@ from ldm.multiscale.conditions import TokenMap
 from ldm.multiscale.constraint import Shrink
 from ldm.multiscale.joint import REPAIR, Joint
 from ldm.multiscale.presets import JACOBIANS, PRESETS, Rule, Settings
+from ldm.multiscale.windows import ramp
 from ldm.networks.autoencoder import Autoencoder
 from ldm.pipeline import ZoomLDM
 from ldm.support.bundled_models import BUNDLED
@@ -248,9 +249,23 @@ def test_windows_move_by_whole_pixels_of_the_coarser_canvas(
     one = joint()
     for pixels, grain in ((4, 1), (8, 2), (16, 4)):
         monkeypatch.setattr(one.chain, "above", lambda scale, pixels=pixels: pixels)
-        offsets = {offset for step in range(50) for offset in one._offset("20x", step)}
+        offsets = {offset for step in range(50) for offset in one.offset("20x", step)}
         assert offsets == set(range(0, one.chain.side, grain))
-    assert joint(settings=replace(DEFAULT, seam="none"))._offset("20x", 3) == (0, 0)
+    assert joint(settings=replace(DEFAULT, seam="none")).offset("20x", 3) == (0, 0)
+
+
+def test_windows_overlap_in_the_last_steps_and_fade_wherever_they_do(joint: Callable[..., Joint]) -> None:
+    one = joint(height=128, width=160, settings=replace(DEFAULT, steps=4, blended=2))
+    canvas, side = one.canvas("20x"), one.chain.side
+    weight = ramp(side, canvas.fade)
+    assert (weight[side // 2, side // 2], weight[0, 0]) == (1, (0.5 / canvas.fade) ** 2)
+    for step, overlaps in enumerate((False, False, True, True)):
+        places = canvas.windows(step, *one.chain.latents("20x"))
+        inner = places[:, 0].unique().diff()[1:-1]  # the outermost are shifted inwards
+        assert (inner == (side - canvas.fade if overlaps else side)).all()
+    for seam in ("none", "overlap", "repair"):
+        still = joint(settings=replace(DEFAULT, seam=seam)).canvas("20x")
+        assert (still.fade, still.overlap_from) == (0, None)
 
 
 @pytest.mark.parametrize(

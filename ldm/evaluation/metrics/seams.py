@@ -18,6 +18,8 @@ Pixels = NDArray[np.uint8]
 Values = NDArray[np.floating[Any]]
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 """of red, green and blue (ITU-R BT.601)"""
+LATTICE = 8
+"""pixels: common multiple of the periods of latents (4) and of JPEG's blocks (8)"""
 STRIP = 512
 """rows at a time"""
 
@@ -42,20 +44,24 @@ def gradient_energy(image: Pixels) -> float:
     return float(total / (3 * ((height - 1) * width + height * (width - 1))))
 
 
-def seam_strength(image: Pixels, tile_px: int) -> float:
-    """Mean |gradient| across tile borders divided by that elsewhere, over both axes; 1 is seamless.
+def seam_strength(image: Pixels, tile_px: int, offset: tuple[int, int] = (0, 0)) -> float:
+    """Mean |gradient| across tile borders divided by that at other lines, over both axes; 1 is seamless.
 
-    NaN where there is no gradient elsewhere. UserError for an image no larger than a tile.
+    Borders lie at `offset` (row, column) and every `tile_px` from there. They are compared with lines a multiple of 8
+    px away, or of the largest power of two that divides `tile_px`: the lattices of latents (`cell_pattern`) and of
+    JPEG's blocks are no seams. NaN where there is no gradient elsewhere. UserError for an image no larger than a tile.
     """
     height, width = image.shape[:2]
     if max(height, width) <= tile_px:
         raise UserError(f"seam strength: image of {width}x{height} px; expected more than one tile of {tile_px} px")
     sums, counts = np.zeros(2), np.zeros(2)  # elsewhere, at borders
-    for lines, length in zip(_between_lines(image, 1), (width, height), strict=True):
-        at_border = (np.arange(len(lines)) + 1) % tile_px == 0
-        for where in (0, 1):
-            sums[where] += lines[at_border == where].sum()
-            counts[where] += (at_border == where).sum() * length
+    for lines, length, first in zip(_between_lines(image, 1), (width, height), offset, strict=True):
+        place = np.arange(len(lines)) + 1 - first
+        alike = place % math.gcd(tile_px, LATTICE) == 0
+        at_border = place % tile_px == 0
+        for number, where in enumerate((alike & ~at_border, at_border)):
+            sums[number] += lines[where].sum()
+            counts[number] += where.sum() * length
     elsewhere, borders = sums / counts
     return float(borders / elsewhere) if elsewhere else math.nan
 

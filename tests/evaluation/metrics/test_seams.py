@@ -45,7 +45,7 @@ def test_gradient_energy_of_noise_is_twice_its_variance() -> None:
 def test_seams_of_stairs_are_the_step_over_the_mean_slope() -> None:
     height, width, tile, step, slope = 64, 96, 32, 8, 2
     at_borders = 2 * height * step / (2 * height + 1 * width)  # two upright borders, one level one without a gradient
-    others = height * (width - 3) * slope / (height * (width - 3) + width * (height - 2))
+    others = height * 9 * slope / (height * 9 + width * 6)  # lines a multiple of 8 px from a border
     found = seam_strength(stairs(height, width, tile, step, slope), tile)
     assert found == pytest.approx(at_borders / others, rel=1e-5)
 
@@ -58,6 +58,23 @@ def test_noise_has_no_seams_and_a_quilt_has(size: tuple[int, int]) -> None:
     quilt = image + (40 * (rows[:, None] ^ columns))[..., None].astype(np.uint8)
     assert seam_strength(quilt, 64) > 1.5
     assert seam_strength(quilt, 63) == pytest.approx(1, abs=0.2)
+
+
+def test_seams_are_found_where_the_windows_begin() -> None:
+    quilt = noise(256, 256, 20)
+    quilt[40:104, :] += 40
+    quilt[:, 24:88] += 40
+    assert seam_strength(quilt, 64, (40, 24)) > 1.3
+    assert seam_strength(quilt, 64) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("period", [4, 8])
+def test_a_lattice_of_latents_or_jpeg_blocks_is_no_seam(period: int) -> None:
+    image = noise(512, 512, 20)
+    image[::period] += 30
+    image[:, ::period] += 30
+    assert cell_pattern(image, period) > 5
+    assert seam_strength(image, 64) == pytest.approx(1, abs=0.05)
 
 
 def test_seams_need_tiles_and_gradients() -> None:
