@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ldm.commands.train_start import (
     WEIGHTS_KEYS,
@@ -74,7 +74,7 @@ def absent_weights(config: DictConfig) -> Iterator[str]:
     """The networks that the run begins with and that are not on this disk, in words."""
     for key in WEIGHTS_KEYS:
         try:
-            check_there(config.get(key), key)
+            check_there(OmegaConf.select(config, key), key)
         except UserError as error:
             yield str(error)
 

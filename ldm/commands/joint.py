@@ -46,7 +46,7 @@ from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content
 from ldm.support.files import write_text
 from ldm.support.precision import announce
-from ldm.support.processes import launch
+from ldm.support.processes import launch, take_all_threads
 from ldm.view.preview import PREVIEW, write_preview
 
 PNG_PX = 4096
@@ -245,6 +245,7 @@ def run(args: argparse.Namespace) -> None:
     errors = sample(joint, file, "sampling", first, alone=fabric.world_size == 1)
     if not first:
         return
+    take_all_threads(fabric)
     sampling_seconds = time.monotonic() - started
     figures = write(joint, args.out, origin)
     figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}

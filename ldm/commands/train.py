@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import load_metadata, load_weights, save_weights
 from ldm.commands.dry_run import dry_run
@@ -96,7 +96,7 @@ def is_first() -> bool:
 def begin(config: DictConfig, folder: Path, resumed: bool, signals: StopSignals) -> int:
     """Build the run, prepare its data, train; returns the exit status."""
     for key in WEIGHTS_KEYS:
-        check_there(config.get(key), key)
+        check_there(OmegaConf.select(config, key), key)
     run = open_run(config)
     choose_precision(config)
     prepare_when_absent(config)

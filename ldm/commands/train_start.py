@@ -18,7 +18,7 @@ from ldm.support.typed import typed
 from ldm.training.callbacks import step_of
 from ldm.training.systems import Run
 
-WEIGHTS_KEYS = ("autoencoder", "zoomldm", "init")
+WEIGHTS_KEYS = ("autoencoder", "zoomldm", "init", "distillation.teacher")
 """of a config: networks that a run begins with"""
 
 

@@ -24,6 +24,12 @@ def _nothing() -> None:
     pass
 
 
+def take_all_threads(fabric: Fabric) -> None:
+    """Compute with the CPU threads of all processes of this machine: the others have nothing left to do."""
+    if fabric.device.type == "cpu" and fabric.world_size > 1:
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 @dataclass(frozen=True)
 class Processes:
     """The communication of this process with the others; by default it is alone."""

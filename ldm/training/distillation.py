@@ -6,9 +6,10 @@ Salimans and Ho 2022, appendix G, but in one stage, with a second-order teacher)
 
     z_s = the teacher's path from z_t, by DPM-Solver++(2M)                     t > s: two noise levels of the student
     x   = (z_s - r z_t) / (sqrt(a_s) - r sqrt(a_t)),  r = sqrt((1 - a_s) / (1 - a_t))       DDIM with x ends in z_s
-    L   = || f(z_t, t, context) - target(x) ||^2
+    L   = || v(f(z_t, t, context)) - v(x) ||^2
 
-In v this weights the error of x with 1 + SNR. Guidance of the teacher becomes part of the student.
+In v, whatever the network predicts: that weights the error of x with 1 + SNR. Guidance of the teacher becomes part of
+the student.
 Shapes: z (b, 3, h, w), t (b,), context (b, n, d).
 """
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ldm.checkpoint import load_strict
 from ldm.data.batch import Batch
+from ldm.data.datamodule import CohortData
 from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.samplers import log_snr_timesteps
 from ldm.diffusion.schedule import add_noise, predict, target
@@ -82,12 +84,17 @@ def step_between(z_t: Tensor, z_s: Tensor, a_t: Tensor, a_s: Tensor) -> tuple[Te
 
 
 class Distillation(ZoomLDMTraining):
-    """Trains the `denoiser` to follow `teacher`, which is no module: checkpoints do not contain it."""
+    """Trains the `denoiser` to follow `teacher`."""
 
-    def __init__(self, *, teacher: ZoomLDM, guidance: dict[str, Any], path: TeacherPath, **options: Any) -> None:
+    teacher: ZoomLDM
+    """set before training; no module: checkpoints do not contain it"""
+    path: TeacherPath
+    """set before training"""
+
+    def __init__(self, *, guidance: dict[str, Any], **options: Any) -> None:
         """`guidance`: that of the teacher, arguments of `ZoomLDM.denoiser`; `options` as for ZoomLDMTraining."""
         super().__init__(**options)
-        self.teacher, self.guidance, self.path = teacher, guidance, path
+        self.guidance = guidance
         self.summarizer.requires_grad_(False)
 
     def on_fit_start(self) -> None:
@@ -101,9 +108,10 @@ class Distillation(ZoomLDMTraining):
         z_t = add_noise(z_0, eps, a_t)
         with torch.no_grad():
             z_s = self.path.follow(self.teacher.denoiser(context, **self.guidance), z_t, first, count)
-            wanted = target(*step_between(z_t, z_s, a_t, a_s), a_t, self.prediction)
-        output = self.denoiser(z_t, self.path.timesteps.to(z_t.device)[first], context)
-        return (output.float() - wanted).square().flatten(1).mean(1)
+            wanted = target(*step_between(z_t, z_s, a_t, a_s), a_t, "v")
+        output = self.denoiser(z_t, self.path.timesteps.to(z_t.device)[first], context).float()
+        found = target(*predict(output, z_t, a_t, self.prediction), a_t, "v")
+        return (found - wanted).square().flatten(1).mean(1)
 
     def training_step(self, batch: Batch) -> Tensor:
         generator, total = batch.stream.generator(self.device), batch.stream.total
@@ -131,18 +139,24 @@ class Distillation(ZoomLDMTraining):
 class DistillationRun(ZoomLDMRun):
     """A zoomldm run whose config has a `distillation` section; it begins with the teacher's weights."""
 
-    def system_of(self, **options: Any) -> ZoomLDMTraining:
+    system: Distillation
+
+    def system_of(self, **options: Any) -> Distillation:
         section = self.config.distillation
-        precision = PRECISIONS.get(str(self.config.training.precision), "fp32")
-        teacher = finished_model(section.teacher, self.ladder, precision)
-        if options["prediction"] != teacher.prediction:
-            raise UserError(
-                f"model.prediction: {options['prediction']} found, but the teacher {section.teacher} predicts "
-                f"{teacher.prediction}; expected the same"
-            )
-        what = f"model of the student of {section.teacher}"
-        load_strict(options["denoiser"], teacher.unet.state_dict(), what)
-        load_strict(options["summarizer"], teacher.summarizer.state_dict(), what)
         guidance = {"guidance": section.guidance, "guidance_interval": section.get("guidance_interval")}
-        path = TeacherPath(options["alpha_bar"], self.config.model.evaluations, section.teacher_steps)
-        return Distillation(teacher=teacher, guidance=guidance, path=path, **options)
+        return Distillation(guidance=guidance, **options)
+
+    def attach(self, data: CohortData) -> None:
+        super().attach(data)
+        source, prediction = self.config.distillation.teacher, self.config.model.prediction
+        precision = PRECISIONS.get(str(self.config.training.precision), "fp32")
+        teacher = finished_model(source, self.ladder, precision)
+        if prediction != teacher.prediction:
+            raise UserError(
+                f"model.prediction: {prediction} found, but the teacher {source} predicts {teacher.prediction}; "
+                "expected the same"
+            )
+        for part, network in (("denoiser", teacher.unet), ("summarizer", teacher.summarizer)):
+            load_strict(self.networks()[part], network.state_dict(), f"model.{part} of a student of {source}")
+        steps = self.config.model.evaluations, self.config.distillation.teacher_steps
+        self.system.teacher, self.system.path = teacher, TeacherPath(teacher.alpha_bar, *steps)

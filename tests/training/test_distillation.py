@@ -15,7 +15,7 @@ from ldm.diffusion.steps import ddim_steps
 from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
 from ldm.training.distillation import TeacherPath, step_between
-from ldm.training.systems import open_run
+from ldm.training.systems import open_data, open_run
 from tests.golden.parity import noise
 
 CONFIG = Path(__file__).parents[2] / "configs/demo/distill.yaml"
@@ -94,10 +94,10 @@ def test_what_does_not_fit_the_teacher_is_refused(overrides: list[str], teacher:
     given = [*overrides, f"distillation.teacher={teacher}"]
     for changes, message in (
         (["model.prediction=eps"], r"model.prediction: eps found, but the teacher .* predicts v"),
-        (["model.denoiser.width=64"], "model of the student of"),
+        (["model.denoiser.width=64"], "model.denoiser of a student of"),
         (["model.evaluations=null"], "model.evaluations: null found, expected a number of steps"),
+        (["distillation=null"], "model.evaluations: 3 found without distillation"),
     ):
+        config = load_config([CONFIG], [*given, *changes])
         with pytest.raises(UserError, match=message):
-            open_run(load_config([CONFIG], [*given, *changes]))
-    with pytest.raises(UserError, match=r"model.evaluations: 3 found without distillation"):
-        open_run(load_config([CONFIG], [*overrides, "distillation=null"]))
+            open_run(config).attach(open_data(config))
