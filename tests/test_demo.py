@@ -16,11 +16,13 @@ from ldm.commands import bundle as bundle_demo
 from ldm.config.run_config import SETTINGS, load_run_config, model_settings
 from ldm.controlnet_superres import ControlModel
 from ldm.data.h5 import SlideFile
+from ldm.demo.true_map import CLASSES
 from ldm.errors import UserError
 from ldm.evaluation.experiments.superres_methods import control_for
 from ldm.hub import open_source
 from ldm.images.tensors import to_uint8
 from ldm.model_slides import matching_slide, tile_place
+from ldm.multiscale.palette import check_palette, load_palette
 from ldm.pipeline import ZoomLDM, load_autoencoder
 from ldm.support import bundled_models
 from ldm.support.bundled_models import BUNDLED, BundledModel
@@ -47,9 +49,9 @@ def slide(bundled: BundledModel, model: ZoomLDM) -> SlideFile:
 def test_the_weights_are_whole_and_small(bundled: BundledModel) -> None:
     weights = sorted(bundled.folder.rglob("*.safetensors"))
     assert all(intact(path) for path in weights)
-    sizes = {path.parent.name: path.stat().st_size for path in weights}
+    sizes = {path.relative_to(bundled.folder).parts[0].split(".")[0]: path.stat().st_size for path in weights}
     assert sizes.pop("control", 0) < 5e6  # a baseline
-    assert sizes.keys() == {"cdm", "preview", "vq", "zoomldm", bundled.name}
+    assert sizes.keys() == {"cdm", "preview", "vq", "zoomldm", "encoder", "palette"}
     assert sum(sizes.values()) < 25e6  # the model
 
 
@@ -59,6 +61,15 @@ def test_a_model_is_what_the_package_says_it_is(bundled: BundledModel, model: Zo
     assert slide.attrs["slide_id"] == f"{bundled.kind}_{bundled.seed}"
     assert bool(tile_place(slide, bundled.place)) == (bundled.kind == "satellite")
     assert slide.tokens(0, *bundled.place, 4, 4).shape == (model.embedding_width, 4, 4)  # 512 px of it
+
+
+def test_the_bundled_palette_has_the_classes_of_the_demo_world_and_is_the_models(
+    bundled: BundledModel, model: ZoomLDM
+) -> None:
+    palette = load_palette(bundled.palette)
+    check_palette(palette, bundled.palette, model.encoder, model.tile_px, model.ladder.kind)
+    assert set(palette.names) == set(CLASSES[bundled.kind])
+    assert palette.prototypes.shape[1] == model.embedding_width
 
 
 def test_the_bundled_control_enlarges_for_the_bundled_model_alone(demo: ZoomLDM, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Running the same command again continues an interrupted one.
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from ldm.cli.options import (
     add_batch_size,
@@ -20,7 +21,7 @@ from ldm.cli.options import (
 )
 from ldm.errors import UserError
 from ldm.multiscale.presets import PRESETS, SEAMS
-from ldm.support.arguments import Parser, correction, guidance, integer, sampling_steps, whole_numbers
+from ldm.support.arguments import Parser, correction, guidance, integer, real, sampling_steps, whole_numbers
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,14 +35,23 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_cdm(add)
     add_preview(add)
     add_scales(add, "finest and coarser ones, any number; default: 20x,5x, of satellite models 1x,3x")
-    add("--size", default="1024", metavar="PX|WxH", help="pixels at the finest scale (%(default)s)")
+    add("--size", metavar="PX|WxH", help="pixels at the finest scale (1024; with --layout, as far as it reaches)")
     add(
         "--from",
         dest="origin",
         metavar="SLIDE.h5|IMAGE|cdm|none",
         help="conditions; default: the slide of a bundled model, or cdm",
     )
-    add("--place", metavar="ROW,COL", help="first base tile on the slide; default: where most tissue is")
+    add("--place", metavar="ROW,COL", help="first base tile on the slide or layout; default: where most tissue is, 0,0")
+    add(
+        "--layout",
+        type=Path,
+        metavar="GEOJSON|RASTER",
+        help="what is where: regions of QuPath, or a class raster",
+    )
+    add("--palette", type=Path, help="what its classes look like (zoomldm palette); demo and satellite bring theirs")
+    add("--rest", metavar="CLASS", help="class of what no region covers; default: Background, if the palette has it")
+    add("--mpp", type=real(1e-3, 1e3), help="um per pixel of the layout's coordinates; default: the image's")
     add(
         "--preset",
         choices=PRESETS,
@@ -72,7 +82,7 @@ def size_of(text: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    args.pixels = size_of(args.size)
+    args.pixels = None if args.size is None and args.layout else size_of(args.size or "1024")
     from ldm.commands.joint import run
 
     run(args)

@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": Command("ldm.cli.demo", "the whole pipeline at toy size, in the current folder: ten minutes"),
     "sample": Command("ldm.cli.sample", "sample patches at every scale of a model"),
     "joint": Command("ldm.cli.joint", "sample one large image at several scales at once"),
+    "palette": Command("ldm.cli.palette", "collect what each class looks like, for joint --layout"),
     "superres": Command("ldm.cli.superres", "enlarge images 2x to 16x"),
     "view": Command("ldm.cli.view", "look at slides, scenes, pictures and results in a browser"),
     "prepare": Command("data_prep.prepare", "slides -> one HDF5 file per slide: embeddings and latents"),

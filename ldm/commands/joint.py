@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ldm.commands.joint_files import canvas, canvas_name, write_canvases, writer_of
 from ldm.commands.out_folder import out_folder, refuse_overwriting
+from ldm.commands.paint import LABELS, LEGEND, REGIONS, Painting, painting_of, picture, write_labels
 from ldm.commands.preview_note import tell_without_preview
 from ldm.commands.real_pixels import RealPatch, Shrunk, gradient_share, patches_of
 from ldm.diffusion.samplers import check_levels
@@ -53,7 +54,7 @@ PNG_PX = 4096
 
 
 SHOWN_PX = 512
-OUTPUTS = ("image.tiff", "image.png", "image.json", "picture.png", PREVIEW)
+OUTPUTS = ("image.tiff", "image.png", "image.json", "picture.png", PREVIEW, REGIONS, LABELS, LEGEND)
 """files in --out, beside the canvases"""
 
 
@@ -82,6 +83,8 @@ class Origin:
     """geographic place of the first base tile, in base pixels"""
     real: Callable[[], Iterable["RealPatch"]] | None = None
     """what of the image is known, at its finest scale"""
+    painting: Painting | None = None
+    """the layout that they follow, if one was given"""
     slow: bool = False
     """whether they are expensive enough to be kept on disk"""
 
@@ -89,6 +92,20 @@ class Origin:
         if self.make is None:
             return Unconditional(model)
         return TokenMap(model, file.kept("conditions", self.make) if self.slow and first else self.make())
+
+
+def painted(args: argparse.Namespace, painting: Painting, per_base: int) -> Origin:
+    """Conditions that follow a layout; an image pixel is `per_base` base pixels wide."""
+    layout, palette = painting.layout, painting.palette
+    settings = {"place": args.place, "rest": layout.rest, "mpp": args.mpp}
+    return Origin(
+        "layout",
+        lambda: layout.tokens(palette, painting.tile_px, args.seed),
+        inputs={"layout": content(args.layout), "palette": content(painting.path)},
+        settings=settings,
+        place=layout.place.scaled(1 / per_base) if layout.place else None,
+        painting=painting,
+    )
 
 
 def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], size: tuple[int, int]) -> Origin:
@@ -171,7 +188,10 @@ def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
         slice(max(0, length // 2 - joint.model.tile_px), length // 2 + joint.model.tile_px)
         for length in image.shape[:2]
     ]
-    pictures = {f"canvas at {scale}": canvas(joint, scale) for scale in reversed(joint.scales[1:])}
+    pictures = {}
+    if origin.painting:
+        pictures["layout"] = picture(origin.painting.layout, origin.painting.palette, SHOWN_PX)
+    pictures |= {f"canvas at {scale}": canvas(joint, scale) for scale in reversed(joint.scales[1:])}
     pictures[f"image at {joint.scales[0]}"] = image
     if image[*tiles].shape != image.shape:
         pictures["2x2 tiles of it"] = image[*tiles]
@@ -191,7 +211,7 @@ def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: 
         if origin.make is None or origin.slow
         else "picture"
         if "picture" in origin.inputs
-        else "slide",
+        else origin.kind,
         "seed": args.seed,
         "precision": model.precision,
         "device": fabric.device.type,
@@ -210,13 +230,15 @@ def run(args: argparse.Namespace) -> None:
     model = ZoomLDM.load(args.model, cdm=args.cdm, preview=args.preview, device=fabric.device, precision=args.precision)
     args.out = out_folder(args, "samples/joint", model)
     check_levels(args.guidance_interval, model.alpha_bar)
-    refuse_overwriting(
-        [Path(args.origin)] if args.origin else [], args.out, [*OUTPUTS, *map(canvas_name, model.ladder.names)]
-    )
+    given = [Path(path) for path in (args.origin, args.layout, args.palette) if path]
+    refuse_overwriting(given, args.out, [*OUTPUTS, *map(canvas_name, model.ladder.names)])
     if fabric.is_global_zero:
         announce(model.precision, model.device)
         tell_without_preview(args.preset, model)
-    scales, size, settings = args.scales or model.ladder.fourfold, args.pixels, settings_of(args, model)
+    scales, settings = args.scales or model.ladder.fourfold, settings_of(args, model)
+    zoom = min((model.ladder[name] for name in scales), key=lambda scale: scale.index)
+    painting = painting_of(args, model, zoom.name)
+    size = (painting.layout.height, painting.layout.width) if painting else args.pixels
     first = fabric.global_rank == 0
     joint = Joint(
         model=model,
@@ -231,10 +253,12 @@ def run(args: argparse.Namespace) -> None:
     )
     least = max(2, joint.chain.factor(joint.scales[min(1, len(scales) - 1)]))
     if min(size) < least:
-        raise UserError(f"--size: {args.size}; expected at least {least} pixels, of which the coarser canvas shows one")
+        raise UserError(
+            f"--size: {size[1]}x{size[0]}; expected at least {least} px, of which the coarser canvas shows one"
+        )
     cost = cost_of(joint)
-    cost.check(f"--size: {args.size}", args.out, model.device)
-    origin = origin_of(args, model, scales, size)
+    cost.check(f"--size: {size[1]}x{size[0]}", args.out, model.device)
+    origin = painted(args, painting, zoom.downsample) if painting else origin_of(args, model, scales, size)
     file = StateFile(args.out, identity_of(args, joint, origin, fabric))
     if first:
         for note in file.notes():
@@ -249,7 +273,14 @@ def run(args: argparse.Namespace) -> None:
     sampling_seconds = time.monotonic() - started
     figures = write(joint, args.out, origin)
     figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}
-    record = {"origin": args.origin, "place": args.place, **asdict(file.identity), **figures, "errors": errors}
+    write_labels(args.out, painting, PNG_PX)
+    record = {
+        "origin": str(args.layout or args.origin),
+        "place": args.place,
+        **asdict(file.identity),
+        **figures,
+        "errors": errors,
+    }
     write_text(args.out / "image.json", json.dumps(record, indent=2) + "\n")
     file.remove()
     print(*(f"{name} {value:.4g}" for name, value in figures.items()), sep="   ")

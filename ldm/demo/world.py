@@ -2,6 +2,8 @@
 
     zoomldm draw --out data/demo/slides --count 4 --seed 0 --kind histology --size 4096
 
+Each comes with its true map, what was drawn where, as SLIDE.geojson beside it (ldm/demo/true_map.py).
+
 histology: H&E at 0.5 um per pixel, a pyramidal TIFF that OpenSlide opens (ldm/demo/histology.py).
 follicles: the same, every other slide with lymphoid follicles and the rest without any cluster of lymphocytes: a
     question whose answer is known, in labels.csv beside the slides.
@@ -18,17 +20,21 @@ import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-from rasterio.transform import from_origin
+from rasterio.transform import Affine, from_origin
 from rasterio.windows import Window
 from scipy import ndimage
 from tqdm import tqdm
 
 from ldm.demo.histology import histology_slide
 from ldm.demo.satellite import satellite_scene
-from ldm.demo.textures import BLOCK, Array
+from ldm.demo.textures import BLOCK, STEP, Array
+from ldm.demo.true_map import CLASSES, GLASS, true_map
 from ldm.errors import UserError
+from ldm.images.class_maps import Legend, outlined
 from ldm.images.contact_sheet import contact_sheet
+from ldm.images.geojson import in_coordinates, write_regions
 from ldm.images.pyramid_tiff import write_pyramid
+from ldm.images.rasters import Place
 from ldm.scales import ladder
 from ldm.support.files import atomic_write, write_text
 from ldm.support.machines import available_memory
@@ -47,7 +53,7 @@ MEMORY_A_PIXEL, DISK_A_PIXEL = 8, 0.2
 """least bytes per pixel of a slide that is drawn, and of its file"""
 MARKER = ".demo-slides"
 """suffixes of the files in a folder of demo slides; a folder with other files is the user's own"""
-DRAWN = re.compile(rf"(?:{'|'.join(KINDS)})_[0-9]+\.tiff|labels\.csv|overview\.png|\..*")
+DRAWN = re.compile(rf"(?:{'|'.join(KINDS)})_[0-9]+\.(?:tiff|geojson)|labels\.csv|overview\.png|\..*")
 
 
 def may_draw(folder: Path) -> bool:
@@ -81,6 +87,8 @@ def generate(out: str | Path, count: int, seed: int, kind: str, size_px: int) ->
     for number, path in enumerate(tqdm(paths, desc=f"{kind} slides", unit="slide"), start=seed):
         if not is_whole(path, size_px):
             write_slide(path, kind, number, size_px)
+        if not path.with_suffix(".geojson").is_file():
+            write_true_map(path, kind, number, size_px)
     return paths
 
 
@@ -123,20 +131,41 @@ def is_whole(path: Path, size_px: int) -> bool:
     return True
 
 
+def follicles_of(kind: str, seed: int) -> int | None:
+    """How many follicles are drawn on slide `seed`; None: as it happens."""
+    return FOLLICLES * has_follicles(seed) if kind == "follicles" else None
+
+
 def write_slide(path: Path, kind: str, seed: int, size_px: int) -> None:
     """Draw one slide and write it in the format of its kind."""
     if kind == "satellite":
         write_geotiff(path, satellite_scene(seed, size_px), seed)
         return
-    follicles = None if kind == "histology" else FOLLICLES * has_follicles(seed)
-    write_pyramid(path, histology_slide(seed, size_px, follicles), mpp=ladder("histology").base_mpp)
+    slide = histology_slide(seed, size_px, follicles_of(kind, seed))
+    write_pyramid(path, slide, mpp=ladder("histology").base_mpp)
+
+
+def write_true_map(path: Path, kind: str, seed: int, size_px: int) -> None:
+    """Write the true map of a slide beside it as GeoJSON: in pixels, of a scene in its crs."""
+    classes = CLASSES[KINDS[kind]]
+    found = true_map(KINDS[kind], seed, size_px, follicles_of(kind, seed))
+    legend = {value: Legend(name, colour) for value, (name, colour) in enumerate(classes.items()) if name != GLASS}
+    regions, crs = outlined(found, legend, STEP, smooth=True), ""
+    if kind == "satellite":
+        regions, crs = in_coordinates(regions, Place(CRS, transform_of(seed)[:6])), CRS
+    write_regions(path.with_suffix(".geojson"), regions, crs)
+
+
+def transform_of(seed: int) -> Affine:
+    """The seed places a scene on the map."""
+    metres = ladder("satellite").base_mpp
+    return from_origin(400_000 + 10_000 * (seed % 20), 4_000_000 + 10_000 * (seed // 20 % 50), metres, metres)
 
 
 def write_geotiff(path: Path, image: Array, seed: int) -> None:
     """Write (h, w, 4) uint8 as a tiled, deflated GeoTIFF with averaged overviews; the seed places it on the map."""
     h, w, bands = image.shape
-    metres = ladder("satellite").base_mpp
-    transform = from_origin(400_000 + 10_000 * (seed % 20), 4_000_000 + 10_000 * (seed // 20 % 50), metres, metres)
+    transform = transform_of(seed)
     layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "predictor": 2}
     shape = {"height": h, "width": w, "count": bands, "dtype": "uint8"}
     with atomic_write(path) as temporary:

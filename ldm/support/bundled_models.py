@@ -42,6 +42,11 @@ class BundledModel:
         return self.folder / "slide.h5"
 
     @property
+    def palette(self) -> Path:
+        """Prototypes of the classes of the demo world."""
+        return self.folder / "palette.safetensors"
+
+    @property
     def data(self) -> Path:
         """The folder of slides that are drawn for it."""
         return Path("data") / self.area

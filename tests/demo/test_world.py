@@ -8,15 +8,20 @@ import numpy as np
 import openslide
 import pytest
 import rasterio
+from rasterio.crs import CRS
 
 from ldm.cli.draw import main
 from ldm.demo.histology import GLASS, histology_slide
 from ldm.demo.histology_map import region_maps
 from ldm.demo.satellite import satellite_scene
 from ldm.demo.textures import STEP, TILE, RegionMaps, jittered_grid, mosaic, noise
-from ldm.demo.world import generate, overview
+from ldm.demo.true_map import CLASSES, true_map
+from ldm.demo.world import generate, open_quietly, overview
 from ldm.errors import UserError
+from ldm.images.class_maps import drawn
+from ldm.images.geojson import in_pixels, read_regions
 from ldm.images.pyramid_tiff import halve
+from ldm.images.rasters import place_of
 
 DRAW = {"histology": histology_slide, "satellite": satellite_scene}
 SIZE = 1024
@@ -201,3 +206,23 @@ def test_slides_that_do_not_fit_are_refused_at_once(tmp_path, count, size, messa
     with pytest.raises(UserError, match=rf"{message}.* at least [\d,]+ GB of .*, [\d,]+ GB are free"):
         generate(tmp_path / "out", count=count, seed=0, kind="histology", size_px=size)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", DRAW)
+def test_the_true_map_lies_beside_a_slide_and_covers_what_was_drawn(folder, kind):
+    found = read_regions(folder / f"{kind}_5.geojson")
+    regions = found.regions
+    with open_quietly(folder / f"{kind}_5.tiff") as image:
+        pixels = np.moveaxis(image.read([1, 2, 3]), 0, 2).astype(float)
+        if kind == "satellite":
+            assert CRS.from_user_input(found.crs) == image.crs
+            regions = in_pixels(regions, place_of(image))
+    order = list(CLASSES[kind])
+    drawn_map = drawn([(r.geometry, order.index(r.name)) for r in regions], (SIZE // STEP,) * 2, STEP, 0)
+    assert (drawn_map == true_map(kind, 5, SIZE)).mean() > 0.97  # outlines are smooth
+    cells = pixels.reshape(SIZE // STEP, STEP, SIZE // STEP, STEP, 3).mean((1, 3))
+    dark = {name: cells[drawn_map == k].mean() for k, name in enumerate(order) if (drawn_map == k).any()}
+    if kind == "histology":
+        assert dark["Background"] > 230 > dark["Stroma"] > dark["Tumor"]
+    else:
+        assert dark["Fields"] > dark["Forest"]

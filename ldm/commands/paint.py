@@ -1,0 +1,120 @@
+"""What `zoomldm joint --layout` adds: layout and palette in, labels out."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ldm.errors import UserError
+from ldm.images.class_maps import drawn, read_class_raster
+from ldm.images.contact_sheet import Pixels
+from ldm.images.geojson import Region, Regions, in_coordinates, read_regions, write_regions
+from ldm.multiscale.conditions import place_of
+from ldm.multiscale.layout import Layout, fitted
+from ldm.multiscale.palette import Palette, check_palette, load_palette
+from ldm.pipeline import ZoomLDM
+from ldm.support.bundled_models import BUNDLED
+from ldm.support.files import atomic_write, write_text
+
+RASTERS = {".png", ".tif", ".tiff"}
+REGIONS, LABELS, LEGEND = "image.geojson", "labels.png", "labels.csv"
+"""files in --out"""
+
+
+class Painting(NamedTuple):
+    """A layout, and the palette to paint it with."""
+
+    layout: Layout
+    palette: Palette
+    path: Path
+    """of the palette"""
+    tile_px: int
+    """side of a base tile in the image"""
+
+
+def read_layout_file(path: Path) -> Regions:
+    """GeoJSON, or a class raster with its legend. UserError for anything else."""
+    return read_class_raster(path) if path.suffix.lower() in RASTERS else read_regions(path)
+
+
+def painting_of(args: argparse.Namespace, model: ZoomLDM, scale: str) -> Painting | None:
+    """What --layout and the options beside it say, for an image at `scale`; None without --layout."""
+    if args.layout is None:
+        given = [name for name in ("palette", "rest", "mpp") if getattr(args, name) is not None]
+        if given:
+            raise UserError(f"--{given[0]}: belongs to --layout, which is missing; give --layout, or leave it out")
+        return None
+    if args.origin:
+        raise UserError(f"--from: {args.origin} and --layout both say what the image shows; leave one out")
+    bundled = BUNDLED.get(args.model)
+    path = args.palette or (bundled.palette if bundled else None)
+    if path is None:
+        raise UserError(f"--palette: missing; make one of slides prepared for {args.model}: zoomldm palette --help")
+    palette = load_palette(path)
+    check_palette(palette, path, model.encoder, model.tile_px, model.ladder.kind)
+    tile_px = model.tile_px // model.ladder[scale].downsample
+    row, col = place_of(args.place) if args.place else (0, 0)
+    corner = (col * tile_px, row * tile_px)
+    um, options = model.ladder.um(scale), {"mpp": args.mpp, "size": args.pixels, "rest": args.rest}
+    layout = fitted(read_layout_file(args.layout), palette, um=um, corner=corner, **options)
+    for note in (*layout.notes, *small(layout, tile_px)):
+        print(f"{args.layout}: {note}", file=sys.stderr)
+    return Painting(layout, palette, path, tile_px)
+
+
+def small(layout: Layout, tile_px: int) -> list[str]:
+    """A note about regions that conditions of one embedding a tile cannot show."""
+    count = sum(region.geometry.area < tile_px**2 / 2 for region in layout.regions)
+    what = f"{count} of {len(layout.regions)} regions are smaller than half a base tile of {tile_px} px"
+    return [f"{what}, and will hardly show"] if count else []
+
+
+def picture(layout: Layout, palette: Palette, longest: int) -> Pixels:
+    """The layout (h, w, 3) in its colours, at most `longest` pixels a side."""
+    cell = max(1.0, max(layout.height, layout.width) / longest)
+    legend, classes = labels(layout, palette, cell)
+    colours = np.array([legend.get(value, ("", (255, 255, 255)))[1] for value in range(max(legend) + 1)], np.uint8)
+    return colours[classes]
+
+
+def labels(
+    layout: Layout, palette: Palette, cell: float = 1.0
+) -> tuple[dict[int, tuple[str, tuple[int, int, int]]], np.ndarray]:
+    """Legend, and class map (h, w) of the image in cells of `cell` pixels: class k of the palette is k + 1."""
+    shape = tuple(max(1, int(length / cell)) for length in (layout.height, layout.width))
+    regions = [(region.geometry, palette.index(region.name) + 1) for region in layout.regions]
+    rest = palette.index(layout.rest) + 1 if layout.rest else 0
+    chosen = {palette.index(r.name): r.colour or (0, 0, 0) for r in layout.regions}
+    legend = {
+        k + 1: (name, chosen.get(k, colour))
+        for k, (name, colour) in enumerate(zip(palette.names, palette.colours, strict=True))
+    }
+    return legend, drawn(regions, (shape[0], shape[1]), cell, rest)
+
+
+def write_labels(out: Path, painting: Painting | None, largest_px: int) -> None:
+    """Write the regions as GeoJSON and, up to `largest_px` a side, the class raster; remove those of an earlier image.
+
+    GeoJSON is in pixels of the image or, of a georeferenced one, in its crs.
+    """
+    for name in (REGIONS, LABELS, LEGEND):
+        (out / name).unlink(missing_ok=True)
+    if painting is None:
+        return
+    layout = painting.layout
+    regions: list[Region] = layout.regions
+    if layout.place is not None:
+        regions = in_coordinates(regions, layout.place)
+    write_regions(out / REGIONS, regions, layout.place.crs if layout.place else "")
+    if max(layout.height, layout.width) > largest_px:
+        return
+    legend, classes = labels(layout, painting.palette)
+    image = Image.fromarray(classes.astype(np.uint8), mode="P")
+    image.putpalette([x for value in range(max(legend) + 1) for x in legend.get(value, ("", (0, 0, 0)))[1]])
+    with atomic_write(out / LABELS) as partial:
+        image.save(partial, format="PNG")
+    lines = [f'{value},"{name}",#{bytes(colour).hex()}' for value, (name, colour) in legend.items()]
+    write_text(out / LEGEND, "\n".join(["value,class,colour", *lines]) + "\n")

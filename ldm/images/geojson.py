@@ -1,0 +1,253 @@
+"""Regions of an image as GeoJSON: read from QuPath or a GIS, written so that both open it.
+
+A region is an area with the name of a class. QuPath writes the name to `properties.classification.name` and has pixels
+of full resolution as coordinates; a GIS writes it to `properties.class`, `label` or `name`, and states the coordinate
+reference system in a member `crs` (GeoJSON 2008, still written by GDAL and QGIS) or means degrees (RFC 7946).
+
+Coordinates are x, y: of pixels, y points down.
+"""
+
+import json
+import math
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldm.errors import UserError
+from ldm.images.rasters import Place, gdal_errors
+from ldm.support.files import write_text
+
+if TYPE_CHECKING:
+    from shapely import Geometry
+
+Colour = tuple[int, int, int]
+LARGEST_BYTES = 2**29
+"""of a file, which is read whole"""
+FARTHEST = 1e9
+"""largest coordinate"""
+NAMES = ("class", "label", "name")
+"""properties with the name of a class, in files that are not of QuPath"""
+DECIMALS = {"pixels": 2, "degrees": 8}
+
+
+class Region(NamedTuple):
+    """An area and what it is."""
+
+    name: str
+    """of its class; empty: it has none"""
+    geometry: "Geometry"
+    """a valid polygon or multipolygon with an area"""
+    colour: Colour | None = None
+    values: Mapping[str, float] = {}
+    """measurements"""
+
+
+class Regions(NamedTuple):
+    """The regions of a file."""
+
+    regions: list[Region]
+    crs: str = ""
+    """as `rasterio.crs.CRS.from_user_input` takes it; empty: the file states none"""
+    notes: tuple[str, ...] = ()
+    """what was read otherwise than the file says"""
+    frame: tuple[float, float, float, float] | None = None
+    """least x and y, largest x and y of what is described, where that is known: of a raster"""
+
+
+def read_regions(path: str | Path) -> Regions:
+    """The areas in a GeoJSON file; self-intersections are resolved, points and lines left out, and `notes` says so.
+
+    UserError when it is missing, no GeoJSON, has a coordinate that is no number, or no area at all.
+    """
+    path = Path(path)
+    content = _parsed(path)
+    regions, notes, without = [], [], 0
+    for number, feature in enumerate(_features(path, content), start=1):
+        what = f"{path}: feature {number}"
+        geometry = _geometry(what, feature.get("geometry"))
+        name, colour = _class(what, feature.get("properties"))
+        if geometry is not None and not geometry.is_valid:
+            notes.append(f"feature {number}{f' ({name})' if name else ''} crosses itself: the area inside is taken")
+        areas = None if geometry is None else _areas(geometry)
+        if areas is None:
+            without += 1
+        else:
+            regions.append(Region(name, areas, colour))
+    if without:
+        notes.append(f"{without} features without an area (points, lines, empty ones) are left out")
+    if not regions:
+        found = f"{without} features without an area" if without else "no feature"
+        raise UserError(f"{path}: {found} found, expected polygons; draw regions and export them again")
+    return Regions(regions, _crs(path, content), tuple(notes))
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise UserError(
+                f"{path}: has {path.stat().st_size:,} bytes, expected at most {LARGEST_BYTES:,}; export regions, not "
+                "cells"
+            )
+        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no JSON in UTF-8"
+        raise UserError(
+            f"{path}: cannot be read ({reason}); expected GeoJSON, as QuPath exports (File, Export objects)"
+        ) from error
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(text)  # NaN and infinities are no JSON
+
+
+def _features(path: Path, content: Any) -> Iterator[dict[str, Any]]:
+    """The features of a collection, of a list of features (older versions of QuPath), of one feature or geometry."""
+    kind = content.get("type") if isinstance(content, dict) else None
+    found = content
+    if kind == "FeatureCollection":
+        found = content.get("features")
+    elif kind == "Feature":
+        found = [content]
+    elif isinstance(content, dict) and ("coordinates" in content or "geometries" in content):
+        found = [{"type": "Feature", "geometry": content}]
+    if not isinstance(found, list) or not all(
+        isinstance(item, dict) and item.get("type") == "Feature" for item in found
+    ):
+        raise UserError(f"{path}: is JSON, but no GeoJSON; expected a FeatureCollection, as QuPath exports")
+    yield from found
+
+
+def _geometry(what: str, found: Any) -> "Geometry | None":
+    """The geometry of a feature; None where it has none. UserError for one that cannot be read."""
+    import shapely
+    from shapely.geometry import shape
+
+    if found is None:
+        return None
+    try:
+        geometry = shapely.force_2d(shape(found))
+        corners = shapely.get_coordinates(geometry)
+    except Exception as error:  # shapely raises what the content happens to cause
+        reason = " ".join(str(error).split())[:80]
+        raise UserError(f"{what}: its geometry cannot be read ({reason}); export it again") from error
+    if not np.isfinite(corners).all() or np.abs(corners).max(initial=0) > FARTHEST:
+        raise UserError(
+            f"{what}: has coordinates that are no places, expected numbers up to {FARTHEST:g}; export it again"
+        )
+    return geometry
+
+
+def _areas(geometry: "Geometry") -> "Geometry | None":
+    """The polygons of a geometry, made valid; None where there are none."""
+    import shapely
+    from shapely.geometry import MultiPolygon
+
+    parts = shapely.get_parts(shapely.make_valid(geometry))
+    flat = [part for whole in parts for part in shapely.get_parts(whole)]
+    polygons = [part for part in flat if part.geom_type == "Polygon" and part.area > 0]
+    return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons) if polygons else None
+
+
+def _class(what: str, properties: Any) -> tuple[str, Colour | None]:
+    """Name and colour of the class of a feature; empty and None where it has none."""
+    if properties is None:
+        return "", None
+    if not isinstance(properties, dict):
+        raise UserError(f"{what}: its properties are {str(properties)[:60]!r}, expected a mapping; export it again")
+    found, colour = properties.get("classification"), None
+    if isinstance(found, dict):
+        names = found.get("names")
+        colour = _colour(found)
+        found = ": ".join(map(str, names)) if isinstance(names, list) and names else found.get("name")
+    elif found is None and "objectType" not in properties:  # with QuPath, `name` is the object's, not the class's
+        found = next((properties[key] for key in NAMES if properties.get(key) is not None), None)
+    if found is not None and not isinstance(found, str | int):
+        raise UserError(f"{what}: its class is {str(found)[:60]!r}, expected a name; export it again")
+    name = "" if found is None else " ".join(str(found).split())
+    return name, colour
+
+
+def _colour(found: dict[str, Any]) -> Colour | None:
+    """QuPath's [red, green, blue], or the one signed number of its older versions; None for anything else."""
+    colour, packed = found.get("color"), found.get("colorRGB")
+    if isinstance(packed, int) and not isinstance(packed, bool):
+        return packed >> 16 & 255, packed >> 8 & 255, packed & 255
+    if isinstance(colour, list) and len(colour) == 3 and all(type(x) is int and 0 <= x <= 255 for x in colour):
+        return colour[0], colour[1], colour[2]
+    return None
+
+
+def _crs(path: Path, content: Any) -> str:
+    """The name in the member `crs`; empty without one. UserError for one that is unknown."""
+    from rasterio.crs import CRS
+
+    member = content.get("crs") if isinstance(content, dict) else None
+    if member is None:
+        return ""
+    properties = member.get("properties") if isinstance(member, dict) else None
+    name = properties.get("name") if isinstance(properties, dict) else None
+    try:
+        with gdal_errors():
+            CRS.from_user_input(name)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: crs is {str(name or member)[:80]!r}, which is unknown; expected a name as EPSG:32614"
+        ) from error
+    return str(name)
+
+
+def write_regions(path: str | Path, regions: Iterable[Region], crs: str = "") -> None:
+    """Write regions as GeoJSON that QuPath (pixels) and GIS (with `crs`, WKT or a name) open; equal regions give equal
+    bytes."""
+    from rasterio.crs import CRS
+
+    decimals, member = DECIMALS["pixels"], {}
+    if crs:
+        with gdal_errors():
+            found = CRS.from_user_input(crs)
+        code = found.to_epsg()
+        name = f"urn:ogc:def:crs:EPSG::{code}" if code else found.to_wkt()
+        member = {"crs": {"type": "name", "properties": {"name": name}}}
+        decimals = DECIMALS["degrees"] if found.is_geographic else decimals
+    features = [_feature(number, region, decimals) for number, region in enumerate(regions)]
+    write_text(path, json.dumps({"type": "FeatureCollection", **member, "features": features}) + "\n")
+
+
+def _feature(number: int, region: Region, decimals: int) -> dict[str, Any]:
+    import shapely
+    from shapely.geometry import mapping
+
+    geometry = mapping(shapely.transform(region.geometry, lambda corners: corners.round(decimals)))
+    properties: dict[str, Any] = {"objectType": "annotation"}
+    if region.name:
+        properties["classification"] = {"name": region.name}
+        if region.colour is not None:
+            properties["classification"]["color"] = list(region.colour)
+    if values := {name: value for name, value in region.values.items() if math.isfinite(value)}:
+        properties["measurements"] = values
+    name = uuid.uuid5(uuid.NAMESPACE_URL, f"{number} {json.dumps(geometry)}")
+    return {"type": "Feature", "id": str(name), "geometry": geometry, "properties": properties}
+
+
+def in_coordinates(regions: Iterable[Region], place: Place) -> list[Region]:
+    """Regions of an image that lies at `place`, from its pixels to coordinates of its crs."""
+    return _moved(regions, np.array(place.transform).reshape(2, 3))
+
+
+def in_pixels(regions: Iterable[Region], place: Place) -> list[Region]:
+    """The inverse of `in_coordinates`."""
+    matrix = np.vstack([np.array(place.transform).reshape(2, 3), [0, 0, 1]])
+    return _moved(regions, np.linalg.inv(matrix)[:2])
+
+
+def _moved(regions: Iterable[Region], matrix: NDArray[np.float64]) -> list[Region]:
+    import shapely
+
+    def move(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        return xy @ matrix[:, :2].T + matrix[:, 2]
+
+    return [region._replace(geometry=shapely.transform(region.geometry, move)) for region in regions]

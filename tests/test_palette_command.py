@@ -1,0 +1,116 @@
+"""`zoomldm palette`: classes of annotated slides and of clusters, from files to a palette and its picture."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from PIL import Image
+from rasterio.crs import CRS
+
+from benchmarks.fixtures import toy
+from ldm.cli.palette import main
+from ldm.errors import UserError
+from ldm.images.geojson import Region, write_regions
+from ldm.multiscale.palette import load_palette
+
+T = toy.TILE_PX
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """Three slides of 8x8 base tiles, two of them annotated: tumour in the first four columns, fat in the last two."""
+    (tmp_path / "cohort").mkdir()
+    (tmp_path / "annotations").mkdir()
+    for number in range(3):
+        toy.slide(tmp_path / f"cohort/s{number}.h5", source=f"s{number}.svs")
+    tumor, fat = shapely.box(0, 0, 4 * T, 8 * T), shapely.box(6 * T, 0, 999, 8 * T)
+    regions = [Region("Tumor", tumor, (200, 0, 0)), Region("Fat", fat)]
+    for number in range(2):
+        write_regions(tmp_path / f"annotations/s{number}.geojson", [*regions, Region("Ignore*", regions[1].geometry)])
+    return tmp_path
+
+
+def run(folder: Path, *more: str) -> Path:
+    main(["--cohort", str(folder / "cohort"), "--out", str(folder / "p.safetensors"), *more])
+    return folder / "p.safetensors"
+
+
+def test_annotations_become_classes(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = load_palette(run(cohort, "--annotations", str(cohort / "annotations")))
+    assert found.names == ("Fat", "Tumor")
+    assert found.colours[1] == (200, 0, 0)
+    assert found.counts == (2 * 16, 2 * 32)
+    assert found.slides == ("s0", "s1")
+    assert np.bincount(found.classes).tolist() == [8, 8]
+    assert (found.places[found.classes == 1, 1] < 4).all()
+    assert (found.places[found.classes == 0, 1] >= 6).all()
+    told = capsys.readouterr().out
+    assert "1 of 3 slides have no annotation" in told
+    assert Image.open(cohort / "p.png").size[0] > 8 * T
+
+
+def test_a_class_raster_of_any_size_is_spread_over_its_slide(cohort: Path) -> None:
+    values = np.zeros((16, 16), np.uint8)
+    values[:, :8] = 7
+    for number in range(2):
+        (cohort / f"annotations/s{number}.geojson").unlink()
+        Image.fromarray(values).save(cohort / f"annotations/s{number}.png")
+        (cohort / f"annotations/s{number}.csv").write_text("value,class\n7,Tumor\n")
+    found = load_palette(run(cohort, "--annotations", str(cohort / "annotations")))
+    assert (found.names, found.counts) == (("Tumor",), (2 * 32,))
+    Image.fromarray(values[:9]).save(cohort / "annotations/s0.png")
+    with pytest.raises(UserError, match=r"s0.png: is 16x9, but its slide is 256x256; expected a raster of all of it"):
+        run(cohort, "--annotations", str(cohort / "annotations"))
+
+
+def test_annotations_of_a_scene_are_in_its_crs(tmp_path: Path) -> None:
+    (tmp_path / "cohort").mkdir()
+    where = {"crs": CRS.from_epsg(32614).to_wkt(), "transform": "1 0 1000 0 -1 9000"}
+    toy.slide(tmp_path / "cohort/s0.h5", **where)
+    forest = Region("Forest", shapely.box(1000, 9000 - 8 * T, 1000 + 2 * T, 9000))
+    write_regions(tmp_path / "s0.geojson", [forest], "EPSG:32614")
+    found = load_palette(run(tmp_path, "--annotations", str(tmp_path)))
+    assert (found.places[:, 1] < 2).all()
+    write_regions(tmp_path / "s0.geojson", [forest], "EPSG:32615")
+    with pytest.raises(UserError, match=r"is in the crs .*32615, but its slide in EPSG:32614; reproject it"):
+        run(tmp_path, "--annotations", str(tmp_path))
+
+
+def test_clusters_are_named_by_size(cohort: Path) -> None:
+    found = load_palette(run(cohort, "--clusters", "3"))
+    assert found.names == ("cluster-1", "cluster-2", "cluster-3")
+    assert list(found.counts) == sorted(found.counts, reverse=True)
+    assert sum(found.counts) == 3 * 64
+    assert len(set(found.colours)) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--annotations", "nowhere"], "--annotations: nowhere has no s0.geojson or the like"),
+        ([], "neither found beside --cohort"),
+        (["--clusters", "2", "--annotations", "x"], "both found beside --cohort"),
+        (["--clusters", "2", "--out", "p.png"], "--out: p.png found, expected a name that ends with .safetensors"),
+    ],
+)
+def test_what_does_not_fit_is_refused(given: list[str], told: str, cohort: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        run(cohort, *given)
+
+
+def test_annotations_of_another_slide_or_without_classes_are_refused(cohort: Path) -> None:
+    for region, told in (
+        (Region("Tumor", shapely.box(5000, 0, 6000, 90)), "all regions lie outside its slide of 256x256 px"),
+        (Region("", shapely.box(0, 0, 90, 90)), "no region has a class"),
+        (Region("Tumor", shapely.box(0, 0, 4, 4)), "in none of 1 slides does a class fill half of a base tile"),
+    ):
+        (cohort / "annotations/s1.geojson").unlink(missing_ok=True)
+        write_regions(cohort / "annotations/s0.geojson", [region])
+        with pytest.raises(UserError, match=told):
+            run(cohort, "--annotations", str(cohort / "annotations"))
+
+
+def test_options_without_a_cohort_are_refused() -> None:
+    with pytest.raises(UserError, match="--clusters: found without --cohort"):
+        main(["--clusters", "3"])
