@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ldm.commands.joint_files import canvas, canvas_name, write_canvases, writer_of
 from ldm.commands.out_folder import out_folder, refuse_overwriting
-from ldm.commands.paint import LABELS, LEGEND, REGIONS, Painting, painting_of, picture, write_labels
+from ldm.commands.paint import FILES, Painting, painting_of, picture, write_labels
 from ldm.commands.preview_note import tell_without_preview
 from ldm.commands.real_pixels import RealPatch, Shrunk, gradient_share, patches_of
 from ldm.diffusion.samplers import check_levels
@@ -54,8 +54,8 @@ PNG_PX = 4096
 
 
 SHOWN_PX = 512
-OUTPUTS = ("image.tiff", "image.png", "image.json", "picture.png", PREVIEW, REGIONS, LABELS, LEGEND)
-"""files in --out, beside the canvases"""
+OUTPUTS = ("image.tiff", "image.png", "image.json", "picture.png", PREVIEW)
+"""files in --out, beside the canvases and labels"""
 
 
 def settings_of(args: argparse.Namespace, model: ZoomLDM) -> Settings:
@@ -231,7 +231,7 @@ def run(args: argparse.Namespace) -> None:
     args.out = out_folder(args, "samples/joint", model)
     check_levels(args.guidance_interval, model.alpha_bar)
     given = [Path(path) for path in (args.origin, args.layout, args.palette) if path]
-    refuse_overwriting(given, args.out, [*OUTPUTS, *map(canvas_name, model.ladder.names)])
+    refuse_overwriting(given, args.out, [*OUTPUTS, *FILES, *map(canvas_name, model.ladder.names)])
     if fabric.is_global_zero:
         announce(model.precision, model.device)
         tell_without_preview(args.preset, model)

@@ -20,8 +20,8 @@ from ldm.support.bundled_models import BUNDLED
 from ldm.support.files import atomic_write, write_text
 
 RASTERS = {".png", ".tif", ".tiff"}
-REGIONS, LABELS, LEGEND = "image.geojson", "labels.png", "labels.csv"
-"""files in --out"""
+FILES = REGIONS, LABELS, LEGEND = "image.geojson", "labels.png", "labels.csv"
+"""in --out"""
 
 
 class Painting(NamedTuple):
@@ -100,7 +100,7 @@ def write_labels(out: Path, painting: Painting | None, largest_px: int) -> None:
 
     GeoJSON is in pixels of the image or, of a georeferenced one, in its crs.
     """
-    for name in (REGIONS, LABELS, LEGEND):
+    for name in FILES:
         (out / name).unlink(missing_ok=True)
     if painting is None:
         return
