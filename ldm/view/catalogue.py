@@ -20,6 +20,7 @@ from typing import Any
 
 from data_prep.slides.find import shown, slide_files, without_parts
 from ldm.errors import UserError
+from ldm.scales import ladder
 from ldm.view.entries import Entry, Layer
 from ldm.view.outlines import Outline, moved, read_outlines
 from ldm.view.readers import PREPARED, SHOWN
@@ -181,8 +182,19 @@ def _superres(folder: Path, root: Path) -> list[Entry]:
         layers = [*before, Layer("enlarged", path), *after]
         outlines = partial(_outlines, path, root)
         about = "enlarged by zoomldm superres"
-        entries.append(Entry(shown(path.name), layers, _overlays(path, root), outlines, about, main=len(before)))
+        entry = Entry(shown(path.name), layers, _overlays(path, root), outlines, about, main=len(before))
+        entry.stated = _length_of(_mapping((told or {}).get("settings")).get("scales"))
+        entries.append(entry)
     return entries
+
+
+def _length_of(scales: Any) -> tuple[float, str] | None:
+    """Length and unit of a pixel at the finest of `scales`; None where they are those of no ladder."""
+    for zooms in map(ladder, ("histology", "satellite")):
+        found = [zooms[name].downsample for name in _list(scales) if name in zooms.names]
+        if found:
+            return zooms.base_mpp * min(found), zooms.unit
+    return None
 
 
 ENDS = (".png", *TIFFS)

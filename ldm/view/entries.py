@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.view.outlines import Outline
-from ldm.view.pyramid import TILE_PX, Pyramid
+from ldm.view.pyramid import OVERLAP_PX, TILE_PX, Pyramid
 from ldm.view.readers import open_shown
 
 PLAUSIBLE_UM, METRES_UM = (0.01, 100.0), 1e5
@@ -38,7 +38,7 @@ class Layer:
         """Name and geometry, for the page."""
         levels = [list(size) for size in self.pyramid.levels]
         notes = "; ".join(filter(None, [self.about, *self.pyramid.reader.notes]))
-        return {"name": self.name, "about": notes, "levels": levels, "tile": TILE_PX}
+        return {"name": self.name, "about": notes, "levels": levels, "tile": TILE_PX, "overlap": OVERLAP_PX}
 
 
 @dataclass
@@ -53,6 +53,8 @@ class Entry:
     about: str = ""
     main: int = 0
     """number of the layer whose pixels are the units of positions"""
+    stated: tuple[float, str] | None = None
+    """length and unit of a pixel of the main layer, where its file does not say it"""
 
     @property
     def pyramid(self) -> Pyramid:
@@ -69,7 +71,7 @@ class Entry:
         return {
             "name": self.name,
             "about": self.about,
-            **resolution(self.pyramid),
+            **resolution(self.pyramid, self.stated),
             "main": self.main,
             "layers": [layer.described() for layer in self.layers],
             "overlays": [layer.described() for layer in self.overlays],
@@ -81,8 +83,8 @@ def _without_paths(outline: Outline) -> dict[str, Any]:
     return {key: getattr(outline, key) for key in ("name", "colour", "count", "shown")}
 
 
-def resolution(pyramid: Pyramid) -> dict[str, Any]:
-    """Length of a pixel: {"per_pixel": 0.5, "unit": "um"}, or "m", or "px" where it is unknown."""
+def resolution(pyramid: Pyramid, stated: tuple[float, str] | None = None) -> dict[str, Any]:
+    """{"per_pixel": 0.5, "unit": "um"}, or "m", or "px" where neither the file nor `stated` gives a pixel's length."""
     mpp = pyramid.reader.mpp
     length = 0.0 if mpp is None else (mpp[0] * mpp[1]) ** 0.5
     if length and getattr(pyramid.reader, "unit", "um") == "m":
@@ -90,4 +92,6 @@ def resolution(pyramid: Pyramid) -> dict[str, Any]:
     if length >= METRES_UM:
         return {"per_pixel": length / 1e6, "unit": "m"}
     low, high = PLAUSIBLE_UM
-    return {"per_pixel": length, "unit": "um"} if low <= length <= high else {"per_pixel": 1.0, "unit": "px"}
+    if low <= length <= high:
+        return {"per_pixel": length, "unit": "um"}
+    return dict(zip(("per_pixel", "unit"), stated or (1.0, "px"), strict=True))

@@ -3,7 +3,8 @@
 The last level is the image itself, pixel by pixel; k levels below, a pixel stands for 2^k x 2^k of them: their mean,
 where the file has no such level of its own. Level 0 is the first that fits into one tile.
 
-Shapes: h, w pixels. Tiles are uint8 (h, w, 3), at most TILE_PX a side, on the reader's background.
+Shapes: h, w pixels. Tiles are uint8 (h, w, 3), TILE_PX a side and OVERLAP_PX of each neighbour, on the reader's
+background.
 """
 
 import io
@@ -22,7 +23,8 @@ from data_prep.slides.readers import Pixels, Reader
 from data_prep.slides.slide import Plane, Slide
 from ldm.images.contact_sheet import on_background
 
-TILE_PX = 512
+TILE_PX, OVERLAP_PX = 510, 1
+"""without overlap, OpenSeadragon stretches each tile by a pixel to close gaps, and the file's pixels are not shown"""
 OVERVIEW_PX = 4096
 """an image whose coarsest level is larger is read once as a whole, for a level of at most this size"""
 BLOCK_PX = 2048
@@ -73,8 +75,11 @@ class Pyramid:
         columns, rows = size.tiles
         if not (0 <= col < columns and 0 <= row < rows):
             raise IndexError(f"tile {col}, {row} of level {level}")
-        x, y = col * TILE_PX, row * TILE_PX
-        return self.window(level, x, y, min(TILE_PX, size.width - x), min(TILE_PX, size.height - y))
+        left, top = (max(0, number * TILE_PX - OVERLAP_PX) for number in (col, row))
+        right, bottom = (
+            min(length, (number + 1) * TILE_PX + OVERLAP_PX) for number, length in zip((col, row), size, strict=True)
+        )
+        return self.window(level, left, top, right - left, bottom - top)
 
     def window(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """(height, width, 3) of a level, from (x, y) on. UnreadableError for damage in the file."""

@@ -31,6 +31,8 @@ SCRIPTS = ("geometry.js", "scale_bar.js", "outlines.js", "panels.js", "view.js")
 """in the order in which the page loads them"""
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".png": "image/png", ".txt": "text/plain"}
 THUMBNAIL_PX = 192
+NOTHING = 160
+"""grey of the thumbnail of what cannot be shown; the page says why when it is opened"""
 OPEN = 12
 """files that stay open at a time"""
 
@@ -77,7 +79,10 @@ class Site:
 
     def thumbnail(self, number: int) -> bytes:
         """A PNG of the main layer, at most THUMBNAIL_PX a side. IndexError for no entry, UserError for damage."""
-        pixels = self._pyramid(number, self._entry(number).main).tile(0, 0, 0)
+        try:
+            pixels = self._pyramid(number, self._entry(number).main).tile(0, 0, 0)
+        except (UserError, OSError):
+            pixels = np.full((1, 1, 3), NOTHING, np.uint8)
         picture = Image.fromarray(pixels)
         picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
         return png(np.asarray(picture))

@@ -2,23 +2,28 @@
 "use strict";
 
 ZoomLDM.Panel = class {
-  // layer: {name, about, levels, tile}; address: of its tiles; onMove: called with the panel that the user moves.
-  constructor(parent, layer, address, group) {
+  // layer: {name, about, levels, tile, overlap}.
+  constructor(parent, layer, group) {
     this.layer = layer;
     this.group = group;
     this.element = document.createElement("section");
     this.element.className = "panel";
     this.element.setAttribute("aria-label", layer.name);
-    const view = document.createElement("div");
-    view.className = "view";
-    this.element.append(view);
+    this.view = document.createElement("div");
+    this.view.className = "view";
+    this.element.append(this.view);
     parent.append(this.element);
+  }
+
+  // Once the panel has its size. address: of the tiles; navigator: whether it has the small overview.
+  open(address, navigator) {
+    const { group, layer } = this;
     this.viewer = OpenSeadragon({
-      element: view,
+      element: this.view,
       tileSources: [ZoomLDM.tileSource(layer, address)],
       drawer: "canvas",
       showNavigationControl: false,
-      showNavigator: group.panels.length === 0,
+      showNavigator: navigator,
       navigatorPosition: "BOTTOM_RIGHT",
       navigatorSizeRatio: 0.14,
       navigatorAutoFade: false,
@@ -41,7 +46,8 @@ ZoomLDM.Panel = class {
     this.viewer.addHandler("canvas-key", (event) => (event.preventDefaultAction = true));
     this.viewer.addHandler("tile-load-failed", (event) => group.onFailure(event));
     this.viewer.addHandler("update-viewport", () => group.drawn(this));
-    this.viewer.addHandler("viewport-change", () => group.moved(this));
+    this.viewer.addHandler("after-resize", () => (this.resized = true));
+    this.viewer.addHandler("viewport-change", () => this.changed());
     this.viewer.addHandler("animation-finish", () => group.onRest());
     for (const kind of ["pointerenter", "pointerdown", "wheel"]) {
       this.element.addEventListener(kind, () => group.lead(this), { passive: true, capture: true });
@@ -62,15 +68,24 @@ ZoomLDM.Panel = class {
     return this.viewer.viewport.pointFromPixel(point, true).times(this.group.mainWidth);
   }
 
-  follow(centre, zoom) {
-    this.viewer.viewport.zoomTo(zoom, null, true);
-    this.viewer.viewport.panTo(centre, true);
+  // The user moved it, or its size changed, which leaves place and size of pixels as they were.
+  changed() {
+    if (this.resized) this.goTo(this.group.place);
+    else this.group.moved(this);
+    this.resized = false;
   }
 
-  resize() {
-    const box = this.element.getBoundingClientRect();
-    this.viewer.viewport.resize(new OpenSeadragon.Point(box.width, box.height), true);
-    this.viewer.forceResize();
+  // Go to a place {x, y, zoom} of the main layer.
+  goTo({ x, y, zoom }, immediately = true) {
+    const { viewport } = this.viewer;
+    const width = this.group.mainWidth;
+    viewport.zoomTo((zoom * width) / viewport.getContainerSize().x, null, immediately);
+    viewport.panTo(new OpenSeadragon.Point(x / width, y / width), immediately);
+  }
+
+  get place() {
+    const centre = this.viewer.viewport.getCenter(true).times(this.group.mainWidth);
+    return { x: centre.x, y: centre.y, zoom: this.screenPx };
   }
 };
 
@@ -81,7 +96,7 @@ ZoomLDM.tileSource = function (layer, address) {
     width,
     height,
     tileSize: layer.tile,
-    tileOverlap: 0,
+    tileOverlap: layer.overlap,
     minLevel: 0,
     maxLevel: layer.levels.length - 1,
     getTileUrl: (level, x, y) => `${address}/${level}/${x}_${y}.png`,
@@ -97,12 +112,14 @@ ZoomLDM.PanelGroup = class {
     this.panels = [];
     this.classes = [];
     [this.mainWidth, this.mainHeight] = entry.layers[entry.main].levels.at(-1);
-    entry.layers.forEach((layer, k) => this.panels.push(new ZoomLDM.Panel(parent, layer, `tiles/${number}/${k}`, this)));
+    this.panels = entry.layers.map((layer) => new ZoomLDM.Panel(parent, layer, this));
     this.leader = this.panels[entry.main];
+    this.place = { x: this.mainWidth / 2, y: this.mainHeight / 2, zoom: 1 }; // what all panels show
     this.overlays = entry.overlays.map((layer, k) => ({ layer, opacity: 0.6, shown: false, address: `tiles/${number}/${entry.layers.length + k}` }));
     this.shown = this.panels.map(() => true);
     this.swipe = false;
     this.layOut();
+    this.panels.forEach((panel, k) => panel.open(`tiles/${number}/${k}`, k === 0));
   }
 
   get ready() {
@@ -114,15 +131,13 @@ ZoomLDM.PanelGroup = class {
   }
 
   lead(panel) {
-    if (this.leader === panel) return;
     this.leader = panel;
   }
 
   moved(panel) {
     if (panel !== this.leader || !panel.viewer.isOpen()) return;
-    const { viewport } = panel.viewer;
-    const [centre, zoom] = [viewport.getCenter(true), viewport.getZoom(true)];
-    for (const other of this.visible) if (other !== panel && other.viewer.isOpen()) other.follow(centre, zoom);
+    this.place = panel.place;
+    for (const other of this.visible) if (other !== panel && other.viewer.isOpen()) other.goTo(this.place);
   }
 
   // After each change of a panel's view: scale bar, outlines, and sharp pixels where they are enlarged.
@@ -140,17 +155,19 @@ ZoomLDM.PanelGroup = class {
     }
   }
 
-  get place() {
-    const centre = this.leader.viewer.viewport.getCenter(true).times(this.mainWidth);
-    return { x: centre.x, y: centre.y, zoom: this.leader.screenPx };
+  // Go to a place of the main layer; what is left undefined stays.
+  goTo(place, immediately = true) {
+    const given = Object.entries(place).filter(([, value]) => value !== undefined);
+    this.leader.goTo({ ...this.place, ...Object.fromEntries(given) }, immediately);
+    this.moved(this.leader);
   }
 
-  // Go to a place of the main layer; what is left undefined stays.
-  goTo({ x, y, zoom }, immediately = true) {
-    const { viewport } = this.leader.viewer;
-    if (zoom !== undefined) viewport.zoomTo((zoom * this.mainWidth) / viewport.getContainerSize().x, null, immediately);
-    if (x !== undefined && y !== undefined) viewport.panTo(new OpenSeadragon.Point(x / this.mainWidth, y / this.mainWidth), immediately);
-    this.moved(this.leader);
+  // One screen pixel per pixel of the main layer, pixels exactly on pixels.
+  toPixels() {
+    const ratio = window.devicePixelRatio || 1;
+    const size = this.leader.viewer.viewport.getContainerSize().times(ratio / 2);
+    const onPixel = (centre, half) => Math.round(centre - half) + half;
+    this.goTo({ x: onPixel(this.place.x, size.x), y: onPixel(this.place.y, size.y), zoom: 1 / ratio });
   }
 
   zoomBy(factor) {
@@ -178,9 +195,9 @@ ZoomLDM.PanelGroup = class {
     this.layOut();
   }
 
-  // Panels of equal size that fill the stage as a grid of the fitting shape, or two on each other.
+  // Panels of equal size that fill the stage as a grid of the fitting shape, or two on each other. Those that are not
+  // shown keep a size, which OpenSeadragon needs.
   layOut() {
-    const place = this.leader.viewer.isOpen() ? this.place : null;
     const visible = this.swipe ? this.visible.slice(0, 2) : this.visible;
     const box = this.parent.getBoundingClientRect();
     const aspect = this.mainWidth / this.mainHeight;
@@ -189,15 +206,14 @@ ZoomLDM.PanelGroup = class {
     this.parent.classList.toggle("swipe", this.swipe);
     this.parent.classList.toggle("alone", this.panels.length === 1);
     this.panels.forEach((panel) => {
-      panel.element.hidden = !visible.includes(panel);
+      panel.element.classList.toggle("away", !visible.includes(panel));
       panel.element.style.clipPath = "";
       panel.element.classList.toggle("over", this.swipe && panel === visible[1]);
     });
     if (!visible.includes(this.leader)) this.leader = visible[0];
+    for (const panel of visible) if (panel.viewer?.isOpen()) panel.goTo(this.place);
     this.swipePanel = this.swipe ? visible[1] : null;
     this.setDivider(this.divider ?? 0.5);
-    for (const panel of visible) panel.resize();
-    if (place) this.goTo(place);
   }
 
   // Where the divider of two panels lies, as a share of the width.

@@ -78,14 +78,14 @@
     if (entry.error) return tell(entry.error);
     describe(entry);
     const made = new ZoomLDM.PanelGroup($("panels"), number, entry, { onRest: remember, onPoint: point, onFailure: failed });
-    group = made;
+    group = ZoomLDM.group = made;
     fillChips(entry);
     fillLegend(entry);
     await made.ready;
     if (group !== made) return;
     if (place.show) made.show(place.show);
     made.fit(true);
-    if (place.zoom !== undefined) made.goTo(place);
+    if (place.zoom !== undefined) made.goTo({ x: place.x, y: place.y, zoom: place.zoom });
     if (place.swipe) made.setSwipe(true);
     showLayout();
     remember();
@@ -234,7 +234,7 @@
     if (number !== current || !group) return open(number, place);
     group.swipe = false;
     group.show(place.show ?? group.panels.map((_, k) => k));
-    group.goTo(place);
+    group.goTo({ x: place.x, y: place.y, zoom: place.zoom });
     group.setSwipe(place.swipe);
     showLayout();
   }
@@ -254,7 +254,7 @@
     "-": () => group.zoomBy(1 / 1.5),
     0: () => group.fit(),
     Home: () => group.fit(),
-    z: () => group.goTo({ ...group.place, zoom: 1 / (window.devicePixelRatio || 1) }, false),
+    z: () => group.toPixels(),
     c: () => swipe(),
     o: () => switchOverlays(),
     "[": () => open(current - 1),
