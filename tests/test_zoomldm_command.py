@@ -154,7 +154,10 @@ def test_an_old_spelling_is_refused_with_the_new_one(
 
 def test_an_option_has_one_name_in_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     found: set[str] = set()
-    for command in (*COMMANDS, *(f"evaluate {name}" for name in ("patches", "large", "superres", "memorization"))):
+    for command in (
+        *COMMANDS,
+        *(f"evaluate {name}" for name in ("patches", "large", "superres", "memorization", "passport")),
+    ):
         with pytest.raises(SystemExit):
             main([*command.split(), "--help"])
         found |= set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))

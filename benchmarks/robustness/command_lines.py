@@ -43,13 +43,18 @@ GOOD = ("refused", "done")
 
 
 def world(folder: Path) -> None:
-    """The files that the lines name: a file, a folder, a picture, folders of slides, a cohort."""
+    """The files that the lines name: a file, a folder, pictures, folders of slides, a cohort."""
     for name in SLIDE_FOLDERS:
         (folder / name).mkdir()
         (folder / name / "slide.tiff").touch()
     (folder / "file").write_text("text\n")
     (folder / "folder").mkdir()
     Image.fromarray(np.full((24, 16, 3), 90, np.uint8)).save(folder / "picture.png")
+    for shift, name in enumerate(("real_images", "made_images")):
+        (folder / name).mkdir()
+        for number in range(4):
+            pixels = np.random.default_rng(4 * shift + number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
     (folder / "cohort").mkdir()
     shutil.copy(BUNDLED["demo"].slide, folder / "cohort")
     (folder / "labels.csv").write_text("slide,label\na,0\nb,1\n")

@@ -247,6 +247,12 @@ def commands() -> dict[str, Grammar]:
         found[f"evaluate {name}"] = _command(
             evaluate.main, (name,), **measured, **more, space=Values(("demo",), ("/", "nothing-at-all"))
         )
+    found["evaluate passport"] = _command(
+        evaluate.main, ("passport", "--real", "real_images", "--generated", "made_images"), out=OUT, seed=SEED,
+        batch_size=COUNT, device=DEVICE, count=Values(("2", "8"), ("1", *COUNT.bad)),
+        space=Values(("demo", "colours"), ("/", "nothing-at-all")),
+        train=Values((), ("nowhere", "folder", "made_images")),
+    )  # fmt: skip
     found["splits"] = _command(
         splits.main, ("--cohort", "cohort"), seed=SEED, validation=SHARE, test=SHARE, out=OUT_FILE,
         by=Values(("patient", "slide"), ("foo", "")), table=Values((), ("nowhere.csv", "file")),

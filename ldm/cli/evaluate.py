@@ -1,4 +1,4 @@
-"""Measure a model: patches of every scale, large images, super-resolution, memorisation.
+"""Measure a model: patches of every scale, large images, super-resolution, memorisation; or anyone's images: passport.
 
 Without arguments each command measures the bundled demo model, or --model satellite, on held-out slides of the demo
 world, in the feature space of the model's own encoder: minutes on a laptop. Running the same command again continues an
@@ -24,11 +24,12 @@ from ldm.cli.options import (
     check_guidance,
 )
 from ldm.evaluation.experiments.names import LARGE, SUPERRES
-from ldm.support.arguments import Parser, output_folder, positive_int
+from ldm.support.arguments import Parser, device, integer, output_folder, positive_int
 from ldm.support.typed import typed
 
 COUNTS = {"patches": 128, "large": 16, "superres": 8, "memorization": 64}
 """images of each method"""
+PASSPORT = "any folder of generated images against one of real ones: distances, copies, leaks, file formats"
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -48,7 +49,27 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         for add in (_common, *options):
             add(command.add_argument)
         command.set_defaults(count=COUNTS[name])
+    _passport(commands.add_parser("passport", help=PASSPORT, description=f"Measure {PASSPORT}.").add_argument)
     return check_guidance(parser.parse_args(argv))
+
+
+def _passport(add: Add) -> None:
+    add(
+        "--real",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="real images; subfolders are labels, or train and test",
+    )
+    add("--generated", type=Path, required=True, metavar="FOLDER", help="generated images, in the same subfolders")
+    add("--train", type=Path, metavar="FOLDER", help="real images that the generator was trained on; --real was not")
+    add("--space", default="demo", metavar="NAME", help="feature space: demo, inception, dinov2-l ... (%(default)s)")
+    add("--weights", nargs="+", default=[], metavar="NAME=PATH", help="local files of its weights")
+    add("--count", type=integer(2), default=2000, help="at most so many images of each folder (%(default)s)")
+    add_seed(add, "which images are taken where there are more")
+    add_batch_size(add, "images")
+    add("--device", type=device, default="auto", help="auto: cuda where there is a card, else cpu (%(default)s)")
+    add("--out", type=output_folder, default="results/passport", help="folder of page and JSON (%(default)s)")
 
 
 def _common(add: Add) -> None:
@@ -112,6 +133,11 @@ def _superres(add: Add) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     args.typed = f"{typed('evaluate')} {shlex.join(sys.argv[1:] if argv is None else argv)}"
+    if args.command == "passport":
+        from ldm.commands.passport import run as judge
+
+        judge(args)
+        return
     from ldm.commands.evaluate import run
 
     run(args)

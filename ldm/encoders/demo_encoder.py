@@ -52,8 +52,15 @@ class DemoEncoder(nn.Module):
         return ((self.features(tiles) - self.mean) / self.std).cpu()
 
     def features(self, tiles: Tensor) -> Tensor:
-        """uint8 (n, h, w, 3) -> (n, 256), before standardisation."""
-        x = reduce(tiles.to(self.mean.device).float(), "n (h a) (w b) c -> n c h w", "mean", a=2, b=2) / 127.5 - 1
+        """uint8 (n, h, w, 3) -> (n, 256), before standardisation; without the last row or column of an odd size."""
+        height, width = (length - length % 2 for length in tiles.shape[1:3])
+        x = (
+            reduce(
+                tiles[:, :height, :width].to(self.mean.device).float(), "n (h a) (w b) c -> n c h w", "mean", a=2, b=2
+            )
+            / 127.5
+            - 1
+        )
         maps = self.backbone(x)[0]  # (n, 128, h / 16, w / 16)
         return torch.cat([reduce(maps, "n c h w -> n c", "mean"), maps.std((2, 3))], 1)
 

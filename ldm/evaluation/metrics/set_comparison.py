@@ -48,6 +48,19 @@ def frechet_error(generated: Features, real: Features) -> float:
         return math.nan
 
     def of_halves(i: Numbers, j: Numbers) -> dict[str, float]:
-        return {"frechet": frechet_distance(statistics_of(generated[i]), statistics_of(real[j]))}
+        return {"frechet": _frechet(generated[i], real[j])}
 
     return standard_errors(of_halves, len(generated), len(real), FRECHET_HALVES)["frechet"]
+
+
+def _frechet(x: Features, y: Features) -> float:
+    """The Frechet distance of features (n, d) and (m, d), by a matrix (n, m) where that is smaller than (d, d).
+
+    With C_1 = A^T A and C_2 = B^T B of centred features, the trace of (C_1 C_2)^(1/2) is the sum of the singular values
+    of A B^T.
+    """
+    if max(len(x), len(y)) >= x.shape[1]:
+        return frechet_distance(statistics_of(x), statistics_of(y))
+    a, b = ((values - values.mean(0)) / np.sqrt(len(values) - 1) for values in (x, y))
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(np.square(x.mean(0) - y.mean(0)).sum() + np.square(a).sum() + np.square(b).sum() - 2 * cross)
