@@ -3,12 +3,13 @@
 A file is one entry. Of a folder, at any depth, every slide, scene, picture and prepared slide (.h5) is one, and every
 result of `zoomldm joint` (image.json) and of `zoomldm superres` (superres.json) is shown with what belongs to it:
 
-    joint       image.tiff beside canvas_SCALE.tiff, the coarser canvases
+    joint       image.tiff beside canvas_SCALE.tiff, the coarser canvases, and labels.png, the classes of a layout
     superres    NAME beside layers/STEM.input.png, .bicubic.png and .truth.png
     both        over the image: STEM.residual.png, STEM.spread.png (or .tif, .tiff)
     any         STEM.geojson beside a file: outlines
 
-Only files that lie in the given paths are shown: of links in a folder those that do not lead out of it.
+Pictures of a web page (in a folder with an index.html, as reports and exports have) are left out. Only files that lie
+in the given paths are shown: of links in a folder those that do not lead out of it.
 """
 
 import json
@@ -75,15 +76,17 @@ def _of_folder(folder: Path) -> tuple[list[Entry], int]:
     outside = 0
     entries: list[Entry] = []
     results: set[Path] = set()
+    pages = {place for place in _folders(folder, DEEPEST) if (place / "index.html").is_file()}
     for place in [folder, *_folders(folder, DEEPEST)]:
         found = [*_joint(place, root), *_superres(place, root)]
         for entry in found:
-            entry.name = _name(folder, place, entry.name)
+            entry.name = _name(folder, place, entry.name) or shown(root.name)
         entries += found
         results |= {place, place / "layers"} if found else set()
     files = [path for path in [*slide_files(folder, "**/*"), *_prepared(folder)] if path.parent not in results]
     for path in [*without_parts([path for path in files if path.suffix.lower() != PREPARED]), *_prepared(folder)]:
-        if path.is_dir() or path.parent in results or path.name.endswith(SUMMARIES):
+        summary = path.name.endswith(SUMMARIES) or not pages.isdisjoint(path.parents)
+        if path.is_dir() or path.parent in results or summary:
             continue
         if not _inside(path, root):
             outside += 1
@@ -160,6 +163,8 @@ def _joint(folder: Path, root: Path) -> list[Entry]:
     }
     order = [scale for scale in scales if scale in canvases] or list(canvases)
     layers = [Layer(finest, image), *(Layer(f"canvas at {scale}", canvases[scale]) for scale in order)]
+    labels = _first(folder, root, ["labels.png"])
+    layers += [] if labels is None else [Layer("labels", labels)]
     return [Entry("", layers, _overlays(image, root), partial(_outlines, image, root), "sampled by zoomldm joint")]
 
 

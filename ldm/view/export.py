@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ldm.errors import UserError
 from ldm.support.files import report_disk_full, write_text
 from ldm.view.site import Site
@@ -23,7 +25,8 @@ def export(site: Site, folder: Path) -> Path:
         _write(folder / "entries" / f"{number}.js", site.entry(number).encode())
         _write(folder / "outlines" / f"{number}.js", site.outlines(number).encode())
         _write(folder / "thumbnails" / f"{number}.png", site.thumbnail(number))
-        for layer, level, col, row in _tiles(site, number):
+        tiles = list(_tiles(site, number))
+        for layer, level, col, row in tqdm(tiles, entry.name, unit="tile", disable=None):
             path = folder / "tiles" / str(number) / str(layer) / str(level) / f"{col}_{row}.png"
             _write(path, site.tile(number, layer, level, col, row))
     for name, content in site.files.items():

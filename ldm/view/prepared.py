@@ -126,4 +126,4 @@ def _tissue(slide: SlideFile, tile_px: int) -> Outline:
     mask = (share >= TISSUE).astype(np.uint8)
     polygons = [shape["coordinates"] for shape, _ in shapes(mask, mask=mask == 1)]
     paths = [(np.array(ring) * tile_px).ravel().tolist() for rings in polygons for ring in rings]
-    return Outline("tissue", COLOURS[0], paths, len(polygons))
+    return Outline("at least half tissue", COLOURS[0], paths, len(polygons))

@@ -33,6 +33,7 @@ def sampled(world: Path, tmp_path: Path) -> Path:
 def test_joint_is_shown_with_its_canvases_and_has_a_preview(sampled: Path) -> None:
     ((entry,), notes) = catalogue([sampled])
     assert notes == []
+    assert entry.name == "joint"
     assert [layer.name for layer in entry.layers] == ["image at 20x", "canvas at 5x"]
     told = entry.described()
     assert [layer["levels"][-1] for layer in told["layers"]] == [[128, 128], [32, 32]]

@@ -78,7 +78,7 @@ def test_a_prepared_slide_shows_its_regions_where_they_are(served: Served, pictu
         region = shown[i * side : (i + 1) * side, j * side : (j + 1) * side]
         assert np.array_equal(region, slide.images("20x", [row])[0])
     outlines = described(served, "prepared.h5")["outlines"]
-    assert outlines[0]["name"] == "tissue"
+    assert outlines[0]["name"] == "at least half tissue"
     counts = {outline["name"]: outline["count"] for outline in outlines[1:]}
     assert counts == {f"regions at {scale}": slide.count(scale) for scale in toy.SCALES}
     paths = served.get(f"outlines/{served.number('prepared.h5')}.js").body.decode()
