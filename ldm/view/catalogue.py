@@ -24,7 +24,7 @@ from ldm.errors import UserError
 from ldm.scales import ladder
 from ldm.view.entries import Entry, Layer
 from ldm.view.outlines import Outline, moved, read_outlines
-from ldm.view.readers import PREPARED, SHOWN
+from ldm.view.readers import PREPARED
 
 JOINT, SUPERRES = "image.json", "superres.json"
 TIFFS = (".tiff", ".tif")
@@ -57,6 +57,7 @@ def catalogue(paths: list[Path]) -> tuple[list[Entry], list[str]]:
         else:
             entry = _of_file(path, shown(path.name))
             entry.described()  # so that a file that cannot be shown ends the command
+            entry.outlines(entry)
             entries.append(entry)
     return entries, notes
 
@@ -86,7 +87,7 @@ def _of_folder(folder: Path) -> tuple[list[Entry], int]:
     files = [path for path in [*slide_files(folder, "**/*"), *_prepared(folder)] if path.parent not in results]
     for path in [*without_parts([path for path in files if path.suffix.lower() != PREPARED]), *_prepared(folder)]:
         summary = path.name.endswith(SUMMARIES) or not pages.isdisjoint(path.parents)
-        if path.is_dir() or path.parent in results or summary:
+        if path.parent in results or summary or (path.exists() and not path.is_file()):
             continue
         if not _inside(path, root):
             outside += 1
@@ -124,10 +125,11 @@ def _inside(path: Path, root: Path | None) -> bool:
 
 
 def _of_file(path: Path, name: str, root: Path | None = None) -> Entry:
-    if not path.exists():
+    """UserError for a path without a file, but not in a folder, where the page tells it."""
+    if root is None and not path.exists():
         raise UserError(f"{path}: does not exist; check the path")
-    if path.suffix.lower() not in SHOWN and root is not None:
-        raise UserError(f"{path}: cannot be shown")
+    if root is None and not path.is_file():
+        raise UserError(f"{path}: is no regular file; give a file or a folder")
     return Entry(name, [Layer(path.name, path)], outlines=partial(_outlines, path, root))
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ldm.errors import UserError, one_line
 from ldm.view.outlines import Outline
 from ldm.view.pyramid import OVERLAP_PX, TILE_PX, Pyramid
 from ldm.view.readers import open_shown
@@ -66,11 +67,19 @@ class Entry:
         return [*self.layers, *self.overlays]
 
     def described(self) -> dict[str, Any]:
-        """Everything that the page needs to know before it asks for tiles. UserError for a file it cannot show."""
-        outlines = self.outlines(self)
+        """Everything that the page needs to know before it asks for tiles. UserError for a file it cannot show.
+
+        Outlines that cannot be read are told in `trouble`, beside the image.
+        """
+        trouble, outlines = "", []
+        try:
+            outlines = self.outlines(self)
+        except UserError as error:
+            trouble = one_line(str(error))
         return {
             "name": self.name,
             "about": self.about,
+            "trouble": trouble,
             **resolution(self.pyramid, self.stated),
             "main": self.main,
             "layers": [layer.described() for layer in self.layers],

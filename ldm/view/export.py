@@ -22,6 +22,7 @@ def export(site: Site, folder: Path) -> Path:
         raise UserError(f"--export: {folder} is not empty; choose a new folder")
     for number, entry in enumerate(site.entries):
         entry.described()
+        entry.outlines(entry)
         _write(folder / "entries" / f"{number}.js", site.entry(number).encode())
         _write(folder / "outlines" / f"{number}.js", site.outlines(number).encode())
         _write(folder / "thumbnails" / f"{number}.png", site.thumbnail(number))

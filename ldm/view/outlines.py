@@ -27,7 +27,8 @@ NAMES = ("class", "label", "name")
 """properties with the name of a class, in files that are not of QuPath"""
 DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
 """how deep the places of a geometry lie in its coordinates"""
-DECIMALS = 3
+DECIMALS, NAME_LENGTH = 3, 200
+LARGEST_BYTES = 2**29
 Array = NDArray[np.float64]
 
 
@@ -54,6 +55,8 @@ def boxes(name: str, corners: NDArray[Any], side: float, colour: str) -> Outline
 def read_outlines(path: Path, place: Place | None = None) -> list[Outline]:
     """The classes of a GeoJSON file. UserError in one line where it is none; `place`: the image's georeference."""
     try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise ValueError(f"{path.stat().st_size:,} bytes, expected at most {LARGEST_BYTES:,}")
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         to_pixels = _to_pixels(content, place)
         classes: dict[str, Outline] = {}
@@ -64,7 +67,7 @@ def read_outlines(path: Path, place: Place | None = None) -> list[Outline]:
             for points in _paths(feature.get("geometry")):
                 outline.paths.append(to_pixels(points).round(DECIMALS).ravel().tolist())
         return list(classes.values())
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
         if isinstance(error, UserError):
             raise
         why = " ".join(str(error).split())[:120] or type(error).__name__
@@ -97,7 +100,7 @@ def _class(feature: dict[str, Any]) -> tuple[str, str | None]:
         told = {"name": told}
     name = told.get("name") or ": ".join(map(str, told.get("names") or ()))
     name = name or next((properties[key] for key in NAMES if properties.get(key)), UNNAMED)
-    return str(name), _colour(told.get("color", told.get("colorRGB", properties.get("color"))))
+    return str(name)[:NAME_LENGTH], _colour(told.get("color", told.get("colorRGB", properties.get("color"))))
 
 
 def _colour(told: Any) -> str | None:

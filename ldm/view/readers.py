@@ -4,7 +4,6 @@ the file (not reprojected), prepared slides from the regions that they hold.
 
 from pathlib import Path
 
-from data_prep.slides.find import SUFFIXES
 from data_prep.slides.ome import open_ome
 from data_prep.slides.readers import Box, Pixels, Reader, open_reader
 from ldm.errors import UserError
@@ -12,8 +11,6 @@ from ldm.images.picture_files import READ_ERRORS
 from ldm.images.rasters import Raster, is_raster, metres_per_pixel
 
 PREPARED = ".h5"
-SHOWN = {*SUFFIXES, PREPARED}
-"""suffixes of the files of a folder that are shown"""
 
 
 def open_shown(path: Path) -> Reader:

@@ -52,6 +52,7 @@ def test_classes_names_and_colours_are_those_of_the_file(tmp_path: Path) -> None
         '{"type": "Feature", "geometry": {"type": "Circle", "coordinates": [1, 2]}}',
         '{"type": "Feature", "geometry": {"type": "Point", "coordinates": [1e999, 2]}}',
         '{"type": "Feature", "geometry": 7}',
+        f'{{"type": "Feature", "geometry": {{"type": "Point", "coordinates": [{"9" * 400}, 2]}}}}',
         "[" * 100_000,
     ],
 )

@@ -202,6 +202,25 @@ def test_a_damaged_file_of_a_folder_is_told_in_the_page(served: Served) -> None:
     assert served.get(f"tiles/{served.number('damaged.png')}/0/0/0_0.png").status == 500
 
 
+def test_an_image_is_shown_beside_the_reason_why_its_outlines_are_not(tmp_path: Path) -> None:
+    Image.fromarray(tissue_image(20, 20)).save(tmp_path / "a.png")
+    (tmp_path / "a.geojson").write_text("nothing")
+    ((entry,), _) = catalogue([tmp_path])
+    told = entry.described()
+    assert told["layers"][0]["levels"] == [[20, 20]]
+    assert "cannot be read as GeoJSON" in told["trouble"]
+    with pytest.raises(UserError, match="cannot be read as GeoJSON"):
+        catalogue([tmp_path / "a.png"])
+
+
+def test_pipes_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match="holds nothing that can be shown"):
+        catalogue([tmp_path])
+    with pytest.raises(UserError, match="is no regular file"):
+        catalogue([tmp_path / "a.png"])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

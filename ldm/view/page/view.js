@@ -76,6 +76,7 @@
     }
     if (number !== current) return;
     if (entry.error) return tell(entry.error);
+    tell(entry.trouble);
     describe(entry);
     const made = new ZoomLDM.PanelGroup($("panels"), number, entry, { onRest: remember, onPoint: point, onFailure: failed });
     group = ZoomLDM.group = made;
