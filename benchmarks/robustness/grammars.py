@@ -232,6 +232,7 @@ def commands() -> dict[str, Grammar]:
     found["superres"] = _command(
         superres.main, ("picture.png", "--method", "bicubic"), **common, scales=SCALES, steps=COUNT, guidance=REAL,
         guidance_interval=interval, batch_size=COUNT, device=DEVICE, truth=Values((), ("nowhere", "picture.png")),
+        samples=Values(("1",), ("2", *COUNT.bad)),
     )  # fmt: skip
     found["extract_features"] = _command(
         features.main, ("cohort",), **fabric, **common, batch_size=COUNT, t=NATURAL,

@@ -19,7 +19,7 @@ from ldm.cli.options import (
     add_seed,
 )
 from ldm.multiscale.presets import SUPERRES_PRESETS
-from ldm.support.arguments import Parser, guidance, sampling_steps
+from ldm.support.arguments import Parser, guidance, integer, sampling_steps
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,6 +39,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--from", dest="slide", metavar="SLIDE.h5", help="prepared slide that contains the image")
     add("--place", metavar="ROW,COL", help="the base tile of that slide in the image's upper left corner (0,0)")
     add("--truth", type=Path, metavar="IMAGE|FOLDER", help="what the result should be, to score it; same names")
+    several = "enlarge with so many seeds, from --seed on: mean, spread and intervals of each pixel (%(default)s)"
+    add("--samples", type=integer(1, 1000), default=1, metavar="N", help=several)
     add("--no-consistency", action="store_true", help="skip the final consistency step")
     text = "exact: through decoder and encoder, not the preview head (%(default)s)"
     add("--preset", choices=SUPERRES_PRESETS, default="default", help=text)

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,9 @@ from torch import Tensor
 from data_prep.slides.slide import Plane, open_slide
 from ldm.commands.out_folder import out_folder, refuse_overwriting
 from ldm.commands.preview_note import tell_without_preview
+from ldm.commands.superres_inputs import check_given, truths
 from ldm.commands.superres_layers import write_layers
+from ldm.commands.superres_samples import check_samples, kept_samples, write_samples
 from ldm.commands.superres_scores import compare, report, residual, scores
 from ldm.data.h5 import SlideFile
 from ldm.demo.world import generate
@@ -72,34 +74,6 @@ def load(path: Path, truth: Path | None, model: ZoomLDM, scales: Sequence[str]) 
     for note in (*notes, *kind_notes(place, model, coarsest)):
         print(f"{path}: {note}", file=sys.stderr)
     return Job(path.name, picture, None if truth is None else read_picture(truth).pixels, place)
-
-
-def check_given(args: argparse.Namespace, paths: Sequence[Path]) -> None:
-    """UserError for options about an image where there is none, or several, and a place without its slide."""
-    if args.slide and len(paths) > 1:
-        raise UserError(f"--from: one place for {len(paths)} images; expected one image")
-    for option, value in (("--from", args.slide), ("--truth", args.truth)):
-        if value and not paths:
-            raise UserError(
-                f"{option}: {value} belongs to an image, but none is given; name the image, or leave it out"
-            )
-    if args.place and not args.slide:
-        raise UserError(f"--place: {args.place} names a base tile of a slide; give its --from, or leave it out")
-
-
-def truths(args: argparse.Namespace, paths: Sequence[Path]) -> dict[Path, Path]:
-    """Which file of --truth belongs to which image. UserError for an image without one."""
-    if args.truth is None:
-        return {}
-    if not args.truth.is_dir():
-        if len(paths) > 1:
-            raise UserError(f"--truth: one image for {len(paths)}; expected a folder with files of the same names")
-        return {paths[0]: args.truth}
-    by_stem = {path.stem: path for path in listed([args.truth])}
-    lacking = [path for path in paths if path.stem not in by_stem]
-    if lacking:
-        raise UserError(f"--truth: {args.truth} holds nothing named {lacking[0].stem}; expected a file for every image")
-    return {path: by_stem[path.stem] for path in paths}
 
 
 def demo(args: argparse.Namespace, model: ZoomLDM) -> Job:
@@ -212,6 +186,20 @@ def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> tuple[SuperRe
     return sampling, file
 
 
+def several_of(args: argparse.Namespace, model: ZoomLDM, job: Job, path: Path) -> list[Path]:
+    """The samples of --samples, as files."""
+
+    def digest(own: argparse.Namespace) -> str:
+        return identity_of(own, model, job, source_of(own, model, job.picture.pixels)).digest
+
+    def make(own: argparse.Namespace) -> Iterator[Pixels]:
+        sampling, file = sampled(own, model, job)
+        yield from sampling.bands()
+        file.remove()
+
+    return kept_samples(args, path, digest, make)
+
+
 def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any]:
     """Enlarge one picture, write it, score it; returns the figures. UserError for a truth of another size."""
     started = time.monotonic()
@@ -227,10 +215,14 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
         print(f"{job.name}: {found}; check that it shows the same place", file=sys.stderr)
     place = job.place or slide_place(args, model)
     place = None if place is None else place.scaled(1 / factor)
+    check_samples(args, large)
     path = destination(args.out, job.name, height, width, place)
     figures: dict[str, Any] = {"image": str(path), "width": width, "height": height}
-    sampling, file = (None, None) if args.method == "bicubic" else sampled(args, model, job)
-    bands = iter([bicubic(y, factor)]) if sampling is None else sampling.bands()
+    several = several_of(args, model, job, path) if args.samples > 1 else []
+    single = args.method != "bicubic" and not several
+    sampling, file = sampled(args, model, job) if single else (None, None)
+    ready = read_picture(several[0]).pixels if several else bicubic(y, factor)
+    bands = iter([ready]) if sampling is None else sampling.bands()
     bands = shown(bands, height, f"{job.name}, decoding", len)
     if place is not None:
         image = write_scene(path, bands, height, width, place)
@@ -241,7 +233,11 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
     if sampling is not None and file is not None:
         figures |= {"residual_before": sampling.before.rms, "residual": sampling.after.rms}
         file.remove()
-    layers = {"input": y} | ({} if large or sampling is None else {"bicubic": bicubic(y, factor)})
+    layers = {"input": y} | ({} if large or args.method == "bicubic" else {"bicubic": bicubic(y, factor)})
+    if several:
+        of_samples, spread = write_samples(path, several, y, job.truth, model, args.scales, place)
+        figures |= of_samples
+        layers |= spread
     write_layers(path, layers | ({} if job.truth is None else {"truth": job.truth}))
     figures["seconds"] = round(time.monotonic() - started, 1)
     if job.truth is not None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ldm.images.contact_sheet import Pixels, save_png
 
-KINDS = ("input", "bicubic", "truth")
+KINDS = ("input", "bicubic", "truth", "spread", "residual")
 
 
 def write_layers(image: Path, layers: dict[str, Pixels]) -> None:

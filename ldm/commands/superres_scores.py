@@ -49,7 +49,12 @@ def report(figures: dict[str, Any]) -> None:
     line = f"{figures['image']}   {figures['width']}x{figures['height']}   {figures['seconds']} s"
     if "residual" in figures:
         line += f"   residual |Ax-y| {figures['residual_before']:.4f} -> {figures['residual']:.4f}"
+    if "spread" in figures:
+        line += f"   {figures['samples']} samples, mean spread {figures['spread']:.1f} of 255"
     print(line)
+    if inside := figures.get("inside_interval"):
+        shares = ", ".join(f"{share:.0%} at {scale}" for scale, share in inside.items())
+        print(f"{'':10} inside their {figures['interval']:.0%} interval: {shares}")
     table = figures.get("scores", {})
     if table:
         print(" " * 10, *(f"{name:>8}" for name in next(iter(table.values()))))
