@@ -7,7 +7,8 @@ Shapes: n patches; rows, cols base tiles; `_l0` pixels of full resolution.
 
 import numpy as np
 
-from data_prep.imported_patches import COORDINATES, Corners, ImportedPatches, file_of
+from data_prep.annotated_tissue import annotated_shares
+from data_prep.imported_patches import ANNOTATIONS, Corners, ImportedPatches, tissue_file
 from data_prep.slides.grid import Shares
 from data_prep.slides.slide import Plane
 from ldm.errors import UserError
@@ -27,11 +28,14 @@ def covered_shares(corners: Corners, side: float, rows: int, cols: int) -> Share
 
 
 def coordinate_shares(plane: Plane, folder: str, tile_px: int, rows: int, cols: int) -> Shares:
-    """(rows, cols) share of each base tile of `plane` under the patches that `folder` has for its slide.
+    """(rows, cols) share of each base tile of `plane` under what `folder` has of its slide: patches, or annotations.
 
     UserError when the side of the patches is not known.
     """
-    patches = ImportedPatches.read(file_of(plane.slide.path, folder, COORDINATES))
+    path = tissue_file(plane.slide.path, folder)
+    if path.suffix == ANNOTATIONS:
+        return annotated_shares(plane, path, tile_px, rows, cols)
+    patches = ImportedPatches.read(path)
     if patches.side_l0 is None:
         raise UserError(f"{patches.path}: coords have no patch_size; name the folder of coordinates, not of features")
     corners_l0 = patches.inside(plane.slide.size_l0, patches.side_l0).corners_l0

@@ -89,28 +89,34 @@ def place_of_patch(corner: Corners) -> str:
 
 @cache
 def files_of(folder: str) -> dict[str, list[Path]]:
-    """The *.h5 below a folder, by name without the suffix."""
+    """The *.h5 and *.geojson below a folder, by name without the suffix."""
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: is no folder; expected one with an .h5 for each slide, as TRIDENT or CLAM writes")
     files: dict[str, list[Path]] = {}
-    for path in sorted(Path(folder).rglob("*.h5")):
+    for path in sorted([*Path(folder).rglob("*.h5"), *Path(folder).rglob("*.geojson")]):
         files.setdefault(path.stem, []).append(path)
     return files
 
 
 COORDINATES, EMBEDDINGS = ("_patches", ""), ("",)
 """suffixes of file names after the slide's name; the first that exists is used"""
+ANNOTATIONS = ".geojson"
 
 
-def file_of(slide: Path, folder: str, endings: tuple[str, ...]) -> Path:
-    """The only file below `folder` with the slide's name and one of `endings`. UserError otherwise."""
+def tissue_file(slide: Path, folder: str) -> Path:
+    """Where a slide's tissue is said to be: coordinates, or annotations of QuPath. UserError for none or both."""
+    return file_of(slide, folder, COORDINATES, (".h5", ANNOTATIONS))
+
+
+def file_of(slide: Path, folder: str, endings: tuple[str, ...], suffixes: tuple[str, ...] = (".h5",)) -> Path:
+    """The only file below `folder` with the slide's name, one of `endings` and of `suffixes`. UserError otherwise."""
     stems = dict.fromkeys((slide.stem, slide.stem.removesuffix(".ome")))
     names = [stem + ending for stem in stems for ending in endings]
     for name in names:
-        found = files_of(folder).get(name, [])
+        found = [path for path in files_of(folder).get(name, []) if path.suffix in suffixes]
         if len(found) > 1:
             raise UserError(f"{folder}: holds {found[0]} and {found[1]}; name the folder of one run")
         if found:
             return found[0]
-    expected = " or ".join(f"{name}.h5" for name in names)
+    expected = " or ".join([*(f"{name}.h5" for name in names), *(f"{stem}{s}" for s in suffixes[1:] for stem in stems)])
     raise UserError(f"{folder}: holds no {expected}; make it, or take the slide out")

@@ -70,7 +70,7 @@ class PrepareConfig:
     generate: Demo | None = None
     """demo slides to draw into the folder when it is absent"""
     coordinates: Text | None = None
-    """folder of TRIDENT's or CLAM's coordinates, used as tissue"""
+    """folder of TRIDENT's or CLAM's coordinates, or of annotations (SLIDE.geojson), used as tissue"""
     tile_px: Annotated[int, Field(ge=TILE_MULTIPLE, le=4096, multiple_of=TILE_MULTIPLE)] = 256
     tissue_share: Share | Mapping[str, Share] | tuple[tuple[str, Share], ...] = TISSUE_SHARE
     """least share of tissue of a kept region, for all scales or by scale (others: 0.1)"""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.imported_patches import COORDINATES, EMBEDDINGS, file_of
+from data_prep.imported_patches import EMBEDDINGS, file_of, tissue_file
 from data_prep.preparation_config import PrepareConfig
 from data_prep.slides.find import Task
 from data_prep.workers.embedding import NetworksIdentity
@@ -83,7 +83,7 @@ def settings(task: Task, config: PrepareConfig, identity: NetworksIdentity) -> s
     """Everything that the prepared file of a slide depends on."""
     own: dict[str, Any] = {"source": fingerprint(task.path, task.parts), "mpp": [config.mpp, task.mpp]}
     if config.coordinates:
-        own["coordinates"] = fingerprint(file_of(task.path, config.coordinates, COORDINATES))
+        own["coordinates"] = fingerprint(tissue_file(task.path, config.coordinates))
     if config.encoder.embeddings:
         own["embeddings"] = fingerprint(file_of(task.path, config.encoder.embeddings, EMBEDDINGS))
     return json.dumps({"cohort": cohort_settings(config, identity), "slide": own})

@@ -12,6 +12,7 @@ from ldm.cli import mil as train_mil
 from ldm.commands.mil import bag_of, labelled
 from ldm.data.bags import Bag, write_bag
 from ldm.errors import UserError
+from ldm.evaluation.mil.attention_map import attention_regions
 
 SLIDES = 60
 
@@ -60,6 +61,7 @@ def test_a_planted_answer_is_found_shuffled_labels_are_not_and_attention_is_show
         assert abs(np.mean(shuffled) - 0.5) < 0.2
         assert f"{np.mean(shuffled):.3f} ± " in text.splitlines()[-1]
     assert {path.name for path in (tmp_path / "attention").iterdir()} == {f"s{i}.jpg" for i in range(4)}
+    assert {path.stem for path in (tmp_path / "regions").iterdir()} == {f"s{i}" for i in range(4)}
     picture = np.asarray(Image.open(tmp_path / "attention/s2.jpg")).astype(int)
     side = 8 * toy.TILE_PX
     assert picture.shape == (side, 2 * side, 3)
@@ -112,3 +114,15 @@ def test_a_folder_of_bag_folders_is_told(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("slide,label\ns1,A\ns2,B\n")
     with pytest.raises(UserError, match=r"holds folders of bags; name one, for example .*denoiser-20x"):
         labelled(str(tmp_path / "labels.csv"), [tmp_path / "features"])
+
+
+def test_attention_becomes_regions_of_the_tiles_at_full_resolution() -> None:
+    coords = np.array([[64 * k + 7, 100] for k in range(20)])
+    bag = Bag("s", ("20x",), np.zeros((20, 1), np.float32), coords, np.zeros((20, 2), np.int32), 64)
+    attention = np.full(20, 0.01)
+    attention[[3, 11]] = 0.41
+    regions = attention_regions(bag, attention)
+    assert [number for number, region in enumerate(regions) if region.name] == [3, 11]
+    assert regions[3].geometry.bounds == (64 * 3 + 7, 100, 64 * 4 + 7, 164)
+    assert np.mean([region.values["attention"] for region in regions]) == pytest.approx(1)
+    assert regions[3].values["attention"] == pytest.approx(41 * regions[0].values["attention"])

@@ -19,6 +19,8 @@ OPENSLIDE = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide
 TIFF_LIKE = (".qptiff", ".ptif", ".ptiff", ".zif", ".lsm", ".stk")
 SCENES = (".img", ".ntf", ".nitf")
 SUFFIXES = {*OPENSLIDE, *TIFF_LIKE, *SCENES, *PICTURE_SUFFIXES}
+ANNOTATIONS = ".geojson"
+"""suffix of annotations, which often lie beside slides"""
 NAMED = 3
 """number of left-out files of one suffix that a message names"""
 HAMAMATSU_INDEX = {".vms", ".vmu"}
@@ -106,7 +108,7 @@ def left_out(config: PrepareConfig) -> str:
         inside = path.relative_to(folder)
         parts = out in (root / inside).parents or any(_is_data_folder(folder / parent) for parent in inside.parents)
         hidden = any(name.startswith(".") for name in inside.parts)
-        if path.suffix.lower() not in SUFFIXES and not hidden and not parts and path.is_file():
+        if path.suffix.lower() not in {*SUFFIXES, ANNOTATIONS} and not hidden and not parts and path.is_file():
             kinds.setdefault(path.suffix.lower() or "no ending", []).append(shown(inside))
     some = [f"{len(names)} of {kind} ({_some(names)})" for kind, names in kinds.items()]
     return f"left out, for no slide has this suffix: {', '.join(some)}" if some else ""

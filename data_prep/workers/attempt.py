@@ -9,6 +9,7 @@ from data_prep.plan import plan_slide
 from data_prep.preparation_config import PrepareConfig
 from data_prep.prepare_slide import prepare_slide
 from data_prep.report.outcomes import Records, SlideReport
+from data_prep.report.outlines import save_outlines
 from data_prep.report.overview import save_picture
 from data_prep.settings import cohort_settings, has_settings, is_prepared, settings
 from data_prep.slides.find import Task, shown
@@ -53,6 +54,7 @@ def _attempt(task: Task, config: PrepareConfig, networks: Networks, progress: Pr
     picture = Records(config.out, ()).path(task.slide_id, ".jpg")
     if not (kept and picture.exists()):
         plan = plan_slide(task, config, networks.identity.width)
+        save_outlines(plan, config, task)
         save_picture(plan, config, picture)
     if not kept:
         prepare_slide(task, plan, config, networks, progress)

@@ -23,10 +23,11 @@ from ldm.data.labels import Labels, read_labels
 from ldm.data.split_file import folds
 from ldm.data.thumbnail import thumbnail
 from ldm.errors import UserError
-from ldm.evaluation.mil.attention_map import attention_map
+from ldm.evaluation.mil.attention_map import attention_map, attention_regions
 from ldm.evaluation.mil.classifier import CrossValidation, cross_validate, half_interval
 from ldm.evaluation.mil.features import FeatureExtractor
 from ldm.images.contact_sheet import Pixels, contact_sheet, fitted
+from ldm.images.geojson import write_regions
 from ldm.model_slides import matching_slide, pictures
 from ldm.pipeline import ZoomLDM
 from ldm.support.cache import digest_of
@@ -164,11 +165,15 @@ Thumbnails = dict[int, tuple[Pixels, float]]
 """by slide number: the thumbnail, and full-resolution pixels per thumbnail pixel"""
 
 
+def examples(labels: Labels) -> list[int]:
+    """Numbers of the slides to show, SHOWN of each label."""
+    return [i for value in (1, 0) for i in np.flatnonzero(labels.values == value)[:SHOWN].tolist()]
+
+
 def thumbnails(labels: Labels, args: argparse.Namespace) -> Thumbnails:
-    """The slides to show, SHOWN of each label. UserError for one that is not there or that the model cannot decode."""
+    """The slides to show. UserError for one that is not there or that the model cannot decode."""
     model = ZoomLDM.load(args.model)
-    shown = [i for value in (1, 0) for i in np.flatnonzero(labels.values == value)[:SHOWN].tolist()]
-    slides = {i: SlideFile(args.cohort / f"{labels.slides[i]}.h5") for i in shown}
+    slides = {i: SlideFile(args.cohort / f"{labels.slides[i]}.h5") for i in examples(labels)}
     return {i: thumbnail(slide, partial(pictures, model=model)) for i, slide in slides.items()}
 
 
@@ -188,6 +193,16 @@ def draw_attention(labels: Labels, run: CrossValidation, shown: Thumbnails, args
     sheet = args.out / "attention.png"
     contact_sheet(rows, names, ["slide", "attention"], sheet)
     return sheet
+
+
+def write_attention(labels: Labels, run: CrossValidation, args: argparse.Namespace) -> Path:
+    """Write the attention on the slides shown as GeoJSON for QuPath: their tiles, in pixels of full resolution."""
+    folder: Path = args.out / "regions"
+    for i in examples(labels):
+        bag = read_bag(args.features[-1] / f"{labels.slides[i]}.h5")
+        attention = run.predictions[i].attention.numpy()
+        write_regions(folder / f"{labels.slides[i]}.geojson", attention_regions(bag, attention))
+    return folder
 
 
 def own_folder(args: argparse.Namespace) -> Path:
@@ -219,5 +234,7 @@ def run(args: argparse.Namespace) -> None:
     record = {"seed": args.seed, "slides": labels.slides, "auc": results}
     write_text(args.out / "results.json", json.dumps(record, indent=1) + "\n")
     print(text, args.out / "table.md", sep="\n")
+    attentive = rows[len(args.features) - 1].columns[0][0]
+    print(write_attention(labels, attentive, args))
     if shown:
-        print(draw_attention(labels, rows[len(args.features) - 1].columns[0][0], shown, args))
+        print(draw_attention(labels, attentive, shown, args))

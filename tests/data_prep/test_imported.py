@@ -1,11 +1,13 @@
 """Coordinates and embeddings of TRIDENT and CLAM: imported exactly, or refused."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import shapely
 import torch
 from einops import reduce, repeat
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from data_prep.slides.slide import Plane, Slide
 from ldm.data.h5 import SlideFile
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError
+from ldm.images.geojson import Region, read_regions, write_regions
 from tests.data_prep.slides.test_slide_geometry import Scan
 
 TILE, MPP = 32, 0.25
@@ -107,6 +110,31 @@ def test_coordinates_of_any_side_say_where_tissue_is(folder: Path, file: str, at
     assert set(map(tuple, slide.ij("20x").tolist())) == set(map(tuple, kept.tolist()))
     i, j = slide.ij("20x").T
     np.testing.assert_allclose(slide.tissue("20x"), expected[i, j], rtol=1e-6)
+
+
+def test_annotations_say_where_tissue_is_and_what_was_kept_is_written_as_such(folder: Path) -> None:
+    tumour, hole = shapely.box(64, 64, 384, 320), shapely.box(128, 128, 192, 192)
+    (folder / "found").mkdir()
+    path = folder / "found" / f"{NAME}.geojson"
+    write_regions(path, [Region("Tumor", tumour), Region("", shapely.box(640, 64, 704, 128)), Region("Ignore*", hole)])
+    (report,) = prepare(config(folder, coordinates=str(folder / "found"), tissue_share=0.25))
+    assert report.status == "prepared", report.message
+    slide = SlideFile(folder / "out" / f"{NAME}.h5")
+    expected = {(row, col) for row in range(1, 5) for col in range(1, 6)} - {(2, 2)} | {(1, 10)}
+    assert set(map(tuple, slide.ij("20x").tolist())) == expected
+    written = read_regions(folder / "out" / f"{NAME}.geojson").regions
+    tiles = [shapely.box(64 * j, 64 * i, 64 * j + 64, 64 * i + 64) for i, j in expected]
+    for name in ("tissue", "kept 20x"):
+        found = shapely.union_all([region.geometry for region in written if region.name == name])
+        assert found.symmetric_difference(shapely.union_all(tiles)).area == pytest.approx(0)
+    write_regions(path, [Region("Tumor", shapely.box(9000, 0, 9100, 90))])
+    (report,) = prepare(config(folder, coordinates=str(folder / "found"), out=str(folder / "other")))
+    assert "no region lies on the slide" in report.message
+    both = shutil.copytree(folder / "found", folder / "both")
+    write(both / f"{NAME}.h5", np.array([[13, 7]]), **TRIDENT)
+    (report,) = prepare(config(folder, coordinates=str(both), out=str(folder / "third")))
+    assert "holds" in report.message
+    assert "name the folder of one run" in report.message
 
 
 @pytest.mark.parametrize(("origin", "step"), [((0, 0), 64), ((22, 10), 64), ((37, 5), 65)])

@@ -231,6 +231,7 @@ def test_demo_slides_are_drawn_when_they_are_absent(tmp_path, capsys):
     assert main(["--config", str(DEMO), *overrides]) == 0
     assert "1 of 1 slides" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "histology_100.geojson",
         "histology_100.h5",
         "report",
         "report.json",

@@ -1,10 +1,13 @@
-"""Attention map: a classifier's attention over a picture of the slide.
+"""Attention map: a classifier's attention over a picture of the slide, and as regions for QuPath.
 
 Shapes: n tiles, H, W pixels.
 """
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ldm.data.bags import Bag
+from ldm.images.geojson import Region
 
 Pixels = NDArray[np.uint8]
 COLD, HOT = np.array([60.0, 90, 190]), np.array([225.0, 40, 30])
@@ -27,3 +30,25 @@ def attention_map(
         tile = shown[top:bottom, left:right]
         tile += VEIL * (colour - tile)
     return np.rint(shown).astype(np.uint8)
+
+
+HIGHEST = 0.1
+"""share of the tiles that are named as those of most attention"""
+
+
+def attention_regions(bag: Bag, attention: NDArray[np.floating]) -> list[Region]:
+    """The tiles of a bag in pixels of full resolution, with their attention (n,) as a measurement relative to the mean;
+    those with most of it have a class."""
+    import shapely
+
+    corners = bag.coords.astype(float)
+    squares = shapely.box(*corners.T, *(corners + bag.side_l0).T)
+    least = np.quantile(attention, 1 - HIGHEST)
+    colour = (int(HOT[0]), int(HOT[1]), int(HOT[2]))
+    relative = attention / attention.mean()
+    return [
+        Region("most attention", square, colour, {"attention": float(value)})
+        if share >= least
+        else Region("", square, None, {"attention": float(value)})
+        for square, share, value in zip(squares, attention, relative, strict=True)
+    ]
