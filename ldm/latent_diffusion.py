@@ -63,6 +63,12 @@ class LatentDiffusion:
         return self.autoencoder.downsample
 
     @property
+    def reach(self) -> int | None:
+        """Distance in latents on which a decoded pixel depends; None: on the whole image, through its statistics."""
+        decoder = self.autoencoder.decoder
+        return decoder.reach if decoder.local else None
+
+    @property
     def embedding_width(self) -> int:
         """d"""
         return self.summarizer.dim_reduce.in_features

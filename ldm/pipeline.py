@@ -194,16 +194,26 @@ class ZoomLDM(LatentDiffusion):
             raise UserError("cdm: none is loaded to draw conditions from; name one, or give embeddings of a slide")
         return self.cdm
 
+    @property
+    def cdm_weights(self) -> dict[str, str]:
+        """Ids of everything that its CDM's contexts depend on, besides noise. UserError without a CDM."""
+        return self.cdm_needed.weights
+
     @torch.no_grad()
     def sample_context(
         self, scale: str, count: int = 1, *, seed: int = 0, steps: int = 50, batch_size: int = 64
     ) -> Tensor:
         """Sample contexts (n, 65, w) from the CDM; context i depends on seed + i alone. UserError without a CDM."""
+        noise = image_noise(count, (TOKENS, self.cdm_needed.width), seed, FOR_CONTEXT)  # (n, 65, w)
+        return torch.cat([self.context_from(scale, part, steps) for part in noise.split(batch_size)])
+
+    @torch.no_grad()
+    def context_from(self, scale: str, noise: Tensor, steps: int = 50) -> Tensor:
+        """The contexts (n, 65, w) that the CDM makes of standard normal noise (n, 65, w). UserError without a CDM."""
         cdm = self.cdm_needed
-        noise = image_noise(count, (TOKENS, cdm.width), seed, FOR_CONTEXT).to(self.device)  # (n, 65, w)
         with self._autocast():
-            drawn = [cdm.sample(x, self._indices(scale, len(x)), steps) for x in noise.split(batch_size)]
-        return checked(torch.cat(drawn), f"contexts at {scale}")
+            drawn = cdm.sample(noise.to(self.device), self._indices(scale, len(noise)), steps)
+        return checked(drawn, f"contexts at {scale}")
 
     @torch.no_grad()
     def sample(

@@ -12,7 +12,7 @@ import pytest
 
 import main
 from data_prep import crops, prepare, splits
-from ldm.cli import evaluate, superres, view
+from ldm.cli import evaluate, explore, superres, view
 from ldm.cli import features as extract_features
 from ldm.cli import joint as sample_joint
 from ldm.cli import mil as train_mil
@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], object], list[str], str]] = {
     "evaluate": (evaluate.main, ["patches"], "--out="),
     "statistics": (evaluate.main, ["patches"], "--statistics="),
     "train_mil": (train_mil.main, [], "--out="),
+    "explore": (explore.main, ["--region=0,0,8x8"], "--export="),
     "view": (view.main, ["."], "--export="),
 }
 

@@ -14,6 +14,7 @@ ORDER = [
         "ldm.diffusion",
         "ldm.data",
         "ldm.multiscale",
+        "ldm.endless",
         "ldm.model_card",
         "ldm.hub",
         "ldm.conditioning_model",
@@ -22,7 +23,7 @@ ORDER = [
     *("ldm.latent_diffusion", "ldm.pipeline", "ldm.model_slides"),
     *("ldm.trained_superres", "ldm.controlnet_superres", "ldm.superres_ldm"),
     *("ldm.encoders", "ldm.evaluation", "ldm.training", "ldm.doctor", "ldm.demo", "data_prep"),
-    *("ldm.view", "ldm.commands", "ldm.cli", "main", "scripts", "benchmarks"),
+    *("ldm.view", "ldm.explore", "ldm.commands", "ldm.cli", "main", "scripts", "benchmarks"),
 ]
 """layers from the lowest: each may import itself and those before it"""
 GROUND = {"ldm.errors", "ldm.support", "ldm.scales", "ldm.config.schema", "ldm.config.objects"}
@@ -36,6 +37,7 @@ ONLY: dict[str, set[str]] = {
     "ldm.diffusion": set(),
     "ldm.data": set(),
     "ldm.multiscale": {"ldm.diffusion", "ldm.data", "ldm.images", "ldm.checkpoint"},
+    "ldm.endless": {"ldm.diffusion", "ldm.data", "ldm.images", "ldm.multiscale"},
     "ldm.encoders": {"ldm.checkpoint", "ldm.images"},
     "ldm.demo": {"ldm.images"},
 }

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from benchmarks.robustness.grammars import SLIDE_FOLDERS, Grammar, commands
 from data_prep import crops, preparation
 from ldm.commands import evaluate as evaluation
+from ldm.commands import explore as explore_work
 from ldm.commands import joint as joint_work
 from ldm.commands import mil as mil_work
 from ldm.commands import train as training
@@ -84,6 +85,8 @@ def boundaries() -> Iterator[None]:
         (crops, "cut", lambda *_, **__: []),
         (demo_world, "write_slide", lambda *_, **__: None),
         (demo_world, "overview", lambda *_, **__: None),
+        (explore_work, "World", lambda *_, **__: SimpleNamespace(close=lambda: None)),
+        (explore_work, "write", lambda *_, **__: None),
         (view_work, "Site", lambda *_, **__: None),
         (view_work, "serve", lambda *_, **__: None),
         (view_work, "export", lambda _, folder: folder),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from data_prep import crops, prepare, splits
 from ldm.cli import draw as drawing
-from ldm.cli import evaluate, features, joint, mil, sample, superres, train, view
+from ldm.cli import evaluate, explore, features, joint, mil, sample, superres, train, view
 
 ROOT = Path(__file__).parents[2]
 
@@ -262,6 +262,11 @@ def commands() -> dict[str, Grammar]:
     found["demo_world"] = _command(
         drawing.main, (), out=OUT, seed=SEED, count=COUNT, kind=Values(("satellite",), ("foo", "")),
         size=Values(("1024", "4096"), ("0", "512", "1025", "x", "1.5", "-1024")),
+    )  # fmt: skip
+    found["explore"] = _command(
+        explore.main, ("--export", "region.tiff", "--region", "0,0,64x64"), model=MODEL, seed=SEED, threads=COUNT,
+        region=Values(("-1,-9,32x8",), ("0,0", "0,0,0x5", "1.5,0,8x8", "0,0,8", "9" * 40, *NONSENSE)),
+        precision=PRECISION, device=DEVICE,
     )  # fmt: skip
     found["view"] = _command(
         view.main, ("picture.png",), export=OUT, port=Values((), ("0", "80", "65536", "-1", "1.5", *NONSENSE))

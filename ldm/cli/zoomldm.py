@@ -25,6 +25,7 @@ COMMANDS = {
     "joint": Command("ldm.cli.joint", "sample one large image at several scales at once"),
     "palette": Command("ldm.cli.palette", "collect what each class looks like, for joint --layout"),
     "superres": Command("ldm.cli.superres", "enlarge images 2x to 16x"),
+    "explore": Command("ldm.cli.explore", "look at a slide that never ends, computed as you look"),
     "view": Command("ldm.cli.view", "look at slides, scenes, pictures and results in a browser"),
     "prepare": Command("data_prep.prepare", "slides -> one HDF5 file per slide: embeddings and latents"),
     "splits": Command("data_prep.splits", "decide by patient which slides train, validate and test"),

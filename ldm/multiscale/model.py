@@ -51,6 +51,10 @@ class MultiscaleModel(Protocol):
         """Ids of everything that samples depend on, besides conditions, settings and precision."""
 
     @property
+    def cdm_weights(self) -> dict[str, str]:
+        """Ids of everything that contexts of the CDM depend on, besides noise. UserError without a CDM."""
+
+    @property
     def preview(self) -> Preview | None:
         """None: the model has no head."""
 
@@ -60,6 +64,10 @@ class MultiscaleModel(Protocol):
     @property
     def downsample(self) -> int:
         """Side in pixels of the square that one latent represents."""
+
+    @property
+    def reach(self) -> int | None:
+        """Distance in latents on which a decoded pixel depends; None: on the whole image, through its statistics."""
 
     @property
     def embedding_width(self) -> int: ...
@@ -73,6 +81,9 @@ class MultiscaleModel(Protocol):
     def sample_context(self, scale: str, count: int = 1, *, seed: int = 0) -> Tensor:
         """Contexts (n, 65, w) of the CDM."""
 
+    def context_from(self, scale: str, noise: Tensor, steps: int = 50) -> Tensor:
+        """Contexts (n, 65, w) of the CDM, from standard normal noise (n, 65, w)."""
+
     def denoiser(self, context: Tensor, guidance: float = 1.0, guidance_interval: Interval | None = None) -> Denoiser:
         """(z_t (n, 3, h, w), t (n,)) -> eps under contexts (n, 65, w); outside the interval in sigma guidance is 1."""
 
@@ -81,6 +92,9 @@ class MultiscaleModel(Protocol):
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         """Latents (n, 3, h, w) -> images (n, 3, H, W), not clamped."""
+
+    def decode_sampled(self, z: Tensor) -> Tensor:
+        """`decode` with continuous quantisation: rounding of a sampler changes no codes."""
 
     def decode_canvas(self, z: Tensor, batch_size: int = 8) -> Iterator[Tensor]:
         """A canvas (3, h, w) of any size -> its image in bands (3, rows, W), top to bottom."""

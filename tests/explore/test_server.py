@@ -1,0 +1,142 @@
+"""The page of an endless slide over HTTP: tiles are the world's, and those that nobody waits for are dropped."""
+
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from ldm.cli.explore import region_of
+from ldm.commands import explore
+from ldm.endless.world import World
+from ldm.errors import UserError
+from ldm.explore.server import FILES, app_of
+from ldm.view.local_server import listen, server_of
+from tests.endless.plain_model import PlainModel
+from tests.endless.test_world import quick, worlds
+
+__all__ = ["quick"]
+
+
+class Served(NamedTuple):
+    world: World
+    port: int
+
+    def get(self, address: str) -> tuple[int, bytes]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("GET", f"/{address}")
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    def pixels(self, address: str) -> np.ndarray:
+        status, body = self.get(address)
+        assert status == 200
+        return np.asarray(Image.open(io.BytesIO(body)))
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    world, listening = worlds(threads=1), listen(None, 0)
+    server = server_of(app_of(world, "plain <model>"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield Served(world, listening.getsockname()[1])
+    server.should_exit = True
+    thread.join()
+    world.close()
+
+
+def test_tiles_are_chunks_of_the_world(served: Served) -> None:
+    tile = served.pixels("tiles/20x/-2_-3.png")
+    assert np.array_equal(tile, served.world["20x", -128:-64, -192:-128])
+    assert np.array_equal(served.pixels("drafts/-1_0.png"), served.world.submit_draft(-1, 0).result())
+
+
+def test_the_page_knows_the_layers(served: Served) -> None:
+    status, body = served.get("world.json")
+    told = json.loads(body)
+    assert status == 200
+    assert [(layer["name"], layer["px"], layer["downsample"]) for layer in told["layers"]] == [
+        ("5x", 32, 4),
+        ("5x", 64, 4),
+        ("20x", 64, 1),
+    ]
+    assert told["title"] == "plain <model>"
+
+
+@pytest.mark.parametrize("name", ["", *FILES])
+def test_every_file_of_the_page_is_served(served: Served, name: str) -> None:
+    assert served.get(name)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("tiles/3x/0_0.png", "tiles/20x/a_0.png", "tiles/20x/0_1.5.png", "tiles/20x/--1_0.png", "tiles/20x/0_0.tif"),
+        *(f"tiles/20x/{'9' * 13}_0.png", f"tiles/20x/{'9' * 12}_0.png", "drafts/x_y.png", "tiles/20x/\u0663_0.png"),
+        *("server.py", "..%2fserver.py", "../../etc/passwd", "page/index.html"),
+    ],
+)
+def test_nothing_else_is_served(served: Served, address: str) -> None:
+    from urllib.parse import quote
+
+    assert served.get(quote(address, safe="/%."))[0] == 404
+
+
+def test_tiles_that_nobody_waits_for_are_dropped(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed, begun, go_on = [], threading.Event(), threading.Event()
+
+    def chunk(scale: str, row: int, col: int) -> np.ndarray:
+        computed.append(col)
+        begun.set()
+        assert go_on.wait(30)
+        return np.zeros((64, 64, 3), np.uint8)
+
+    monkeypatch.setattr(served.world, "_chunk", chunk)
+    asked = []
+    for col in range(3):
+        connection = socket.create_connection(("127.0.0.1", served.port))
+        connection.sendall(f"GET /tiles/20x/0_{col}.png HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        asked.append(connection)
+        assert begun.wait(30)
+    while served.world._pool._work_queue.qsize() < 2:
+        time.sleep(0.01)
+    asked[1].close()
+    time.sleep(0.6)
+    go_on.set()
+    for connection in (asked[0], asked[2]):
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        connection.close()
+    assert computed == [0, 2]
+
+
+def test_a_region_is_written_as_tiff(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "region.tiff"  # type: ignore[operator]
+    from argparse import Namespace
+
+    world = worlds(PlainModel())
+    explore.write(world, Namespace(area=(-150, -160, 60, 70), export=path))
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        assert page.shape == (70, 60, 3)
+        assert page.tags["XResolution"].value[0] / page.tags["XResolution"].value[1] == pytest.approx(1e4 / 0.5)
+        written = page.asarray().astype(int)
+    assert np.abs(written - world["20x", -160:-90, -150:-90]).mean() < 6  # JPEG
+
+
+@pytest.mark.parametrize("text", ["0,0", "0,0,8", "0,0,0x8", "0,0,8x-8", "1.5,0,8x8", "a,b,cxd", f"{10**12},0,8x8", ""])
+def test_what_is_no_region_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--region"):
+        region_of(text)
+
+
+def test_regions_may_lie_anywhere() -> None:
+    assert region_of("-1024,7,4096X2048") == (-1024, 7, 4096, 2048)
