@@ -10,7 +10,7 @@ from ldm.endless.world import World
 from ldm.explore.server import app_of
 from ldm.images.pyramid_tiff import PyramidWriter
 from ldm.pipeline import ZoomLDM
-from ldm.support.precision import announce
+from ldm.support.precision import announce, chosen_device
 from ldm.view.local_server import address_of, listen, server_of
 from ldm.view.openseadragon import cache_folder
 
@@ -18,7 +18,8 @@ PORT = 8421
 
 
 def run(args: argparse.Namespace) -> None:
-    model = ZoomLDM.load(args.model, cdm=args.cdm, preview=args.preview, device=args.device, precision=args.precision)
+    device = chosen_device(args.device)
+    model = ZoomLDM.load(args.model, cdm=args.cdm, preview=args.preview, device=device, precision=args.precision)
     announce(model.precision, model.device)
     tell_without_preview("default", model)
     world = World(model, seed=args.seed, cache=cache_folder() / "explore", threads=args.threads)

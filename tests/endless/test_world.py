@@ -107,9 +107,8 @@ def test_a_decoder_with_statistics_decodes_overlapping_windows(plain: World) -> 
 
 
 def test_a_model_without_a_preview_head_works() -> None:
-    world = worlds(PlainModel(preview=None), settings=PRESETS["default"])
-    assert world.settings == PRESETS["exact"]
-    assert world["20x", 0:8, 0:8].std() > 0
+    world = worlds(PlainModel(preview=None), settings=replace(PRESETS["exact"], steps=2))
+    assert world["20x", -128:-120, -128:-120].std() > 0
 
 
 def test_visitors_at_the_same_time_share_the_work() -> None:
@@ -161,4 +160,7 @@ def test_drafts_are_images_of_the_coarsest_scale_and_cost_less() -> None:
     offset = world.draft_offset_px
     image = world["5x", offset - 32 : offset, offset : offset + 32]
     assert before * 5 < model.windows
-    assert np.corrcoef(draft.ravel(), image.ravel())[0, 1] > 0.5
+    other = world.submit_draft(0, 0).result()
+    alike, unlike = (np.corrcoef(each.ravel(), image.ravel())[0, 1] for each in (draft, other))
+    assert alike > 0.4
+    assert alike > 2 * abs(unlike)

@@ -108,7 +108,7 @@
   function describe() {
     const perPixel = world.per_pixel;
     scaleBar.update(view.zoom, perPixel, world.unit);
-    const length = (pixels) => (pixels < 0 ? "−" : "") + ZoomLDM.lengthText(Math.max(1e-6, Math.abs(pixels * perPixel)), world.unit);
+    const length = (pixels) => (pixels < 0 ? "−" : "") + ZoomLDM.lengthText(Math.abs(pixels * perPixel), world.unit);
     $("place").textContent = `${length(view.x)} right, ${length(view.y)} down`;
     const nearest = world.scales.reduce((a, b) => (Math.abs(Math.log(view.zoom * a.downsample)) <= Math.abs(Math.log(view.zoom * b.downsample)) ? a : b));
     const exact = Math.abs(view.zoom * nearest.downsample - 1) < 0.01;
