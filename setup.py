@@ -37,5 +37,8 @@ setup(
     cmdclass={"build_py": BuildWithLibrary},
     packages=[*PACKAGES, *CONFIGS],
     package_dir={"ldm.configs": "configs"},
-    package_data={"ldm": ["weights/**/*", "explore/page/*", "view/page/*"], **{name: ["*.yaml", "*.csv"] for name in CONFIGS}},
+    package_data={
+        "ldm": ["weights/**/*", "*/page/*"],
+        **{name: ["*.yaml", "*.csv"] for name in CONFIGS},
+    },
 )

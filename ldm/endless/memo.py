@@ -41,7 +41,7 @@ class Memo:
     """Tensors by key: at most `limit` bytes in memory, those used longest ago are dropped first."""
 
     def __init__(self, store: Store | None = None, limit: int = BYTES) -> None:
-        self._store, self._limit = store, limit
+        self._store, self.limit = store, limit
         self._kept: OrderedDict[Key, Tensor] = OrderedDict()
         self._bytes = 0
         self._made: dict[Key, Future[Tensor]] = {}
@@ -97,5 +97,5 @@ class Memo:
     def _keep(self, key: Key, value: Tensor) -> None:
         self._kept[key] = value
         self._bytes += value.nbytes
-        while self._bytes > self._limit and len(self._kept) > 1:
+        while self._bytes > self.limit and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes

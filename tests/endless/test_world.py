@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.fixtures.plain_model import PlainModel
 from ldm.endless.lattice import Area
 from ldm.endless.world import World
 from ldm.errors import UserError
@@ -18,7 +19,6 @@ from ldm.images.tensors import from_uint8
 from ldm.multiscale.conditions import Unconditional
 from ldm.multiscale.joint import FOR_START, Joint
 from ldm.multiscale.presets import PRESETS
-from tests.endless.plain_model import PlainModel
 
 SETTINGS = replace(PRESETS["default"], steps=3)
 
@@ -70,7 +70,7 @@ def test_a_restart_equals_and_computes_nothing(plain: World, tmp_path: Path) -> 
 
 def test_a_cache_that_forgets_changes_no_byte(plain: World) -> None:
     forgetful = worlds()
-    forgetful.memo._limit = 40_000
+    forgetful.memo.limit = 40_000
     assert np.array_equal(forgetful["20x", -100:-70, -128:-64], plain["20x", -100:-70, -128:-64])
 
 

@@ -14,13 +14,13 @@ import pytest
 import tifffile
 from PIL import Image
 
+from benchmarks.fixtures.plain_model import PlainModel
 from ldm.cli.explore import region_of
 from ldm.commands import explore
 from ldm.endless.world import World
 from ldm.errors import UserError
 from ldm.explore.server import FILES, app_of
 from ldm.view.local_server import listen, server_of
-from tests.endless.plain_model import PlainModel
 from tests.endless.test_world import quick, worlds
 
 __all__ = ["quick"]
