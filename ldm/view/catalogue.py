@@ -4,8 +4,7 @@ A file is one entry. Of a folder, at any depth, every slide, scene, picture and 
 result of `zoomldm joint` (image.json) and of `zoomldm superres` (superres.json) is shown with what belongs to it:
 
     joint       image.tiff beside canvas_SCALE.tiff, the coarser canvases, and labels.png, the classes of a layout
-    superres    NAME beside layers/STEM.input.png, .bicubic.png and .truth.png
-    both        over the image: STEM.residual.png, STEM.spread.png (or .tif, .tiff)
+    superres    NAME beside layers/STEM.input.png, .bicubic.png and .truth.png; over it .residual.png and .spread.png
     any         STEM.geojson beside a file: outlines
 
 Pictures of a web page (in a folder with an index.html, as reports and exports have) are left out. Only files that lie
@@ -15,6 +14,7 @@ in the given paths are shown: of links in a folder those that do not lead out of
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from data_prep.slides.find import shown, slide_files, without_parts
 from ldm.errors import UserError
 from ldm.scales import ladder
 from ldm.view.entries import Entry, Layer
-from ldm.view.outlines import Outline, moved, read_outlines
+from ldm.view.outlines import TISSUE_NAME, Outline, moved, read_outlines
 from ldm.view.readers import PREPARED
 
 JOINT, SUPERRES = "image.json", "superres.json"
@@ -147,7 +147,11 @@ def _outlines(path: Path, root: Path | None, entry: Entry) -> list[Outline]:
     beside = path.with_suffix(".geojson")
     if not beside.is_file() or not _inside(beside, root):
         return own
-    return [*moved(read_outlines(beside, reader.place), origin, step), *own]
+    found = moved(read_outlines(beside, reader.place), origin, step)
+    if own:  # by prepare: the tissue itself, and areas of regions, which would hide each other
+        own = [each for each in own if each.name != TISSUE_NAME]
+        found = [replace(each, shown=each.shown and not each.name.startswith("kept ")) for each in found]
+    return [*found, *own]
 
 
 def _joint(folder: Path, root: Path) -> list[Entry]:
@@ -167,7 +171,7 @@ def _joint(folder: Path, root: Path) -> list[Entry]:
     layers = [Layer(finest, image), *(Layer(f"canvas at {scale}", canvases[scale]) for scale in order)]
     labels = _first(folder, root, ["labels.png"])
     layers += [] if labels is None else [Layer("labels", labels)]
-    return [Entry("", layers, _overlays(image, root), partial(_outlines, image, root), "sampled by zoomldm joint")]
+    return [Entry("", layers, [], partial(_outlines, image, root), "sampled by zoomldm joint")]
 
 
 def _superres(folder: Path, root: Path) -> list[Entry]:
@@ -208,7 +212,8 @@ ENDS = (".png", *TIFFS)
 
 
 def _overlays(path: Path, root: Path) -> list[Layer]:
-    found = [(kind, _first(path.parent, root, [f"{path.stem}.{kind}{end}" for end in ENDS])) for kind in OVERLAYS]
+    folder = path.parent / "layers"
+    found = [(kind, _first(folder, root, [f"{path.stem}.{kind}{end}" for end in ENDS])) for kind in OVERLAYS]
     return [Layer(kind, beside) for kind, beside in found if beside is not None]
 
 

@@ -22,7 +22,7 @@ from ldm.images.rasters import Place, gdal_errors
 
 COLOURS = ("#1f9e5a", "#2f6fde", "#d9483b", "#c98a00", "#8e44ad", "#0f9fb5", "#d6408a", "#7a7f35")
 """for classes that state none, in turn"""
-UNNAMED = "outlines"
+UNNAMED, TISSUE_NAME = "outlines", "at least half tissue"
 NAMES = ("class", "label", "name")
 """properties with the name of a class, in files that are not of QuPath"""
 DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}

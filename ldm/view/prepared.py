@@ -17,7 +17,7 @@ from data_prep.slides.readers import Box, Pixels
 from ldm.data.h5 import SlideFile
 from ldm.images.rasters import Place
 from ldm.scales import Scale
-from ldm.view.outlines import COLOURS, Outline, boxes
+from ldm.view.outlines import COLOURS, TISSUE_NAME, Outline, boxes
 
 CACHED = 256
 """decoded regions that are kept"""
@@ -126,4 +126,4 @@ def _tissue(slide: SlideFile, tile_px: int) -> Outline:
     mask = (share >= TISSUE).astype(np.uint8)
     polygons = [shape["coordinates"] for shape, _ in shapes(mask, mask=mask == 1)]
     paths = [(np.array(ring) * tile_px).ravel().tolist() for rings in polygons for ring in rings]
-    return Outline("at least half tissue", COLOURS[0], paths, len(polygons))
+    return Outline(TISSUE_NAME, COLOURS[0], paths, len(polygons))

@@ -56,7 +56,7 @@ def results(tmp_path: Path) -> Path:
     truth = tissue_image(600, 800)
     for name, image in {"layers/a.input": halve(halve(truth)), "a": truth, "layers/a.truth": truth}.items():
         Image.fromarray(image).save(folder / f"{name}.png")
-    Image.fromarray(np.full((600, 800, 3), (255, 0, 0), np.uint8)).save(folder / "a.residual.png")
+    Image.fromarray(np.full((600, 800, 3), (255, 0, 0), np.uint8)).save(folder / "layers/a.residual.png")
     (folder / "superres.json").write_text(json.dumps({"images": [{"image": "a.png"}], "settings": {"scales": ["20x"]}}))
     square = {"type": "Polygon", "coordinates": [[[100, 100], [300, 100], [300, 300], [100, 300], [100, 100]]]}
     properties = {"classification": {"name": "<b>Tumor</b>", "color": [0, 0, 255]}}

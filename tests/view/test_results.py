@@ -95,12 +95,15 @@ def test_overlays_are_found_and_records_cannot_name_files_elsewhere(tmp_path: Pa
     secret = tmp_path / "secret.png"
     Image.fromarray(tissue_image(16, 16)).save(secret)
     Image.fromarray(tissue_image(32, 32)).save(folder / "a.png")
-    Image.fromarray(tissue_image(32, 32)).save(folder / "a.residual.png")
-    Image.fromarray(tissue_image(32, 32)).save(folder / "a.spread.png")
+    (folder / "layers").mkdir()
+    Image.fromarray(tissue_image(32, 32)).save(folder / "layers/a.residual.png")
+    Image.fromarray(tissue_image(32, 32)).save(folder / "layers/a.spread.png")
     images = [{"image": "../secret.png"}, {"image": str(secret)}, {"image": 7}, {"image": "out/a.png"}, 5]
     (folder / "superres.json").write_text(json.dumps({"images": images}))
     entries, _ = catalogue([folder])
     assert [entry.name for entry in entries] == ["a.png"]
     assert [layer.name for layer in entries[0].overlays] == ["residual", "spread"]
     (folder / "superres.json").write_text("[" * 10_000)
-    assert {entry.name for entry in catalogue([folder])[0]} == {"a.png", "a.residual.png", "a.spread.png"}
+    assert {entry.name for entry in catalogue([folder])[0]} == {
+        *("a.png", "layers/a.residual.png", "layers/a.spread.png")
+    }

@@ -250,3 +250,18 @@ def test_links_out_of_a_folder_are_left_out_but_named_ones_are_shown(pictures: P
     assert "links that lead out of it" in notes[0]
     assert entries[0].described()["outlines"] == []
     assert [entry.name for entry in catalogue([folder / "out.jpg"])[0]] == ["out.jpg"]
+
+
+def test_a_prepared_slide_shows_the_outlines_that_were_written_beside_it(tmp_path: Path) -> None:
+    toy.slide(tmp_path / "a.h5", mpp_l0=0.25, origin_x_l0=10.0)
+    square = {"type": "Polygon", "coordinates": [[[10, 0], [50, 0], [50, 40], [10, 0]]]}
+    features = [
+        {"type": "Feature", "geometry": square, "properties": {"classification": {"name": name}}}
+        for name in ("tissue", "kept 20x")
+    ]
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    ((entry,), _) = catalogue([tmp_path / "a.h5"])
+    outlines = entry.outlines(entry)
+    assert [each.name for each in outlines] == ["tissue", "kept 20x", *(f"regions at {name}" for name in toy.SCALES)]
+    assert [each.shown for each in outlines] == [True, *(False for _ in outlines[1:])]
+    assert outlines[0].paths == [[0, 0, 20, 0, 20, 20, 0, 0]]  # two pixels of full resolution are one
