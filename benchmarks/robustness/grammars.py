@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from data_prep import crops, prepare, splits
 from ldm.cli import draw as drawing
-from ldm.cli import evaluate, explore, features, joint, mil, sample, superres, train, view
+from ldm.cli import evaluate, explore, features, joint, mil, palette, sample, superres, train, view
 
 ROOT = Path(__file__).parents[2]
 
@@ -227,7 +227,14 @@ def commands() -> dict[str, Grammar]:
         joint.main, (), **fabric, **common, **where, steps=COUNT, inner=NATURAL, tolerance=REAL, guidance=REAL,
         guidance_interval=interval, batch_size=COUNT,
         place=Values(("0,0", "1,2"), ("²,1", "1", "1,2,3", "-1,0", "x", "999999,0")),
+        layout=Values((), ("nowhere.geojson", "file", "folder", "picture.png")), palette=Values((), ("nowhere",)),
+        rest=Values((), ("Tumor",)), mpp=Values((), ("0", "-1", "x", "nan", "0.5")),
         preset=Values(("paper", "default"), ("foo", "")), **{"lambda": REAL, "from": Values(("none",), ("nowhere",))},
+    )  # fmt: skip
+    found["palette"] = _command(
+        palette.main, ("--cohort", "cohort", "--clusters", "2"), seed=SEED,
+        prototypes=Values(("1", "4"), ("0", "65", "-1", "x", "1.5")),
+        out=Values(("new.safetensors", "new/deeper.safetensors"), ("new", "file/below.safetensors", "n" * 300)),
     )  # fmt: skip
     found["superres"] = _command(
         superres.main, ("picture.png", "--method", "bicubic"), **common, scales=SCALES, steps=COUNT, guidance=REAL,

@@ -195,9 +195,14 @@ def draw_attention(labels: Labels, run: CrossValidation, shown: Thumbnails, args
     return sheet
 
 
-def write_attention(labels: Labels, run: CrossValidation, args: argparse.Namespace) -> Path:
+def attentive(rows: Sequence[ScoreRow], args: argparse.Namespace) -> CrossValidation:
+    """The classifiers whose attention is shown: of the last features, with the labels as they are."""
+    return rows[len(args.features) - 1].columns[0][0]
+
+
+def write_attention(labels: Labels, rows: Sequence[ScoreRow], args: argparse.Namespace) -> Path:
     """Write the attention on the slides shown as GeoJSON for QuPath: their tiles, in pixels of full resolution."""
-    folder: Path = args.out / "regions"
+    folder, run = Path(args.out) / "regions", attentive(rows, args)
     for i in examples(labels):
         bag = read_bag(args.features[-1] / f"{labels.slides[i]}.h5")
         attention = run.predictions[i].attention.numpy()
@@ -234,7 +239,6 @@ def run(args: argparse.Namespace) -> None:
     record = {"seed": args.seed, "slides": labels.slides, "auc": results}
     write_text(args.out / "results.json", json.dumps(record, indent=1) + "\n")
     print(text, args.out / "table.md", sep="\n")
-    attentive = rows[len(args.features) - 1].columns[0][0]
-    print(write_attention(labels, attentive, args))
+    print(write_attention(labels, rows, args))
     if shown:
-        print(draw_attention(labels, attentive, shown, args))
+        print(draw_attention(labels, attentive(rows, args), shown, args))
