@@ -182,6 +182,7 @@ class ZoomLDM(LatentDiffusion):
             raise UserError(
                 f"device: {device} cannot be used ({str(error).splitlines()[0]}); cpu always can"
             ) from error
+        self._copies.clear()
         parts = [part.network for part in (self.cdm, self.preview) if part is not None]
         for network in (self.unet, self.summarizer, self.autoencoder, *parts):
             network.to(device)

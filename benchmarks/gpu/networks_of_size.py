@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.diffusion.schedule import scaled_linear_alpha_bar
+from ldm.hub import fast_form
 from ldm.networks.autoencoder import Autoencoder
 from ldm.networks.preview_head import PreviewHead
 from ldm.networks.summarizer import Summarizer
@@ -72,6 +73,7 @@ def random_model(size: Size, device: str | torch.device, precision: str) -> Zoom
         for weight in part.eval().requires_grad_(False).parameters():
             if not weight.any():
                 weight.normal_(std=0.02)
+        fast_form(part)
     unet, summarizer, *_ = parts
     model = ZoomLDM(
         unet=unet,  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ scale      (b,)           index on the ladder
 image      (b, 3, H, W)   the patches in [-1, 1], where a system asks for them
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,9 +57,15 @@ class Batch:
         return len(self.z_0)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
+        """On `device`; copies of pinned memory to a card run beside what is computed there."""
+        on_card = non_blocking or torch.device(device).type == "cuda"
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=on_card))
 
+    def pin_memory(self) -> "Batch":
+        """In memory from which a card copies by itself; the DataLoader calls it."""
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         return replace(
             self,
             z_0=move(self.z_0),

@@ -140,8 +140,7 @@ def pair_batch(picks: Sequence[Pick], stream: BatchRNG) -> Batch:
 
 
 def _sample(slide: SlideFile, scale: Scale, row: int) -> Sample:
-    latent = slide.latents(scale.name, [row])[0]  # (3, h, w)
-    return Sample(latent, slide.embedding(scale.name, row), scale.index)
+    return Sample(slide.latent(scale.name, row), slide.embedding(scale.name, row), scale.index)
 
 
 class ImageBatches(_Batches):

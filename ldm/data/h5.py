@@ -22,6 +22,7 @@ fletcher32, nothing has variable length, and the file's own metadata is checksum
 
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -153,7 +154,11 @@ class SlideFile:
     def latents(self, scale: str, rows: Iterable[int]) -> Tensor:
         """(n, 3, h, w) float32, unquantised. UserError when the slide was prepared without an autoencoder."""
         unique, back = np.unique(np.fromiter(rows, int), return_inverse=True)
-        return torch.from_numpy(self._finite(f"scales/{scale}/latents", unique)[back]).float()
+        return self._finite(f"scales/{scale}/latents", unique)[torch.from_numpy(back)]
+
+    def latent(self, scale: str, row: int) -> Tensor:
+        """(3, h, w) float32: the latent of region `row`, read without the list that `latents` makes."""
+        return self._finite(f"scales/{scale}/latents", row)
 
     def images(self, scale: str, rows: Iterable[int]) -> list[NDArray[np.uint8]]:
         """(h, w, 3) uint8 of each of `rows`. UserError when the slide was prepared without images."""
@@ -227,15 +232,16 @@ class SlideFile:
                 f"the slide has {height}x{width}: choose a smaller canvas or another place"
             )
         grid = self._finite(name, (slice(row, row + rows), slice(col, col + cols)))  # (rows, cols, d)
-        return torch.from_numpy(grid).permute(2, 0, 1).float()
+        return grid.permute(2, 0, 1)
 
-    def _finite(self, name: str, where: Any) -> NDArray[Any]:
-        """Values of latents or embeddings, of which none is NaN, infinite or absurd."""
-        values = self._read(name, where)
-        if not np.isfinite(values).all():
+    def _finite(self, name: str, where: Any) -> Tensor:
+        """Values of latents or embeddings, of which none is NaN, infinite or absurd, in float32."""
+        values = torch.from_numpy(self._read(name, where)).float()
+        ends = [float(end) for end in values.aminmax()] if values.numel() else [0.0]
+        if not all(map(math.isfinite, ends)):
             raise UserError(f"{self.path}: {name} has values that are not finite; prepare this slide again")
         largest = LARGEST["latents" if name.endswith("latents") else "embeddings"]
-        if values.size and (most := float(np.abs(values).max())) > largest:
+        if (most := max(map(abs, ends))) > largest:
             raise UserError(
                 f"{self.path}: {name} has values up to {most:g}, expected at most {largest:g}; prepare this slide again"
             )

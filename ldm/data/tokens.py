@@ -9,5 +9,7 @@ TOKENS = 65
 
 def normalize_tokens(grid: Tensor) -> Tensor:
     """Standardise each token of `grid` (..., d, gh, gw) over its channels, in float32 or more (unbiased, eps 1e-8)."""
-    grid = grid.to(torch.promote_types(grid.dtype, torch.float32))
-    return (grid - grid.mean(-3, keepdim=True)) / (grid.std(-3, keepdim=True) + 1e-8)
+    tokens = grid.to(torch.promote_types(grid.dtype, torch.float32)).movedim(-3, -1)  # (..., gh, gw, d)
+    apart = tokens - tokens.mean(-1, keepdim=True)
+    std = torch.linalg.vector_norm(apart, dim=-1, keepdim=True) / (tokens.shape[-1] - 1) ** 0.5
+    return (apart / (std + 1e-8)).movedim(-1, -3)

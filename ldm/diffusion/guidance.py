@@ -25,8 +25,12 @@ LARGEST = 100.0
 """far above any use; much more makes samples that are no numbers, which looks like damaged weights"""
 
 
-def guided(denoise_cond: Denoiser, denoise_null: Denoiser, guidance: float) -> Denoiser:
+def guided(
+    denoise_cond: Denoiser, denoise_null: Denoiser, guidance: float, denoise_pair: Denoiser | None = None
+) -> Denoiser:
     """A denoiser that combines both; at guidance 1 or 0 the one without weight is not called.
+
+    `denoise_pair`, where it is given, evaluates both in one batch: its first half under the condition.
 
     UserError for a guidance outside -LARGEST to LARGEST.
     """
@@ -38,6 +42,9 @@ def guided(denoise_cond: Denoiser, denoise_null: Denoiser, guidance: float) -> D
         return denoise_null
 
     def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+        if denoise_pair is not None:
+            eps_cond, eps_null = denoise_pair(torch.cat([z_t, z_t]), torch.cat([t, t])).chunk(2)
+            return eps_null + guidance * (eps_cond - eps_null)
         eps_null = denoise_null(z_t, t)
         return eps_null + guidance * (denoise_cond(z_t, t) - eps_null)
 

@@ -3,6 +3,7 @@
 `System` is the Lightning module, `OptimizerPlan` its optimiser and learning rate, `Run` a training config as objects.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ldm.config.objects import build
+from ldm.config.objects import build, find
 from ldm.config.training_config import check_config
 from ldm.data.batch import Batch
 from ldm.data.datamodule import CohortData
@@ -157,7 +158,7 @@ class Run:
         training = self.config.training
         optimizer = OmegaConf.to_container(training.optimizer, resolve=True)
         return OptimizerPlan(
-            lambda params: build(optimizer, "training.optimizer", params=params),
+            lambda params: build(optimizer, "training.optimizer", params=params, **fused(optimizer, training)),
             warmup=training.warmup,
             last=training.max_steps,
             decay_from=None if training.decay_from is None else int(training.decay_from * training.max_steps),
@@ -219,6 +220,16 @@ class Run:
         training = self.config.training
         devices = training.devices if isinstance(training.devices, int) else 1
         return self.config.data.batch_size * training.accumulate * devices * training.nodes
+
+
+def fused(optimizer: Any, training: DictConfig) -> dict[str, Any]:
+    """The argument `fused` for an optimiser that has it and is not told another way: one kernel updates all weights.
+
+    Not at fp16, where it would undo the scale of the gradients itself and Lightning could not clip them.
+    """
+    takes = inspect.signature(find(optimizer["target"], "training.optimizer")).parameters
+    told = {"fused", "foreach", "capturable"} & optimizer.keys()
+    return {"fused": True} if "fused" in takes and not told and not str(training.precision).startswith("16") else {}
 
 
 def check_optimizer(section: DictConfig) -> None:

@@ -38,15 +38,16 @@ class Averaging(WeightAveraging):
 
     def __init__(self, decay: float = 0.9999) -> None:
         def average(averaged: Any, current: Any, count: Tensor | int) -> None:
-            number = int(count)
+            number = int(count if self._average_model is None else self._average_model.n_averaged)
             get_ema_multi_avg_fn(min(decay, (1 + number) / (10 + number)))(averaged, current, count)
 
         super().__init__(use_buffers=False, multi_avg_fn=average)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device  # not the system's, which is moved there only after this
         super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            self._average_model.n_averaged += 1  # the average starts with the initial weights
+        if self._average_model is not None:  # the average starts with the initial weights; its count stays on the CPU
+            self._average_model.n_averaged = torch.ones((), dtype=torch.long)
 
     def put_average(self, system: pl.LightningModule) -> None:
         """Replace the trained weights by the average, as at the end of training."""
@@ -54,18 +55,38 @@ class Averaging(WeightAveraging):
 
 
 class Watch(Callback):
-    """Ends a run whose loss is not finite, before its weights are averaged or saved. Must be the first callback."""
+    """Ends a run whose loss is not finite. Must be the first callback.
+
+    On a CPU before its weights are averaged or saved. A card would wait for every loss that is looked at: there, those
+    of `every` batches at once; what is saved meanwhile is judged by `Checkpoints`.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self.every = every
+        self.losses: list[tuple[str, int, Tensor]] = []
+        """names, steps and losses that were not looked at"""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        self._judge(trainer, "loss")
+        self._keep(trainer, "loss")
+        last = trainer.global_step >= trainer.max_steps
+        if len(self.losses) >= self.every or last or pl_module.device.type == "cpu":
+            self._judge(trainer)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._judge(trainer, "val/loss")
+        self._keep(trainer, "val/loss")
+        self._judge(trainer)
 
-    def _judge(self, trainer: pl.Trainer, name: str) -> None:
-        loss = float(trainer.callback_metrics.get(name, 0.0))
-        if trainer.strategy.reduce_boolean_decision(not math.isfinite(loss), all=False):
-            raise DivergedError(f"{name} is {loss} at step {trainer.global_step}")
+    def _keep(self, trainer: pl.Trainer, name: str) -> None:
+        if name in trainer.callback_metrics:
+            self.losses.append((name, trainer.global_step, trainer.callback_metrics[name]))
+
+    def _judge(self, trainer: pl.Trainer) -> None:
+        kept, self.losses = self.losses, []
+        values = torch.stack([loss for _, _, loss in kept]).tolist() if kept else []
+        wrong = [number for number, value in enumerate(values) if not math.isfinite(value)]
+        if trainer.strategy.reduce_boolean_decision(bool(wrong), all=False):
+            name, step, _ = kept[wrong[0] if wrong else -1]
+            raise DivergedError(f"{name} is {values[wrong[0] if wrong else -1]} at step {step}")
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -60,6 +60,7 @@ def test_what_is_written_is_read(tmp_path):
     assert [slide.count(name) for name in SCALES] == [3] * 5
     assert slide.tissue("5x").tolist() == [1, 0, 0]
     assert torch.equal(slide.latents("5x", [2, 0, 2]), torch.from_numpy(content["latents"][[2, 0, 2]]).float())
+    assert torch.equal(slide.latent("5x", 2), slide.latents("5x", [2])[0])
     for row, image in zip((2, 0), slide.images("5x", [2, 0]), strict=True):
         np.testing.assert_array_equal(image, content["images"][row])
 

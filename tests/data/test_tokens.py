@@ -16,6 +16,13 @@ def test_tokens_are_standardised_each_on_its_own(given: str, found: str) -> None
     assert normalize_tokens(torch.ones(8, 1, 1)).eq(0).all()
 
 
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_the_deviation_is_that_of_torch(mean: float) -> None:
+    grid = torch.randn(1024, 8, 8) + mean
+    expected = (grid - grid.mean(0)) / (grid.std(0) + 1e-8)
+    torch.testing.assert_close(normalize_tokens(grid), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_batch_is_its_grids() -> None:
     grids = torch.randn(3, 8, 2, 2)
     assert torch.equal(normalize_tokens(grids), torch.stack([normalize_tokens(grid) for grid in grids]))

@@ -35,6 +35,13 @@ def test_guidance_extrapolates_from_null_to_conditional(guidance: float) -> None
     torch.testing.assert_close(guided(cond, null, guidance)(Z_T, T), (1 + w) * cond(Z_T, T) - w * null(Z_T, T))
 
 
+def test_both_contexts_can_be_one_batch() -> None:
+    def pair(z_t: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([cond(z_t[:2], t[:2]), null(z_t[2:], t[2:])])
+
+    assert torch.equal(guided(unused, unused, 2.5, pair)(Z_T, T), guided(cond, null, 2.5)(Z_T, T))
+
+
 def test_equal_predictions_are_left_alone() -> None:
     torch.testing.assert_close(guided(cond, cond, 4.0)(Z_T, T), cond(Z_T, T))
 

@@ -1,12 +1,15 @@
 """The training loss, learning rate and average against the published ones; where gradients reach."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from benchmarks.fixtures.fill import fill_
@@ -16,8 +19,8 @@ from ldm.diffusion.schedule import scaled_linear_alpha_bar
 from ldm.diffusion.timestep_sampling import LogNormal, Uniform, timestep_of_sigma
 from ldm.networks.summarizer import Summarizer
 from ldm.networks.unet import UNet
-from ldm.training.base import OptimizerPlan, learning_rate_factor
-from ldm.training.callbacks import Averaging
+from ldm.training.base import OptimizerPlan, fused, learning_rate_factor
+from ldm.training.callbacks import Averaging, DivergedError, Watch
 from ldm.training.zoomldm import ZoomLDMTraining
 from tests.golden.parity import noise
 
@@ -69,13 +72,64 @@ def test_the_average_follows_the_published_decay() -> None:
     module = pl.LightningModule()
     module.w = nn.Parameter(torch.zeros(()))
     averaging = Averaging(0.9999)
-    averaging.setup(SimpleNamespace(), module, "fit")
+    averaging.setup(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu"))), module, "fit")
     average = averaging._average_model
     for number in range(1, 1001):
         module.w.data.fill_(number)
         average.update_parameters(module)
         if str(number) in GOLDEN["ema"]:
             assert average.module.w.item() == pytest.approx(GOLDEN["ema"][str(number)]["shadow"], rel=1e-5)
+
+
+def test_the_average_is_where_training_is_and_its_count_where_no_card_is_waited_for() -> None:
+    module = pl.LightningModule()  # on the CPU, as before Lightning moves it
+    module.w = nn.Parameter(torch.zeros(()))
+    averaging = Averaging(0.9999)
+    averaging.setup(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta"))), module, "fit")
+    average = averaging._average_model
+    assert average.module.w.device.type == "meta"
+    average.update_parameters(module)
+    assert average.n_averaged.tolist() == 2
+
+
+def test_a_card_is_asked_for_the_losses_of_several_steps_at_once() -> None:
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    trainer = SimpleNamespace(strategy=strategy, max_steps=100, global_step=0, callback_metrics={})
+    watch, card = Watch(every=10), SimpleNamespace(device=torch.device("cuda"))
+
+    def step(loss: float, system: Any = card) -> None:
+        trainer.global_step += 1
+        trainer.callback_metrics = {"loss": torch.tensor(loss)}
+        watch.on_train_batch_end(trainer, system)
+
+    for loss in (1.0, 1.0, math.nan, *[1.0] * 6):
+        step(loss)
+    with pytest.raises(DivergedError, match="loss is nan at step 3"):
+        step(1.0)
+    with pytest.raises(DivergedError, match="loss is inf at step 11"):
+        step(math.inf, SimpleNamespace(device=torch.device("cpu")))
+    trainer.global_step = 99
+    with pytest.raises(DivergedError, match="step 100"):  # the last one
+        step(math.nan)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Adam", "SGD"])
+def test_one_kernel_updates_all_weights_as_one_after_the_other_does(name: str) -> None:
+    config = OmegaConf.create({"precision": "32-true"})
+    arguments = fused({"target": f"torch.optim.{name}"}, config)
+    assert arguments == {"fused": True}
+    weights = []
+    for given in (arguments, {}):
+        weight = nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4))
+        optimizer = getattr(torch.optim, name)([weight], lr=0.1, **given)
+        for number in range(3):
+            weight.grad = torch.cos(weight.detach() + number)
+            optimizer.step()
+        weights.append(weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-6, atol=1e-6)
+    assert fused({"target": f"torch.optim.{name}", "foreach": False}, config) == {}
+    assert fused({"target": "ldm.training.muon.Muon"}, config) == {}
+    assert fused({"target": f"torch.optim.{name}"}, OmegaConf.create({"precision": "16-mixed"})) == {}
 
 
 def test_one_step_reaches_every_parameter_of_both_networks(system: ZoomLDMTraining) -> None:

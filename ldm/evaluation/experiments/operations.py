@@ -48,10 +48,11 @@ def counted(model: ZoomLDM) -> Iterator[WorkCount]:
     """Count the evaluations of `model`'s networks within the context."""
     work = WorkCount(Counts(), Counts(), Counts())
     side = model.tile_px // model.autoencoder.downsample
+    autoencoder = model.computing(model.autoencoder)
     networks = (
-        (model.unet, side),
-        (model.autoencoder.decoder, side),
-        (model.autoencoder.encoder, model.tile_px // model.autoencoder.patch),
+        (model.computing(model.unet), side),
+        (autoencoder.decoder, side),
+        (autoencoder.encoder, model.tile_px // autoencoder.patch),
     )
 
     def hook(counts: Counts, patch: int) -> Callable[..., None]:

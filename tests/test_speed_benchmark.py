@@ -1,0 +1,31 @@
+"""benchmarks.speed at tiny size: both sides of every row give the same, and a difference is not measured."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldm.errors import UserError
+
+speed = pytest.importorskip("benchmarks.speed", reason="diffusers, which it compares with, is not installed")
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> None:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_every_row_compares_two_ways_to_the_same_result(tmp_path: Path) -> None:
+    speed.main(["--size", "tiny", "--repeats", "1", "--threads", "1", "--out", str(tmp_path / "speed.md")])
+    table = [line for line in (tmp_path / "speed.md").read_text().splitlines() if line.startswith("| ")]
+    assert [name in line for name, line in zip(NAMES, table[1:], strict=True)] == [True] * len(NAMES)
+
+
+NAMES = ("U-Net", "encoding", "decoding", "training step", "DDIM", "DPM-Solver++", "loading")
+
+
+def test_what_gives_something_else_is_not_measured() -> None:
+    with pytest.raises(UserError, match=r"other: results differ by 1\.0e-01 of the largest"):
+        speed.measured("other", lambda: torch.tensor([0.9]), lambda: torch.tensor([1.0]), 1)
