@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.fixtures import toy
-from benchmarks.fixtures.slides import tissue_image
+from benchmarks.fixtures.slides import tissue_image, write_leica
 from ldm.cli import view
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
@@ -265,3 +265,15 @@ def test_a_prepared_slide_shows_the_outlines_that_were_written_beside_it(tmp_pat
     assert [each.name for each in outlines] == ["tissue", "kept 20x", *(f"regions at {name}" for name in toy.SCALES)]
     assert [each.shown for each in outlines] == [True, *(False for _ in outlines[1:])]
     assert outlines[0].paths == [[0, 0, 20, 0, 20, 20, 0, 0]]  # two pixels of full resolution are one
+
+
+def test_of_a_slide_with_an_empty_frame_the_scanned_part_is_shown_and_outlines_lie_in_it(tmp_path: Path) -> None:
+    area = tissue_image(512, 640)
+    write_leica(tmp_path / "a.scn", [area, halve(area)], (2000, 2400), (1024, 1536), 0.25)
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1124, 1546]}}
+    (tmp_path / "a.geojson").write_text(json.dumps(point))
+    ((entry,), _) = catalogue([tmp_path / "a.scn"])
+    assert tuple(entry.pyramid.size) == (640, 512)
+    (outline,) = entry.outlines(entry)
+    assert outline.paths == [[100, 10]]
+    assert np.array_equal(entry.pyramid.tile(1, 0, 0), area[:511, :511])
