@@ -26,7 +26,7 @@ class Demo:
     """Demo slides to draw first, with seeds seed, seed + 1, ..."""
 
     __pydantic_config__ = STRICT
-    kind: Literal["histology", "follicles", "satellite"]
+    kind: Literal["histology", "neighbours", "satellite"]
     count: Annotated[int, Field(ge=1, le=10**6)]
     seed: Seed
     size_px: Annotated[int, Field(ge=1024, le=2**20, multiple_of=256)]

@@ -12,6 +12,7 @@ from ldm.cli import mil as train_mil
 from ldm.commands.mil import bag_of, labelled
 from ldm.data.bags import Bag, write_bag
 from ldm.errors import UserError
+from ldm.evaluation.mil import classifier
 from ldm.evaluation.mil.attention_map import attention_regions
 
 SLIDES = 60
@@ -30,6 +31,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
         features[6, 0] += 8 * label
         coords = ij[:, ::-1].astype(np.int64) * toy.TILE_PX
         write_bag(folder / f"planted/s{number}.h5", Bag(f"s{number}", ("20x",), features, coords, ij, toy.TILE_PX))
+        write_bag(folder / f"two/s{number}.h5", Bag(f"s{number}", ("20x",), features[:, :2], coords, ij, toy.TILE_PX))
         lines.append(f"s{number},{'ab'[label]},p{number // 2}")
     (folder / "labels.csv").write_text("\n".join([*lines, "s99,a,p99"]) + "\n")
     for number in range(6):
@@ -43,7 +45,7 @@ def test_a_planted_answer_is_found_shuffled_labels_are_not_and_attention_is_show
 ) -> None:
     monkeypatch.setattr("ldm.commands.mil.SHOWN", 2)
     given = ["--features", str(toys / "planted"), "--labels", str(toys / "labels.csv"), "--out", str(tmp_path)]
-    train_mil.main([*given, "--cohort", str(toys / "cohort"), "--folds", "5,4", "--shuffles", "2"])
+    train_mil.main([*given, "--cohort", str(toys / "cohort"), "--folds", "5,4", "--shuffles", "2", "--repeats", "1"])
     told = capsys.readouterr().out
     assert "1 of 61 labelled slides have no bag: left out" in told
     results = json.loads((tmp_path / "results.json").read_text())["auc"]
@@ -76,9 +78,26 @@ def test_two_folders_of_one_name_are_two_rows(toys: Path, tmp_path: Path) -> Non
     other.parent.mkdir()
     other.symlink_to(toys / "planted")
     given = ["--labels", str(toys / "labels.csv"), "--out", str(tmp_path), "--folds", "3", "--shuffles", "0"]
-    train_mil.main([*given, "--features", str(toys / "planted"), str(other)])
+    train_mil.main([*given, "--repeats", "1", "--features", str(toys / "planted"), str(other)])
     results = json.loads((tmp_path / "results.json").read_text())["auc"]
     assert list(results) == [str(toys / "planted"), str(other)]
+
+
+def test_splits_are_repeated_and_features_compared_at_one_width(
+    toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "EPOCHS", 1)
+    widths = set()
+    build = classifier.build_network
+    monkeypatch.setattr(classifier, "build_network", lambda width: widths.add(width) or build(width))
+    given = ["--labels", str(toys / "labels.csv"), "--out", str(tmp_path), "--folds", "3", "--shuffles", "0"]
+    train_mil.main([*given, "--features", str(toys / "planted"), str(toys / "two"), "--repeats", "3"])
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {name: len(of["3"]) for name, of in results["auc"].items()} == {"planted": 9, "two": 9}
+    assert results["repeats"] == 3
+    assert len(set(results["auc"]["two"]["3"])) > 3  # the splits differ
+    assert widths == {2}
+    assert "over the folds of 3 splits" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.parametrize(

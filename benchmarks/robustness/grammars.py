@@ -248,7 +248,7 @@ def commands() -> dict[str, Grammar]:
     )  # fmt: skip
     found["train_mil"] = _command(
         mil.main, ("--features", "cohort", "--labels", "labels.csv"), out=OUT, seed=SEED, shuffles=NATURAL,
-        folds=Values(("5", "10,5"), ("2", "0", "²", "5,", "x", "-5", "1" * 5000)),
+        repeats=COUNT, folds=Values(("5", "10,5"), ("2", "0", "²", "5,", "x", "-5", "1" * 5000)),
     )  # fmt: skip
     for name in ("patches", "large", "superres", "memorization"):
         more = sampling if name in ("patches", "memorization") else {}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ldm.support.arguments import Parser, output_folder, positive_int, seed_int
 
-KINDS = ("histology", "follicles", "satellite")
+KINDS = ("histology", "neighbours", "satellite")
 """of ldm.demo.world.KINDS, known here without importing it"""
 
 
@@ -16,7 +16,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=output_folder, default="data/demo/slides", help="folder (%(default)s)")
     add("--count", type=positive_int, default=4, help="number of slides or scenes (%(default)s)")
     add("--seed", type=seed_int, default=0, help="of the first one; the next ones count on from it (%(default)s)")
-    add("--kind", choices=KINDS, default=KINDS[0], help="follicles: histology with lymphocyte clusters (%(default)s)")
+    add(
+        "--kind",
+        choices=KINDS,
+        default=KINDS[0],
+        help="neighbours: nests and follicles beside each other or apart (%(default)s)",
+    )
     add("--size", type=positive_int, default=4096, help="pixels per side (%(default)s)")
     return parser.parse_args(argv)
 

@@ -1,7 +1,8 @@
 """Slide labels from bags of tile features: gated-attention MIL, cross-validated by patient (paper, Table 4).
 
-Without arguments: draws and prepares demo slides, extracts the bundled model's features and learns the presence of
-lymphoid follicles from each scale alone, from fused scales, from the encoder's embeddings and with shuffled labels.
+Without arguments: draws and prepares demo slides, extracts the bundled model's features and learns whether
+lymphoid follicles lie beside tumour nests, which no tile of 20x shows: from single scales, from fused scales, from the
+encoder's embeddings and with shuffled labels.
 Running the same command again continues an interrupted one.
 """
 
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from ldm.cli.options import add_model, add_seed
 from ldm.errors import UserError
-from ldm.support.arguments import Parser, non_negative_int, output_folder, whole_numbers
+from ldm.support.arguments import Parser, non_negative_int, output_folder, positive_int, whole_numbers
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -26,6 +27,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--cohort", type=Path, metavar="FOLDER", help="prepared slides, for pictures of the attention")
     add_model(add)
     add("--folds", default="10,5", help="numbers of folds, one column of the table each (%(default)s)")
+    add("--repeats", type=positive_int, default=5, help="splits into folds that are averaged (%(default)s)")
     add(
         "--shuffles",
         type=non_negative_int,

@@ -225,14 +225,13 @@ class Painter:
         return (np.stack(bands, axis=-1) * GLASS).astype(np.uint8)
 
 
-def histology_slide(seed: int, size_px: int = 4096, follicles: int | None = None) -> Array:
+def histology_slide(seed: int, size_px: int = 4096, beside: bool | None = None) -> Array:
     """(size_px, size_px, 3) uint8 H&E slide at 0.5 um per pixel; `size_px` is a multiple of BLOCK.
 
-    `follicles`: how many lymphoid follicles are drawn, by default 0 to 7 on 4096x4096 pixels; when set to 0, no
-    cluster of lymphocytes either.
+    `beside`: a slide with tissue throughout, whose lymphoid follicles lie beside tumour nests, or apart from them.
     """
     layout_rng, look_rng, tile_rng, nucleus_rng = (np.random.default_rng([seed, part]) for part in range(4))
-    maps, look = region_maps(layout_rng, size_px, follicles), character(look_rng)
+    maps, look = region_maps(layout_rng, size_px, beside), character(look_rng)
     tiles = textures(tile_rng, look.spacing)
     nuclei = stamp_nuclei(nucleus_rng, maps, look, tiles, size_px)
     image = np.empty((size_px, size_px, 3), np.uint8)

@@ -36,11 +36,11 @@ DENSE = 0.5
 """density of lymphocytes from which the class is theirs"""
 
 
-def true_map(kind: str, seed: int, size_px: int, follicles: int | None = None) -> Array:
+def true_map(kind: str, seed: int, size_px: int, beside: bool | None = None) -> Array:
     """(m, m) uint8 of slide `seed`, drawn `size_px` wide (`ldm.demo.histology`, `ldm.demo.satellite`)."""
     if kind == "satellite":
         return _scene(plan(np.random.default_rng([seed, 100]), size_px).maps, size_px)
-    return _slide(region_maps(np.random.default_rng([seed, 0]), size_px, follicles), size_px)
+    return _slide(region_maps(np.random.default_rng([seed, 0]), size_px, beside), size_px)
 
 
 def _slide(maps: RegionMaps, size_px: int) -> Array:

@@ -5,8 +5,8 @@
 Each comes with its true map, what was drawn where, as SLIDE.geojson beside it (ldm/demo/true_map.py).
 
 histology: H&E at 0.5 um per pixel, a pyramidal TIFF that OpenSlide opens (ldm/demo/histology.py).
-follicles: the same, every other slide with lymphoid follicles and the rest without any cluster of lymphocytes: a
-    question whose answer is known, in labels.csv beside the slides.
+neighbours: the same, with two tumour nests and two lymphoid follicles each, beside each other on every other slide and
+    apart on the rest: a label that is an arrangement, in labels.csv beside the slides (ldm/demo/arrangement.py).
 satellite: red, green, blue and near infrared at 1 m per pixel, a GeoTIFF in UTM zone 14N (ldm/demo/satellite.py).
 """
 
@@ -39,11 +39,9 @@ from ldm.scales import ladder
 from ldm.support.files import atomic_write, write_text
 from ldm.support.machines import available_memory
 
-KINDS = {"histology": "histology", "follicles": "histology", "satellite": "satellite"}
+KINDS = {"histology": "histology", "neighbours": "histology", "satellite": "satellite"}
 """kinds of slides, and the ladder of each"""
-FOLLICLES = 5
-"""on a slide of that kind that has them"""
-SMALLEST_PX = 1024
+SMALLEST_PX, SMALLEST_ARRANGED_PX = 1024, 2048
 CRS = "EPSG:32614"
 SHOWN = 256
 """side of the pictures in the overview, in pixels"""
@@ -74,15 +72,16 @@ def generate(out: str | Path, count: int, seed: int, kind: str, size_px: int) ->
         raise UserError(f"kind: {kind} is unknown; it is one of {', '.join(KINDS)}")
     if count < 1 or seed < 0:
         raise UserError(f"count {count}, seed {seed}: expected a count of at least 1 and a seed of at least 0")
-    if size_px < SMALLEST_PX or size_px % BLOCK:
-        raise UserError(f"size: {size_px} px; expected a multiple of {BLOCK} from {SMALLEST_PX} on, for example 4096")
+    smallest = SMALLEST_ARRANGED_PX if kind == "neighbours" else SMALLEST_PX
+    if size_px < smallest or size_px % BLOCK:
+        raise UserError(f"size: {size_px} px; expected a multiple of {BLOCK} from {smallest} on, for example 4096")
     _check_room(Path(out), count, size_px)
     if not may_draw(Path(out)):
         raise UserError(f"{out}: holds files of your own; choose an empty folder for slides that are drawn")
     Path(out).mkdir(parents=True, exist_ok=True)
     (Path(out) / MARKER).touch()
     paths = [Path(out) / f"{kind}_{number}.tiff" for number in range(seed, seed + count)]
-    if kind == "follicles":
+    if kind == "neighbours":
         write_labels(Path(out), set(paths))
     for number, path in enumerate(tqdm(paths, desc=f"{kind} slides", unit="slide"), start=seed):
         if not is_whole(path, size_px):
@@ -105,15 +104,15 @@ def _check_room(out: Path, count: int, size_px: int) -> None:
             raise UserError(f"{what} need at least {needed / 1e9:,.0f} GB of {place}, {free / 1e9:,.0f} GB are free")
 
 
-def has_follicles(seed: int) -> bool:
-    """Whether slide `seed` of kind follicles has any."""
+def are_beside(seed: int) -> bool:
+    """Whether the follicles of slide `seed` of kind neighbours lie beside nests."""
     return seed % 2 == 1
 
 
 def write_labels(folder: Path, paths: set[Path]) -> None:
-    """Write labels.csv for `paths` and every other slide of kind follicles in their folder."""
-    seeds = sorted(int(path.stem.partition("_")[2]) for path in paths | set(folder.glob("follicles_*.tiff")))
-    lines = [f"follicles_{seed},{'present' if has_follicles(seed) else 'absent'}" for seed in seeds]
+    """Write labels.csv for `paths` and every other slide of kind neighbours in their folder."""
+    seeds = sorted(int(path.stem.partition("_")[2]) for path in paths | set(folder.glob("neighbours_*.tiff")))
+    lines = [f"neighbours_{seed},{'beside' if are_beside(seed) else 'apart'}" for seed in seeds]
     write_text(folder / "labels.csv", "\n".join(["slide,label", *lines]) + "\n")
 
 
@@ -131,9 +130,9 @@ def is_whole(path: Path, size_px: int) -> bool:
     return True
 
 
-def follicles_of(kind: str, seed: int) -> int | None:
-    """How many follicles are drawn on slide `seed`; None: as it happens."""
-    return FOLLICLES * has_follicles(seed) if kind == "follicles" else None
+def arrangement_of(kind: str, seed: int) -> bool | None:
+    """Whether the follicles of slide `seed` lie beside nests; None: as it happens."""
+    return are_beside(seed) if kind == "neighbours" else None
 
 
 def write_slide(path: Path, kind: str, seed: int, size_px: int) -> None:
@@ -141,14 +140,14 @@ def write_slide(path: Path, kind: str, seed: int, size_px: int) -> None:
     if kind == "satellite":
         write_geotiff(path, satellite_scene(seed, size_px), seed)
         return
-    slide = histology_slide(seed, size_px, follicles_of(kind, seed))
+    slide = histology_slide(seed, size_px, arrangement_of(kind, seed))
     write_pyramid(path, slide, mpp=ladder("histology").base_mpp)
 
 
 def write_true_map(path: Path, kind: str, seed: int, size_px: int) -> None:
     """Write the true map of a slide beside it as GeoJSON: in pixels, of a scene in its crs."""
     classes = CLASSES[KINDS[kind]]
-    found = true_map(KINDS[kind], seed, size_px, follicles_of(kind, seed))
+    found = true_map(KINDS[kind], seed, size_px, arrangement_of(kind, seed))
     legend = {value: Legend(name, colour) for value, (name, colour) in enumerate(classes.items()) if name != GLASS}
     regions, crs = outlined(found, legend, STEP, smooth=True), ""
     if kind == "satellite":

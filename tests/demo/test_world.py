@@ -9,6 +9,7 @@ import openslide
 import pytest
 import rasterio
 from rasterio.crs import CRS
+from scipy import ndimage
 
 from ldm.cli.draw import main
 from ldm.demo.histology import GLASS, histology_slide
@@ -16,7 +17,7 @@ from ldm.demo.histology_map import region_maps
 from ldm.demo.satellite import satellite_scene
 from ldm.demo.textures import STEP, TILE, RegionMaps, jittered_grid, mosaic, noise
 from ldm.demo.true_map import CLASSES, true_map
-from ldm.demo.world import generate, open_quietly, overview
+from ldm.demo.world import generate, open_quietly, overview, write_labels
 from ldm.errors import UserError
 from ldm.images.class_maps import drawn
 from ldm.images.geojson import in_pixels, read_regions
@@ -117,7 +118,7 @@ def test_whole_slides_are_kept_and_broken_ones_drawn_again(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "fluorescence"}, "histology, follicles, satellite"),
+        ({"kind": "fluorescence"}, "histology, neighbours, satellite"),
         ({"count": 0}, "at least 1"),
         ({"seed": -1}, "at least 0"),
         ({"size_px": 1000}, "multiple of 256"),
@@ -181,24 +182,34 @@ def test_jittered_grid_fills_the_square_evenly():
     assert counts.max() < 24
 
 
-def test_follicles_are_drawn_where_the_labels_say_and_change_nothing_else(tmp_path):
-    generate(tmp_path, count=2, seed=6, kind="follicles", size_px=SIZE)
-    generate(tmp_path, count=1, seed=8, kind="follicles", size_px=SIZE)
-    expected = ["slide,label", "follicles_6,absent", "follicles_7,present", "follicles_8,absent"]
+def test_neighbours_are_drawn_as_their_labels_say(tmp_path):
+    generate(tmp_path, count=1, seed=7, kind="neighbours", size_px=2048)
+    path = tmp_path / "neighbours_8.tiff"
+    (tmp_path / "neighbours_7.tiff").rename(path)
+    write_labels(tmp_path, {tmp_path / "neighbours_7.tiff"})
+    expected = ["slide,label", "neighbours_7,beside", "neighbours_8,apart"]
     assert (tmp_path / "labels.csv").read_text().splitlines() == expected
-    usual, none, some = (region_maps(np.random.default_rng([7, 0]), 2048, count) for count in (None, 0, 5))
-    assert (none["lymphocytes"] == 0).all()
-    assert (some["lymphocytes"] > 0.9).mean() > 0.02
-    for name in ("tissue", "nest", "fat", "vessel", "flow", "tint"):
-        assert (usual[name] == none[name]).all()
-        assert (usual[name] == some[name]).all()
+    with pytest.raises(UserError, match="size: 1024 px; expected a multiple of 256 from 2048 on"):
+        generate(tmp_path, count=1, seed=7, kind="neighbours", size_px=1024)
 
 
-def test_at_least_a_tile_of_follicles_lies_in_free_tissue():
-    for seed in (501, 519, 539):
-        maps = region_maps(np.random.default_rng([seed, 0]), 2048, 5)
-        free = (maps["tissue"] > 8) & (maps["nest"] < -4) & (maps["fat"] < -5) & (maps["vessel"] < -8)
-        assert ((maps["lymphocytes"] > 0.9) & free).sum() * STEP**2 > 128**2
+@pytest.mark.parametrize("seed", [500, 512, 533])
+def test_only_an_arrangement_tells_beside_from_apart(seed):
+    """No tile shows both; 512 px do on one kind alone; and both kinds hold as much of everything."""
+    shown = {}
+    for beside in (True, False):
+        maps = region_maps(np.random.default_rng([seed, 0]), 2048, beside)
+        nest, follicle = maps["nest"] > 0, maps["lymphocytes"] > 0
+        assert ndimage.label(maps["nest"] > 5)[1] == ndimage.label(maps["lymphocytes"] > 0.5)[1] == 2
+        for side in (128, 512):
+            size = side // STEP
+            both = ndimage.maximum_filter(nest, size) & ndimage.maximum_filter(follicle, size)
+            shown[beside, side] = both[size // 2 : -size // 2, size // 2 : -size // 2].any()
+        assert (maps["tissue"] > 100).all()
+        assert ((maps["fat"] > 0) & follicle).sum() == 0
+        assert 0.02 < nest.mean() < 0.08
+        assert 0.01 < follicle.mean() < 0.05
+    assert shown == {(True, 128): False, (False, 128): False, (True, 512): True, (False, 512): False}
 
 
 @pytest.mark.parametrize(("count", "size", "message"), [(1, 2**24, "size: 16777216 px need"), (10**9, 1024, "count: ")])

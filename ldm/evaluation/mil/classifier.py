@@ -2,9 +2,10 @@
 
 Gated-attention pooling (ABMIL, Ilse et al. 2018), cross-validated by patient. Each fold is the test fold once, with the
 next one as validation fold for early stopping; the test fold is used once, at the end. Features are standardised by the
-training bags. Results depend on the seed alone.
+training bags and, where sets of features of different widths are compared, reduced to principal components of the
+training bags' tiles, as many for each set. Results depend on the seed alone.
 
-Shapes: m slides, n tiles of one of them, d channels, k folds, b bags in a batch.
+Shapes: m slides, n tiles of one of them, d channels, c components, k folds, b bags in a batch.
 """
 
 import math
@@ -41,23 +42,35 @@ LR, WEIGHT_DECAY = 1.5e-3, 1e-2
 
 
 class Standardiser(NamedTuple):
-    """Mean and standard deviation (d,) of the tiles of some bags."""
+    """Mean and standard deviation (d,) of the tiles of some bags, and their principal components if asked for."""
 
     mean: Tensor
     std: Tensor
+    axes: Tensor | None = None
+    """(d, c) the first principal components of standardised tiles, if they are reduced"""
 
     @classmethod
-    def of(cls, bags: Bags, chosen: Sequence[int]) -> "Standardiser":
+    def of(cls, bags: Bags, chosen: Sequence[int], components: int | None = None) -> "Standardiser":
+        """Of the bags `chosen`; with fewer `components` than channels, tiles are reduced to them."""
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         for i in chosen:
             bag = bags[i].double()
             count, total, square = count + len(bag), total + bag.sum(0), square + bag.square().sum(0)
         mean = total / count
         std = (square / count - mean.square()).clamp(min=0).sqrt()
-        return cls(mean.float(), std.clamp(min=1e-6).float())
+        plain = cls(mean.float(), std.clamp(min=1e-6).float())
+        if components is None or components >= len(mean):
+            return plain
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.double)  # (d, d)
+        for i in chosen:
+            tiles = plain(bags[i]).double()
+            covariance += tiles.T @ tiles / count
+        axes = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :components]
+        return plain._replace(axes=axes.float())
 
     def __call__(self, bag: Tensor) -> Tensor:
-        return (bag - self.mean) / self.std
+        tiles = (bag - self.mean) / self.std
+        return tiles if self.axes is None else tiles @ self.axes
 
 
 class SlidePrediction(NamedTuple):
@@ -86,12 +99,19 @@ def build_network(width_in: int) -> ABMIL:
     return ABMIL((width_in,), att_dim=ATTENTION, gated=True, feat_ext=projection)
 
 
-def fit(bags: Bags, labels: Labels, training: Sequence[int], validation: Sequence[int], seed: int) -> Classifier:
+def fit(
+    bags: Bags,
+    labels: Labels,
+    training: Sequence[int],
+    validation: Sequence[int],
+    seed: int,
+    components: int | None = None,
+) -> Classifier:
     """Train on the bags `training` until the `validation` loss has not improved for PATIENCE epochs; keep the best."""
-    scale = Standardiser.of(bags, training)
+    scale = Standardiser.of(bags, training, components)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build_network(bags[training[0]].shape[1])
+        network = build_network(scale(bags[training[0]]).shape[1])
         optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
         best, best_epoch, weights = math.inf, 0, deepcopy(network.state_dict())
         for epoch in range(EPOCHS):
@@ -143,10 +163,13 @@ class CrossValidation:
         return float(np.std(self.aucs, ddof=1))
 
 
-def cross_validate(bags: Bags, labels: Labels, fold: NDArray[np.int64], seed: int) -> CrossValidation:
+def cross_validate(
+    bags: Bags, labels: Labels, fold: NDArray[np.int64], seed: int, components: int | None = None
+) -> CrossValidation:
     """Test every slide with a classifier that was neither trained nor validated on its fold.
 
-    `fold` (m,) from 0 to k - 1, k at least 3. UserError when some fold lacks one of the labels.
+    Features are reduced to `components`, where they have more channels. `fold` (m,) from 0 to k - 1, k at least 3.
+    UserError when some fold lacks one of the labels.
     """
     k = int(fold.max()) + 1
     for number in range(k):
@@ -159,7 +182,7 @@ def cross_validate(bags: Bags, labels: Labels, fold: NDArray[np.int64], seed: in
     for number in range(k):
         test, validation = fold == number, fold == (number + 1) % k
         training = np.flatnonzero(~test & ~validation).tolist()
-        classifier = fit(bags, labels, training, np.flatnonzero(validation).tolist(), seed + number)
+        classifier = fit(bags, labels, training, np.flatnonzero(validation).tolist(), seed + number, components)
         tested = np.flatnonzero(test).tolist()
         predictions |= {i: classifier(bags[i]) for i in tested}
         aucs.append(auc([predictions[i].logit for i in tested], labels[tested]))

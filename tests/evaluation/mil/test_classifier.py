@@ -118,6 +118,17 @@ def test_standardised_tiles_of_the_chosen_bags_have_mean_0_and_deviation_1() -> 
     torch.testing.assert_close(tiles.std(0, correction=0), torch.ones(4), atol=1e-5, rtol=0)
 
 
+def test_tiles_are_reduced_to_the_directions_in_which_the_chosen_bags_vary_most() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = [torch.randn(60, 1, generator=generator) for _ in range(3)]
+    bags = [torch.cat([h, -2 * h, 0.1 * torch.randn(60, 1, generator=generator)], 1) for h in hidden]
+    reduced = Standardiser.of(bags, [0, 1], components=1)
+    found = reduced(bags[2])[:, 0]
+    assert found.shape == (60,)
+    assert abs(torch.corrcoef(torch.stack([found, hidden[2][:, 0]]))[0, 1]) > 0.99
+    assert Standardiser.of(bags, [0, 1], components=3).axes is None
+
+
 def test_the_interval_is_students() -> None:
     rng = np.random.default_rng(0)
     draws = rng.normal(0.5, 0.1, (2000, 5))
