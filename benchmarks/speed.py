@@ -240,7 +240,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(*row, sep="  ", flush=True)
         table.append(row)
     text = (
-        f"`python -m benchmarks.speed --size {args.size}`: {hardware()}, {torch.backends.cpu.get_cpu_capability()}, PyTorch "
+        f"`python -m benchmarks.speed --size {args.size}`: {hardware()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}, PyTorch "
         f"{torch.__version__}, diffusers {diffusers.__version__}, fp32; medians of {args.repeats}, in turn.\n\n"
         + markdown(["", "threads", "ours, CPU s", "theirs, CPU s", "theirs / ours"], table)
     )
