@@ -3,7 +3,7 @@
 | | default | exact | paper | published |
 |---|---|---|---|---|
 | steps of DDIM | 12, even in log-SNR | 20 | 50 | 20, its own rule |
-| guidance | 3; the finest canvas none | the same | 2 | 3 (it writes 2, in the other convention) |
+| guidance | 1.5; the finest canvas none | the same | 2 | 3 (it writes 2, in the other convention) |
 | coarser canvas | finished first | finished first | in lock-step | in lock-step |
 | corrections a step | 1, in the first 80 % | 1 of half length, in 90 % | 1 | 10 |
 | a correction moves | z_0 | z_0 | z_t | z_t |
@@ -114,10 +114,10 @@ _PREVIEW = Rule(codec="preview", until=0.8)
 _FREE = Rule(inner=0)
 PRESETS = {
     "default": Settings(
-        steps=12, timesteps="log-SNR", guidance=3.0, fine_guidance=1.0, rule=_PREVIEW, blended=2, rounds=1, share=0.7
+        steps=12, timesteps="log-SNR", guidance=1.5, fine_guidance=1.0, rule=_PREVIEW, blended=2, rounds=1, share=0.7
     ),
     "exact": Settings(
-        steps=20, guidance=3.0, fine_guidance=1.0, rule=Rule(codec="jvp", weight=0.5, until=0.9), rounds=1, share=0.85
+        steps=20, guidance=1.5, fine_guidance=1.0, rule=Rule(codec="jvp", weight=0.5, until=0.9), rounds=1, share=0.85
     ),
     "paper": Settings(steps=50, rule=_FINITE, lockstep=True, seam="repair"),
     "published": Settings(
