@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.fixtures.plain_model import PlainModel
 from benchmarks.hardware import device_name
-from ldm.endless.world import World
+from ldm.endless.endless_world import World
 from ldm.errors import cli
 from ldm.evaluation.metrics.seams import seam_strength
 from ldm.images.contact_sheet import Pixels, contact_sheet
@@ -33,7 +33,7 @@ def borders(world: World, scale: str) -> Iterator[tuple[str, int, int]]:
     """Name, period and offset in pixels of each set of borders in the image of a scale."""
     pixels = world.model.downsample
     yield "chunks", world.chunk_px, 0
-    for number, (_, lattice) in enumerate(world.planes[scale].groups, start=1):
+    for number, (_, lattice, _) in enumerate(world.planes[scale].groups, start=1):
         yield f"windows of group {number}", pixels * lattice.stride, pixels * lattice.offset
         if lattice.stride < lattice.side:
             yield f"their other ends, group {number}", pixels * lattice.stride, pixels * (lattice.offset + lattice.side)

@@ -5,9 +5,9 @@ import argparse
 from tqdm import tqdm
 
 from ldm.commands.preview_note import tell_without_preview
+from ldm.endless.endless_world import World
 from ldm.endless.lattice import Area
-from ldm.endless.world import World
-from ldm.explore.server import app_of
+from ldm.explore.tile_server import app_of
 from ldm.images.pyramid_tiff import PyramidWriter
 from ldm.pipeline import ZoomLDM
 from ldm.support.precision import announce, chosen_device

@@ -1,6 +1,6 @@
 """Windows at fixed places of an endless plane, and what covers an area.
 
-    Lattice(side=32, stride=32, offset=16).numbers(0, 32)       # range(-1, 1): windows -1 and 0 overlap latents 0 to 32
+    WindowLattice(side=32, stride=32, offset=16).numbers(0, 32)     # range(-1, 1): windows -1 and 0 overlap 0 to 32
 
 Rows and columns are integers of either sign. Where windows overlap, their values are averaged with weights that fall
 linearly to both sides of a window, so that they sum to one.
@@ -60,7 +60,7 @@ class Area(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lattice:
+class WindowLattice:
     """Windows of `side`, every `stride` (at most `side`), shifted by `offset` on both axes."""
 
     side: int

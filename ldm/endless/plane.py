@@ -9,8 +9,8 @@ steps of its group in a row, cut out of the windows of the group before that cov
 Lattices are shifted against each other, so no border stands still; windows of the last one overlap, with weights that
 fall to their edges. So a place depends on few windows around it, whose results are kept (`ldm.endless.memo`).
 
-`cluster` x `cluster` windows are denoised as one batch, always the same ones: what is computed beside a window can
-change its last digits.
+The windows of a cluster are denoised as one batch, always the same ones: what is computed beside a window can change
+its last digits.
 
 Shapes: n windows, s latents a side, h, w latents of an area.
 """
@@ -26,7 +26,7 @@ from torch import Tensor
 from ldm.diffusion.samplers import ddim_timesteps, log_snr_timesteps, seeded_noise
 from ldm.diffusion.steps import Step, ddim_steps
 from ldm.endless.drawn_map import DrawnMap
-from ldm.endless.lattice import Area, Lattice, key_of
+from ldm.endless.lattice import Area, WindowLattice, key_of
 from ldm.endless.memo import Key, Memo
 from ldm.multiscale.canvas import Codec, Windows, correct
 from ldm.multiscale.joint import FOR_START
@@ -44,37 +44,42 @@ class Part(NamedTuple):
     share: float
     offset: float
     stride: float
+    cluster: int = 1
+    """windows a side that are denoised as one batch on a processor"""
 
 
 FREE = (Part(1 / 3, 1 / 2, 1), Part(1 / 3, 0, 1), Part(1 / 3, 1 / 2, 3 / 4))
 """groups of a scale without a coarser one"""
-HELD = (Part(5 / 6, 0, 1), Part(1 / 6, 1 / 2, 3 / 4))
-"""groups of a scale that a coarser image constrains"""
+HELD = (Part(5 / 6, 1, 1, cluster=2), Part(1 / 6, 1 / 2, 3 / 4))
+"""groups of a scale that a coarser image constrains; four clusters of the first cover a chunk and what it needs
+around it"""
+ON_CARD = 4
+"""windows a side that are denoised as one batch on a card"""
 
 
 class Group(NamedTuple):
-    """Steps that a window takes alone, and the lattice of these windows."""
+    """Steps that a window takes alone, the lattice of these windows, and how many a side are one batch."""
 
     steps: range
-    lattice: Lattice
+    lattice: WindowLattice
+    cluster: int
 
 
-def groups_of(parts: Sequence[Part], steps: int, side: int, factor: int, downsample: int) -> list[Group]:
-    """The groups of `steps` on windows of `side` latents, which begin at whole pixels of an image `factor` times
-    coarser; those without a step are left out."""
-    grain = max(1, factor // downsample)
-    """latents of a coarser pixel"""
+def groups_of(parts: Sequence[Part], steps: int, side: int, grain: int, on_card: bool = False) -> list[Group]:
+    """The groups of `steps` on windows of `side` latents, which begin at multiples of `grain` latents; those without a
+    step are left out."""
     groups, done = [], 0.0
     for part in parts:
         first, done = round(done * steps), done + part.share
         offset, stride = (round(share * side / grain) * grain for share in (part.offset, part.stride))
         if round(done * steps) > first:
-            groups.append(Group(range(first, round(done * steps)), Lattice(side, max(grain, stride), offset)))
+            lattice = WindowLattice(side, max(grain, stride), offset)
+            groups.append(Group(range(first, round(done * steps)), lattice, ON_CARD if on_card else part.cluster))
     return groups
 
 
 @dataclass(frozen=True)
-class Plane:
+class ScalePlane:
     """The latents of `scale`; `coarser`, `factor`: the image that constrains them, and pixels that one of it spans."""
 
     model: MultiscaleModel
@@ -85,31 +90,26 @@ class Plane:
     conditions: DrawnMap
     memo: Memo
     seed: int
-    cluster: int
     coarser: Coarse | None
     factor: int
 
     def latents(self, area: Area, group: int | None = None) -> Tensor:
         """z (3, h, w) of an area after a group of steps, by default the last; -1: before the first, noise."""
         group = len(self.groups) - 1 if group is None else group
-        lattice = self.groups[max(0, group)].lattice
+        _, lattice, cluster = self.groups[max(0, group)]
         if group < 0:
-            blocks = Lattice(lattice.side, lattice.side)
+            blocks = WindowLattice(lattice.side, lattice.side)
             return joined(area, blocks, [(at, self._noise(*at)) for at in blocks.covering(area)])
         windows = lattice.covering(area)
-        numbers = dict.fromkeys((row // self.cluster, col // self.cluster) for row, col in windows)
+        numbers = dict.fromkeys((row // cluster, col // cluster) for row, col in windows)
         keys = [Key("windows", self.scale, group, *number) for number in numbers]
         found = self.memo.all(keys, self._denoised)
         at = {
             place: window
             for number, batch in zip(numbers, found, strict=True)
-            for place, window in zip(self._members(*number), batch, strict=True)
+            for place, window in zip(members(cluster, *number), batch, strict=True)
         }
         return joined(area, lattice, [(window, at[window]) for window in windows])
-
-    def _members(self, row: int, col: int) -> list[tuple[int, int]]:
-        """The windows of a cluster, row by row."""
-        return Lattice(1, 1).covering(Lattice(self.cluster, self.cluster).area(row, col))
 
     def _noise(self, row: int, col: int) -> Tensor:
         """(3, s, s) of a block."""
@@ -121,7 +121,7 @@ class Plane:
     def _denoised(self, key: Key) -> Tensor:
         """The windows (n, 3, s, s) of a cluster after the steps of its group."""
         group = self.groups[key.group]
-        places = [group.lattice.area(*number) for number in self._members(key.row, key.col)]
+        places = [group.lattice.area(*number) for number in members(group.cluster, key.row, key.col)]
         whole = Area(*places[0][:2], *places[-1][2:])
         before = self.latents(whole, key.group - 1)
         z_t = torch.stack([before[:, *place.within(whole)] for place in places])
@@ -146,7 +146,7 @@ class Plane:
 
     def draft(self, row: int, col: int) -> Tensor:
         """z_0 (3, s, s) that is predicted of a window of the first lattice after its group: early and blurred."""
-        steps, lattice = self.groups[0]
+        steps, lattice, _ = self.groups[0]
         place = lattice.area(row, col)
         z_t = self.latents(place, 0)[None]
         if steps.stop == len(self.walk):
@@ -173,7 +173,12 @@ class Plane:
         return torch.stack([image[:, *piece] for piece in pieces])
 
 
-def joined(area: Area, lattice: Lattice, windows: Sequence[tuple[tuple[int, int], Tensor]]) -> Tensor:
+def members(cluster: int, row: int, col: int) -> list[tuple[int, int]]:
+    """The windows of a cluster of `cluster` x `cluster`, row by row."""
+    return WindowLattice(1, 1).covering(WindowLattice(cluster, cluster).area(row, col))
+
+
+def joined(area: Area, lattice: WindowLattice, windows: Sequence[tuple[tuple[int, int], Tensor]]) -> Tensor:
     """The weighted mean (3, h, w) of windows (3, s, s) over an area, in the order given."""
     weight = lattice.weight().to(windows[0][1])
     total = weight.new_zeros(3, area.height, area.width)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.fixtures.plain_model import PlainModel
+from ldm.endless.endless_world import World
 from ldm.endless.lattice import Area
-from ldm.endless.world import World
 from ldm.errors import UserError
 from ldm.images.tensors import from_uint8
 from ldm.multiscale.conditions import Unconditional

@@ -17,9 +17,9 @@ from PIL import Image
 from benchmarks.fixtures.plain_model import PlainModel
 from ldm.cli.explore import region_of
 from ldm.commands import explore
-from ldm.endless.world import World
+from ldm.endless.endless_world import World
 from ldm.errors import UserError
-from ldm.explore.server import FILES, app_of
+from ldm.explore.tile_server import FILES, app_of
 from ldm.view.local_server import listen, server_of
 from tests.endless.test_world import quick, worlds
 

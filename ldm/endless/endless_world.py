@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm.endless.decoded_areas import decoded
 from ldm.endless.drawn_map import DrawnMap
 from ldm.endless.folder_cache import FolderCache
-from ldm.endless.lattice import Area, Lattice
+from ldm.endless.lattice import Area, WindowLattice
 from ldm.endless.memo import Key, Memo
-from ldm.endless.pictures import decoded
-from ldm.endless.plane import FREE, HELD, Plane, groups_of
+from ldm.endless.plane import FREE, HELD, ScalePlane, groups_of
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels
 from ldm.images.tensors import from_uint8, to_uint8
@@ -41,8 +41,6 @@ from ldm.support.cache import Identity
 
 CHUNK = 2
 """patches a side of a chunk, the part of an image that is decoded at a time"""
-CLUSTER = 4
-"""windows a side that are denoised as one batch on a card"""
 
 
 class World:
@@ -71,7 +69,7 @@ class World:
         self.memo = Memo(FolderCache(cache, identity.digest) if cache else None)
         conditions = DrawnMap(model, self.scales[-1], seed, self.memo)
         self.planes = {scale: self._plane(scale, conditions) for scale in self.scales}
-        self._chunks = Lattice(self.chunk_px, self.chunk_px)
+        self._chunks = WindowLattice(self.chunk_px, self.chunk_px)
         single = None if self._batches else partial(torch.set_num_threads, 1)
         self._pool = ThreadPoolExecutor(self._workers(threads), "world", initializer=single)
 
@@ -157,11 +155,11 @@ class World:
     def _coarser(self, scale: str) -> str | None:
         return next(iter(self.scales[self.scales.index(scale) + 1 :]), None)
 
-    def _plane(self, scale: str, conditions: DrawnMap) -> Plane:
+    def _plane(self, scale: str, conditions: DrawnMap) -> ScalePlane:
         above, model, settings = self._coarser(scale), self.model, self.settings
         factor = model.ladder[above].downsample // model.ladder[scale].downsample if above else 1
         fine = settings.fine_guidance if scale == self.scales[0] and above else None
-        return Plane(
+        return ScalePlane(
             model=model,
             scale=scale,
             settings=settings,
@@ -170,13 +168,12 @@ class World:
                 HELD if above else FREE,
                 settings.steps,
                 model.tile_px // model.downsample,
-                factor,
-                model.downsample,
+                max(1, factor // model.downsample),
+                self._batches,
             ),
             conditions=conditions,
             memo=self.memo,
             seed=self.seed,
-            cluster=CLUSTER if self._batches else 1,
             coarser=partial(self._image, above) if above else None,
             factor=factor,
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ldm.endless.lattice import Area, Lattice
+from ldm.endless.lattice import Area, WindowLattice
 from ldm.endless.memo import Key, Memo
 from ldm.endless.plane import joined
 from ldm.multiscale.model import MultiscaleModel
@@ -33,7 +33,7 @@ def decoded(model: MultiscaleModel, latents: Latents, area: Area, memo: Memo, na
 def _blended(model: MultiscaleModel, latents: Latents, area: Area, memo: Memo, name: str) -> Tensor:
     side = model.tile_px
     margin = side // OVERLAP // 2 // model.downsample * model.downsample
-    windows = Lattice(side + 2 * margin, side, -margin)
+    windows = WindowLattice(side + 2 * margin, side, -margin)
 
     def window(key: Key) -> Tensor:
         return model.decode_sampled(latents(windows.area(key.row, key.col).over(model.downsample))[None])[0]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ldm.endless.world import World
+from ldm.endless.endless_world import World
 from ldm.errors import UserError, one_line
 from ldm.images.contact_sheet import Pixels
 from ldm.view.local_server import application
