@@ -17,10 +17,11 @@ def same_threads() -> None:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_every_row_compares_two_ways_to_the_same_result(tmp_path: Path) -> None:
     speed.main(["--size", "tiny", "--repeats", "1", "--threads", "1", "--out", str(tmp_path / "speed.md")])
     table = [line for line in (tmp_path / "speed.md").read_text().splitlines() if line.startswith("| ")]
-    assert [name in line for name, line in zip(NAMES, table[1:], strict=True)] == [True] * len(NAMES)
+    assert [name in line for name, line in zip(NAMES, table[2:], strict=True)] == [True] * len(NAMES)
 
 
 NAMES = ("U-Net", "encoding", "decoding", "training step", "DDIM", "DPM-Solver++", "loading")
