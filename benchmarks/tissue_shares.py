@@ -1,6 +1,6 @@
 """Which scales show the label of `zoomldm draw --kind neighbours`, by features that see everything in their tile.
 
-    python -m benchmarks.arrangement
+    python -m benchmarks.tissue_shares
 
 Features are the true shares of tissue classes under a tile, drawn from the same layout as the slide, in place of a
 network's: what a perfect encoder of single tiles would give. Five splits into five folds, as in `zoomldm mil`.
