@@ -6,6 +6,7 @@ Shapes: b contexts, w their width.
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -13,6 +14,9 @@ from ldm.diffusion.samplers import ddim, respaced_timesteps
 from ldm.errors import UserError
 from ldm.hub import build_part, load_network, open_source, save_model
 from ldm.networks.dit import DiT
+
+LABEL_GUIDANCE = 1.5
+"""guidance towards a label: z_0 = none + guidance (labelled - none)"""
 
 
 @dataclass(eq=False)
@@ -29,6 +33,8 @@ class ConditioningModel:
     """id of the Summarizer whose contexts it was trained on; None: unknown, as for the published CDM"""
     config: DictConfig | None = None
     """what builds it again"""
+    labels: tuple[str, ...] = ()
+    """labels of slides that it is conditioned on, in the order of their numbers"""
 
     @classmethod
     def load(cls, source: str | Path) -> "ConditioningModel":
@@ -36,7 +42,10 @@ class ConditioningModel:
         found = open_source(source, "cdm")
         network = load_network(found, "cdm", {"cdm": found.tensors})
         contexts_id = found.config.get("contexts_id")
-        return cls(network, build_part(found, "schedule"), found.id, found.config_id, contexts_id, found.config)
+        labels = tuple(found.config.get("label_names") or ())
+        if len(labels) != network.labels:
+            raise UserError(f"cdm: {found.id} has {network.labels} labels, its config {len(labels)}; fetch it again")
+        return cls(network, build_part(found, "schedule"), found.id, found.config_id, contexts_id, found.config, labels)
 
     def save(self, folder: str | Path) -> None:
         """Write config, weights and their sha256, which `load` reads back. UserError when the disk refuses."""
@@ -58,10 +67,26 @@ class ConditioningModel:
     def scales(self) -> int:
         return self.network.y_embedder.embedding_table.num_embeddings
 
-    def sample(self, noise: Tensor, scale: Tensor, steps: int = 50) -> Tensor:
-        """DDIM from noise (b, 65, w) for scales (b,): the network predicts z_0, and the last z_0 is the sample."""
+    def number_of(self, label: str) -> int:
+        """The number of `label`. UserError for one that it was not trained on."""
+        if label not in self.labels:
+            known = (
+                f"expected one of {', '.join(self.labels)}" if self.labels else "it has none: train it with cdm.labels"
+            )
+            raise UserError(f"--label: {label[:80]} is no label of the CDM {self.id}; {known}")
+        return self.labels.index(label)
+
+    def sample(self, noise: Tensor, scale: Tensor, steps: int = 50, label: str | None = None) -> Tensor:
+        """DDIM from noise (b, 65, w) for scales (b,): the network predicts z_0, and the last z_0 is the sample.
+
+        With a `label` it is guided towards slides of this label. UserError for an unknown one.
+        """
+        number = None if label is None else torch.full_like(scale, self.number_of(label))
 
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
-            return self.network(z_t, t, scale)[0].to(z_t.dtype)
+            z_0 = self.network(z_t, t, scale)[0].to(z_t.dtype)
+            if number is None:
+                return z_0
+            return z_0.lerp(self.network(z_t, t, scale, number)[0].to(z_t.dtype), LABEL_GUIDANCE)
 
         return ddim(denoise, noise, self.alpha_bar, respaced_timesteps(steps), kind="z_0", final=1.0)

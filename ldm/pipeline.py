@@ -202,18 +202,28 @@ class ZoomLDM(LatentDiffusion):
 
     @torch.no_grad()
     def sample_context(
-        self, scale: str, count: int = 1, *, seed: int = 0, steps: int = 50, batch_size: int = 64
+        self,
+        scale: str,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        steps: int = 50,
+        batch_size: int = 64,
+        label: str | None = None,
     ) -> Tensor:
-        """Sample contexts (n, 65, w) from the CDM; context i depends on seed + i alone. UserError without a CDM."""
+        """Sample contexts (n, 65, w) from the CDM; context i depends on seed + i alone.
+
+        `label`: of slides that they are to be like. UserError without a CDM, or for a label that it does not know.
+        """
         noise = image_noise(count, (TOKENS, self.cdm_needed.width), seed, FOR_CONTEXT)  # (n, 65, w)
-        return torch.cat([self.context_from(scale, part, steps) for part in noise.split(batch_size)])
+        return torch.cat([self.context_from(scale, part, steps, label) for part in noise.split(batch_size)])
 
     @torch.no_grad()
-    def context_from(self, scale: str, noise: Tensor, steps: int = 50) -> Tensor:
+    def context_from(self, scale: str, noise: Tensor, steps: int = 50, label: str | None = None) -> Tensor:
         """The contexts (n, 65, w) that the CDM makes of standard normal noise (n, 65, w). UserError without a CDM."""
         cdm = self.cdm_needed
         with self._autocast():
-            drawn = cdm.sample(noise.to(self.device), self._indices(scale, len(noise)), steps)
+            drawn = cdm.sample(noise.to(self.device), self._indices(scale, len(noise)), steps, label)
         return checked(drawn, f"contexts at {scale}")
 
     @torch.no_grad()
@@ -225,19 +235,20 @@ class ZoomLDM(LatentDiffusion):
         *,
         batch_size: int = 16,
         seed: int = 0,
+        label: str | None = None,
         **sampling: Any,
     ) -> NDArray[np.uint8]:
         """Sample `count` images (n, H, W, 3) of one scale; image i depends on seed + i and its condition alone.
 
         Conditions are the grids `embeddings` (d, gh, gw), cycled to `count` images (default: one each); without them
-        the CDM samples one per image. `sampling` goes to `sample_latents`: guidance, guidance_interval, steps,
-        sampler, progress.
+        the CDM samples one per image, of slides like those of `label` if one is given. `sampling` goes to
+        `sample_latents`: guidance, guidance_interval, steps, sampler, progress.
         """
         count = (1 if embeddings is None else len(embeddings)) if count is None else count
         if count < 1 or (embeddings is not None and not len(embeddings)):
             raise UserError(f"count: {count} images asked; expected at least 1, and at least one grid of embeddings")
         if embeddings is None:
-            context = self.sample_context(scale, count, seed=seed, batch_size=batch_size)
+            context = self.sample_context(scale, count, seed=seed, batch_size=batch_size, label=label)
         else:
             context = self.context(embeddings, scale)
             context = context[torch.arange(count, device=context.device) % len(context)]  # (n, 65, w)

@@ -121,6 +121,7 @@ SYSTEMS: dict[str, dict[str, Values]] = {
         "init": Values(("null",), ("1", "[]", "nowhere.ckpt", "???")),
     },
     "cdm": {
+        "cdm.labels": Values(("null",), ("nowhere.csv", "1", "[]", "???")),
         "model.cdm.layers": YAML_COUNT,
         "model.cdm.tokens": Values(("65",), ("64", "0", *YAML_NONSENSE)),
         "model.cdm.heads": Values(("1", "5"), ("0", "7", *YAML_NONSENSE)),
@@ -224,7 +225,8 @@ def commands() -> dict[str, Grammar]:
         sample.main, (), **common, **sampling, count=Values(("1", "2"), COUNT.bad), scales=SCALE, device=DEVICE
     )
     found["sample_joint"] = _command(
-        joint.main, (), **fabric, **common, **where, steps=COUNT, inner=NATURAL, tolerance=REAL, guidance=REAL,
+        joint.main, (), **fabric, **common, label=Values((), ("tumour", "")),
+        **where, steps=COUNT, inner=NATURAL, tolerance=REAL, guidance=REAL,
         guidance_interval=interval, batch_size=COUNT,
         place=Values(("0,0", "1,2"), ("²,1", "1", "1,2,3", "-1,0", "x", "999999,0")),
         layout=Values((), ("nowhere.geojson", "file", "folder", "picture.png")), palette=Values((), ("nowhere",)),

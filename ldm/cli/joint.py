@@ -12,6 +12,7 @@ from ldm.cli.options import (
     add_batch_size,
     add_cdm,
     add_guidance_interval,
+    add_label,
     add_machines,
     add_model,
     add_model_out,
@@ -33,6 +34,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add_model(add)
     add_cdm(add)
+    add_label(add)
     add_preview(add)
     add_scales(add, "finest and coarser ones, any number; default: 20x,5x, of satellite models 1x,3x")
     add("--size", metavar="PX|WxH", help="pixels at the finest scale (1024; with --layout, as far as it reaches)")

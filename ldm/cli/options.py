@@ -106,3 +106,9 @@ def add_preview(add: Add) -> None:
 def add_cdm(add: Add) -> None:
     """--cdm: the conditioning diffusion model of the model."""
     add("--cdm", help="the model's CDM, named likewise; demo and satellite bring their own")
+
+
+def add_label(add: Add) -> None:
+    """--label: of the CDM's labels."""
+    text = "with --from cdm: conditions of slides with this label, one of the cdm.labels of its training"
+    add("--label", metavar="NAME", help=text)

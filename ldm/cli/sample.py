@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ldm.cli.options import (
     add_cdm,
     add_device,
+    add_label,
     add_model,
     add_model_out,
     add_patch_sampling,
@@ -28,6 +29,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add_model(add)
     add_cdm(add)
+    add_label(add)
     add("--from", dest="origin", metavar="cdm|SLIDE.h5", help="conditions; default: the bundled slide")
     add_scales(add, "scales to sample, separated by commas; default: all")
     add("--count", type=positive_int, default=4, help="patches per scale (%(default)s)")

@@ -115,6 +115,8 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], s
     args.origin = origin
     if args.place and Path(origin).suffix != ".h5":
         raise UserError(f"--place: {args.place} names a base tile of a slide, but --from is {origin}; leave one out")
+    if args.label is not None and origin != "cdm":
+        raise UserError(f"--label: {args.label[:80]} is for conditions of a CDM, not of {origin}; add --from cdm")
     if origin == "none":
         return Origin("none")
     zooms = sorted((model.ladder[name] for name in scales), key=lambda zoom: zoom.index)
@@ -122,8 +124,10 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], s
     rows, cols = (-(-length // tile) for length in size)
     if origin == "cdm":
         cdm = model.cdm_needed
-        draw = partial(drawn_tokens, model, zooms[-1].name, rows, cols, seed=args.seed, progress=True)
-        return Origin("cdm", draw, cdm.weights, slow=True)
+        label = args.label
+        settings = {} if label is None else {"label": cdm.number_of(label)}
+        draw = partial(drawn_tokens, model, zooms[-1].name, rows, cols, seed=args.seed, label=label, progress=True)
+        return Origin("cdm", draw, cdm.weights, settings=settings, slow=True)
     if Path(origin).suffix == ".h5":
         slide = matching_slide(origin, model)
         place = place_of(args.place) if args.place else richest_place(slide, zooms[-1].name, rows, cols)

@@ -29,7 +29,11 @@ def origin_of(args: argparse.Namespace, model: ZoomLDM) -> SlideFile | None:
     if origin is None:
         raise UserError(f"--from: no conditions for {args.model}; give --from SLIDE.h5 or --cdm RUN")
     if str(origin) == "cdm":
+        if args.label is not None:
+            model.cdm_needed.number_of(args.label)
         return None
+    if args.label is not None:
+        raise UserError(f"--label: {args.label[:80]} is for conditions of a CDM, not of {origin}; add --from cdm")
     return matching_slide(origin, model)
 
 
@@ -69,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
             args.count,
             grids,
             seed=args.seed,
+            label=args.label,
             progress=True,
             **{key: getattr(args, key) for key in SAMPLING},
         )

@@ -55,7 +55,7 @@ def model_settings(config: DictConfig) -> str:
     read = {key: config.get(key) for key in ("system", "ladder", "tile_px", "encoder", "model", "steers")}
     if config.get("system") in ("control", "superres"):
         read["scales"] = config.data.get("scales")
-    read |= {key: config[key] for key in ("contexts_id", "decoder_id", "latents_id") if config.get(key)}
+    read |= {key: config[key] for key in ("contexts_id", "decoder_id", "latents_id", "label_names") if config.get(key)}
     plain = OmegaConf.to_container(OmegaConf.create(read))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

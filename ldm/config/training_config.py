@@ -170,6 +170,11 @@ class ZoomLDMModel(Section):
     """of a distilled model: the number of sampling steps that it was trained for"""
 
 
+class CdmOptions(Section):
+    labels: Text | None = None
+    """CSV with the columns slide and label, of slides of the cohort"""
+
+
 class CdmModel(Section):
     cdm: Cdm
     schedule: Schedule
@@ -240,6 +245,11 @@ class CdmConfig(Config):
     zoomldm: Text
     contexts_id: Text | None = None
     """id of the Summarizer whose contexts are learnt"""
+    cdm: CdmOptions | None = None
+    label_names: Annotated[list[Text], Field(min_length=2)] | None = None
+    """labels that the CDM is conditioned on, in the order of their numbers; written when the run starts"""
+    labels_id: Text | None = None
+    """digest of the labels of all slides"""
     data: LatentData
     model: CdmModel
 
@@ -280,7 +290,7 @@ SCHEMAS: dict[str, type[Config]] = {
 }
 OF_ONE_SCALE = ("control", "superres")
 """systems whose `data` says for which scale the weights are"""
-OF_TRAINING = ("run", "seed", "data", "training", "init", "zoomldm", "autoencoder", "distillation")
+OF_TRAINING = ("run", "seed", "data", "training", "init", "cdm", "zoomldm", "autoencoder", "distillation")
 """keys that are not checked in a finished run"""
 
 

@@ -3,6 +3,7 @@
 z_0        (b, 3, h, w)   latents, unquantised
 embedding  b grids (d, gh, gw), each at most 8x8, tokens normalised
 scale      (b,)           index on the ladder
+slide      b names        of the slides that the samples are of
 image      (b, 3, H, W)   the patches in [-1, 1], where a system asks for them
 """
 
@@ -43,6 +44,7 @@ class Sample:
     z_0: Tensor
     embedding: Tensor
     scale: int
+    slide: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Batch:
     scale: Tensor
     stream: BatchRNG
     image: Tensor | None = None
+    slide: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.z_0)
@@ -82,4 +85,5 @@ def collate(samples: Sequence[Sample], stream: BatchRNG) -> Batch:
         embedding=[sample.embedding for sample in samples],
         scale=torch.tensor([sample.scale for sample in samples]),
         stream=stream,
+        slide=[sample.slide for sample in samples],
     )

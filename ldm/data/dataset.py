@@ -140,7 +140,8 @@ def pair_batch(picks: Sequence[Pick], stream: BatchRNG) -> Batch:
 
 
 def _sample(slide: SlideFile, scale: Scale, row: int) -> Sample:
-    return Sample(slide.latent(scale.name, row), slide.embedding(scale.name, row), scale.index)
+    name = str(slide.attrs["slide_id"])
+    return Sample(slide.latent(scale.name, row), slide.embedding(scale.name, row), scale.index, name)
 
 
 class ImageBatches(_Batches):

@@ -1,4 +1,7 @@
-"""Slide labels for multiple-instance learning, from a CSV with the columns slide, label and, where known, patient."""
+"""Slide labels from a CSV with the columns slide, label and, where known, patient.
+
+For multiple-instance learning, which takes two of them, and for a CDM, which takes any number.
+"""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -62,11 +65,7 @@ def read_labels(path: str | Path) -> Labels:
     UserError for a file without the columns, a slide named twice, more or fewer than two labels, and labels or patients
     that differ only in spelling.
     """
-    every = read_csv(path, ["slide", "label"], ["patient"]).rows
-    _refuse_repeats(path, every)
-    rows = [row for row in every if is_known(row.cells["label"])]
-    _refuse_unclear(path, rows)
-    refuse_variants(path, "labels", ((row.line, row.cells["label"]) for row in rows))
+    every, rows = _labelled_rows(path)
     names = sorted(
         {row.cells["label"] for row in rows}, key=lambda name: (len(name), name) if name.isdecimal() else (0, name)
     )
@@ -79,6 +78,25 @@ def read_labels(path: str | Path) -> Labels:
     values = np.array([names.index(row.cells["label"]) for row in rows])
     slides = [row.cells["slide"] for row in rows]
     return Labels(slides, values, names, patients, len(every) - len(rows))
+
+
+def slide_labels(path: str | Path) -> dict[str, str]:
+    """The label of every labelled slide, of any number of labels. UserError as `read_labels`, or for fewer than two."""
+    _, rows = _labelled_rows(path)
+    found = {row.cells["slide"]: row.cells["label"] for row in rows}
+    if len(set(found.values())) < 2:
+        raise UserError(f"{path}: has the labels {', '.join(set(found.values())) or 'none'}; expected at least two")
+    return found
+
+
+def _labelled_rows(path: str | Path) -> tuple[list[Row], list[Row]]:
+    """All rows, and those with a label."""
+    every = read_csv(path, ["slide", "label"], ["patient"]).rows
+    _refuse_repeats(path, every)
+    rows = [row for row in every if is_known(row.cells["label"])]
+    _refuse_unclear(path, rows)
+    refuse_variants(path, "labels", ((row.line, row.cells["label"]) for row in rows))
+    return every, rows
 
 
 def _refuse_unclear(path: str | Path, rows: list[Row]) -> None:

@@ -85,7 +85,15 @@ def pool_all(tokens: Tensor) -> Tensor:
 
 
 def drawn_tokens(
-    model: MultiscaleModel, scale: str, rows: int, cols: int, *, seed: int = 0, steps: int = 200, progress: bool = False
+    model: MultiscaleModel,
+    scale: str,
+    rows: int,
+    cols: int,
+    *,
+    seed: int = 0,
+    steps: int = 200,
+    label: str | None = None,
+    progress: bool = False,
 ) -> Tensor:
     """Sample a map (d, rows, cols): the CDM samples a context for every patch of `scale`.
 
@@ -95,7 +103,7 @@ def drawn_tokens(
     """
     zoom = model.ladder[scale]
     down, across = -(-rows // zoom.downsample), -(-cols // zoom.downsample)
-    context = model.sample_context(scale, down * across, seed=seed)
+    context = model.sample_context(scale, down * across, seed=seed, label=label)
     grids = Inversion(model, scale, seed, progress=progress).from_context(context, steps)  # (n, d, g, g)
     return laid_out(grids, down, zoom.pyramid_level)[:, :rows, :cols]
 

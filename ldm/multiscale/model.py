@@ -78,8 +78,8 @@ class MultiscaleModel(Protocol):
     def context(self, embeddings: Tensor | Sequence[Tensor], scale: str) -> Tensor:
         """Grids (d, gh, gw) of one scale -> contexts (n, 65, w)."""
 
-    def sample_context(self, scale: str, count: int = 1, *, seed: int = 0) -> Tensor:
-        """Contexts (n, 65, w) of the CDM."""
+    def sample_context(self, scale: str, count: int = 1, *, seed: int = 0, label: str | None = None) -> Tensor:
+        """Contexts (n, 65, w) of the CDM, of slides like those of `label`."""
 
     def context_from(self, scale: str, noise: Tensor, steps: int = 50) -> Tensor:
         """Contexts (n, 65, w) of the CDM, from standard normal noise (n, 65, w)."""

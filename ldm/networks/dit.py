@@ -9,9 +9,10 @@ with shift, factor and gate linear in the sum of the two embeddings, all 0 at th
 Shapes: b samples, n tokens (65), c channels of the context, d width.
 """
 
+import torch
 from torch import Tensor, nn
 
-from ldm.config.schema import Count
+from ldm.config.schema import Count, Natural
 from ldm.layers.embeddings import position_embedding, timestep_embedding
 from ldm.layers.init import zeroed
 
@@ -106,7 +107,9 @@ class DiT(nn.Module):
         heads: Count = 12,
         tokens: Count = 65,
         scales: Count = 8,
+        labels: Natural = 0,
     ) -> None:
+        """`labels`: number of slide labels that it is conditioned on, besides none."""
         super().__init__()
         self.register_buffer("pos_embed", position_embedding(tokens, width))
         self.x_embedder = nn.Linear(context_dim, width)
@@ -114,6 +117,8 @@ class DiT(nn.Module):
         self.y_embedder = ScaleEmbedder(scales, width)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(layers))
         self.final_layer = FinalLayer(width, 2 * context_dim)
+        self.label_embedder = ScaleEmbedder(labels + 1, width) if labels else None
+        """the last row is that of no label"""
 
     def bottlenecks(self) -> dict[str, list[Tensor]]:
         """Layers that all of x passes on its way to the clean context: `ldm.networks.trained`."""
@@ -123,13 +128,21 @@ class DiT(nn.Module):
             "final_layer.linear": [self.final_layer.linear.weight[:context_dim]],
         }
 
-    def forward(self, x: Tensor, t: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Noisy context x (b, n, c), t (b,), scale (b,) -> (clean context, variance logits), each (b, n, c).
+    @property
+    def labels(self) -> int:
+        """Number of slide labels; also the index of no label."""
+        return 0 if self.label_embedder is None else self.label_embedder.embedding_table.num_embeddings - 1
 
-        Logits -1 and 1 mean the smallest and largest variance of a step; see `ldm.diffusion.vlb`.
+    def forward(self, x: Tensor, t: Tensor, scale: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noisy context x (b, n, c), t, scale and label (b,) -> (clean context, variance logits), each (b, n, c).
+
+        Without `label`, that of no label. Logits -1 and 1 mean the smallest and largest variance of a step; see
+        `ldm.diffusion.vlb`.
         """
         h = self.x_embedder(x) + self.pos_embed  # (b, n, d)
         condition = self.t_embedder(t) + self.y_embedder(scale)  # (b, d)
+        if self.label_embedder is not None:
+            condition = condition + self.label_embedder(torch.full_like(scale, self.labels) if label is None else label)
         for block in self.blocks:
             h = block(h, condition)
         x_0, logits = self.final_layer(h, condition).chunk(2, dim=-1)
