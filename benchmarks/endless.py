@@ -11,6 +11,7 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def measured(world: World, places: int, size: int) -> tuple[list[str], list[Pixe
             top, left = (at // down // world.chunk_px * world.chunk_px for at in (row, col))
             images.append((top, left, world[scale, top : top + size, left : left + size]))
         seconds = time.process_time() - started
-        chunks = places * -((-size // world.chunk_px) ** 2)
+        chunks = places * ceil(size / world.chunk_px) ** 2
         for name, period, offset in borders(world, scale):
             found = [seams(image, top, left, period, offset) for top, left, image in images]
             lines.append(f"| {scale} | {name} | {np.mean(found):.2f} ± {np.std(found):.2f} |")
