@@ -144,6 +144,6 @@ def load_prepare_config(files: Sequence[str | Path], overrides: Sequence[str] = 
 def _as_text(override: str) -> str:
     """A name or pattern as typed, which YAML would misread (`*` is an alias, `#` a comment)."""
     key, equals, value = override.partition("=")
-    if key not in TEXT_KEYS or value in ("", "null", "~") or value[0] in "\"'":
+    if key not in TEXT_KEYS or value in ("null", "~") or value[:1] in ('"', "'"):
         return override
     return f"{key}{equals}{json.dumps(value, ensure_ascii=False)}"
