@@ -14,8 +14,11 @@ from benchmarks.fixtures import toy
 from benchmarks.fixtures.palettes import palette
 from ldm.cli import joint
 from ldm.commands.joint import OUTPUTS
+from ldm.commands.paint import Painting, layout_contents, write_labels
 from ldm.errors import UserError
-from ldm.images.geojson import Region, read_regions, write_regions
+from ldm.images.class_maps import read_class_raster
+from ldm.images.geojson import Region, Regions, read_regions, write_regions
+from ldm.multiscale.layout import fitted
 from ldm.multiscale.palette import save_palette
 
 REGIONS = [
@@ -73,6 +76,25 @@ def test_labels_that_come_out_are_a_layout_that_goes_in_and_do_not_stay_beside_a
     model, slide = str(world / "zoomldm"), str(world / "slide.h5")
     joint.main(["--model", model, "--from", slide, "--out", str(tmp_path), "--size", "64", "--steps", "2"])
     assert {file.name for file in tmp_path.iterdir()} == {*OUTPUTS, "canvas_5x.tiff"}
+
+
+def test_labels_of_any_names_and_of_many_classes_are_read_again(tmp_path: Path) -> None:
+    names = ['a "b", c', *(f"class {k}" for k in range(299))]
+    many = palette(names=tuple(names), colours=((1, 2, 3),) * len(names), counts=(1,) * len(names))
+    regions = [Region(name, shapely.box(k, 0, k + 1, 2)) for k, name in enumerate(names)]
+    layout = fitted(Regions(regions), many, um=0.5)
+    write_labels(tmp_path, Painting(layout, many, tmp_path, 16), 4096)
+    assert [region.name for region in read_class_raster(tmp_path / "labels.png").regions] == names
+
+
+def test_the_legend_of_a_raster_is_part_of_what_the_image_depends_on(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((4, 4), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("value,class\n1,Fat\n")
+    before = layout_contents(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("value,class\n1,Tumor\n")
+    after = layout_contents(tmp_path / "a.png")
+    assert before["layout"] == after["layout"]
+    assert before != after
 
 
 def test_another_layout_gives_another_image(world: Path, given: Path, painted: Path, tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ def test_annotations_of_a_scene_are_in_its_crs(tmp_path: Path) -> None:
         run(tmp_path, "--annotations", str(tmp_path))
 
 
+def test_a_name_that_several_slides_share_is_refused(cohort: Path) -> None:
+    for number in (1, 2):
+        toy.slide(cohort / f"cohort/s{number}.h5", source=f"part{number}/x.svs")
+    (cohort / "annotations/s1.geojson").rename(cohort / "annotations/x.geojson")
+    with pytest.raises(UserError, match=r"x\.geojson could be of s1 or s2; name it s1\.geojson"):
+        run(cohort, "--annotations", str(cohort / "annotations"))
+
+
 def test_clusters_are_named_by_size(cohort: Path) -> None:
     found = load_palette(run(cohort, "--clusters", "3"))
     assert found.names == ("cluster-1", "cluster-2", "cluster-3")

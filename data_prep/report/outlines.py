@@ -10,24 +10,28 @@ from numpy.typing import NDArray
 
 from data_prep.plan import Plan
 from data_prep.preparation_config import PrepareConfig
-from data_prep.slides.find import Task
+from data_prep.slides.find import Task, shown
 from data_prep.slides.grid import Mask
 from data_prep.slides.tissue import PER_TILE
+from ldm.errors import UserError
 from ldm.images.class_maps import Legend, outlined
-from ldm.images.geojson import Region, write_regions
+from ldm.images.geojson import Region, write_regions, written_here
 
 TISSUE, KEPT = (0, 140, 60), (20, 60, 220)
 
 
 def save_outlines(plan: Plan, config: PrepareConfig, task: Task) -> None:
-    """Write <slide>.geojson beside the prepared file."""
+    """Write <slide>.geojson beside the prepared file. UserError where somebody's own regions have this name."""
+    path = task.target.with_suffix(".geojson")
+    if path.exists() and not written_here(path):
+        raise UserError(f"{shown(path)}: was not written by prepare and would be replaced; move it, or set another out")
     step = plan.plane.mpp / plan.slide.mpp  # pixels of full resolution per base pixel
     tile_l0 = config.tile_px * step
     tissue, cell = (plan.tiles > 0, tile_l0) if plan.mask is None else (plan.mask, tile_l0 / PER_TILE)
     regions = _areas(tissue, "tissue", TISSUE, cell)
     for scale, kept in zip(config.zooms, plan.kept, strict=True):
         regions += _areas(kept, f"kept {scale.name}", KEPT, tile_l0 * scale.downsample)
-    write_regions(task.target.with_suffix(".geojson"), _on_slide(regions, plan))
+    write_regions(path, _on_slide(regions, plan))
 
 
 def _areas(mask: Mask, name: str, colour: tuple[int, int, int], cell: float) -> list[Region]:

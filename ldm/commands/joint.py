@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ldm.commands.joint_files import canvas, canvas_name, write_canvases, writer_of
 from ldm.commands.out_folder import out_folder, refuse_overwriting
-from ldm.commands.paint import FILES, Painting, painting_of, picture, write_labels
+from ldm.commands.paint import FILES, Painting, layout_contents, painting_of, picture, write_labels
 from ldm.commands.preview_note import tell_without_preview
 from ldm.commands.real_pixels import RealPatch, Shrunk, gradient_share, patches_of
 from ldm.diffusion.samplers import check_levels
@@ -101,7 +101,7 @@ def painted(args: argparse.Namespace, painting: Painting, per_base: int) -> Orig
     return Origin(
         "layout",
         lambda: layout.tokens(palette, painting.tile_px, args.seed),
-        inputs={"layout": content(args.layout), "palette": content(painting.path)},
+        inputs={**layout_contents(args.layout), "palette": content(painting.path)},
         settings=settings,
         place=layout.place.scaled(1 / per_base) if layout.place else None,
         painting=painting,
@@ -234,7 +234,8 @@ def run(args: argparse.Namespace) -> None:
     model = ZoomLDM.load(args.model, cdm=args.cdm, preview=args.preview, device=fabric.device, precision=args.precision)
     args.out = out_folder(args, "samples/joint", model)
     check_levels(args.guidance_interval, model.alpha_bar)
-    given = [Path(path) for path in (args.origin, args.layout, args.palette) if path]
+    legend = args.layout and args.layout.with_suffix(".csv")
+    given = [Path(path) for path in (args.origin, args.layout, legend, args.palette) if path]
     refuse_overwriting(given, args.out, [*OUTPUTS, *FILES, *map(canvas_name, model.ladder.names)])
     if fabric.is_global_zero:
         announce(model.precision, model.device)

@@ -17,6 +17,7 @@ from ldm.multiscale.layout import Layout, fitted
 from ldm.multiscale.palette import Palette, check_palette, load_palette
 from ldm.pipeline import ZoomLDM
 from ldm.support.bundled_models import BUNDLED
+from ldm.support.cache import content
 from ldm.support.files import atomic_write, write_text
 
 RASTERS = {".png", ".tif", ".tiff"}
@@ -38,6 +39,12 @@ class Painting(NamedTuple):
 def read_layout_file(path: Path) -> Regions:
     """GeoJSON, or a class raster with its legend. UserError for anything else."""
     return read_class_raster(path) if path.suffix.lower() in RASTERS else read_regions(path)
+
+
+def layout_contents(path: Path) -> dict[str, str]:
+    """Hashes of all that a layout is read from: the legend of a class raster lies beside it."""
+    legend = {"legend": content(path.with_suffix(".csv"))} if path.suffix.lower() in RASTERS else {}
+    return {"layout": content(path), **legend}
 
 
 def painting_of(args: argparse.Namespace, model: ZoomLDM, scale: str) -> Painting | None:
@@ -112,9 +119,12 @@ def write_labels(out: Path, painting: Painting | None, largest_px: int) -> None:
     if max(layout.height, layout.width) > largest_px:
         return
     legend, classes = labels(layout, painting.palette)
-    image = Image.fromarray(classes.astype(np.uint8), mode="P")
-    image.putpalette([x for value in range(max(legend) + 1) for x in legend.get(value, ("", (0, 0, 0)))[1]])
+    image = Image.fromarray(classes)  # 16 bits a cell, without colours
+    if max(legend) < 256:
+        image = Image.fromarray(classes.astype(np.uint8), mode="P")
+        image.putpalette([x for value in range(max(legend) + 1) for x in legend.get(value, ("", (0, 0, 0)))[1]])
     with atomic_write(out / LABELS) as partial:
         image.save(partial, format="PNG")
-    lines = [f'{value},"{name}",#{bytes(colour).hex()}' for value, (name, colour) in legend.items()]
+    quoted = {value: name.replace('"', '""') for value, (name, _) in legend.items()}
+    lines = [f'{value},"{quoted[value]}",#{bytes(colour).hex()}' for value, (_, colour) in legend.items()]
     write_text(out / LEGEND, "\n".join(["value,class,colour", *lines]) + "\n")

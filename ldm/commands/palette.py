@@ -72,7 +72,7 @@ def annotated(files: Sequence[SlideFile], folder: Path) -> tuple[list[LabelledSl
 
     UserError when there are none.
     """
-    found = [(file, path) for file in files if (path := annotation_of(file, folder))]
+    found = [(file, path) for file in files if (path := annotation_of(file, folder, files))]
     if not found:
         raise UserError(
             f"--annotations: {folder} has no {files[0].attrs['slide_id']}.geojson or the like; expected slides' names, "
@@ -92,14 +92,32 @@ def annotated(files: Sequence[SlideFile], folder: Path) -> tuple[list[LabelledSl
     return [labelled(file, regions, names) for file, regions in of], names, [colours[name] for name in names]
 
 
-def annotation_of(file: SlideFile, folder: Path) -> Path | None:
-    """The annotation of a slide: by its id, or by the name of its file. UserError where there are two."""
-    names = dict.fromkeys([str(file.attrs["slide_id"]), Path(str(file.attrs["source"])).stem])
-    found = [path for name in names for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()]
-    found = [path for path in found if path.suffix not in RASTERS or path.with_suffix(".csv").is_file()]
+def annotation_of(file: SlideFile, folder: Path, files: Sequence[SlideFile]) -> Path | None:
+    """The annotation of a slide: by its id or, if no other of `files` has it, by the name of its file.
+
+    UserError where there are two, or it could be of several slides.
+    """
+    own, stem = str(file.attrs["slide_id"]), source_name(file)
+    ids = [str(each.attrs["slide_id"]) for each in files if source_name(each) == stem]
+    found = annotations_named([own], folder) if len(ids) > 1 else annotations_named([own, stem], folder)
+    if len(ids) > 1 and not found and stem not in ids and (unclear := annotations_named([stem], folder)):
+        raise UserError(
+            f"--annotations: {unclear[0]} could be of {' or '.join(ids)}; name it {own}{unclear[0].suffix}, or so"
+        )
     if len(found) > 1:
         raise UserError(f"--annotations: {found[0]} and {found[1]} are of one slide; leave one")
     return found[0] if found else None
+
+
+def source_name(file: SlideFile) -> str:
+    return Path(str(file.attrs["source"])).stem
+
+
+def annotations_named(names: Sequence[str], folder: Path) -> list[Path]:
+    """Annotations with one of `names`; a picture without a legend is none."""
+    names = list(dict.fromkeys(names))
+    found = [path for name in names for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()]
+    return [path for path in found if path.suffix not in RASTERS or path.with_suffix(".csv").is_file()]
 
 
 def on_slide(file: SlideFile, found: Regions, path: Path) -> list[Region]:

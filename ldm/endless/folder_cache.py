@@ -1,6 +1,7 @@
 """Results in a folder, one safetensors file each; when they exceed a size, those used longest ago are deleted.
 
-A file is written atomically and holds a checksum: one that is damaged, or of another key, is not there. A full or
+A file is written atomically and holds a checksum: one that is damaged, or of another key or world, is
+not there. A full or
 read-only disk is reported once, and nothing is kept from then on.
 """
 
@@ -41,9 +42,9 @@ class FolderCache:
         try:
             with safe_open(path, "pt") as file:
                 value: Tensor = file.get_tensor("value")
-                if (file.metadata() or {}).get(CHECKSUM) != _checksum(key, value):
+                if (file.metadata() or {}).get(CHECKSUM) != self._checksum(key, value):
                     return None
-        except (OSError, SafetensorError, ValueError):
+        except (OSError, SafetensorError, ValueError, TypeError):  # TypeError: a type of number that NumPy lacks
             return None
         with self._lock, suppress(OSError):
             os.utime(path)
@@ -58,7 +59,7 @@ class FolderCache:
         path, value = self._path(key), value.cpu().contiguous()
         try:
             with atomic_write(path) as partial:
-                save_file({"value": value}, partial, {CHECKSUM: _checksum(key, value)})
+                save_file({"value": value}, partial, {CHECKSUM: self._checksum(key, value)})
             size = path.stat().st_size
         except (OSError, UserError, SafetensorError) as error:
             self._refused = True
@@ -76,6 +77,11 @@ class FolderCache:
     def _path(self, key: Key) -> Path:
         return self._folder / ("_".join(map(str, key)) + SUFFIX)
 
+    def _checksum(self, key: Key, value: Tensor) -> str:
+        """Of the value, its key and its world, so that a file that was moved here is not taken."""
+        header = f"{self._folder.name} {key} {value.dtype} {tuple(value.shape)}".encode()
+        return f"{zlib.crc32(value.numpy().tobytes(), zlib.crc32(header)):08x}"
+
 
 def _used_longest_ago_first(root: Path) -> list[tuple[Path, int]]:
     found = []
@@ -84,8 +90,3 @@ def _used_longest_ago_first(root: Path) -> list[tuple[Path, int]]:
             stat = path.stat()
             found.append((stat.st_mtime_ns, path, stat.st_size))
     return [(path, size) for _, path, size in sorted(found)]
-
-
-def _checksum(key: Key, value: Tensor) -> str:
-    header = f"{key} {value.dtype} {tuple(value.shape)}".encode()
-    return f"{zlib.crc32(value.numpy().tobytes(), zlib.crc32(header)):08x}"

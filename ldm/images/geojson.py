@@ -9,6 +9,7 @@ Coordinates are x, y: of pixels, y points down.
 
 import json
 import math
+import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -146,10 +147,21 @@ def _areas(geometry: "Geometry") -> "Geometry | None":
     import shapely
     from shapely.geometry import MultiPolygon
 
-    parts = shapely.get_parts(shapely.make_valid(geometry))
-    flat = [part for whole in parts for part in shapely.get_parts(whole)]
-    polygons = [part for part in flat if part.geom_type == "Polygon" and part.area > 0]
+    polygons = [part for part in _parts(shapely.make_valid(geometry)) if part.geom_type == "Polygon" and part.area > 0]
+    if geometry.geom_type == "GeometryCollection":  # whose areas may overlap
+        polygons = list(_parts(shapely.union_all(polygons)))
     return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons) if polygons else None
+
+
+def _parts(geometry: "Geometry") -> Iterator["Geometry"]:
+    """The simple geometries in a geometry, at any depth."""
+    import shapely
+
+    if not hasattr(geometry, "geoms"):
+        yield geometry
+        return
+    for part in shapely.get_parts(geometry):
+        yield from _parts(part)
 
 
 def _class(what: str, properties: Any) -> tuple[str, Colour | None]:
@@ -167,8 +179,13 @@ def _class(what: str, properties: Any) -> tuple[str, Colour | None]:
         found = next((properties[key] for key in NAMES if properties.get(key) is not None), None)
     if found is not None and not isinstance(found, str | int):
         raise UserError(f"{what}: its class is {str(found)[:60]!r}, expected a name; export it again")
-    name = "" if found is None else " ".join(str(found).split())
-    return name, colour
+    return "" if found is None else _plain(str(found)), colour
+
+
+def _plain(name: str) -> str:
+    """A name in one line, without characters that steer a terminal, in the form in which legends are read (NFC)."""
+    letters = (" " if unicodedata.category(letter) == "Cc" else letter for letter in name)
+    return " ".join(unicodedata.normalize("NFC", "".join(letters)).split())
 
 
 def _colour(found: dict[str, Any]) -> Colour | None:
@@ -229,8 +246,20 @@ def _feature(number: int, region: Region, decimals: int) -> dict[str, Any]:
             properties["classification"]["color"] = list(region.colour)
     if values := {name: value for name, value in region.values.items() if math.isfinite(value)}:
         properties["measurements"] = values
-    name = uuid.uuid5(uuid.NAMESPACE_URL, f"{number} {json.dumps(geometry)}")
-    return {"type": "Feature", "id": str(name), "geometry": geometry, "properties": properties}
+    return {"type": "Feature", "id": _id(number, geometry), "geometry": geometry, "properties": properties}
+
+
+def _id(number: int, geometry: Any) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{number} {json.dumps(geometry)}"))
+
+
+def written_here(path: Path) -> bool:
+    """Whether the areas in a file are as `write_regions` wrote them, so that it holds nobody's own work."""
+    try:
+        found = list(_features(path, _parsed(path)))
+    except UserError:
+        return False
+    return all(each.get("id") == _id(number, each.get("geometry")) for number, each in enumerate(found))
 
 
 def in_coordinates(regions: Iterable[Region], place: Place) -> list[Region]:

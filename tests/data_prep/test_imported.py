@@ -127,6 +127,14 @@ def test_annotations_say_where_tissue_is_and_what_was_kept_is_written_as_such(fo
     for name in ("tissue", "kept 20x"):
         found = shapely.union_all([region.geometry for region in written if region.name == name])
         assert found.symmetric_difference(shapely.union_all(tiles)).area == pytest.approx(0)
+    own = folder / "own" / f"{NAME}.geojson"
+    own.parent.mkdir()
+    shutil.copy(path, own)
+    own.write_text(own.read_text().replace('"id"', '"was"'))  # as another program writes it
+    before = own.read_bytes()
+    (report,) = prepare(config(folder, coordinates=str(folder / "found"), out=str(own.parent)))
+    assert "was not written by prepare and would be replaced; move it" in report.message
+    assert own.read_bytes() == before
     write_regions(path, [Region("Tumor", shapely.box(9000, 0, 9100, 90))])
     (report,) = prepare(config(folder, coordinates=str(folder / "found"), out=str(folder / "other")))
     assert "no region lies on the slide" in report.message

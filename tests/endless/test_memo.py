@@ -1,10 +1,12 @@
 """Results by key: computed once, kept in memory and on disk within bounds, and never taken from a damaged file."""
 
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.endless.folder_cache import FolderCache
@@ -96,6 +98,16 @@ def test_a_file_under_another_name_is_not_taken(tmp_path: Path) -> None:
     cache.write(at(1), tensor(1))
     (tmp_path / "a" / "x_20x_0_0_1.safetensors").rename(tmp_path / "a" / "x_20x_0_0_2.safetensors")
     assert cache.read(at(2)) is None
+
+
+def test_a_file_of_another_world_or_of_other_numbers_is_not_taken(tmp_path: Path) -> None:
+    other, cache = FolderCache(tmp_path, "b"), FolderCache(tmp_path, "a")
+    for number in range(2):
+        other.write(at(number), tensor(number))
+    shutil.copytree(tmp_path / "b", tmp_path / "a")
+    assert cache.read(at(0)) is None
+    save_file({"value": tensor(1).bfloat16()}, tmp_path / "a" / "x_20x_0_0_1.safetensors")
+    assert cache.read(at(1)) is None
 
 
 def test_the_folder_is_bounded_over_all_worlds(tmp_path: Path) -> None:

@@ -77,6 +77,20 @@ def test_an_area_that_crosses_itself_is_taken_and_told(tmp_path: Path) -> None:
     assert found.notes == ("feature 1 (Fat) crosses itself: the area inside is taken",)
 
 
+def test_collections_of_collections_keep_all_areas_and_overlaps_count_once(tmp_path: Path) -> None:
+    far = [[[x + 100, y] for x, y in ring] for ring in SQUARE]
+    inner = {"type": "GeometryCollection", "geometries": [{"type": "MultiPolygon", "coordinates": [far, SQUARE]}]}
+    outer = {"type": "GeometryCollection", "geometries": [{"type": "Polygon", "coordinates": SQUARE}, inner]}
+    (region,) = read_regions(saved(tmp_path, outer)).regions
+    assert region.geometry.is_valid
+    assert region.geometry.area == 2 * shapely.Polygon(SQUARE[0]).area
+
+
+def test_names_of_classes_are_one_line_of_text(tmp_path: Path) -> None:
+    path = saved(tmp_path, feature(classification={"name": "Dru\u0308se\x1b[2J \n 2"}))
+    assert read_regions(path).regions[0].name == "Dr\u00fcse [2J 2"
+
+
 def test_points_lines_and_empty_features_are_left_out_and_told(tmp_path: Path) -> None:
     none = {"type": "Feature", "geometry": None, "properties": None}
     content = [feature([1, 2], "Point"), none, feature([], "Polygon"), feature()]

@@ -80,8 +80,8 @@ FAR = ("frechet", "kid", "mmd")
 def similarity(sets: Sets, space: str) -> Iterator[Figure]:
     """Distances and overlap with the reference, beside those of as many real images of other patients."""
     count = min(len(sets.generated), len(sets.other)) if len(sets.other) > 1 else len(sets.generated)
-    ours = _compared(sets.generated.features[:count], sets.reference.features)
-    theirs = _compared(sets.other.features[:count], sets.reference.features) if len(sets.other) > 1 else {}
+    ours = _compared(_some(sets.generated, count), sets.reference.features)
+    theirs = _compared(_some(sets.other, count), sets.reference.features) if len(sets.other) > 1 else {}
     names = {"frechet": frechet_name(space), "kid": f"KID, {space}", "mmd": mmd_name(space)}
     for key, mine in ours.items():
         real = theirs.get(key, UNKNOWN)
@@ -89,6 +89,11 @@ def similarity(sets: Sets, space: str) -> Iterator[Figure]:
         numbers = {"value": mine.value, "error": mine.error, "real": real.value, "real_error": real.error}
         numbers |= {"n": count, "m": len(sets.reference)}
         yield Figure(key, told(mine), told(real), worse(gap, mine, real), {**numbers}, names.get(key, ""))
+
+
+def _some(folder: Folder, count: int) -> Features:
+    """Features (count, d) of images drawn at random: the first ones of a folder are of its first labels or patients."""
+    return folder.features[np.sort(np.random.default_rng(0).permutation(len(folder))[:count])]
 
 
 def worse(gap: float, mine: Estimate, real: Estimate) -> Verdict:

@@ -8,7 +8,7 @@ A file SLIDE_ROW_COL.png, as `zoomldm crops` names them, is of that slide, any o
 patient of a slide is its TCGA barcode, or the slide itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,13 +47,28 @@ class Image(NamedTuple):
 
 
 def images_of(folder: Path, option: str) -> list[Image]:
-    """All images in `folder` and below, by path. UserError for no folder, or fewer than two images."""
+    """All images in `folder` and below, by path, through links too; hidden files and folders are left out.
+
+    UserError for no folder, or fewer than two images.
+    """
     if not folder.is_dir():
         raise UserError(f"{option}: {folder} is no folder; expected one with images")
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
+    files = sorted(path for path in _below(folder, ()) if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
     if len(files) < 2:
         raise UserError(f"{option}: {folder} holds {len(files)} images; expected at least 2 (PNG, JPEG, TIFF ...)")
     return [_image(path, path.relative_to(folder).parts[:-1]) for path in files]
+
+
+def _below(folder: Path, above: Sequence[Path]) -> Iterator[Path]:
+    """What `folder` holds, and so on; a link back to one of the folders `above` ends there."""
+    above = (*above, folder.resolve())
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir():
+            yield path
+        elif path.resolve() not in above:
+            yield from _below(path, above)
 
 
 def _image(path: Path, folders: Sequence[str]) -> Image:

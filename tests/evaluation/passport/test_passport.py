@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from ldm.cli import evaluate
 from ldm.errors import UserError
+from ldm.evaluation.passport.folders import images_of
 
 SIDE = 128
 SLIDES, EACH = 8, 6
@@ -155,6 +156,30 @@ def test_training_on_generated_images_is_tested_on_real_ones(tmp_path: Path) -> 
     wrong = passport(tmp_path / "again")["synthetic_training"]
     assert wrong["value"] < 0.2
     assert wrong["verdict"] == "look"
+
+
+def test_more_generated_than_real_images_of_two_labels_are_like_real_ones(tmp_path: Path) -> None:
+    """As many of both labels are compared, not the first label alone."""
+    write(tmp_path / "real", {f"{name}x": tile for name, tile in labelled(REAL).items()})
+    twice = {f"{name}_{k}": np.roll(t, 40 * k, 1) for name, t in labelled(range(8, 16)).items() for k in (0, 1)}
+    write(tmp_path / "generated", twice)
+    found = passport(tmp_path)
+    assert found["frechet"]["n"] < len(twice)
+    assert found["frechet"]["value"] < 3 * found["frechet"]["real"]
+
+
+def test_labels_may_be_links_and_hidden_files_are_no_images(tmp_path: Path) -> None:
+    images = labelled(range(2))
+    for label in ("light", "dark"):
+        write(tmp_path / "elsewhere", {name: t for name, t in images.items() if name.startswith(label)})
+        (tmp_path / "real").mkdir(exist_ok=True)
+        (tmp_path / "real" / label).symlink_to(tmp_path / "elsewhere" / label)
+    (tmp_path / "elsewhere/light/back").symlink_to(tmp_path / "real")
+    write(tmp_path / "real", {".thumbnails/light/x": tiles(0)[0]})
+    (tmp_path / "real/._a.png").write_bytes(b"no image")
+    found = images_of(tmp_path / "real", "--real")
+    assert len(found) == len(images)
+    assert {image.label for image in found} == {"light", "dark"}
 
 
 def test_names_of_files_cannot_write_into_the_page(tmp_path: Path) -> None:
