@@ -20,6 +20,7 @@ from ldm.demo.histology_map import region_maps
 from ldm.demo.textures import STEP
 from ldm.demo.world import are_beside
 from ldm.evaluation.mil.classifier import cross_validate
+from ldm.support.arguments import positive_int
 
 TILE_PX, SIZE_PX = 128, 2048
 SETS = {"20x": (1,), "5x": (4,), "1.25x": (16,), "20x and 5x": (1, 4), "20x, 5x and 1.25x": (1, 4, 16)}
@@ -46,8 +47,8 @@ def bag(tiles: Tensor, sides: tuple[int, ...]) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--slides", type=int, default=80)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--slides", type=positive_int, default=80)
+    parser.add_argument("--seeds", type=positive_int, default=5)
     args = parser.parse_args()
     seeds = range(500, 500 + args.slides)
     labels = np.array([int(are_beside(seed)) for seed in seeds])

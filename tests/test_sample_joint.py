@@ -203,7 +203,10 @@ def test_a_place_without_a_slide_is_refused(world: Path, tmp_path: Path, origin:
         (("--size", "10x10x10"), "--size: 10x10x10; expected pixels"),
         (("--size", "-5"), "--size"),
         (("--size", "1"), "--size: 1x1; expected at least 4 px"),
-        (("--size", "1000000000000"), r"--size: 1000000000000: needs about [\d,.]+ GB of memory, [\d,.]+ .B are free"),
+        (
+            ("--size", "1000000000000"),
+            r"--size: 1000000000000x1000000000000: needs about [\d,.]+ GB of memory, ",
+        ),
         (("--scales", "20x,40x"), "scale: 40x is not on the histology ladder"),
         (("--place", "9,0"), "slide"),
         (("--place", "a"), "--place: a; expected"),

@@ -20,7 +20,7 @@ import torch
 
 from ldm.multiscale.canvas import Windows, correct
 from ldm.multiscale.joint import OVERLAP, REPAIR, REPAIR_FROM, REPAIR_STRIDE, Joint
-from ldm.multiscale.windows import starts
+from ldm.multiscale.windows import number_of_starts
 
 
 class WindowKind(NamedTuple):
@@ -61,7 +61,7 @@ def windows_a_step(joint: Joint, scale: str, step: int = 0) -> int:
 def covering(joint: Joint, scale: str, stride: int, offset: tuple[int, int] = (0, 0)) -> int:
     """Number of windows `stride` apart that cover a canvas."""
     sides = zip(joint.chain.latents(scale), offset, strict=True)
-    return prod(len(starts(length, joint.chain.side, stride, first)) for length, first in sides)
+    return prod(number_of_starts(length, joint.chain.side, stride, first) for length, first in sides)
 
 
 class Clock:

@@ -22,14 +22,24 @@ def starts(length: int, side: int, stride: int | None = None, offset: int = 0) -
     `offset` shifts all of them; the outermost are shifted inwards to stay on the canvas. UserError when `length` is
     below `side`.
     """
-    stride = side if stride is None else stride
+    last = length - side
+    places = _unbounded(length, side, side if stride is None else stride, offset)
+    return sorted({min(max(place, 0), last) for place in places})
+
+
+def number_of_starts(length: int, side: int, stride: int, offset: int = 0) -> int:
+    """The number of `starts`, which are not listed: a canvas may be too large for that."""
+    return len(_unbounded(length, side, stride, offset)) if length > side else 1
+
+
+def _unbounded(length: int, side: int, stride: int, offset: int) -> range:
+    """The windows' beginnings, of which one may be below 0 and one beyond `length` - `side`."""
     last = length - side
     if last < 0:
         raise UserError(f"canvas: {length} latents; expected at least one window of {side}")
     first = offset % stride
     first -= stride if first else 0
-    places = [min(max(place, 0), last) for place in range(first, last + stride, stride)]
-    return sorted(set(places))
+    return range(first, last + stride, stride)
 
 
 def cover(height: int, width: int, side: int, stride: int | None = None, offset: tuple[int, int] = (0, 0)) -> Tensor:

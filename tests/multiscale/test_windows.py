@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm.errors import UserError
-from ldm.multiscale.windows import Blend, canvas_noise, cover, cut, gaussian, starts
+from ldm.multiscale.windows import Blend, canvas_noise, cover, cut, gaussian, number_of_starts, starts
 from tests.golden.parity import noise
 
 CANVASES = [
@@ -83,3 +83,14 @@ def test_every_block_and_every_key_has_other_noise() -> None:
     blocks = [cut(canvas_noise(16, 16, 8, *key), cover(16, 16, 8), 8) for key in ((5, 1, 2), (5, 1, 3), (6, 1, 2))]
     for a, b in itertools.combinations(torch.cat(blocks), 2):
         assert not torch.isclose(a, b).all()
+
+
+@pytest.mark.parametrize("stride", [3, 6, 8])
+def test_windows_are_counted_without_listing_them(stride: int) -> None:
+    for length in (8, 9, 15, 16, 17, 40):
+        for offset in range(9):
+            assert number_of_starts(length, 8, stride, offset) == len(starts(length, 8, stride, offset)), (
+                length,
+                offset,
+            )
+    assert number_of_starts(8 * 10**15, 8, 8) == 10**15
