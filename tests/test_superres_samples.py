@@ -59,6 +59,7 @@ def test_samples_are_those_of_their_seeds_and_bands_say_what_they_have_in_common
     assert (tmp_path / "out/a.spread.png").is_file()
     alone = run(model, tmp_path, "--seed", "6")
     assert "spread" not in alone
+    assert not [*(tmp_path / "out").glob("a.spread*"), *(tmp_path / "out").glob("a.bands*")]
     np.testing.assert_array_equal(pixels(tmp_path / "out/a.png"), pixels(samples[1]))
 
 
@@ -72,6 +73,12 @@ def test_the_same_command_makes_only_what_is_missing(
     monkeypatch.setattr(work, "sampled", lambda args, *more: made.append(args.seed) or sampled(args, *more))
     again = run(model, tmp_path, "--samples", "4")
     assert made == [1, 3]
+    damaged, smaller, *_ = sorted(before)
+    damaged.write_bytes(before[damaged][:200])
+    Image.new("RGB", (8, 8)).save(smaller)
+    made.clear()
+    run(model, tmp_path, "--samples", "4")
+    assert made == [0, 1]
     after = {path: path.read_bytes() for path in (tmp_path / "out/a.samples").iterdir()}
     assert before.items() <= after.items()
     assert len(after) == again["samples"] == whole["samples"] + 1
@@ -105,3 +112,10 @@ def test_bands_at_a_place_are_a_geotiff(tmp_path: Path) -> None:
 def test_samples_that_cannot_be_are_refused(options: list[str], message: str, model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         run(model, tmp_path, *options)
+
+
+def test_an_image_named_as_the_figures_of_another_is_refused(model: Path, tmp_path: Path) -> None:
+    for name in ("a", "a.spread"):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    with pytest.raises(UserError, match=r"a\.spread\.png: has the name of what is written beside the result of a"):
+        superres.main([*map(str, tmp_path.glob("*.png")), "--model", str(model), "--out", str(tmp_path / "out")])

@@ -16,7 +16,7 @@ from data_prep.slides.slide import Plane, open_slide
 from ldm.commands.out_folder import out_folder, refuse_overwriting
 from ldm.commands.preview_note import tell_without_preview
 from ldm.commands.superres_inputs import check_given, truths
-from ldm.commands.superres_layers import write_layers
+from ldm.commands.superres_layers import remove_figures_of, write_layers
 from ldm.commands.superres_samples import check_samples, kept_samples, write_samples
 from ldm.commands.superres_scores import compare, report, residual, scores
 from ldm.data.h5 import SlideFile
@@ -186,8 +186,8 @@ def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> tuple[SuperRe
     return sampling, file
 
 
-def several_of(args: argparse.Namespace, model: ZoomLDM, job: Job, path: Path) -> list[Path]:
-    """The samples of --samples, as files."""
+def several_of(args: argparse.Namespace, model: ZoomLDM, job: Job, path: Path, size: tuple[int, int]) -> list[Path]:
+    """The samples of --samples, as files; their `size` is height and width."""
 
     def digest(own: argparse.Namespace) -> str:
         return identity_of(own, model, job, source_of(own, model, job.picture.pixels)).digest
@@ -197,7 +197,7 @@ def several_of(args: argparse.Namespace, model: ZoomLDM, job: Job, path: Path) -
         yield from sampling.bands()
         file.remove()
 
-    return kept_samples(args, path, digest, make)
+    return kept_samples(args, path, size, digest, make)
 
 
 def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any]:
@@ -218,12 +218,13 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
     check_samples(args, large)
     path = destination(args.out, job.name, height, width, place)
     figures: dict[str, Any] = {"image": str(path), "width": width, "height": height}
-    several = several_of(args, model, job, path) if args.samples > 1 else []
+    several = several_of(args, model, job, path, (height, width)) if args.samples > 1 else []
     single = args.method != "bicubic" and not several
     sampling, file = sampled(args, model, job) if single else (None, None)
     ready = read_picture(several[0]).pixels if several else bicubic(y, factor)
     bands = iter([ready]) if sampling is None else sampling.bands()
     bands = shown(bands, height, f"{job.name}, decoding", len)
+    remove_figures_of(path)
     if place is not None:
         image = write_scene(path, bands, height, width, place)
     elif large:

@@ -4,14 +4,22 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm.commands.superres_layers import BESIDE
 from ldm.errors import UserError
 from ldm.images.pictures import listed
 
 
 def check_given(args: argparse.Namespace, paths: Sequence[Path]) -> None:
-    """UserError for options about an image where there is none, or several, and a place without its slide."""
+    """UserError for options about an image where there is none, or several, a place without its slide, and images whose
+    results would have the name of another's figures."""
     if args.slide and len(paths) > 1:
         raise UserError(f"--from: one place for {len(paths)} images; expected one image")
+    stems = {path.stem for path in paths}
+    for path in paths:
+        for end in BESIDE:
+            own = path.stem.removesuffix(Path(end).stem)
+            if own != path.stem and own in stems:
+                raise UserError(f"{path}: has the name of what is written beside the result of {own}; rename it")
     for option, value in (("--from", args.slide), ("--truth", args.truth)):
         if value and not paths:
             raise UserError(

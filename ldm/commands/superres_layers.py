@@ -7,6 +7,16 @@ from ldm.images.contact_sheet import Pixels, save_png
 KINDS = ("input", "bicubic", "truth", "spread", "residual")
 
 
+BESIDE = (".bands.ome.tiff", ".bands.tif", ".spread.png", ".comparison.png")
+"""ends of the files about several samples, and about the truth, that lie beside an image"""
+
+
+def remove_figures_of(image: Path) -> None:
+    """Remove what an earlier result of this name left beside the result `image`."""
+    for end in BESIDE:
+        image.with_name(f"{image.stem}{end}").unlink(missing_ok=True)
+
+
 def write_layers(image: Path, layers: dict[str, Pixels]) -> None:
     """Write `layers`, by KINDS, of the result `image`, and remove those that an earlier one left."""
     for kind in KINDS:

@@ -31,10 +31,12 @@ COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252
 def kept_samples(
     args: argparse.Namespace,
     path: Path,
+    size: tuple[int, int],
     digest: Callable[[argparse.Namespace], str],
     make: Callable[[argparse.Namespace], Iterable[Pixels]],
 ) -> list[Path]:
-    """Samples of the image `path` for --samples seeds from --seed on, as files; those that are there are kept.
+    """Samples of the image `path` for --samples seeds from --seed on, as files; those that are there are kept, if they
+    can be read and are of `size` (height, width).
 
     `make` samples with the arguments it is given, in bands of rows; `digest` is that of all that the pixels depend on.
     """
@@ -42,10 +44,17 @@ def kept_samples(
     for seed in range(args.seed, args.seed + args.samples):
         own = argparse.Namespace(**{**vars(args), "seed": seed})
         file = path.with_name(f"{path.stem}.samples") / f"{seed:05d}-{digest(own)}.png"
-        if not file.is_file():
+        if not _is_whole(file, size):
             save_png(file, np.concatenate(list(make(own))))
         found.append(file)
     return found
+
+
+def _is_whole(file: Path, size: tuple[int, int]) -> bool:
+    try:
+        return file.is_file() and picture_loader(file)().shape[:2] == size
+    except UserError:
+        return False
 
 
 def check_samples(args: argparse.Namespace, large: bool) -> None:
