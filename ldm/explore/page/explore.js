@@ -108,8 +108,8 @@
   function describe() {
     const perPixel = world.per_pixel;
     scaleBar.update(view.zoom, perPixel, world.unit);
-    const length = (pixels) => (pixels < 0 ? "−" : "") + ZoomLDM.lengthText(Math.abs(pixels * perPixel), world.unit);
-    $("place").textContent = `${length(view.x)} right, ${length(view.y)} down`;
+    const length = (pixels) => ZoomLDM.lengthText(Math.abs(pixels * perPixel), world.unit);
+    $("place").textContent = `${length(view.x)} ${view.x < 0 ? "left" : "right"}, ${length(view.y)} ${view.y < 0 ? "up" : "down"}`;
     const nearest = world.scales.reduce((a, b) => (Math.abs(Math.log(view.zoom * a.downsample)) <= Math.abs(Math.log(view.zoom * b.downsample)) ? a : b));
     const exact = Math.abs(view.zoom * nearest.downsample - 1) < 0.01;
     $("magnification").textContent = exact ? nearest.name : `${Number((view.zoom * nearest.downsample * 100).toPrecision(2))} % of ${nearest.name}`;
