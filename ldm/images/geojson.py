@@ -183,8 +183,8 @@ def _class(what: str, properties: Any) -> tuple[str, Colour | None]:
 
 
 def _plain(name: str) -> str:
-    """A name in one line, without characters that steer a terminal, in the form in which legends are read (NFC)."""
-    letters = (" " if unicodedata.category(letter) == "Cc" else letter for letter in name)
+    """A name in one line, without characters that steer a terminal or are none, in the form in which legends are read (NFC)."""
+    letters = (" " if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in name)
     return " ".join(unicodedata.normalize("NFC", "".join(letters)).split())
 
 

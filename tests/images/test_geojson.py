@@ -87,7 +87,7 @@ def test_collections_of_collections_keep_all_areas_and_overlaps_count_once(tmp_p
 
 
 def test_names_of_classes_are_one_line_of_text(tmp_path: Path) -> None:
-    path = saved(tmp_path, feature(classification={"name": "Dru\u0308se\x1b[2J \n 2"}))
+    path = saved(tmp_path, feature(classification={"name": "Dru\u0308se\x1b[2J \n 2\ud800"}))
     assert read_regions(path).regions[0].name == "Dr\u00fcse [2J 2"
 
 
