@@ -183,7 +183,7 @@ def _class(what: str, properties: Any) -> tuple[str, Colour | None]:
 
 
 def _plain(name: str) -> str:
-    """A name in one line, without characters that steer a terminal or are none, in the form in which legends are read (NFC)."""
+    """A name in one line, in NFC as legends are read, without characters that steer a terminal or are none."""
     letters = (" " if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in name)
     return " ".join(unicodedata.normalize("NFC", "".join(letters)).split())
 
