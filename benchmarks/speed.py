@@ -52,7 +52,7 @@ Run = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
-class Size:
+class SpeedSize:
     """Sizes of the networks; images are 256 px, one at a time, unless said."""
 
     unet: dict[str, Any] = field(default_factory=dict)
@@ -66,8 +66,8 @@ class Size:
 
 SMALL = {"width": 32, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "context_dim": 32}
 SIZES = {
-    "full": Size(),
-    "tiny": Size(SMALL, SMALL, SMALL, {"width": 32, "blocks": 1, "codes": 64}, latents=16, sampled_latents=16),
+    "full": SpeedSize(),
+    "tiny": SpeedSize(SMALL, SMALL, SMALL, {"width": 32, "blocks": 1, "codes": 64}, latents=16, sampled_latents=16),
 }
 
 
@@ -87,7 +87,7 @@ def inputs(unet: UNet, side: int, batch: int = 1) -> tuple[Tensor, Tensor, Tenso
     return torch.randn(batch, 3, side, side), torch.full((batch,), 500), torch.randn(batch, 65, unet.context_dim)
 
 
-def evaluation(size: Size) -> Iterator[tuple[str, Run, Run]]:
+def evaluation(size: SpeedSize) -> Iterator[tuple[str, Run, Run]]:
     """The U-Net as sampling runs it."""
     unet, theirs = pair_of_unets(**size.unet)
     z, t, context = inputs(fast_form(unet), size.latents)
@@ -98,7 +98,7 @@ def evaluation(size: Size) -> Iterator[tuple[str, Run, Run]]:
     )
 
 
-def autoencoding(size: Size) -> Iterator[tuple[str, Run, Run]]:
+def autoencoding(size: SpeedSize) -> Iterator[tuple[str, Run, Run]]:
     """Both halves of the autoencoder as sampling runs them."""
     ours = Autoencoder(**size.autoencoder).eval().requires_grad_(False)
     nn.init.normal_(ours.get_parameter("quantize.embedding.weight"))
@@ -110,7 +110,7 @@ def autoencoding(size: Size) -> Iterator[tuple[str, Run, Run]]:
     yield "VQ-f4, decoding with codebook", lambda: ours.decode(z), lambda: vq.decode(z).sample
 
 
-def training(size: Size) -> Iterator[tuple[str, Run, Run]]:
+def training(size: SpeedSize) -> Iterator[tuple[str, Run, Run]]:
     """Forward, backward and AdamW, ours in the form that training gives it."""
     ours, theirs = pair_of_unets(**size.trained)
     z, t, context = inputs(ours, size.latents)
@@ -132,7 +132,7 @@ def training(size: Size) -> Iterator[tuple[str, Run, Run]]:
     )
 
 
-def sampling(size: Size) -> Iterator[tuple[str, Run, Run]]:
+def sampling(size: SpeedSize) -> Iterator[tuple[str, Run, Run]]:
     """DDIM and DPM-Solver++(2M) from noise to latents, two samples at a time."""
     unet, theirs = pair_of_unets(**size.sampled)
     z_T, _, context = inputs(fast_form(unet), size.sampled_latents, 2)
@@ -211,7 +211,7 @@ def measured(name: str, ours: Run, theirs: Run, repeats: int) -> list[str]:
 
 
 @torch.no_grad()
-def rows(size: Size, threads: Sequence[int], repeats: int) -> Iterator[list[str]]:
+def rows(size: SpeedSize, threads: Sequence[int], repeats: int) -> Iterator[list[str]]:
     """Of every comparison, with each number of threads."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:

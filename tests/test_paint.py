@@ -17,14 +17,14 @@ from ldm.commands.joint import OUTPUTS
 from ldm.commands.paint import Painting, layout_contents, write_labels
 from ldm.errors import UserError
 from ldm.images.class_maps import read_class_raster
-from ldm.images.geojson import Region, Regions, read_regions, write_regions
+from ldm.images.geojson import ClassRegion, ClassRegions, read_regions, write_regions
 from ldm.multiscale.layout import fitted
 from ldm.multiscale.palette import save_palette
 
 REGIONS = [
-    Region("Tumor", shapely.box(0, 0, 64, 76), (1, 2, 3)),
-    Region("stroma", shapely.box(64, 0, 100, 76)),
-    Region("Fat", shapely.box(18, 18, 42, 42)),
+    ClassRegion("Tumor", shapely.box(0, 0, 64, 76), (1, 2, 3)),
+    ClassRegion("stroma", shapely.box(64, 0, 100, 76)),
+    ClassRegion("Fat", shapely.box(18, 18, 42, 42)),
 ]
 
 
@@ -81,8 +81,8 @@ def test_labels_that_come_out_are_a_layout_that_goes_in_and_do_not_stay_beside_a
 def test_labels_of_any_names_and_of_many_classes_are_read_again(tmp_path: Path) -> None:
     names = ['a "b", c', *(f"class {k}" for k in range(299))]
     many = palette(names=tuple(names), colours=((1, 2, 3),) * len(names), counts=(1,) * len(names))
-    regions = [Region(name, shapely.box(k, 0, k + 1, 2)) for k, name in enumerate(names)]
-    layout = fitted(Regions(regions), many, um=0.5)
+    regions = [ClassRegion(name, shapely.box(k, 0, k + 1, 2)) for k, name in enumerate(names)]
+    layout = fitted(ClassRegions(regions), many, um=0.5)
     write_labels(tmp_path, Painting(layout, many, tmp_path, 16), 4096)
     assert [region.name for region in read_class_raster(tmp_path / "labels.png").regions] == names
 
@@ -98,7 +98,7 @@ def test_the_legend_of_a_raster_is_part_of_what_the_image_depends_on(tmp_path: P
 
 
 def test_another_layout_gives_another_image(world: Path, given: Path, painted: Path, tmp_path: Path) -> None:
-    write_regions(given / "other.geojson", [Region("Fat", shapely.box(0, 0, 100, 76))])
+    write_regions(given / "other.geojson", [ClassRegion("Fat", shapely.box(0, 0, 100, 76))])
     other = pixels(paint(world, given, tmp_path, layout="other.geojson"))
     assert np.abs(other - pixels(painted)).mean() > 1
 
@@ -142,7 +142,7 @@ def test_a_layout_in_the_folder_of_the_results_is_not_overwritten(world: Path, g
 def test_a_painted_scene_is_georeferenced_and_its_regions_are_in_its_crs(tmp_path: Path) -> None:
     toy.run_folder(tmp_path / "zoomldm", "zoomldm", ladder={"kind": "satellite", "scales": 3})
     save_palette(tmp_path / "palette.safetensors", palette(kind="satellite"))
-    ground = Region("Tumor", shapely.box(1000, 9000, 1096, 9064))
+    ground = ClassRegion("Tumor", shapely.box(1000, 9000, 1096, 9064))
     write_regions(tmp_path / "scene.geojson", [ground], "EPSG:32614")
     out = paint(tmp_path, tmp_path, tmp_path / "out", "--inner", "0", layout="scene.geojson")
     with rasterio.open(out / "image.tiff") as file:

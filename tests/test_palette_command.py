@@ -11,7 +11,7 @@ from rasterio.crs import CRS
 from benchmarks.fixtures import toy
 from ldm.cli.palette import main
 from ldm.errors import UserError
-from ldm.images.geojson import Region, write_regions
+from ldm.images.geojson import ClassRegion, write_regions
 from ldm.multiscale.palette import load_palette
 
 T = toy.TILE_PX
@@ -25,9 +25,11 @@ def cohort(tmp_path: Path) -> Path:
     for number in range(3):
         toy.slide(tmp_path / f"cohort/s{number}.h5", source=f"s{number}.svs")
     tumor, fat = shapely.box(0, 0, 4 * T, 8 * T), shapely.box(6 * T, 0, 999, 8 * T)
-    regions = [Region("Tumor", tumor, (200, 0, 0)), Region("Fat", fat)]
+    regions = [ClassRegion("Tumor", tumor, (200, 0, 0)), ClassRegion("Fat", fat)]
     for number in range(2):
-        write_regions(tmp_path / f"annotations/s{number}.geojson", [*regions, Region("Ignore*", regions[1].geometry)])
+        write_regions(
+            tmp_path / f"annotations/s{number}.geojson", [*regions, ClassRegion("Ignore*", regions[1].geometry)]
+        )
     return tmp_path
 
 
@@ -68,7 +70,7 @@ def test_annotations_of_a_scene_are_in_its_crs(tmp_path: Path) -> None:
     (tmp_path / "cohort").mkdir()
     where = {"crs": CRS.from_epsg(32614).to_wkt(), "transform": "1 0 1000 0 -1 9000"}
     toy.slide(tmp_path / "cohort/s0.h5", **where)
-    forest = Region("Forest", shapely.box(1000, 9000 - 8 * T, 1000 + 2 * T, 9000))
+    forest = ClassRegion("Forest", shapely.box(1000, 9000 - 8 * T, 1000 + 2 * T, 9000))
     write_regions(tmp_path / "s0.geojson", [forest], "EPSG:32614")
     found = load_palette(run(tmp_path, "--annotations", str(tmp_path)))
     assert (found.places[:, 1] < 2).all()
@@ -109,9 +111,9 @@ def test_what_does_not_fit_is_refused(given: list[str], told: str, cohort: Path)
 
 def test_annotations_of_another_slide_or_without_classes_are_refused(cohort: Path) -> None:
     for region, told in (
-        (Region("Tumor", shapely.box(5000, 0, 6000, 90)), "all regions lie outside its slide of 256x256 px"),
-        (Region("", shapely.box(0, 0, 90, 90)), "no region has a class"),
-        (Region("Tumor", shapely.box(0, 0, 4, 4)), "in none of 1 slides does a class fill half of a base tile"),
+        (ClassRegion("Tumor", shapely.box(5000, 0, 6000, 90)), "all regions lie outside its slide of 256x256 px"),
+        (ClassRegion("", shapely.box(0, 0, 90, 90)), "no region has a class"),
+        (ClassRegion("Tumor", shapely.box(0, 0, 4, 4)), "in none of 1 slides does a class fill half of a base tile"),
     ):
         (cohort / "annotations/s1.geojson").unlink(missing_ok=True)
         write_regions(cohort / "annotations/s0.geojson", [region])

@@ -15,7 +15,7 @@ from data_prep.slides.grid import Mask
 from data_prep.slides.tissue import PER_TILE
 from ldm.errors import UserError
 from ldm.images.class_maps import Legend, outlined
-from ldm.images.geojson import Region, write_regions, written_here
+from ldm.images.geojson import ClassRegion, write_regions, written_here
 
 TISSUE, KEPT = (0, 140, 60), (20, 60, 220)
 
@@ -34,11 +34,11 @@ def save_outlines(plan: Plan, config: PrepareConfig, task: Task) -> None:
     write_regions(path, _on_slide(regions, plan))
 
 
-def _areas(mask: Mask, name: str, colour: tuple[int, int, int], cell: float) -> list[Region]:
+def _areas(mask: Mask, name: str, colour: tuple[int, int, int], cell: float) -> list[ClassRegion]:
     return outlined(mask.astype(np.uint8), {1: Legend(name, colour)}, cell)
 
 
-def _on_slide(regions: list[Region], plan: Plan) -> list[Region]:
+def _on_slide(regions: list[ClassRegion], plan: Plan) -> list[ClassRegion]:
     """Regions in pixels of full resolution, cut at the slide's edge."""
     origin, frame = np.array(plan.plane.origin_l0), shapely.box(0, 0, *plan.slide.size_l0)
 

@@ -48,7 +48,7 @@ from ldm.support.cache import Identity, content
 from ldm.support.files import write_text
 from ldm.support.precision import announce
 from ldm.support.processes import launch, take_all_threads
-from ldm.view.preview import PREVIEW, write_preview
+from ldm.view.result_page import PREVIEW, write_preview
 
 PNG_PX = 4096
 

@@ -11,9 +11,9 @@ from PIL import Image
 from ldm.errors import UserError
 from ldm.images.class_maps import drawn, read_class_raster
 from ldm.images.contact_sheet import Pixels
-from ldm.images.geojson import Region, Regions, in_coordinates, read_regions, write_regions
+from ldm.images.geojson import ClassRegion, ClassRegions, in_coordinates, read_regions, write_regions
 from ldm.multiscale.conditions import place_of
-from ldm.multiscale.layout import Layout, fitted
+from ldm.multiscale.layout import ClassLayout, fitted
 from ldm.multiscale.palette import Palette, check_palette, load_palette
 from ldm.pipeline import ZoomLDM
 from ldm.support.bundled_models import BUNDLED
@@ -28,7 +28,7 @@ FILES = REGIONS, LABELS, LEGEND = "image.geojson", "labels.png", "labels.csv"
 class Painting(NamedTuple):
     """A layout, and the palette to paint it with."""
 
-    layout: Layout
+    layout: ClassLayout
     palette: Palette
     path: Path
     """of the palette"""
@@ -36,7 +36,7 @@ class Painting(NamedTuple):
     """side of a base tile in the image"""
 
 
-def read_layout_file(path: Path) -> Regions:
+def read_layout_file(path: Path) -> ClassRegions:
     """GeoJSON, or a class raster with its legend. UserError for anything else."""
     return read_class_raster(path) if path.suffix.lower() in RASTERS else read_regions(path)
 
@@ -72,14 +72,14 @@ def painting_of(args: argparse.Namespace, model: ZoomLDM, scale: str) -> Paintin
     return Painting(layout, palette, path, tile_px)
 
 
-def small(layout: Layout, tile_px: int) -> list[str]:
+def small(layout: ClassLayout, tile_px: int) -> list[str]:
     """A note about regions that conditions of one embedding a tile cannot show."""
     count = sum(region.geometry.area < tile_px**2 / 2 for region in layout.regions)
     what = f"{count} of {len(layout.regions)} regions are smaller than half a base tile of {tile_px} px"
     return [f"{what}, and will hardly show"] if count else []
 
 
-def picture(layout: Layout, palette: Palette, longest: int) -> Pixels:
+def picture(layout: ClassLayout, palette: Palette, longest: int) -> Pixels:
     """The layout (h, w, 3) in its colours, at most `longest` pixels a side."""
     cell = max(1.0, max(layout.height, layout.width) / longest)
     legend, classes = labels(layout, palette, cell)
@@ -88,7 +88,7 @@ def picture(layout: Layout, palette: Palette, longest: int) -> Pixels:
 
 
 def labels(
-    layout: Layout, palette: Palette, cell: float = 1.0
+    layout: ClassLayout, palette: Palette, cell: float = 1.0
 ) -> tuple[dict[int, tuple[str, tuple[int, int, int]]], np.ndarray]:
     """Legend, and class map (h, w) of the image in cells of `cell` pixels: class k of the palette is k + 1."""
     shape = tuple(max(1, int(length / cell)) for length in (layout.height, layout.width))
@@ -112,7 +112,7 @@ def write_labels(out: Path, painting: Painting | None, largest_px: int) -> None:
     if painting is None:
         return
     layout = painting.layout
-    regions: list[Region] = layout.regions
+    regions: list[ClassRegion] = layout.regions
     if layout.place is not None:
         regions = in_coordinates(regions, layout.place)
     write_regions(out / REGIONS, regions, layout.place.crs if layout.place else "")

@@ -16,7 +16,7 @@ from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.images.class_maps import class_shares, drawn
 from ldm.images.contact_sheet import Pixels, contact_sheet
-from ldm.images.geojson import Colour, Region, Regions, in_pixels
+from ldm.images.geojson import ClassRegion, ClassRegions, Colour, in_pixels
 from ldm.images.rasters import Place
 from ldm.multiscale.layout import CELLS
 from ldm.multiscale.palette import BACKGROUND, Palette, save_palette
@@ -120,7 +120,7 @@ def annotations_named(names: Sequence[str], folder: Path) -> list[Path]:
     return [path for path in found if path.suffix not in RASTERS or path.with_suffix(".csv").is_file()]
 
 
-def on_slide(file: SlideFile, found: Regions, path: Path) -> list[Region]:
+def on_slide(file: SlideFile, found: ClassRegions, path: Path) -> list[ClassRegion]:
     """Annotations in pixels of full resolution: they have those, or coordinates of the slide's crs, or are a raster of
     all of it. UserError for one that does not fit the slide.
     """
@@ -156,7 +156,7 @@ def place_of_slide(file: SlideFile, crs: str, path: Path) -> Place:
     return Place(own, (a, b, c, d, e, f))
 
 
-def labelled(file: SlideFile, regions: Sequence[Region], names: Sequence[str]) -> LabelledSlide:
+def labelled(file: SlideFile, regions: Sequence[ClassRegion], names: Sequence[str]) -> LabelledSlide:
     """A slide with the shares of `names` in its base tiles; `regions` in pixels of full resolution."""
     origin = np.array([file.attrs.get("origin_x_l0", 0.0), file.attrs.get("origin_y_l0", 0.0)])
     tile_l0 = file.attrs["tile_px"] * file.base_l0

@@ -10,7 +10,7 @@ from typing import Any
 from ldm.errors import UserError, when_stopped
 from ldm.evaluation.passport.duplicates import Pair
 from ldm.evaluation.passport.figures import (
-    Figure,
+    PassportFigure,
     Sets,
     copies,
     memorisation,
@@ -19,8 +19,8 @@ from ldm.evaluation.passport.figures import (
     training_on_synthetic,
 )
 from ldm.evaluation.passport.file_figures import files, leaks
-from ldm.evaluation.passport.folders import HELD_OUT, TRAIN, Image, by_patient, images_of, some_of
-from ldm.evaluation.passport.page import Section, page
+from ldm.evaluation.passport.folders import HELD_OUT, TRAIN, FolderImage, by_patient, images_of, some_of
+from ldm.evaluation.passport.passport_page import PageSection, page
 from ldm.evaluation.passport.reading import Folder, read
 from ldm.evaluation.spaces import space
 from ldm.images.contact_sheet import Pixels
@@ -55,7 +55,7 @@ def check_apart(args: argparse.Namespace) -> None:
                 )
 
 
-def real_parts(args: argparse.Namespace) -> tuple[list[Image], list[Image]]:
+def real_parts(args: argparse.Namespace) -> tuple[list[FolderImage], list[FolderImage]]:
     """Training images, none where they are not stated, and the other real ones."""
     real = images_of(args.real, "--real")
     if args.train is not None:
@@ -73,7 +73,7 @@ def sets_of(args: argparse.Namespace) -> tuple[Sets, Folder, str]:
     training, held_out = real_parts(args)
     generated = images_of(args.generated, "--generated")
 
-    def opened(images: Sequence[Image], what: str) -> Folder:
+    def opened(images: Sequence[FolderImage], what: str) -> Folder:
         return read(some_of(images, args.count, args.seed), embed, args.batch_size, what)
 
     real, made = opened(held_out, "real"), opened(generated, "generated")
@@ -98,7 +98,7 @@ def pairs_of(found: Sequence[Pair], first: Folder, second: Folder) -> Pictures:
     return [(image.path, image.pixels()) for pair in chosen for image in pair]
 
 
-def sections_of(sets: Sets, real: Folder, space_id: str) -> list[Section]:
+def sections_of(sets: Sets, real: Folder, space_id: str) -> list[PageSection]:
     """The passport, in reading order."""
     files_of = list(files(sets.generated, real))
     differ = any(figure.verdict == "look" for figure in files_of)
@@ -117,17 +117,17 @@ def sections_of(sets: Sets, real: Folder, space_id: str) -> list[Section]:
         "Nearest: generated, training": closest,
     }
     found = [
-        Section("Images", pictures={"Generated": pictures(sets.generated), "Real": pictures(real)}),
-        Section("Files", files_of),
-        Section("Similarity", list(similarity(sets, space_id)), note=FILES_NOTE if differ else ""),
-        Section("Copies", [*near_figures, copied, repeated], copy_pictures, paired=True),
+        PageSection("Images", pictures={"Generated": pictures(sets.generated), "Real": pictures(real)}),
+        PageSection("Files", files_of),
+        PageSection("Similarity", list(similarity(sets, space_id)), note=FILES_NOTE if differ else ""),
+        PageSection("Copies", [*near_figures, copied, repeated], copy_pictures, paired=True),
     ]
     if sets.stated:
         figures, leaked = leaks(sets.training, real)
         shown = {"Held out, training": pairs_of(leaked, real, sets.training)}
-        found.append(Section("Leaks between real folders", figures, shown, paired=True))
+        found.append(PageSection("Leaks between real folders", figures, shown, paired=True))
     if taught := list(training_on_synthetic(sets)):
-        found.append(Section("Use for training", taught))
+        found.append(PageSection("Use for training", taught))
     return found
 
 
@@ -153,7 +153,7 @@ def plain(numbers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def record(figure: Figure) -> dict[str, Any]:
+def record(figure: PassportFigure) -> dict[str, Any]:
     return {
         "key": figure.key,
         "name": figure.name,

@@ -50,7 +50,7 @@ from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content, content_of
 from ldm.support.files import atomic_write
 from ldm.support.precision import announce, chosen_device
-from ldm.view.preview import write_preview
+from ldm.view.result_page import write_preview
 
 DEMO_SIDE_PX = 512
 OTHER_IMAGE = 0.2

@@ -19,7 +19,7 @@ from ldm.images.band_tiff import band_suffix, write_bands
 from ldm.images.contact_sheet import Pixels, contact_sheet, save_png
 from ldm.images.pictures import WHOLE_PX
 from ldm.images.rasters import Place
-from ldm.multiscale.posterior import LEVEL, Load, Posterior, covered, posterior, shrunk
+from ldm.multiscale.posterior import LEVEL, Load, PosteriorSamples, covered, posterior, shrunk
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import LARGEST_SEED
 
@@ -80,7 +80,7 @@ def residual_of(mean: Values, y: Pixels) -> Values:
     return np.kron(shrunk(mean, factor) - y, np.ones((factor, factor, 1), np.float32))
 
 
-def bands_of(found: Posterior, y: Pixels, truth: Pixels | None) -> dict[str, Values]:
+def bands_of(found: PosteriorSamples, y: Pixels, truth: Pixels | None) -> dict[str, Values]:
     """Bands (h, w) by name, in grey levels of 255."""
     colours = ("red", "green", "blue")
     parts = {"mean": found.mean, "spread": found.std, "half of interval": found.half_width()}
@@ -90,7 +90,7 @@ def bands_of(found: Posterior, y: Pixels, truth: Pixels | None) -> dict[str, Val
     return {f"{name} {colour}": part[..., k] for name, part in parts.items() for k, colour in enumerate(colours)}
 
 
-def layers_of(found: Posterior, y: Pixels) -> dict[str, Pixels]:
+def layers_of(found: PosteriorSamples, y: Pixels) -> dict[str, Pixels]:
     """Spread and residual (h, w, 3) in COLOURS, each up to its largest values, as layers for `zoomldm view`."""
     sizes = {"spread": found.spread, "residual": np.sqrt(np.square(residual_of(found.mean, y)).mean(2))}
     return {name: heat(values, largest(values)) for name, values in sizes.items()}
@@ -101,7 +101,7 @@ def largest(values: Values) -> float:
     return float(np.percentile(values, 99.5))
 
 
-def shown_of(found: Posterior, y: Pixels, truth: Pixels | None) -> dict[str, Pixels]:
+def shown_of(found: PosteriorSamples, y: Pixels, truth: Pixels | None) -> dict[str, Pixels]:
     """Input, mean and spread; with a truth, it and the error, on twice the scale of colours."""
     most = largest(found.spread)
     shown = {"input": y, "mean": found.mean.round().clip(0, 255).astype(np.uint8)}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.errors import UserError
-from ldm.images.geojson import Colour, Region, Regions, in_coordinates
+from ldm.images.geojson import ClassRegion, ClassRegions, Colour, in_coordinates
 from ldm.images.rasters import check_size, gdal_errors, place_of
 from ldm.support.csv_table import read_csv
 
@@ -49,7 +49,7 @@ def drawn(regions: Sequence[tuple["Geometry", int]], shape: tuple[int, int], cel
     return rasterize(ordered, shape, fill=rest, transform=Affine.scale(cell), dtype="uint16")
 
 
-def outlined(classes: ClassMap, legend: dict[int, Legend], cell: float, smooth: bool = False) -> list[Region]:
+def outlined(classes: ClassMap, legend: dict[int, Legend], cell: float, smooth: bool = False) -> list[ClassRegion]:
     """The connected areas of a class map (h, w) whose classes are in `legend`, `cell` wide cells, row by row.
 
     `smooth`: without the steps of the cells; neighbours keep a common border.
@@ -68,7 +68,7 @@ def outlined(classes: ClassMap, legend: dict[int, Legend], cell: float, smooth: 
     if smooth and areas:
         areas = list(shapely.make_valid(shapely.coverage_simplify(areas, cell)))
     return [
-        Region(legend[value].name, area, legend[value].colour)
+        ClassRegion(legend[value].name, area, legend[value].colour)
         for area, (_, value) in zip(areas, found, strict=True)
         if area.area > 0
     ]
@@ -81,7 +81,7 @@ def class_shares(classes: ClassMap, count: int, cells: int) -> NDArray[np.float3
     return np.stack([(squares == k).mean((1, 3), dtype=np.float32) for k in range(count)], axis=-1)
 
 
-def read_class_raster(path: str | Path) -> Regions:
+def read_class_raster(path: str | Path) -> ClassRegions:
     """The regions of a class raster: in its pixels, or in coordinates of its crs.
 
     UserError when it is no raster of one band of whole numbers, or its legend is missing or lacks a value.
@@ -116,10 +116,10 @@ def read_class_raster(path: str | Path) -> Regions:
     if not regions:
         raise UserError(f"{path}: holds no value of {path.with_suffix('.csv').name}, expected some; check both files")
     if place is None:
-        return Regions(regions, frame=(0, 0, width, height))
-    corners = in_coordinates([Region("", shapely.box(0, 0, width, height))], place)[0].geometry.bounds
+        return ClassRegions(regions, frame=(0, 0, width, height))
+    corners = in_coordinates([ClassRegion("", shapely.box(0, 0, width, height))], place)[0].geometry.bounds
     left, bottom, right, top = corners
-    return Regions(in_coordinates(regions, place), place.crs, frame=(left, bottom, right, top))
+    return ClassRegions(in_coordinates(regions, place), place.crs, frame=(left, bottom, right, top))
 
 
 def read_legend(path: Path) -> dict[int, Legend]:

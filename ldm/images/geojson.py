@@ -35,7 +35,7 @@ NAMES = ("class", "label", "name")
 DECIMALS = {"pixels": 2, "degrees": 8}
 
 
-class Region(NamedTuple):
+class ClassRegion(NamedTuple):
     """An area and what it is."""
 
     name: str
@@ -47,10 +47,10 @@ class Region(NamedTuple):
     """measurements"""
 
 
-class Regions(NamedTuple):
+class ClassRegions(NamedTuple):
     """The regions of a file."""
 
-    regions: list[Region]
+    regions: list[ClassRegion]
     crs: str = ""
     """as `rasterio.crs.CRS.from_user_input` takes it; empty: the file states none"""
     notes: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Regions(NamedTuple):
     """least x and y, largest x and y of what is described, where that is known: of a raster"""
 
 
-def read_regions(path: str | Path) -> Regions:
+def read_regions(path: str | Path) -> ClassRegions:
     """The areas in a GeoJSON file; self-intersections are resolved, points and lines left out, and `notes` says so.
 
     UserError when it is missing, no GeoJSON, has a coordinate that is no number, or no area at all.
@@ -77,13 +77,13 @@ def read_regions(path: str | Path) -> Regions:
         if areas is None:
             without += 1
         else:
-            regions.append(Region(name, areas, colour))
+            regions.append(ClassRegion(name, areas, colour))
     if without:
         notes.append(f"{without} features without an area (points, lines, empty ones) are left out")
     if not regions:
         found = f"{without} features without an area" if without else "no feature"
         raise UserError(f"{path}: {found} found, expected polygons; draw regions and export them again")
-    return Regions(regions, _crs(path, content), tuple(notes))
+    return ClassRegions(regions, _crs(path, content), tuple(notes))
 
 
 def _parsed(path: Path) -> Any:
@@ -217,7 +217,7 @@ def _crs(path: Path, content: Any) -> str:
     return str(name)
 
 
-def write_regions(path: str | Path, regions: Iterable[Region], crs: str = "") -> None:
+def write_regions(path: str | Path, regions: Iterable[ClassRegion], crs: str = "") -> None:
     """Write regions as GeoJSON that QuPath (pixels) and GIS (with `crs`, WKT or a name) open; equal regions give equal
     bytes."""
     from rasterio.crs import CRS
@@ -234,7 +234,7 @@ def write_regions(path: str | Path, regions: Iterable[Region], crs: str = "") ->
     write_text(path, json.dumps({"type": "FeatureCollection", **member, "features": features}) + "\n")
 
 
-def _feature(number: int, region: Region, decimals: int) -> dict[str, Any]:
+def _feature(number: int, region: ClassRegion, decimals: int) -> dict[str, Any]:
     import shapely
     from shapely.geometry import mapping
 
@@ -262,18 +262,18 @@ def written_here(path: Path) -> bool:
     return all(each.get("id") == _id(number, each.get("geometry")) for number, each in enumerate(found))
 
 
-def in_coordinates(regions: Iterable[Region], place: Place) -> list[Region]:
+def in_coordinates(regions: Iterable[ClassRegion], place: Place) -> list[ClassRegion]:
     """Regions of an image that lies at `place`, from its pixels to coordinates of its crs."""
     return _moved(regions, np.array(place.transform).reshape(2, 3))
 
 
-def in_pixels(regions: Iterable[Region], place: Place) -> list[Region]:
+def in_pixels(regions: Iterable[ClassRegion], place: Place) -> list[ClassRegion]:
     """The inverse of `in_coordinates`."""
     matrix = np.vstack([np.array(place.transform).reshape(2, 3), [0, 0, 1]])
     return _moved(regions, np.linalg.inv(matrix)[:2])
 
 
-def _moved(regions: Iterable[Region], matrix: NDArray[np.float64]) -> list[Region]:
+def _moved(regions: Iterable[ClassRegion], matrix: NDArray[np.float64]) -> list[ClassRegion]:
     import shapely
 
     def move(xy: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.images.class_maps import class_shares, drawn
-from ldm.images.geojson import Region, Regions
+from ldm.images.geojson import ClassRegion, ClassRegions
 from ldm.images.rasters import Place, gdal_errors
 from ldm.multiscale.palette import BACKGROUND, Palette
 
@@ -34,10 +34,10 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Layout:
+class ClassLayout:
     """Regions in pixels of an image `height` x `width`, with names and colours of a palette."""
 
-    regions: list[Region]
+    regions: list[ClassRegion]
     height: int
     width: int
     rest: str
@@ -64,7 +64,7 @@ class Layout:
 
 
 def fitted(
-    found: Regions,
+    found: ClassRegions,
     palette: Palette,
     *,
     um: float,
@@ -72,7 +72,7 @@ def fitted(
     corner: tuple[float, float] = (0, 0),
     size: tuple[int, int] | None = None,
     rest: str | None = None,
-) -> Layout:
+) -> ClassLayout:
     """The layout of an image of `um` um per pixel that begins at pixel `corner` (x, y) of what `found` describes.
 
     mpp: um per pixel of coordinates in pixels, by default those of the image. size: (height, width); None: as far as
@@ -99,11 +99,13 @@ def fitted(
         )
     if outside:
         notes.append(f"{outside} of {len(placed)} regions lie outside the image")
-    layout = Layout(regions, height, width, _rest(regions, palette, rest, height, width), None, (*found.notes, *notes))
+    layout = ClassLayout(
+        regions, height, width, _rest(regions, palette, rest, height, width), None, (*found.notes, *notes)
+    )
     return layout if place is None else replace(layout, place=place.moved(left, top))
 
 
-def _named(regions: list[Region], palette: Palette) -> tuple[list[Region], list[str]]:
+def _named(regions: list[ClassRegion], palette: Palette) -> tuple[list[ClassRegion], list[str]]:
     """Regions with names and, where they have none, colours of the palette; and notes."""
     without = sum(not region.name for region in regions)
     if without:
@@ -125,8 +127,8 @@ def _named(regions: list[Region], palette: Palette) -> tuple[list[Region], list[
 
 
 def _in_pixels(
-    found: Regions, regions: list[Region], um: float, mpp: float | None, kind: str
-) -> tuple[list[Region], Box | None, Place | None]:
+    found: ClassRegions, regions: list[ClassRegion], um: float, mpp: float | None, kind: str
+) -> tuple[list[ClassRegion], Box | None, Place | None]:
     """Regions and frame in pixels of `um` um, and the georeference of those pixels."""
     import shapely
 
@@ -159,7 +161,7 @@ def _in_pixels(
     return placed, frame, Place(wkt, (side, 0.0, left, 0.0, -side, top))
 
 
-def _in_degrees(regions: list[Region]) -> bool:
+def _in_degrees(regions: list[ClassRegion]) -> bool:
     """Whether all coordinates could be degrees: GeoJSON without a crs has those (RFC 7946)."""
     return all(
         max(abs(west), abs(east)) <= 180 and max(abs(south), abs(north)) <= 90
@@ -189,7 +191,9 @@ def _projected(crs: str, geometries: list["Geometry"]) -> tuple[str, float, list
         return found.to_wkt(), float(found.linear_units_factor[1]), geometries
 
 
-def _clipped(regions: list[Region], left: float, top: float, height: int, width: int) -> tuple[list[Region], int]:
+def _clipped(
+    regions: list[ClassRegion], left: float, top: float, height: int, width: int
+) -> tuple[list[ClassRegion], int]:
     """The parts of regions inside the image, in its pixels, and how many have none."""
     import shapely
     from shapely.geometry import MultiPolygon
@@ -204,7 +208,7 @@ def _clipped(regions: list[Region], left: float, top: float, height: int, width:
     return inside, len(regions) - len(inside)
 
 
-def _rest(regions: list[Region], palette: Palette, asked: str | None, height: int, width: int) -> str:
+def _rest(regions: list[ClassRegion], palette: Palette, asked: str | None, height: int, width: int) -> str:
     """The class of what no region covers; empty where they cover everything."""
     import shapely
 

@@ -29,7 +29,7 @@ Load = Callable[[], Pixels]
 """one sample (H, W, 3)"""
 
 
-class Posterior(NamedTuple):
+class PosteriorSamples(NamedTuple):
     """Mean and standard deviation of n samples."""
 
     mean: Values
@@ -56,21 +56,25 @@ def shrunk(image: NDArray[np.generic], factor: int) -> Values:
     return reduce(whole, "(h a) (w b) c -> h w c", "mean", a=factor, b=factor)
 
 
-def posterior(samples: Sequence[Load], factor: int = 1) -> Posterior:
+def posterior(samples: Sequence[Load], factor: int = 1) -> PosteriorSamples:
     """Of at least two samples, one in memory at a time (Welford 1962)."""
     mean = squares = np.zeros(())
     for count, load in enumerate(samples, 1):
         away = shrunk(load(), factor).astype(np.float64) - mean
         mean = mean + away / count
         squares = squares + away**2 * (count - 1) / count
-    return Posterior(mean.astype(np.float32), np.sqrt(squares / (len(samples) - 1)).astype(np.float32), len(samples))
+    return PosteriorSamples(
+        mean.astype(np.float32), np.sqrt(squares / (len(samples) - 1)).astype(np.float32), len(samples)
+    )
 
 
-def covered(found: Posterior, truth: Pixels, factor: int = 1, multiplier: float = 1.0, level: float = LEVEL) -> float:
+def covered(
+    found: PosteriorSamples, truth: Pixels, factor: int = 1, multiplier: float = 1.0, level: float = LEVEL
+) -> float:
     """Share of the true values inside their interval; `level` where the spread is right."""
     return float((np.abs(shrunk(truth, factor) - found.mean) <= found.half_width(multiplier, level)).mean())
 
 
-def needed(found: Posterior, truth: Pixels, level: float = LEVEL) -> Values:
+def needed(found: PosteriorSamples, truth: Pixels, level: float = LEVEL) -> Values:
     """The multiplier at which each true value is on the border of its interval, of the finest scale (3 H W,)."""
     return (np.abs(truth.astype(np.float32) - found.mean) / found.half_width(1.0, level)).ravel()

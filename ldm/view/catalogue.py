@@ -23,8 +23,8 @@ from data_prep.slides.find import shown, slide_files, without_parts
 from ldm.errors import UserError
 from ldm.scales import ladder
 from ldm.view.entries import Entry, Layer
-from ldm.view.outlines import TISSUE_NAME, Outline, moved, read_outlines
-from ldm.view.readers import PREPARED
+from ldm.view.image_readers import PREPARED
+from ldm.view.overlays import TISSUE_NAME, Outline, moved, read_outlines
 
 JOINT, SUPERRES = "image.json", "superres.json"
 TIFFS = (".tiff", ".tif")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError, one_line
-from ldm.view.outlines import Outline
-from ldm.view.pyramid import OVERLAP_PX, TILE_PX, Pyramid
-from ldm.view.readers import open_shown
+from ldm.view.deep_zoom import OVERLAP_PX, TILE_PX, Pyramid
+from ldm.view.image_readers import open_shown
+from ldm.view.overlays import Outline
 
 PLAUSIBLE_UM, METRES_UM = (0.01, 100.0), 1e5
 """um per pixel of a histology file, and the least of a scene; a tag of 72 dpi, which means nothing, is 352.8"""

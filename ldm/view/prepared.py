@@ -17,7 +17,7 @@ from data_prep.slides.readers import Box, Pixels
 from ldm.data.h5 import SlideFile
 from ldm.images.rasters import Place
 from ldm.scales import Scale
-from ldm.view.outlines import COLOURS, TISSUE_NAME, Outline, boxes
+from ldm.view.overlays import COLOURS, TISSUE_NAME, Outline, boxes
 
 CACHED = 256
 """decoded regions that are kept"""

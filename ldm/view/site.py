@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 from ldm.errors import UserError, one_line
+from ldm.view.deep_zoom import Pyramid, png
 from ldm.view.entries import Entry, Layer
 from ldm.view.openseadragon import library
-from ldm.view.pyramid import Pyramid, png
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("geometry.js", "scale_bar.js", "outlines.js", "panels.js", "view.js")

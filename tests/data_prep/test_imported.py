@@ -22,7 +22,7 @@ from data_prep.slides.slide import Plane, Slide
 from ldm.data.h5 import SlideFile
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError
-from ldm.images.geojson import Region, read_regions, write_regions
+from ldm.images.geojson import ClassRegion, read_regions, write_regions
 from tests.data_prep.slides.test_slide_geometry import Scan
 
 TILE, MPP = 32, 0.25
@@ -116,7 +116,10 @@ def test_annotations_say_where_tissue_is_and_what_was_kept_is_written_as_such(fo
     tumour, hole = shapely.box(64, 64, 384, 320), shapely.box(128, 128, 192, 192)
     (folder / "found").mkdir()
     path = folder / "found" / f"{NAME}.geojson"
-    write_regions(path, [Region("Tumor", tumour), Region("", shapely.box(640, 64, 704, 128)), Region("Ignore*", hole)])
+    write_regions(
+        path,
+        [ClassRegion("Tumor", tumour), ClassRegion("", shapely.box(640, 64, 704, 128)), ClassRegion("Ignore*", hole)],
+    )
     (report,) = prepare(config(folder, coordinates=str(folder / "found"), tissue_share=0.25))
     assert report.status == "prepared", report.message
     slide = SlideFile(folder / "out" / f"{NAME}.h5")
@@ -135,7 +138,7 @@ def test_annotations_say_where_tissue_is_and_what_was_kept_is_written_as_such(fo
     (report,) = prepare(config(folder, coordinates=str(folder / "found"), out=str(own.parent)))
     assert "was not written by prepare and would be replaced; move it" in report.message
     assert own.read_bytes() == before
-    write_regions(path, [Region("Tumor", shapely.box(9000, 0, 9100, 90))])
+    write_regions(path, [ClassRegion("Tumor", shapely.box(9000, 0, 9100, 90))])
     (report,) = prepare(config(folder, coordinates=str(folder / "found"), out=str(folder / "other")))
     assert "no region lies on the slide" in report.message
     both = shutil.copytree(folder / "found", folder / "both")

@@ -10,7 +10,7 @@ import shapely
 from rasterio.crs import CRS
 
 from ldm.errors import UserError
-from ldm.images.geojson import Region, in_coordinates, in_pixels, read_regions, write_regions
+from ldm.images.geojson import ClassRegion, in_coordinates, in_pixels, read_regions, write_regions
 from ldm.images.rasters import Place
 
 SQUARE = [[[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]]]
@@ -30,7 +30,11 @@ def saved(path: Path, content: Any) -> Path:
 def test_regions_survive_a_file_in_quPaths_form(tmp_path: Path) -> None:
     hole = shapely.box(0, 0, 100, 80).difference(shapely.box(20, 20, 40, 40))
     both = shapely.union(shapely.box(200, 0, 210, 10), shapely.box(300, 0, 310, 10))
-    regions = [Region("Tumor", hole, (200, 0, 0), {"attention": 0.25}), Region("Immune cells", both), Region("", hole)]
+    regions = [
+        ClassRegion("Tumor", hole, (200, 0, 0), {"attention": 0.25}),
+        ClassRegion("Immune cells", both),
+        ClassRegion("", hole),
+    ]
     write_regions(tmp_path / "a.geojson", regions)
     write_regions(tmp_path / "b.geojson", regions)
     assert (tmp_path / "a.geojson").read_bytes() == (tmp_path / "b.geojson").read_bytes()
@@ -139,7 +143,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_reference_system_is_written_and_read(tmp_path: Path) -> None:
-    region = Region("Forest", shapely.box(400_000, 4_000_000, 400_100, 4_000_050))
+    region = ClassRegion("Forest", shapely.box(400_000, 4_000_000, 400_100, 4_000_050))
     write_regions(tmp_path / "a.geojson", [region], CRS.from_epsg(32614).to_wkt())
     found = read_regions(tmp_path / "a.geojson")
     assert CRS.from_user_input(found.crs) == CRS.from_epsg(32614)
@@ -148,7 +152,7 @@ def test_the_reference_system_is_written_and_read(tmp_path: Path) -> None:
 
 def test_pixels_to_coordinates_and_back() -> None:
     place = Place("", (0.5, 0.1, 1000, 0.2, -0.5, 9000))
-    region = Region("a", shapely.box(3, 4, 30, 50))
+    region = ClassRegion("a", shapely.box(3, 4, 30, 50))
     there = in_coordinates([region], place)
     corner = shapely.get_coordinates(there[0].geometry)
     assert (corner == np.array([1000 + 0.5 * 30 + 0.1 * 4, 9000 + 0.2 * 30 - 0.5 * 4])).all(1).any()

@@ -11,18 +11,18 @@ from shapely.geometry import mapping, shape
 
 from benchmarks.fixtures.palettes import palette
 from ldm.errors import UserError
-from ldm.images.geojson import Region, Regions
-from ldm.multiscale.layout import Layout, fitted
+from ldm.images.geojson import ClassRegion, ClassRegions
+from ldm.multiscale.layout import ClassLayout, fitted
 
 SATELLITE = {"kind": "satellite"}
 UTM = CRS.from_epsg(32614)
 
 
-def regions(*given: tuple[str, tuple[float, float, float, float]], **more: Any) -> Regions:
-    return Regions([Region(name, shapely.box(*box)) for name, box in given], **more)
+def regions(*given: tuple[str, tuple[float, float, float, float]], **more: Any) -> ClassRegions:
+    return ClassRegions([ClassRegion(name, shapely.box(*box)) for name, box in given], **more)
 
 
-def fit(found: Regions, um: float = 0.5, **options: Any) -> Layout:
+def fit(found: ClassRegions, um: float = 0.5, **options: Any) -> ClassLayout:
     return fitted(found, palette(), um=um, **options)
 
 
@@ -83,7 +83,7 @@ def test_regions_that_reach_beyond_are_cut() -> None:
         (regions(("Fat", (0, 0, 9, 9)), crs="EPSG:32614"), {}, "but the model is of histology"),
     ],
 )  # fmt: skip
-def test_a_layout_that_does_not_fit_is_refused(found: Regions, options: dict[str, Any], told: str) -> None:
+def test_a_layout_that_does_not_fit_is_refused(found: ClassRegions, options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         fit(found, **options)
 
@@ -103,7 +103,7 @@ def test_regions_that_qupath_ignores_are_left_out_and_told() -> None:
     assert layout.notes == ("regions of the class Ignore* are left out, as QuPath does",)
 
 
-def scene(found: Regions, **options: Any) -> Layout:
+def scene(found: ClassRegions, **options: Any) -> ClassLayout:
     return fitted(found, palette(**SATELLITE), um=1e6, **options)
 
 
@@ -125,7 +125,7 @@ def test_feet_are_metres_and_degrees_go_to_utm() -> None:
     assert (feet.height, feet.width) == (16, 31)
     square = transform_geom(UTM, "EPSG:4326", mapping(shapely.box(400_000, 4_000_000, 400_500, 4_000_300)))
     for crs in ("", "EPSG:4326", "urn:ogc:def:crs:OGC:1.3:CRS84"):
-        layout = scene(Regions([Region("Fat", shape(square))], crs=crs), rest="Stroma")
+        layout = scene(ClassRegions([ClassRegion("Fat", shape(square))], crs=crs), rest="Stroma")
         assert layout.place is not None
         assert CRS.from_wkt(layout.place.crs) == UTM
         assert abs(layout.height - 300) <= 1

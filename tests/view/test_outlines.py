@@ -8,7 +8,7 @@ import pytest
 
 from ldm.errors import UserError
 from ldm.images.rasters import Place
-from ldm.view.outlines import COLOURS, moved, read_outlines
+from ldm.view.overlays import COLOURS, moved, read_outlines
 
 SQUARE = [[[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]]
 

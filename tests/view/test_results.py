@@ -14,7 +14,7 @@ from benchmarks.fixtures.slides import tissue_image
 from ldm.cli import joint, superres
 from ldm.images.pyramid_tiff import halve, write_pyramid
 from ldm.view.catalogue import catalogue
-from ldm.view.preview import PREVIEW, write_preview
+from ldm.view.result_page import PREVIEW, write_preview
 from tests.view.conftest import pixels_of
 
 

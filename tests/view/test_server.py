@@ -21,9 +21,9 @@ from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.images.pyramid_tiff import halve
 from ldm.view.catalogue import catalogue
+from ldm.view.deep_zoom import Pyramid
+from ldm.view.image_readers import open_shown
 from ldm.view.local_server import listen
-from ldm.view.pyramid import Pyramid
-from ldm.view.readers import open_shown
 from ldm.view.site import Site
 from tests.view.conftest import HOSTILE, Served, pixels_of
 
@@ -98,8 +98,8 @@ def test_lengths_are_those_of_the_file(served: Served) -> None:
 
 
 def test_a_large_file_without_a_pyramid_is_shrunk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ldm.view.pyramid.OVERVIEW_PX", 64)
-    monkeypatch.setattr("ldm.view.pyramid.BLOCK_PX", 256)
+    monkeypatch.setattr("ldm.view.deep_zoom.OVERVIEW_PX", 64)
+    monkeypatch.setattr("ldm.view.deep_zoom.BLOCK_PX", 256)
     image = tissue_image(1100, 1500)
     Image.fromarray(image).save(tmp_path / "a.png")
     pyramid = Pyramid(tmp_path / "a.png", lambda: open_shown(tmp_path / "a.png"))

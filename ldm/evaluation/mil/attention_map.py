@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.data.bags import Bag
-from ldm.images.geojson import Region
+from ldm.images.geojson import ClassRegion
 
 Pixels = NDArray[np.uint8]
 COLD, HOT = np.array([60.0, 90, 190]), np.array([225.0, 40, 30])
@@ -36,7 +36,7 @@ HIGHEST = 0.1
 """share of the tiles that are named as those of most attention"""
 
 
-def attention_regions(bag: Bag, attention: NDArray[np.floating]) -> list[Region]:
+def attention_regions(bag: Bag, attention: NDArray[np.floating]) -> list[ClassRegion]:
     """The tiles of a bag in pixels of full resolution, with their attention (n,) as a measurement relative to the mean;
     those with most of it have a class."""
     import shapely
@@ -47,8 +47,8 @@ def attention_regions(bag: Bag, attention: NDArray[np.floating]) -> list[Region]
     colour = (int(HOT[0]), int(HOT[1]), int(HOT[2]))
     relative = attention / attention.mean()
     return [
-        Region("most attention", square, colour, {"attention": float(value)})
+        ClassRegion("most attention", square, colour, {"attention": float(value)})
         if share >= least
-        else Region("", square, None, {"attention": float(value)})
+        else ClassRegion("", square, None, {"attention": float(value)})
         for square, share, value in zip(squares, attention, relative, strict=True)
     ]

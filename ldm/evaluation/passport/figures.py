@@ -26,7 +26,7 @@ LIMIT = 0.01
 
 
 @dataclass(frozen=True)
-class Figure:
+class PassportFigure:
     """One line of the passport; its key is one of MEANINGS."""
 
     key: str
@@ -77,7 +77,7 @@ FAR = ("frechet", "kid", "mmd")
 """figures that are larger where sets differ; the others are smaller"""
 
 
-def similarity(sets: Sets, space: str) -> Iterator[Figure]:
+def similarity(sets: Sets, space: str) -> Iterator[PassportFigure]:
     """Distances and overlap with the reference, beside those of as many real images of other patients."""
     count = min(len(sets.generated), len(sets.other)) if len(sets.other) > 1 else len(sets.generated)
     ours = _compared(_some(sets.generated, count), sets.reference.features)
@@ -88,7 +88,7 @@ def similarity(sets: Sets, space: str) -> Iterator[Figure]:
         gap = (mine.value - real.value) * (1 if key in FAR else -1)
         numbers = {"value": mine.value, "error": mine.error, "real": real.value, "real_error": real.error}
         numbers |= {"n": count, "m": len(sets.reference)}
-        yield Figure(key, told(mine), told(real), worse(gap, mine, real), {**numbers}, names.get(key, ""))
+        yield PassportFigure(key, told(mine), told(real), worse(gap, mine, real), {**numbers}, names.get(key, ""))
 
 
 def _some(folder: Folder, count: int) -> Features:
@@ -108,10 +108,10 @@ def _compared(features: Features, reference: Features) -> dict[str, Estimate]:
     return found | pair_figures(features, reference)
 
 
-def memorisation(sets: Sets) -> tuple[list[Figure], Nearest | None]:
+def memorisation(sets: Sets) -> tuple[list[PassportFigure], Nearest | None]:
     """Whether generated images lie nearer to training images than held-out real ones do; and the nearest of each."""
     if not len(sets.held_out):
-        return [Figure("memorisation", "-")], None
+        return [PassportFigure("memorisation", "-")], None
     near = nearest(sets.generated.features, sets.training.features)
     held = nearest(sets.held_out.features, sets.training.features)
     found = judge(near.distance, held.distance)
@@ -121,9 +121,9 @@ def memorisation(sets: Sets) -> tuple[list[Figure], Nearest | None]:
     numbers = {"value": found.nearer, "error": by_patient.error, "p_value": p, "p_value_of_images": found.p_value}
     numbers |= {"n": len(near.distance), "held_out": len(held.distance)}
     value = f"{found.nearer:.2f} ± {by_patient.error:.2f}, p = {p:.2g}"
-    by_rank = Figure("memorisation", value, "0.50", verdict, {**numbers})
+    by_rank = PassportFigure("memorisation", value, "0.50", verdict, {**numbers})
     chance = chance_of_nearest(found.below, len(near.distance), len(held.distance))
-    below = Figure(
+    below = PassportFigure(
         "nearer_than_all",
         f"{found.below}, p = {chance:.2g}",
         f"{found.expected:.1f}",
@@ -138,24 +138,24 @@ def chance_of_nearest(below: int, n: int, k: int) -> float:
     return math.prod((n - i) / (n + k - i) for i in range(below))
 
 
-def copies(generated: Folder, real: Folder) -> tuple[Figure, list[Pair]]:
+def copies(generated: Folder, real: Folder) -> tuple[PassportFigure, list[Pair]]:
     """Generated images that are a real one, up to turning, mirroring, compression and size."""
     pairs = near_duplicates(signatures(generated), signatures(real))
     return counted("copies", len(pairs), f"{len(pairs)} of {len(generated)}"), pairs
 
 
-def repeats(generated: Folder) -> tuple[Figure, list[Pair]]:
+def repeats(generated: Folder) -> tuple[PassportFigure, list[Pair]]:
     """Generated images that are alike."""
     pairs = near_duplicates(signatures(generated))
     return counted("repeats", len(pairs), f"{len(pairs)} of {len(generated)}"), pairs
 
 
-def counted(key: str, count: int, value: str, **more: str) -> Figure:
+def counted(key: str, count: int, value: str, **more: str) -> PassportFigure:
     """A figure that should be 0."""
-    return Figure(key, value, "0", "look" if count else "as real", {"value": count, **more})
+    return PassportFigure(key, value, "0", "look" if count else "as real", {"value": count, **more})
 
 
-def training_on_synthetic(sets: Sets) -> Iterator[Figure]:
+def training_on_synthetic(sets: Sets) -> Iterator[PassportFigure]:
     """A classifier of the labels, trained on generated and on real images; none without labels."""
     labels = {image.label for image in sets.held_out.images} & {image.label for image in sets.generated.images}
     if len(labels - {""}) < 2:
@@ -165,7 +165,7 @@ def training_on_synthetic(sets: Sets) -> Iterator[Figure]:
     numbers = {"value": mine.value, "error": mine.error, "real": real.value, "real_error": real.error}
     numbers |= {"generated": len(sets.generated), "training": len(sets.training), "tested": len(sets.held_out)}
     value, other = (f"{told(one)} ({len(of)} images)" for one, of in ((mine, sets.generated), (real, sets.training)))
-    yield Figure("synthetic_training", value, other, worse(real.value - mine.value, mine, real), {**numbers})
+    yield PassportFigure("synthetic_training", value, other, worse(real.value - mine.value, mine, real), {**numbers})
 
 
 def _labelled(folder: Folder) -> Labelled:

@@ -11,9 +11,9 @@ import numpy as np
 import scipy.stats
 
 from ldm.evaluation.passport.duplicates import Pair, near_duplicates
-from ldm.evaluation.passport.figures import LIMIT, Figure, Verdict, counted, signatures
+from ldm.evaluation.passport.figures import LIMIT, PassportFigure, Verdict, counted, signatures
 from ldm.evaluation.passport.reading import Folder
-from ldm.evaluation.passport.resampling_traces import LINE, Line, interpolation_line
+from ldm.evaluation.passport.resampling_traces import LINE, SpectralLine, interpolation_line
 
 DETAIL_DB = 2.0
 """difference of fine detail that is reported"""
@@ -21,7 +21,7 @@ QUALITY = 5
 """difference of JPEG quality that is reported"""
 
 
-def leaks(training: Folder, held_out: Folder) -> tuple[list[Figure], list[Pair]]:
+def leaks(training: Folder, held_out: Folder) -> tuple[list[PassportFigure], list[Pair]]:
     """Patients and images that two folders of real images have in common."""
     shared = sorted({image.patient for image in training.images} & {image.patient for image in held_out.images})
     pairs = near_duplicates(signatures(held_out), signatures(training))
@@ -30,42 +30,44 @@ def leaks(training: Folder, held_out: Folder) -> tuple[list[Figure], list[Pair]]
     return [by_name, counted("shared_images", len(pairs), str(len(pairs)))], pairs
 
 
-def files(generated: Folder, real: Folder) -> Iterator[Figure]:
+def files(generated: Folder, real: Folder) -> Iterator[PassportFigure]:
     """Differences of the files that move distances whatever the images show: size, JPEG, resampling."""
     sizes, real_sizes = _sizes(generated), _sizes(real)
     alike = generated.sizes.keys() == real.sizes.keys()
-    yield Figure("size", sizes, real_sizes, "as real" if alike else "look", {"value": sizes, "real": real_sizes})
+    yield PassportFigure(
+        "size", sizes, real_sizes, "as real" if alike else "look", {"value": sizes, "real": real_sizes}
+    )
     (share, quality), (real_share, real_quality) = _jpeg(generated), _jpeg(real)
     apart = abs(share - real_share) > 0.1 or abs(quality - real_quality) > QUALITY
     numbers = {"value": share, "quality": quality, "real": real_share, "real_quality": real_quality}
     value, other = _told_jpeg(share, quality), _told_jpeg(real_share, real_quality)
-    yield Figure("jpeg", value, other, "look" if apart else "as real", {**numbers})
+    yield PassportFigure("jpeg", value, other, "look" if apart else "as real", {**numbers})
     yield _detail(generated, real)
     yield _interpolation(generated, real)
 
 
-def _detail(generated: Folder, real: Folder) -> Figure:
+def _detail(generated: Folder, real: Folder) -> PassportFigure:
     a, b = (np.array([traces.detail for traces in folder.traces]) for folder in (generated, real))
     a, b = a[np.isfinite(a)], b[np.isfinite(b)]
     if not len(a) or not len(b):
-        return Figure("detail", "-")
+        return PassportFigure("detail", "-")
     p = float(scipy.stats.mannwhitneyu(a, b).pvalue)
     gap = float(np.median(a) - np.median(b))
     apart = abs(gap) > DETAIL_DB and p < LIMIT
     value, real_value = f"{np.median(a):.1f} dB", f"{np.median(b):.1f} dB"
-    return Figure("detail", value, real_value, "look" if apart else "as real", {"value": gap, "p_value": p})
+    return PassportFigure("detail", value, real_value, "look" if apart else "as real", {"value": gap, "p_value": p})
 
 
-def _interpolation(generated: Folder, real: Folder) -> Figure:
+def _interpolation(generated: Folder, real: Folder) -> PassportFigure:
     lines = [interpolation_line([s for t in folder.traces for s in t.spectra]) for folder in (generated, real)]
     heights = [math.nan if line is None else line.height for line in lines]
     apart = (heights[0] > LINE) != (heights[1] > LINE)
     verdict: Verdict = "unknown" if None in lines else "look" if apart else "as real"
     numbers = {"value": heights[0], "real": heights[1]}
-    return Figure("interpolation", _told_line(lines[0]), _told_line(lines[1]), verdict, {**numbers})
+    return PassportFigure("interpolation", _told_line(lines[0]), _told_line(lines[1]), verdict, {**numbers})
 
 
-def _told_line(line: Line | None) -> str:
+def _told_line(line: SpectralLine | None) -> str:
     if line is None:
         return "- (few or small images)"
     if line.height <= LINE:

@@ -24,7 +24,7 @@ TRAIN = ("train", "training")
 HELD_OUT = ("test", "val", "valid", "validation", "held_out", "held-out")
 
 
-class Image(NamedTuple):
+class FolderImage(NamedTuple):
     """One file, and what its path says."""
 
     path: Path
@@ -46,7 +46,7 @@ class Image(NamedTuple):
         return picture_loader(self.path)()
 
 
-def images_of(folder: Path, option: str) -> list[Image]:
+def images_of(folder: Path, option: str) -> list[FolderImage]:
     """All images in `folder` and below, by path, through links too; hidden files and folders are left out.
 
     UserError for no folder, or fewer than two images.
@@ -71,13 +71,13 @@ def _below(folder: Path, above: Sequence[Path]) -> Iterator[Path]:
             yield from _below(path, above)
 
 
-def _image(path: Path, folders: Sequence[str]) -> Image:
+def _image(path: Path, folders: Sequence[str]) -> FolderImage:
     part = folders[0].lower() if folders and folders[0].lower() in (*TRAIN, *HELD_OUT) else ""
     inner = folders[1:] if part else folders
-    return Image(path, "/".join(inner), part)
+    return FolderImage(path, "/".join(inner), part)
 
 
-def some_of(images: Sequence[Image], count: int, seed: int) -> list[Image]:
+def some_of(images: Sequence[FolderImage], count: int, seed: int) -> list[FolderImage]:
     """`count` of them drawn at random, by path, or all where there are fewer."""
     if len(images) <= count:
         return list(images)
@@ -85,12 +85,12 @@ def some_of(images: Sequence[Image], count: int, seed: int) -> list[Image]:
     return [images[i] for i in chosen.tolist()]
 
 
-def by_patient(images: Sequence[Image]) -> tuple[list[Image], list[Image]]:
+def by_patient(images: Sequence[FolderImage]) -> tuple[list[FolderImage], list[FolderImage]]:
     """Two parts without a patient in common, of about equal numbers; the second is empty for a single patient."""
-    patients: dict[str, list[Image]] = {}
+    patients: dict[str, list[FolderImage]] = {}
     for image in images:
         patients.setdefault(image.patient, []).append(image)
-    parts: tuple[list[Image], list[Image]] = ([], [])
+    parts: tuple[list[FolderImage], list[FolderImage]] = ([], [])
     for name in sorted(patients, key=lambda name: (-len(patients[name]), name)):
         min(parts, key=len).extend(patients[name])
     return parts

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ldm.errors import UserError
 from ldm.evaluation.metrics.extractors import Extractor
 from ldm.evaluation.passport.duplicates import signature
-from ldm.evaluation.passport.folders import Image
+from ldm.evaluation.passport.folders import FolderImage
 from ldm.evaluation.passport.jpeg_traces import Trace, jpeg_trace
 from ldm.evaluation.passport.resampling_traces import difference_spectra, fine_detail
 from ldm.images.contact_sheet import Pixels
@@ -44,7 +44,7 @@ class Traces:
 class Folder:
     """The images of one side, as they were read."""
 
-    images: list[Image]
+    images: list[FolderImage]
     traces: list[Traces]
     features: Values
     """(n, d)"""
@@ -63,7 +63,7 @@ class Folder:
         return Counter(traces.size for traces in self.traces)
 
 
-def read(images: Sequence[Image], extractor: Extractor, batch: int, what: str) -> Folder:
+def read(images: Sequence[FolderImage], extractor: Extractor, batch: int, what: str) -> Folder:
     """UserError for an image that cannot be read, or below LEAST_PX."""
     searched = {i * len(images) // TRACED for i in range(TRACED)}
     crops = {i * len(images) // TRACED_EVERYWHERE for i in range(TRACED_EVERYWHERE)}

@@ -32,7 +32,7 @@ LINE = 2.5
 Values = NDArray[np.float64]
 
 
-class Line(NamedTuple):
+class SpectralLine(NamedTuple):
     """The highest line in the spectrum of second differences."""
 
     frequency: float
@@ -50,7 +50,7 @@ def fine_detail(image: Pixels) -> float:
     return float(10 * np.log10(fine / middle)) if min(fine, middle) > 0 else float("nan")
 
 
-def interpolation_line(spectra: Sequence[Values]) -> Line | None:
+def interpolation_line(spectra: Sequence[Values]) -> SpectralLine | None:
     """Of `difference_spectra` of several images; None for fewer than ENOUGH."""
     if len(spectra) < ENOUGH:
         return None
@@ -58,7 +58,7 @@ def interpolation_line(spectra: Sequence[Values]) -> Line | None:
     height = spectrum / scipy.signal.medfilt(spectrum, AROUND).clip(1e-12)
     away = np.abs(8 * frequency - np.rint(8 * frequency)) > 8 * 1.5 / LENGTH
     height[(frequency < LOWEST) | ~away] = 0
-    return Line(float(frequency[height.argmax()]), float(height.max()))
+    return SpectralLine(float(frequency[height.argmax()]), float(height.max()))
 
 
 def difference_spectra(image: Pixels) -> list[Values]:

@@ -31,7 +31,7 @@ BLOCK_PX = 2048
 """side of the parts in which it is read"""
 
 
-class Size(NamedTuple):
+class TiledSize(NamedTuple):
     """Of a level, in pixels."""
 
     width: int
@@ -43,11 +43,11 @@ class Size(NamedTuple):
         return math.ceil(self.width / TILE_PX), math.ceil(self.height / TILE_PX)
 
 
-def level_sizes(width: int, height: int) -> list[Size]:
+def level_sizes(width: int, height: int) -> list[TiledSize]:
     """Every level, coarsest first; halves are rounded up."""
-    sizes = [Size(width, height)]
+    sizes = [TiledSize(width, height)]
     while max(sizes[0]) > TILE_PX:
-        sizes.insert(0, Size(*(-(-length // 2) for length in sizes[0])))
+        sizes.insert(0, TiledSize(*(-(-length // 2) for length in sizes[0])))
     return sizes
 
 
@@ -63,7 +63,7 @@ class Pyramid:
         self._lock = RLock()
 
     @property
-    def size(self) -> Size:
+    def size(self) -> TiledSize:
         """Of the full resolution."""
         return self.levels[-1]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image as PillowImage
 
-from ldm.evaluation.passport.figures import Figure
+from ldm.evaluation.passport.figures import PassportFigure
 from ldm.images.contact_sheet import Pixels
 
 SIDE_PX = 160
@@ -28,18 +28,18 @@ MARKS = {"as real": "as real", "look": "look", "unknown": "not known"}
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A heading, its figures and its rows of pictures."""
 
     title: str
-    figures: Sequence[Figure] = ()
+    figures: Sequence[PassportFigure] = ()
     pictures: Mapping[str, Sequence[tuple[Path, Pixels]]] = field(default_factory=dict)
     """pictures under a heading of their own; pairs where `paired`"""
     paired: bool = False
     note: str = ""
 
 
-def page(title: str, about: Sequence[str], sections: Sequence[Section]) -> str:
+def page(title: str, about: Sequence[str], sections: Sequence[PageSection]) -> str:
     """The page as HTML."""
     found = [figure for section in sections for figure in section.figures if figure.verdict == "look"]
     summary = "Nothing to look at." if not found else f"{len(found)} to look at: {', '.join(f.name for f in found)}."
@@ -51,7 +51,7 @@ def page(title: str, about: Sequence[str], sections: Sequence[Section]) -> str:
     )
 
 
-def _section(section: Section) -> str:
+def _section(section: PageSection) -> str:
     note = f"<p>{_text(section.note)}</p>\n" if section.note else ""
     table = ""
     if section.figures:
@@ -65,7 +65,7 @@ def _section(section: Section) -> str:
     return f"<h2>{_text(section.title)}</h2>\n{note}{table}{pictures}"
 
 
-def _row(figure: Figure) -> str:
+def _row(figure: PassportFigure) -> str:
     name = f"{_text(figure.name)}<small>{_text(figure.says)}</small>"
     mark = f'<span class="mark">{MARKS[figure.verdict]}</span>'
     cells = f'<td>{name}</td><td class="number">{_text(figure.value)}</td><td class="number">{_text(figure.real)}</td>'

@@ -1,6 +1,6 @@
 """Painted pictures judged: a small segmenter trained on them and tested on drawn slides.
 
-    python -m benchmarks.layout
+    python -m benchmarks.painted_layouts
 
 The segmenter is a small network on features of the frozen demo encoder, one class per 8 x 8 px. The demo world's true
 map is known. Each layout is the map of a drawn slide that belongs neither to the palette nor to what the model was
@@ -38,7 +38,7 @@ from ldm.encoders.demo_encoder import DEMO_CHANNELS, DEMO_WEIGHTS, DemoEncoder
 from ldm.errors import cli
 from ldm.images.class_maps import Legend, outlined
 from ldm.images.contact_sheet import Pixels, contact_sheet, fitted, save_png
-from ldm.images.geojson import Region, Regions
+from ldm.images.geojson import ClassRegion, ClassRegions
 from ldm.images.pictures import read_picture
 from ldm.images.tensors import to_uint8
 from ldm.multiscale.conditions import TokenMap
@@ -82,23 +82,23 @@ def drawn_example(seed: int) -> Example:
     return Example(np.ascontiguousarray(pixels), classes[y : y + side, x : x + side])
 
 
-def layout_of(classes: Map) -> Regions:
+def layout_of(classes: Map) -> ClassRegions:
     """A map as regions, as `zoomldm draw` writes them."""
     legend = {value: Legend(name) for value, name in enumerate(NAMES)}
-    return Regions(outlined(classes, legend, STEP, smooth=True))
+    return ClassRegions(outlined(classes, legend, STEP, smooth=True))
 
 
-def disc(width: float, tile_px: int) -> tuple[Regions, Map]:
+def disc(width: float, tile_px: int) -> tuple[ClassRegions, Map]:
     """A disc of tumour, `width` base tiles wide, in stroma; its middle lies off the grid."""
     y, x = (np.indices((SIZE // STEP,) * 2) + 0.5) * STEP
     middle = SIZE / 2 + 0.3 * tile_px
     inside = np.hypot(y - middle, x - middle) < width * tile_px / 2
     area = shapely.Point(middle, middle).buffer(width * tile_px / 2)
-    found = [Region("Stroma", shapely.box(0, 0, SIZE, SIZE)), Region("Tumor", area)]
-    return Regions(found), np.where(inside, NAMES.index("Tumor"), NAMES.index("Stroma")).astype(np.uint8)
+    found = [ClassRegion("Stroma", shapely.box(0, 0, SIZE, SIZE)), ClassRegion("Tumor", area)]
+    return ClassRegions(found), np.where(inside, NAMES.index("Tumor"), NAMES.index("Stroma")).astype(np.uint8)
 
 
-def painted(model: ZoomLDM, palette: Palette, regions: Regions, seed: int, kept: Path) -> Pixels:
+def painted(model: ZoomLDM, palette: Palette, regions: ClassRegions, seed: int, kept: Path) -> Pixels:
     """The picture of a layout; one that was sampled before is read again."""
     if kept.is_file():
         return read_picture(kept).pixels
