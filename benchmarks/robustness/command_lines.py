@@ -120,7 +120,7 @@ class CommandLine(NamedTuple):
 def draw(name: str, command: Grammar, rng: Generator) -> CommandLine:
     """Draw up to three options and overrides; half of the lines have an invalid one."""
     grammar = {**command.options, **command.overrides}
-    keys = list(rng.choice(list(grammar), size=int(rng.integers(1, 4)), replace=False))
+    keys = list(rng.choice(list(grammar), size=min(len(grammar), int(rng.integers(1, 4))), replace=False))
     if any(other.startswith(f"{key}.") for key in keys for other in keys):
         keys = keys[:1]  # a section and one of its keys would override each other
     wrong = rng.random() < 0.6
