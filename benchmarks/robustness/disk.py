@@ -149,7 +149,9 @@ def sampling(folder: Path, disk: Path) -> list[str]:
         with room(disk, 4096):
             wrong += refusal(script.main, [*shared, *more, "--out", str(out)], out)
         outcome(script.main, [*shared, *more, "--out", str(out)])
-        pictures = [{n: c for n, c in files(path).items() if not n.endswith((".json", ".html"))} for path in (expected, out)]
+        pictures = [
+            {n: c for n, c in files(path).items() if not n.endswith((".json", ".html"))} for path in (expected, out)
+        ]
         wrong += [f"{name}: {picture} differs" for picture in prepared_cohort.differing(*pictures)]
     return wrong
 
