@@ -14,7 +14,7 @@ from benchmarks.fixtures import toy
 from benchmarks.fixtures.palettes import palette
 from ldm.cli import joint
 from ldm.commands.joint import OUTPUTS
-from ldm.commands.paint import Painting, layout_contents, write_labels
+from ldm.commands.paint import Painting, layout_contents, legend_picture, write_labels
 from ldm.errors import UserError
 from ldm.images.class_maps import read_class_raster
 from ldm.images.geojson import ClassRegion, ClassRegions, read_regions, write_regions
@@ -95,6 +95,17 @@ def test_the_legend_of_a_raster_is_part_of_what_the_image_depends_on(tmp_path: P
     after = layout_contents(tmp_path / "a.png")
     assert before["layout"] == after["layout"]
     assert before != after
+
+
+def test_the_legend_shows_the_classes_of_the_layout_alone() -> None:
+    given = palette(names=("Background", "Stroma", "Tumor with a name that is longer than its place", "Fat"))
+    layout = fitted(Regions([Region("stroma", shapely.box(0, 0, 9, 9), (1, 2, 3))]), given, um=0.5, size=(20, 20))
+    sheet = legend_picture(layout, given, 256).reshape(-1, 3)
+    shown = {tuple(colour) for colour in np.unique(sheet, axis=0).tolist()}
+    assert {(1, 2, 3), (235, 235, 235)} <= shown
+    assert not {(200, 0, 0), (240, 200, 60), (150, 200, 150)} & shown
+    tumor = fitted(Regions([Region(given.names[2], shapely.box(0, 0, 9, 9))]), given, um=0.5, size=(20, 20))
+    assert (legend_picture(tumor, given, 256)[:, -5:] == 255).all()  # the long name ends before the border
 
 
 def test_another_layout_gives_another_image(world: Path, given: Path, painted: Path, tmp_path: Path) -> None:

@@ -34,4 +34,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     named = args.out if args.out.name.strip(".") else args.out.resolve()
     picture = Path(f"{named}.png")  # beside the folder: every image in it is a slide to `zoomldm prepare`
     overview(paths[:6], args.kind, picture)
-    print(f"{len(paths)} {args.kind} slides in {args.out}, shown in {picture}")
+    what = "satellite scene" if args.kind == "satellite" else f"{args.kind} slide"
+    print(f"{len(paths)} {what}{'s' * (len(paths) > 1)} in {args.out}, shown in {picture}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ldm.commands.joint_files import canvas, canvas_name, write_canvases, writer_of
 from ldm.commands.out_folder import out_folder, refuse_overwriting
-from ldm.commands.paint import FILES, Painting, layout_contents, painting_of, picture, write_labels
+from ldm.commands.paint import FILES, Painting, layout_contents, legend_picture, painting_of, picture, write_labels
 from ldm.commands.preview_note import tell_without_preview
 from ldm.commands.real_pixels import RealPatch, Shrunk, gradient_share, patches_of
 from ldm.diffusion.samplers import check_levels
@@ -194,7 +194,8 @@ def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
     ]
     pictures = {}
     if origin.painting:
-        pictures["layout"] = picture(origin.painting.layout, origin.painting.palette, SHOWN_PX)
+        painted = origin.painting.layout, origin.painting.palette, SHOWN_PX
+        pictures |= {"layout": picture(*painted), "classes": legend_picture(*painted)}
     pictures |= {f"canvas at {scale}": canvas(joint, scale) for scale in reversed(joint.scales[1:])}
     pictures[f"image at {joint.scales[0]}"] = image
     if image[*tiles].shape != image.shape:

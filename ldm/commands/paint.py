@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ldm.errors import UserError
 from ldm.images.class_maps import drawn, read_class_raster
-from ldm.images.contact_sheet import Pixels
+from ldm.images.contact_sheet import INK, PAPER, Pixels
 from ldm.images.geojson import ClassRegion, ClassRegions, in_coordinates, read_regions, write_regions
 from ldm.multiscale.conditions import place_of
 from ldm.multiscale.layout import ClassLayout, fitted
@@ -85,6 +85,22 @@ def picture(layout: ClassLayout, palette: Palette, longest: int) -> Pixels:
     legend, classes = labels(layout, palette, cell)
     colours = np.array([legend.get(value, ("", (255, 255, 255)))[1] for value in range(max(legend) + 1)], np.uint8)
     return colours[classes]
+
+
+def legend_picture(layout: ClassLayout, palette: Palette, side_px: int) -> Pixels:
+    """The names of the layout's classes beside their colours, from top to bottom: a white square (side, side, 3)."""
+    legend, classes = labels(layout, palette, max(1.0, max(layout.height, layout.width) / side_px))
+    present = [legend[value] for value in np.unique(classes).tolist() if value in legend]
+    row_px = min(side_px / 8, side_px / max(1, len(present)))
+    longest = max((ImageFont.load_default(100).getlength(name) for name, _ in present), default=1.0)
+    font = ImageFont.load_default(max(1.0, min(0.6 * row_px, 100 * (side_px - 1.5 * row_px) / longest)))
+    sheet = Image.new("RGB", (side_px, side_px), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, colour) in enumerate(present):
+        top = row * row_px
+        draw.rectangle((1, top + 0.15 * row_px, 0.7 * row_px, top + 0.85 * row_px), colour, INK)
+        draw.text((row_px, top + row_px / 2), name, INK, font, anchor="lm")
+    return np.asarray(sheet)
 
 
 def labels(
