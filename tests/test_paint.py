@@ -99,12 +99,14 @@ def test_the_legend_of_a_raster_is_part_of_what_the_image_depends_on(tmp_path: P
 
 def test_the_legend_shows_the_classes_of_the_layout_alone() -> None:
     given = palette(names=("Background", "Stroma", "Tumor with a name that is longer than its place", "Fat"))
-    layout = fitted(Regions([Region("stroma", shapely.box(0, 0, 9, 9), (1, 2, 3))]), given, um=0.5, size=(20, 20))
+    layout = fitted(
+        ClassRegions([ClassRegion("stroma", shapely.box(0, 0, 9, 9), (1, 2, 3))]), given, um=0.5, size=(20, 20)
+    )
     sheet = legend_picture(layout, given, 256).reshape(-1, 3)
     shown = {tuple(colour) for colour in np.unique(sheet, axis=0).tolist()}
     assert {(1, 2, 3), (235, 235, 235)} <= shown
     assert not {(200, 0, 0), (240, 200, 60), (150, 200, 150)} & shown
-    tumor = fitted(Regions([Region(given.names[2], shapely.box(0, 0, 9, 9))]), given, um=0.5, size=(20, 20))
+    tumor = fitted(ClassRegions([ClassRegion(given.names[2], shapely.box(0, 0, 9, 9))]), given, um=0.5, size=(20, 20))
     assert (legend_picture(tumor, given, 256)[:, -5:] == 255).all()  # the long name ends before the border
 
 
