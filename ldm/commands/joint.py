@@ -23,7 +23,7 @@ from ldm.diffusion.samplers import check_levels
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError, when_stopped
 from ldm.evaluation.metrics.seams import seam_strength
-from ldm.images.contact_sheet import contact_sheet, fitted, save_png
+from ldm.images.contact_sheet import Pixels, contact_sheet, fitted, save_png
 from ldm.images.pictures import read_located
 from ldm.images.rasters import Place
 from ldm.images.tensors import to_uint8
@@ -192,7 +192,7 @@ def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
         slice(max(0, length // 2 - joint.model.tile_px), length // 2 + joint.model.tile_px)
         for length in image.shape[:2]
     ]
-    pictures = {}
+    pictures: dict[str, Pixels] = {}
     if origin.painting:
         painted = origin.painting.layout, origin.painting.palette, SHOWN_PX
         pictures |= {"layout": picture(*painted), "classes": legend_picture(*painted)}
