@@ -64,7 +64,7 @@ def log_snr_timesteps(steps: int, alpha_bar: Tensor) -> list[int]:
     schedule.
     """
     _check_steps(steps, len(alpha_bar))
-    table = _log_snr(alpha_bar.double().cpu())
+    table = log_snr(alpha_bar.double().cpu())
     share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)[:-1] ** CURVE
     timesteps = [0]
     for level in (table[-1] + (table[0] - table[-1]) * share).flip(0):
@@ -123,6 +123,24 @@ def ddim(
     return z_t
 
 
+Before = tuple[Tensor, Tensor]
+"""z_0 (b, ...) of the step before, and how much lambda grew over it"""
+
+
+def dpmpp_step(z_t: Tensor, z_0: Tensor, a_t: Tensor, a_next: Tensor, before: Before | None) -> tuple[Tensor, Before]:
+    """(b, ...) at a_next from z_t and its predicted z_0, and what the next step needs; of first order without `before`.
+
+    a_t and a_next broadcast over a sample.
+    """
+    h = log_snr(a_next) - log_snr(a_t)
+    direction = z_0
+    if before:
+        z_0_before, h_before = before
+        direction = z_0 + h / (2 * h_before) * (z_0 - z_0_before)
+    z_next = ((1 - a_next) / (1 - a_t)).sqrt() * z_t - a_next.sqrt() * torch.expm1(-h) * direction
+    return z_next, (z_0, h)
+
+
 def dpmpp_2m(
     denoise: Denoiser,
     z_T: Tensor,
@@ -137,18 +155,12 @@ def dpmpp_2m(
     closer to the exact path than 100 of DDIM.
     """
     z_t = z_T
-    before: tuple[Tensor, Tensor] | None = None
+    before: Before | None = None
     for step, (t, a_t, a_next) in enumerate(_levels(alpha_bar, timesteps)):
         pred = predict(denoise(z_t, timestep(z_t, t)), z_t, a_t, "eps")
         if callback:
             callback(step, pred)
-        h = _log_snr(a_next) - _log_snr(a_t)
-        direction = pred.z_0
-        if before:
-            z_0_before, h_before = before
-            direction = pred.z_0 + h / (2 * h_before) * (pred.z_0 - z_0_before)
-        z_t = ((1 - a_next) / (1 - a_t)).sqrt() * z_t - a_next.sqrt() * torch.expm1(-h) * direction
-        before = pred.z_0, h
+        z_t, before = dpmpp_step(z_t, pred.z_0, a_t, a_next, before)
     return z_t
 
 
@@ -182,7 +194,7 @@ def timestep(z_t: Tensor, t: int) -> Tensor:
     return torch.full((len(z_t),), t, dtype=torch.long, device=z_t.device)  # (b,)
 
 
-def _log_snr(a_t: Tensor) -> Tensor:
+def log_snr(a_t: Tensor) -> Tensor:
     """lambda = log(sqrt(a) / sqrt(1 - a))"""
     return (a_t.log() - torch.log1p(-a_t)) / 2
 

@@ -59,18 +59,37 @@ class ClassRegions(NamedTuple):
     """least x and y, largest x and y of what is described, where that is known: of a raster"""
 
 
-def read_regions(path: str | Path) -> ClassRegions:
-    """The areas in a GeoJSON file; self-intersections are resolved, points and lines left out, and `notes` says so.
+class Feature(NamedTuple):
+    """What a file says about one object."""
 
-    UserError when it is missing, no GeoJSON, has a coordinate that is no number, or no area at all.
+    name: str
+    """of its class; empty: it has none"""
+    colour: Colour | None
+    geometry: "Geometry | None"
+    """of any kind, as it was drawn"""
+
+
+def read_features(path: Path) -> tuple[list[Feature], str]:
+    """The features of a GeoJSON file, and its coordinate reference system as in `ClassRegions.crs`.
+
+    UserError when it is missing, no GeoJSON, states an unknown system, or has a coordinate that is no number.
     """
-    path = Path(path)
-    content = _parsed(path)
-    regions, notes, without = [], [], 0
+    content, found = _parsed(path), []
     for number, feature in enumerate(_features(path, content), start=1):
         what = f"{path}: feature {number}"
         geometry = _geometry(what, feature.get("geometry"))
-        name, colour = _class(what, feature.get("properties"))
+        found.append(Feature(*_class(what, feature.get("properties")), geometry))
+    return found, _crs(path, content)
+
+
+def read_regions(path: str | Path) -> ClassRegions:
+    """The areas in a GeoJSON file; self-intersections are resolved, points and lines left out, and `notes` says so.
+
+    UserError as `read_features`, and where there is no area at all.
+    """
+    regions, notes, without = [], [], 0
+    features, crs = read_features(Path(path))
+    for number, (name, colour, geometry) in enumerate(features, start=1):
         if geometry is not None and not geometry.is_valid:
             notes.append(f"feature {number}{f' ({name})' if name else ''} crosses itself: the area inside is taken")
         areas = None if geometry is None else _areas(geometry)
@@ -83,7 +102,7 @@ def read_regions(path: str | Path) -> ClassRegions:
     if not regions:
         found = f"{without} features without an area" if without else "no feature"
         raise UserError(f"{path}: {found} found, expected polygons; draw regions and export them again")
-    return ClassRegions(regions, _crs(path, content), tuple(notes))
+    return ClassRegions(regions, crs, tuple(notes))
 
 
 def _parsed(path: Path) -> Any:
@@ -147,13 +166,13 @@ def _areas(geometry: "Geometry") -> "Geometry | None":
     import shapely
     from shapely.geometry import MultiPolygon
 
-    polygons = [part for part in _parts(shapely.make_valid(geometry)) if part.geom_type == "Polygon" and part.area > 0]
+    polygons = [part for part in parts(shapely.make_valid(geometry)) if part.geom_type == "Polygon" and part.area > 0]
     if geometry.geom_type == "GeometryCollection":  # whose areas may overlap
-        polygons = list(_parts(shapely.union_all(polygons)))
+        polygons = list(parts(shapely.union_all(polygons)))
     return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons) if polygons else None
 
 
-def _parts(geometry: "Geometry") -> Iterator["Geometry"]:
+def parts(geometry: "Geometry") -> Iterator["Geometry"]:
     """The simple geometries in a geometry, at any depth."""
     import shapely
 
@@ -161,7 +180,7 @@ def _parts(geometry: "Geometry") -> Iterator["Geometry"]:
         yield geometry
         return
     for part in shapely.get_parts(geometry):
-        yield from _parts(part)
+        yield from parts(part)
 
 
 def _class(what: str, properties: Any) -> tuple[str, Colour | None]:
@@ -176,7 +195,10 @@ def _class(what: str, properties: Any) -> tuple[str, Colour | None]:
         colour = _colour(found)
         found = ": ".join(map(str, names)) if isinstance(names, list) and names else found.get("name")
     elif found is None and "objectType" not in properties:  # with QuPath, `name` is the object's, not the class's
-        found = next((properties[key] for key in NAMES if properties.get(key) is not None), None)
+        found, colour = (
+            next((properties[key] for key in NAMES if properties.get(key) is not None), None),
+            _colour(properties),
+        )
     if found is not None and not isinstance(found, str | int):
         raise UserError(f"{what}: its class is {str(found)[:60]!r}, expected a name; export it again")
     return "" if found is None else _plain(str(found)), colour

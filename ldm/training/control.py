@@ -65,10 +65,6 @@ class ControlTraining(ZoomLDMTraining):
         return self.steered.network(self.steered.guide(self.shrink(batch.image)))
 
 
-PRECISIONS = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
-"""dtype of the frozen networks under mixed precision"""
-
-
 class ControlRun(Run):
     system: ControlTraining
 
@@ -83,8 +79,7 @@ class ControlRun(Run):
         super().attach(data)
         config = self.config
         autoencoder_of(data, config.autoencoder)
-        precision = PRECISIONS.get(str(config.training.precision), "fp32")
-        model = finished_model(config.zoomldm, self.ladder, precision)
+        model = finished_model(config.zoomldm, self.ladder, str(config.training.precision))
         trunk = self.control.trunk_of(model.unet.state_dict())
         load_strict(self.control.trunk, trunk, f"model.control.unet for {config.zoomldm}")
         began = self.config.get("steers") or model.id

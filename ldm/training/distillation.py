@@ -23,11 +23,10 @@ from ldm.checkpoint import load_strict
 from ldm.data.batch import Batch
 from ldm.data.datamodule import CohortData
 from ldm.diffusion.guidance import Denoiser
-from ldm.diffusion.samplers import log_snr_timesteps
+from ldm.diffusion.samplers import Before, dpmpp_step, log_snr, log_snr_timesteps
 from ldm.diffusion.schedule import add_noise, predict, target
 from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
-from ldm.training.control import PRECISIONS
 from ldm.training.zoomldm import ZoomLDMRun, ZoomLDMTraining, finished_model
 
 INSIDE = 0.25
@@ -49,31 +48,23 @@ class TeacherPath:
 
     def follow(self, denoise: Denoiser, z_t: Tensor, first: Tensor, count: int) -> Tensor:
         """z_t (b, 3, h, w) at the levels `first` (b,) -> `count` levels further, by DPM-Solver++(2M) in z_0."""
-        before: tuple[Tensor, Tensor] | None = None
+        before: Before | None = None
         for index in range(count):
             a_t, a_next = (self.level(first + index + step, z_t) for step in (0, 1))
             t = self.timesteps.to(z_t.device)[first + index]
             z_0 = predict(denoise(z_t, t), z_t, a_t, "eps").z_0
-            h = half_log_snr(a_next) - half_log_snr(a_t)
-            direction = z_0 if before is None else z_0 + h / (2 * before[1]) * (z_0 - before[0])
-            z_t = ((1 - a_next) / (1 - a_t)).sqrt() * z_t - a_next.sqrt() * torch.expm1(-h) * direction
-            before = z_0, h
+            z_t, before = dpmpp_step(z_t, z_0, a_t, a_next, before)
         return z_t
 
 
 def refined(timesteps: Sequence[int], substeps: int, alpha_bar: Tensor) -> list[int]:
     """`timesteps`, noisiest first, and between each and the next, or 0, `substeps` - 1 more, even in log-SNR."""
-    level = half_log_snr(alpha_bar.double().cpu())
+    level = log_snr(alpha_bar.double().cpu())
     result: list[int] = []
     for begin, end in zip(timesteps, [*timesteps[1:], 0], strict=True):
         between = torch.linspace(float(level[begin]), float(level[end]), substeps + 1, dtype=torch.float64)[:-1]
         result += [int((level - value).abs().argmin()) for value in between]
     return result
-
-
-def half_log_snr(a_t: Tensor) -> Tensor:
-    """lambda = log(sqrt(a) / sqrt(1 - a))"""
-    return (a_t.log() - torch.log1p(-a_t)) / 2
 
 
 def step_between(z_t: Tensor, z_s: Tensor, a_t: Tensor, a_s: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,8 +140,7 @@ class DistillationRun(ZoomLDMRun):
     def attach(self, data: CohortData) -> None:
         super().attach(data)
         source, prediction = self.config.distillation.teacher, self.config.model.prediction
-        precision = PRECISIONS.get(str(self.config.training.precision), "fp32")
-        teacher = finished_model(source, self.ladder, precision)
+        teacher = finished_model(source, self.ladder, str(self.config.training.precision))
         if prediction != teacher.prediction:
             raise UserError(
                 f"model.prediction: {prediction} found, but the teacher {source} predicts {teacher.prediction}; "

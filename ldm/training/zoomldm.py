@@ -112,9 +112,13 @@ def autoencoder_of(data: CohortData, source: str) -> Autoencoder:
     return autoencoder
 
 
-def finished_model(source: str, ladder: Ladder, precision: str = "fp32") -> ZoomLDM:
-    """Load the model `source`. UserError unless it has the scales of `ladder`."""
-    model = ZoomLDM.load(source, precision=precision)
+FROZEN = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
+"""precision of training -> that of networks that are not trained, where it is not fp32"""
+
+
+def finished_model(source: str, ladder: Ladder, training_precision: str = "32-true") -> ZoomLDM:
+    """Load the model `source`, to be used frozen. UserError unless it has the scales of `ladder`."""
+    model = ZoomLDM.load(source, precision=FROZEN.get(training_precision, "fp32"))
     if model.ladder.names != ladder.names:
         raise UserError(
             f"zoomldm: {source} knows {', '.join(model.ladder.names)}, but the config has "
