@@ -17,7 +17,8 @@ from ldm.commands.joint import OUTPUTS
 from ldm.commands.paint import Painting, layout_contents, legend_picture, write_labels
 from ldm.errors import UserError
 from ldm.images.class_maps import read_class_raster
-from ldm.images.geojson import ClassRegion, ClassRegions, read_regions, write_regions
+from ldm.images.geojson import ClassRegion, ClassRegions, read_regions
+from ldm.images.geojson_writer import write_regions
 from ldm.multiscale.layout import fitted
 from ldm.multiscale.palette import save_palette
 

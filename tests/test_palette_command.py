@@ -11,7 +11,8 @@ from rasterio.crs import CRS
 from benchmarks.fixtures import toy
 from ldm.cli.palette import main
 from ldm.errors import UserError
-from ldm.images.geojson import ClassRegion, write_regions
+from ldm.images.geojson import ClassRegion
+from ldm.images.geojson_writer import write_regions
 from ldm.multiscale.palette import load_palette
 
 T = toy.TILE_PX

@@ -15,7 +15,8 @@ from data_prep.slides.grid import Mask
 from data_prep.slides.tissue import PER_TILE
 from ldm.errors import UserError
 from ldm.images.class_maps import Legend, outlined
-from ldm.images.geojson import ClassRegion, write_regions, written_here
+from ldm.images.geojson import ClassRegion
+from ldm.images.geojson_writer import write_regions, written_here
 
 TISSUE, KEPT = (0, 140, 60), (20, 60, 220)
 

@@ -27,7 +27,7 @@ from ldm.evaluation.mil.attention_map import attention_map, attention_regions
 from ldm.evaluation.mil.classifier import CrossValidation, cross_validate, half_interval
 from ldm.evaluation.mil.features import FeatureExtractor
 from ldm.images.contact_sheet import Pixels, contact_sheet, fitted
-from ldm.images.geojson import write_regions
+from ldm.images.geojson_writer import write_regions
 from ldm.model_slides import matching_slide, pictures
 from ldm.pipeline import ZoomLDM
 from ldm.support.cache import digest_of

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ldm.errors import UserError
 from ldm.images.class_maps import drawn, read_class_raster
 from ldm.images.contact_sheet import INK, PAPER, Pixels
-from ldm.images.geojson import ClassRegion, ClassRegions, in_coordinates, read_regions, write_regions
+from ldm.images.geojson import ClassRegion, ClassRegions, in_coordinates, read_regions
+from ldm.images.geojson_writer import write_regions
 from ldm.multiscale.conditions import place_of
 from ldm.multiscale.layout import ClassLayout, fitted
 from ldm.multiscale.palette import Palette, check_palette, load_palette

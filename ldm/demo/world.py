@@ -32,7 +32,8 @@ from ldm.demo.true_map import CLASSES, GLASS, true_map
 from ldm.errors import UserError
 from ldm.images.class_maps import Legend, outlined
 from ldm.images.contact_sheet import contact_sheet
-from ldm.images.geojson import in_coordinates, write_regions
+from ldm.images.geojson import in_coordinates
+from ldm.images.geojson_writer import write_regions
 from ldm.images.pyramid_tiff import write_pyramid
 from ldm.images.rasters import Place
 from ldm.scales import ladder

@@ -8,9 +8,7 @@ Coordinates are x, y: of pixels, y points down.
 """
 
 import json
-import math
 import unicodedata
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +18,6 @@ from numpy.typing import NDArray
 
 from ldm.errors import UserError
 from ldm.images.rasters import Place, gdal_errors
-from ldm.support.files import write_text
 
 if TYPE_CHECKING:
     from shapely import Geometry
@@ -32,7 +29,6 @@ FARTHEST = 1e9
 """largest coordinate"""
 NAMES = ("class", "label", "name")
 """properties with the name of a class, in files that are not of QuPath"""
-DECIMALS = {"pixels": 2, "degrees": 8}
 
 
 class ClassRegion(NamedTuple):
@@ -74,8 +70,8 @@ def read_features(path: Path) -> tuple[list[Feature], str]:
 
     UserError when it is missing, no GeoJSON, states an unknown system, or has a coordinate that is no number.
     """
-    content, found = _parsed(path), []
-    for number, feature in enumerate(_features(path, content), start=1):
+    content, found = parsed(path), []
+    for number, feature in enumerate(features_of(path, content), start=1):
         what = f"{path}: feature {number}"
         geometry = _geometry(what, feature.get("geometry"))
         found.append(Feature(*_class(what, feature.get("properties")), geometry))
@@ -105,7 +101,7 @@ def read_regions(path: str | Path) -> ClassRegions:
     return ClassRegions(regions, crs, tuple(notes))
 
 
-def _parsed(path: Path) -> Any:
+def parsed(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise UserError(
@@ -124,7 +120,7 @@ def _refuse_constant(text: str) -> None:
     raise ValueError(text)  # NaN and infinities are no JSON
 
 
-def _features(path: Path, content: Any) -> Iterator[dict[str, Any]]:
+def features_of(path: Path, content: Any) -> Iterator[dict[str, Any]]:
     """The features of a collection, of a list of features (older versions of QuPath), of one feature or geometry."""
     kind = content.get("type") if isinstance(content, dict) else None
     found = content
@@ -237,51 +233,6 @@ def _crs(path: Path, content: Any) -> str:
             f"{path}: crs is {str(name or member)[:80]!r}, which is unknown; expected a name as EPSG:32614"
         ) from error
     return str(name)
-
-
-def write_regions(path: str | Path, regions: Iterable[ClassRegion], crs: str = "") -> None:
-    """Write regions as GeoJSON that QuPath (pixels) and GIS (with `crs`, WKT or a name) open; equal regions give equal
-    bytes."""
-    from rasterio.crs import CRS
-
-    decimals, member = DECIMALS["pixels"], {}
-    if crs:
-        with gdal_errors():
-            found = CRS.from_user_input(crs)
-        code = found.to_epsg()
-        name = f"urn:ogc:def:crs:EPSG::{code}" if code else found.to_wkt()
-        member = {"crs": {"type": "name", "properties": {"name": name}}}
-        decimals = DECIMALS["degrees"] if found.is_geographic else decimals
-    features = [_feature(number, region, decimals) for number, region in enumerate(regions)]
-    write_text(path, json.dumps({"type": "FeatureCollection", **member, "features": features}) + "\n")
-
-
-def _feature(number: int, region: ClassRegion, decimals: int) -> dict[str, Any]:
-    import shapely
-    from shapely.geometry import mapping
-
-    geometry = mapping(shapely.transform(region.geometry, lambda corners: corners.round(decimals)))
-    properties: dict[str, Any] = {"objectType": "annotation"}
-    if region.name:
-        properties["classification"] = {"name": region.name}
-        if region.colour is not None:
-            properties["classification"]["color"] = list(region.colour)
-    if values := {name: value for name, value in region.values.items() if math.isfinite(value)}:
-        properties["measurements"] = values
-    return {"type": "Feature", "id": _id(number, geometry), "geometry": geometry, "properties": properties}
-
-
-def _id(number: int, geometry: Any) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{number} {json.dumps(geometry)}"))
-
-
-def written_here(path: Path) -> bool:
-    """Whether the areas in a file are as `write_regions` wrote them, so that it holds nobody's own work."""
-    try:
-        found = list(_features(path, _parsed(path)))
-    except UserError:
-        return False
-    return all(each.get("id") == _id(number, each.get("geometry")) for number, each in enumerate(found))
 
 
 def in_coordinates(regions: Iterable[ClassRegion], place: Place) -> list[ClassRegion]:

@@ -22,7 +22,8 @@ from data_prep.slides.slide import Plane, Slide
 from ldm.data.h5 import SlideFile
 from ldm.encoders.tile_encoders import load_encoder
 from ldm.errors import UserError
-from ldm.images.geojson import ClassRegion, read_regions, write_regions
+from ldm.images.geojson import ClassRegion, read_regions
+from ldm.images.geojson_writer import write_regions
 from tests.data_prep.slides.test_slide_geometry import Scan
 
 TILE, MPP = 32, 0.25

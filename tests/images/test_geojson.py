@@ -10,7 +10,8 @@ import shapely
 from rasterio.crs import CRS
 
 from ldm.errors import UserError
-from ldm.images.geojson import ClassRegion, in_coordinates, in_pixels, read_regions, write_regions
+from ldm.images.geojson import ClassRegion, in_coordinates, in_pixels, read_regions
+from ldm.images.geojson_writer import write_regions
 from ldm.images.rasters import Place
 
 SQUARE = [[[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]]]
