@@ -136,7 +136,8 @@ class World:
         return self.planes[self.scales[-1]].groups[0].lattice.offset * self.model.downsample
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Begin nothing more, and wait for the windows that are being denoised; chunks that need more are given up."""
+        self.memo.stop()
         self._pool.shutdown(cancel_futures=True)
 
     @property

@@ -8,7 +8,7 @@ Several threads may ask for the same results: the first computes one, the others
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from threading import Lock
 from typing import NamedTuple, Protocol
@@ -46,6 +46,11 @@ class Memo:
         self._bytes = 0
         self._made: dict[Key, Future[Tensor]] = {}
         self._lock = Lock()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Make nothing more: asking for what is not known raises CancelledError, also in what already runs."""
+        self._stopped = True
 
     def get(self, key: Key, make: Callable[[], Tensor]) -> Tensor:
         """The result of `key`; `make` computes it where it is not known. Nobody may change it."""
@@ -89,6 +94,8 @@ class Memo:
     def _read_or_make(self, key: Key, make: Callable[[], Tensor]) -> Tensor:
         value = self._store.read(key) if self._store else None
         if value is None:
+            if self._stopped:
+                raise CancelledError
             value = make()
             if self._store:
                 self._store.write(key, value)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from benchmarks.fixtures.plain_model import PlainModel
 from ldm.endless.endless_world import World
 from ldm.endless.lattice import Area
+from ldm.endless.plane import ScalePlane
 from ldm.errors import UserError
 from ldm.images.tensors import from_uint8
 from ldm.multiscale.conditions import Unconditional
@@ -66,6 +68,29 @@ def test_a_restart_equals_and_computes_nothing(plain: World, tmp_path: Path) -> 
     model = PlainModel()
     assert np.array_equal(worlds(model, cache=tmp_path)["20x", -128:-64, -128:-64], first)
     assert model.windows == 0
+
+
+def test_closing_ends_what_runs_after_the_windows_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, closing, walked = threading.Event(), threading.Event(), ScalePlane._walked
+    calls = []
+
+    def waits(plane: ScalePlane, *given: Any) -> Tensor:
+        calls.append(plane.scale)
+        begun.set()
+        assert closing.wait(60)
+        return walked(plane, *given)
+
+    monkeypatch.setattr(ScalePlane, "_walked", waits)
+    world = worlds(threads=1)
+    running, waiting = (world.submit("20x", row, 0) for row in (0, 9))
+    assert begun.wait(60)
+    world.memo.stop()
+    closing.set()
+    world.close()
+    assert len(calls) == 1  # of the dozens of windows that the chunk needs
+    for chunk in (running, waiting):
+        with pytest.raises(CancelledError):
+            chunk.result(timeout=60)
 
 
 def test_a_cache_that_forgets_changes_no_byte(plain: World) -> None:
