@@ -52,7 +52,7 @@ FREE = (Part(1 / 2, 1 / 2, 1), Part(1 / 3, 0, 3 / 4), Part(1 / 6, 1 / 2, 3 / 4))
 """groups of a scale without a coarser one"""
 HELD = (Part(1 / 2, 1, 1, cluster=2), Part(1 / 3, 1 / 2, 3 / 4), Part(1 / 6, 0, 3 / 4))
 """groups of a scale that a coarser image constrains; clusters of four cover a chunk and what it needs. With one lattice
-for the first five sixths of the steps its borders were seen (seam strength 1.7; with these 1.05, real tissue .98 to 1.01)"""
+for the first five sixths of the steps its borders were seen (seam strength 1.7; with these 1.05, real .98 to 1.01)"""
 ON_CARD = 4
 """windows a side that are denoised as one batch on a card"""
 
