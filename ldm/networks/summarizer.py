@@ -7,10 +7,10 @@ CNNSummarizer is the paper's convolutional variant.
 Shapes: b samples, d channels of an embedding, gh gw a grid's rows and columns, each 1 to 8, n = gh gw.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -24,8 +24,8 @@ Grids = Sequence[Tensor] | Tensor
 """b grids (d, gh, gw), each of its own size, or one tensor (b, d, gh, gw)"""
 
 
-def project(grids: Grids, projection: nn.Linear) -> list[Tensor]:
-    """Apply `projection` to the tokens of all grids in one product: b tensors (n, width).
+def tokens_at(places: Callable[[int, int], Tensor], grids: Grids, projection: nn.Linear, pad: Tensor) -> Tensor:
+    """(b, 64, width): tokens of each grid, projected, at its `places`; `pad` (width,) where there is none.
 
     Raises UserError for a grid with another number of channels, or with more than 8 rows or columns.
     """
@@ -38,9 +38,41 @@ def project(grids: Grids, projection: nn.Linear) -> list[Tensor]:
             )
         if max(rows, columns) > SIDE:
             raise UserError(f"embedding: grid of {rows}x{columns}, at most {SIDE}x{SIDE}; average it down first")
-    tokens = [rearrange(grid, "d gh gw -> (gh gw) d") for grid in grids]
-    projected = projection(torch.cat(tokens).to(projection.weight.dtype))  # (sum of n, width)
-    return list(projected.split([len(each) for each in tokens]))
+    tokens = torch.cat([rearrange(grid, "d gh gw -> (gh gw) d") for grid in grids])
+    projected = projection(tokens.to(projection.weight.dtype))  # (n of all grids, width)
+    index = torch.stack([places(*grid.shape[1:]) for grid in grids])
+    before = torch.tensor([0, *(grid.shape[1] * grid.shape[2] for grid in grids)]).cumsum(0)[:-1]
+    index = torch.where(index == NO_TOKEN, len(projected), index + before[:, None])
+    return torch.cat([projected, pad.to(projected.dtype)[None]])[index.to(projected.device)]
+
+
+NO_TOKEN = -1
+
+
+@lru_cache
+def stretched(rows: int, columns: int) -> Tensor:
+    """(64,) number of the grid's token at each place, each repeated over its share of the 8x8 places."""
+    row, column = (torch.arange(SIDE) * side // SIDE for side in (rows, columns))
+    return (row[:, None] * columns + column).flatten()
+
+
+@lru_cache
+def in_a_row(rows: int, columns: int) -> Tensor:
+    """(64,) number of the grid's token at each place, one after the other in the middle of the places, as published."""
+    count = rows * columns
+    places = torch.full((PLACES,), NO_TOKEN)
+    first = PLACES // 2 - count // 2
+    places[first : first + count] = torch.arange(count)
+    return places
+
+
+@lru_cache
+def centred(rows: int, columns: int) -> Tensor:
+    """(64,) number of the grid's token at each place, the grid in the middle of 8x8 places."""
+    places = torch.full((SIDE, SIDE), NO_TOKEN)
+    top, left = SIDE // 2 - rows // 2, SIDE // 2 - columns // 2
+    places[top : top + rows, left : left + columns] = torch.arange(rows * columns).reshape(rows, columns)
+    return places.flatten()
 
 
 class Summarizer(nn.Module):
@@ -71,7 +103,7 @@ class Summarizer(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(self, grids: Grids, scale: Tensor) -> Tensor:
-        """`grids` and scale (b,) -> context (b, 65, width). Raises UserError as `project` does."""
+        """`grids` and scale (b,) -> context (b, 65, width). Raises UserError as `tokens_at` does."""
         tokens = torch.cat([self.mag_embedding(scale)[:, None], self.tokens(grids)], dim=1)  # (b, 65, width)
         return self.layer_norm(self.final_proj(self.encoder(tokens)))
 
@@ -82,19 +114,9 @@ class Summarizer(nn.Module):
 
     def tokens(self, grids: Grids) -> Tensor:
         """(b, 64, width): each grid's projected tokens in the middle, padded with the pad token; or stretched."""
-        projected = project(grids, self.dim_reduce)
         if self.pad_token is None:
-            return torch.stack(
-                [_stretched(tokens, grid.shape[1]) for tokens, grid in zip(projected, grids, strict=True)]
-            )
-        return torch.cat([self._centred(tokens, self.pad_token) for tokens in projected])
-
-    @staticmethod
-    def _centred(tokens: Tensor, pad_token: Tensor) -> Tensor:
-        before = PLACES // 2 - len(tokens) // 2
-        after = PLACES - before - len(tokens)
-        pad = pad_token.to(tokens.dtype)
-        return torch.cat([pad.expand(1, before, -1), tokens[None], pad.expand(1, after, -1)], dim=1)  # (1, 64, width)
+            return tokens_at(stretched, grids, self.dim_reduce, self.dim_reduce.bias)  # no place without a token
+        return tokens_at(in_a_row, grids, self.dim_reduce, self.pad_token[0, 0])
 
 
 class CNNSummarizer(nn.Module):
@@ -118,25 +140,10 @@ class CNNSummarizer(nn.Module):
         return {name.removesuffix(".weight"): [w] for name, w in weights.items() if name.endswith(".weight")}
 
     def forward(self, grids: Grids, scale: Tensor) -> Tensor:
-        """`grids` and scale (b,) -> context (b, 65, width). Raises UserError as `project` does."""
+        """`grids` and scale (b,) -> context (b, 65, width). Raises UserError as `tokens_at` does."""
         mag = self.mag_embedding(scale)  # (b, width)
-        projected = project(grids, self.dim_reduce)
-        maps = [_centred_map(tokens, grid.shape[1]) for tokens, grid in zip(projected, grids, strict=True)]
-        h = self.convolutions(torch.stack(maps) + mag[:, :, None, None])  # (b, width, 8, 8)
+        tokens = tokens_at(centred, grids, self.dim_reduce, mag.new_zeros(mag.shape[1]))
+        maps = rearrange(tokens, "b (h w) c -> b c h w", h=SIDE)
+        h = self.convolutions(maps + mag[:, :, None, None])  # (b, width, 8, 8)
         tokens = torch.cat([mag[:, None], rearrange(h, "b c h w -> b (h w) c")], dim=1)  # (b, 65, width)
         return self.layer_norm(tokens)
-
-
-def _stretched(tokens: Tensor, rows: int) -> Tensor:
-    """tokens (n, width) of a grid of `rows` -> (64, width), each repeated over its share of the 8x8 places."""
-    grid = rearrange(tokens, "(gh gw) c -> gh gw c", gh=rows)
-    row, column = (torch.arange(SIDE, device=tokens.device) * side // SIDE for side in grid.shape[:2])
-    return rearrange(grid[row][:, column], "gh gw c -> (gh gw) c")
-
-
-def _centred_map(tokens: Tensor, rows: int) -> Tensor:
-    """tokens (n, width) of a grid of `rows` -> (width, 8, 8), the grid in the middle, zeros around it."""
-    grid = rearrange(tokens, "(gh gw) c -> c gh gw", gh=rows)
-    columns = grid.shape[2]
-    top, left = SIDE // 2 - rows // 2, SIDE // 2 - columns // 2
-    return F.pad(grid, (left, SIDE - left - columns, top, SIDE - top - rows))

@@ -1,6 +1,7 @@
 """Precision "auto": native precision of a device; a warning for emulated ones."""
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,30 @@ def test_muon_orthogonalises_in_a_native_type(
     assert timm.optim.muon.zeropower_via_newtonschulz is seen
     update = (torch.eye(4, 8) - weight) / 0.1
     assert torch.linalg.matrix_rank(update) == 4
+
+
+@pytest.mark.parametrize("options", [{"nesterov": True}, {"nesterov": False}, {"conv_mode": "batched"}], ids=str)
+def test_muon_steps_as_timm_s_does_one_matrix_at_a_time(device: Any, options: dict[str, Any]) -> None:
+    device("AVX2")
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 8, 3, 3), (8, 8, 3, 3), (16, 8, 3, 3), (16, 8), (8, 16), (16, 8), (8,), (3, 8, 3, 3), (2, 2)]
+    weights = [torch.randn(shape, generator=generator) for shape in shapes]
+    gradients = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3)]
+
+    def trained(kind: Any) -> list[torch.Tensor]:
+        parameters = [torch.nn.Parameter(weight.clone()) for weight in weights]
+        optimizer = kind(parameters, lr=0.1, weight_decay=0.1, adjust_lr_fn="original", ns_steps=5, **options)
+        for step in gradients:
+            for parameter, gradient in zip(parameters, step, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+        return [parameter.detach() for parameter in parameters]
+
+    theirs = partial(timm.optim.muon.zeropower_via_newtonschulz, dtype=torch.float32)
+    found = trained(Muon)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm.optim.muon, "zeropower_via_newtonschulz", theirs)
+        torch.testing.assert_close(found, trained(timm.optim.muon.Muon), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.yaml")), ids=str)
