@@ -56,6 +56,8 @@ class OptimizerPlan:
     def scheduled(self, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
         """Optimiser and schedule over `parameters`, stepped every optimiser step, in the form Lightning takes."""
         optimizer = self.optimizer([parameter for parameter in parameters if parameter.requires_grad])
+        if optimizer.defaults.get("fused"):
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # else Lightning clips no gradients
         schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.warmup, self.decay_from, self.last))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

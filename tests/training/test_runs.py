@@ -45,6 +45,11 @@ def test_a_finished_run_samples_and_keeps_two_checkpoints(tmp_path: Path, overri
     assert (folder / "samples" / "step=00000010.png").is_file()
 
 
+def test_gradients_are_clipped_in_mixed_precision(tmp_path: Path, overrides: list[str]) -> None:
+    mixed = ["training.precision=bf16-mixed", "training.clip=1.0", "training.optimizer={target: torch.optim.AdamW}"]
+    assert (run(tmp_path / "run", overrides, 2, *mixed) / "weights.safetensors").is_file()
+
+
 def test_the_best_validation_is_kept_and_survives_a_stop(tmp_path: Path, overrides: list[str]) -> None:
     rough = ["training.validate_every=4", "training.keep=best"]
     rough += ["training.optimizer={target: torch.optim.SGD, lr: 0.01, maximize: true}"]  # every step is a step back
