@@ -21,6 +21,7 @@ from ldm.errors import UserError
 from ldm.layers.statistics import share_statistics
 from ldm.multiscale.decoding import decode_bands
 from ldm.networks.autoencoder import Autoencoder
+from ldm.networks.compiled import compile_calls
 from ldm.networks.compute_copy import compute_copy
 from ldm.networks.summarizer import CNNSummarizer, Grids, Summarizer
 from ldm.networks.unet import UNet
@@ -55,6 +56,8 @@ class LatentDiffusion:
     """latents to the image at half its resolution, for joint sampling"""
     evaluations: int | None = None
     """of a distilled model: the number of DDIM steps that it was trained for"""
+    compile: bool = False
+    """whether U-Net, encoder and decoder run through torch.compile"""
     _copies: dict[int, tuple[nn.Module, nn.Module]] = field(default_factory=dict, init=False, repr=False)
     """networks and their copies of `computing`"""
 
@@ -99,16 +102,20 @@ class LatentDiffusion:
         )
 
     def computing(self, network: M) -> M:
-        """What runs in place of `network`, the U-Net or the autoencoder: at half precision, its `compute_copy`.
+        """What runs in place of `network`, the U-Net or the autoencoder: its `compute_copy`, compiled where asked.
 
-        Made at the first call; a network that is being trained has none.
+        Made at the first call; a network that is being trained has none, nor one in fp32 that is not compiled.
         """
         trained = any(weight.requires_grad for weight in network.parameters())
-        if self.precision == "fp32" or trained or not isinstance(network, UNet | Autoencoder):
+        as_it_is = self.precision == "fp32" and not self.compile
+        if as_it_is or trained or not isinstance(network, UNet | Autoencoder):
             return network
         found, made = self._copies.get(id(network), (None, network))
         if found is not network:
             made = compute_copy(network, getattr(torch, DTYPES[self.precision]))
+            if self.compile:
+                for part in [made] if isinstance(made, UNet) else [made.encoder, made.decoder]:
+                    compile_calls(part)
             self._copies[id(network)] = (network, made)
         return made  # type: ignore[return-value]
 

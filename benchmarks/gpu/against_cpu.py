@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from benchmarks.gpu.gpu_tasks import enlarged, large
 from benchmarks.gpu.networks_of_size import Size
+from benchmarks.gpu.sampling_rows import enlarged, large
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels

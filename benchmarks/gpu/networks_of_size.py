@@ -30,9 +30,13 @@ class Size:
     context_dim: int = 512
     embedding_dim: int = 1024
     tile_px: int = 256
-    train_steps: int = 50
+    train_steps: int = 20
     train_batch: int = 32
-    patches: int = 16
+    batch: int = 16
+    """samples at a time of single evaluations"""
+    repeats: int = 10
+    patches: int = 64
+    toy_batch: int = 64
     large_px: int = 1024
     steps: int | None = None
     """steps of sampling; None: the defaults"""
@@ -53,6 +57,9 @@ SIZES = {
         tile_px=32,
         train_steps=2,
         train_batch=2,
+        batch=2,
+        repeats=2,
+        toy_batch=2,
         patches=2,
         large_px=64,
         steps=2,

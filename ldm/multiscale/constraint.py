@@ -126,6 +126,8 @@ class _FixedWeights(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (F.conv2d, F.linear):
             return _product(func, *args, **(kwargs or {}))
+        if func is F.group_norm:  # on a CPU, PyTorch 2.11's rule does not take feature maps channels last
+            args = (args[0].contiguous(), *args[1:])
         return func(*args, **(kwargs or {}))
 
 

@@ -26,5 +26,7 @@ def compute_copy(network: M, dtype: torch.dtype) -> M:
     for module in copied.modules():
         if isinstance(module, CONVERTED) and module not in added:
             for name, weight in list(module.named_parameters(recurse=False)):
+                if weight.dtype == dtype:
+                    continue
                 setattr(module, name, nn.Parameter(weight.to(dtype), requires_grad=False))
     return copied

@@ -149,10 +149,10 @@ class UNet(nn.Module):
         Blocks after the last one that is consumed are not run.
         """
         time = self.embed(z_t, t, context)
-        results = self.encode(z_t, time, context)
+        kept = self.encode(z_t, time, context)
         if control is not None:
-            results = [result + more for result, more in zip(results, control, strict=True)]
-        *kept, h = results
+            kept = [result + more for result, more in zip(kept, control, strict=True)]
+        h = kept.pop()
         yield h
         for stage in self.output_blocks:
             h = stage(torch.cat([h, kept.pop()], dim=1), time, context)
