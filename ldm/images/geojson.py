@@ -87,7 +87,7 @@ def read_regions(path: str | Path) -> ClassRegions:
     features, crs = read_features(Path(path))
     for number, (name, colour, geometry) in enumerate(features, start=1):
         if geometry is not None and not geometry.is_valid:
-            notes.append(f"feature {number}{f' ({name})' if name else ''} crosses itself: the area inside is taken")
+            notes.append(f"feature {number}{f' ({name})' if name else ''} {_fault(geometry)}")
         areas = None if geometry is None else _areas(geometry)
         if areas is None:
             without += 1
@@ -157,15 +157,37 @@ def _geometry(what: str, found: Any) -> "Geometry | None":
     return geometry
 
 
+def _fault(geometry: "Geometry") -> str:
+    """What is wrong with an area, and what is taken instead."""
+    import shapely
+
+    if "Hole lies outside" in shapely.is_valid_reason(geometry):
+        return "has a hole outside its outline: no area is taken there"
+    return "crosses itself: the area inside is taken"
+
+
 def _areas(geometry: "Geometry") -> "Geometry | None":
-    """The polygons of a geometry, made valid; None where there are none."""
+    """The polygons of a geometry, made valid; None where there are none.
+
+    Polygons of one geometry may overlap, and holes may reach beyond their outline or each other: the area is what lies
+    inside an outline and in none of its holes.
+    """
     import shapely
     from shapely.geometry import MultiPolygon
 
-    polygons = [part for part in parts(shapely.make_valid(geometry)) if part.geom_type == "Polygon" and part.area > 0]
-    if geometry.geom_type == "GeometryCollection":  # whose areas may overlap
-        polygons = list(parts(shapely.union_all(polygons)))
+    if not geometry.is_valid or geometry.geom_type == "GeometryCollection":
+        geometry = shapely.union_all([_inside(part) for part in parts(geometry) if part.geom_type == "Polygon"])
+    polygons = [part for part in parts(geometry) if part.geom_type == "Polygon" and part.area > 0]
     return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons) if polygons else None
+
+
+def _inside(polygon: "Geometry") -> "Geometry":
+    """What lies inside the outline and in no hole of a polygon that need not be valid."""
+    import shapely
+    from shapely.geometry import Polygon
+
+    outline, *holes = (shapely.make_valid(Polygon(ring)) for ring in (polygon.exterior, *polygon.interiors))
+    return shapely.difference(outline, shapely.union_all(holes))
 
 
 def parts(geometry: "Geometry") -> Iterator["Geometry"]:

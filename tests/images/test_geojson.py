@@ -75,6 +75,36 @@ def test_a_feature_a_list_and_a_geometry_alone_are_read(content: Any, tmp_path: 
     assert read_regions(saved(tmp_path, content)).regions[0].geometry.area == 64
 
 
+def ring(x: float, y: float, side: float) -> list[list[float]]:
+    return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "coordinates", "area"),
+    [
+        ("Polygon", [*SQUARE, ring(20, 0, 4)], 64),  # a hole beside its outline
+        ("Polygon", [*SQUARE, ring(6, 6, 4)], 60),  # over its corner
+        ("Polygon", [*SQUARE, ring(1, 1, 2), ring(2, 2, 2)], 57),  # holes that overlap
+        ("Polygon", [*SQUARE, ring(2, 2, 2), ring(2, 2, 2)], 60),  # the same hole twice
+        ("MultiPolygon", [SQUARE, [ring(4, 4, 8)]], 112),  # areas that overlap
+        ("MultiPolygon", [SQUARE, SQUARE], 64),
+        ("MultiPolygon", [[*SQUARE, ring(20, 0, 4)], [ring(21, 1, 2)]], 68),  # one area in the stray hole of another
+    ],
+)
+def test_an_area_is_inside_an_outline_and_outside_its_holes(
+    kind: str, coordinates: Any, area: float, tmp_path: Path
+) -> None:
+    found = read_regions(saved(tmp_path, [feature(coordinates, kind)]))
+    assert found.regions[0].geometry.is_valid
+    assert found.regions[0].geometry.area == area
+    assert len(found.notes) == 1
+
+
+def test_a_hole_outside_its_outline_is_told(tmp_path: Path) -> None:
+    found = read_regions(saved(tmp_path, [feature([*SQUARE, ring(20, 0, 4)])]))
+    assert found.notes == ("feature 1 has a hole outside its outline: no area is taken there",)
+
+
 def test_an_area_that_crosses_itself_is_taken_and_told(tmp_path: Path) -> None:
     found = read_regions(saved(tmp_path, [feature(BOW, classification={"name": "Fat"})]))
     assert found.regions[0].geometry.is_valid
