@@ -150,7 +150,7 @@ def repeats(generated: Folder) -> tuple[PassportFigure, list[Pair]]:
     return counted("repeats", len(pairs), f"{len(pairs)} of {len(generated)}"), pairs
 
 
-def counted(key: str, count: int, value: str, **more: str) -> PassportFigure:
+def counted(key: str, count: int, value: str, **more: str | int) -> PassportFigure:
     """A figure that should be 0."""
     return PassportFigure(key, value, "0", "look" if count else "as real", {"value": count, **more})
 

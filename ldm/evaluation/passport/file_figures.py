@@ -6,6 +6,7 @@ makes every measurement too good.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import scipy.stats
@@ -26,7 +27,13 @@ def leaks(training: Folder, held_out: Folder) -> tuple[list[PassportFigure], lis
     shared = sorted({image.patient for image in training.images} & {image.patient for image in held_out.images})
     pairs = near_duplicates(signatures(held_out), signatures(training))
     shown = f"{len(shared)} ({', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''})" if shared else "0"
-    by_name = counted("shared_patients", len(shared), shown, names=", ".join(shared))
+    images = [*training.images, *held_out.images]
+    unsaid = sum(not image.says_patient for image in images)
+    if unsaid:
+        shown += f"; the names of {unsaid} of {len(images)} images say no patient"
+    by_name = counted("shared_patients", len(shared), shown, names=", ".join(shared), without_patient=unsaid)
+    if not shared and unsaid == len(images):
+        by_name = replace(by_name, verdict="unknown", value="-; no file name says a patient")
     return [by_name, counted("shared_images", len(pairs), str(len(pairs)))], pairs
 
 

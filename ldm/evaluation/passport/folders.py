@@ -4,9 +4,12 @@
     FOLDER/LABEL/*.png               images of several labels
     FOLDER/train/..., FOLDER/test/...    parts; each holds images or labels
 
-A file SLIDE_ROW_COL.png, as `zoomldm crops` names them, is of that slide, any other of a slide of its own name; the
-patient of a slide is its TCGA barcode, or the slide itself.
+A name says the patient where it is SLIDE_ROW_COL.png, as `zoomldm crops` names them (the patient is the slide's TCGA
+barcode, or the slide itself), or begins with a TCGA barcode. Any other, such as 0001.png or tile_3_4.png, does not: the
+same name in two folders is no sign of one patient, so that each such image is taken as of a patient of its own.
 """
+
+import re
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,13 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldm.data.split_file import patient_of
+from ldm.data.split_file import BARCODE, patient_of
 from ldm.errors import UserError
 from ldm.evaluation.experiments.image_sets import picture_loader, slide_of
 from ldm.images.contact_sheet import Pixels
 from ldm.images.picture_files import PICTURE_SUFFIXES
 
 TRAIN = ("train", "training")
+OF_SLIDE = re.compile(r"(?!(?:crop|image|img|patch|region|sample|tile)s?_).+_\d+_\d+", re.IGNORECASE)
+"""file names of crops that say their slide"""
 HELD_OUT = ("test", "val", "valid", "validation", "held_out", "held-out")
 
 
@@ -34,12 +39,14 @@ class FolderImage(NamedTuple):
     """name of the folder of its part, in lower case; "" for none"""
 
     @property
-    def slide(self) -> str:
-        return slide_of(self.path)
+    def says_patient(self) -> bool:
+        """Whether its name does."""
+        return bool(BARCODE.match(self.path.stem) or OF_SLIDE.fullmatch(self.path.stem))
 
     @property
     def patient(self) -> str:
-        return patient_of(self.slide)
+        """The patient that its name says; the image's own path where it says none."""
+        return patient_of(slide_of(self.path)) if self.says_patient else str(self.path)
 
     def pixels(self) -> Pixels:
         """UserError for a file that cannot be read."""

@@ -74,7 +74,8 @@ MEANINGS = MappingProxyType(
         "shared_patients": (
             "Patients in both real folders",
             "Patients or slides whose name is among training and held-out images (TCGA barcodes, or a file's name "
-            "before _ROW_COL): what is measured on them is too good.",
+            "before _ROW_COL): what is measured on them is too good; other names, such as 0001.png, say no patient, "
+            "so that each of these images counts as a patient of its own.",
         ),
         "shared_images": (
             "Images in both real folders",

@@ -139,6 +139,29 @@ def test_leaks_between_training_and_test_are_found(tmp_path: Path) -> None:
     assert found["shared_images"]["value"] == 1
 
 
+@pytest.mark.parametrize("name", ["{:04d}", "Tile_{}_0"])
+def test_equal_file_names_that_say_no_patient_are_no_leak(name: str, tmp_path: Path) -> None:
+    for part, slides in (("train", range(4)), ("test", range(4, 8))):
+        write(tmp_path / "real" / part, {name.format(k): tile for k, tile in enumerate(drawn(slides).values())})
+    count = len(list((tmp_path / "real/test").iterdir()))
+    write(tmp_path / "generated", {f"x{i}": tile for i, tile in enumerate(drawn(NEW).values())})
+    found = passport(tmp_path)
+    assert found["shared_patients"]["verdict"] == "unknown"
+    assert (found["shared_patients"]["value"], found["shared_patients"]["names"]) == (0, "")
+    page = (tmp_path / "out/passport.html").read_text()
+    assert "no file name says a patient" in page
+    assert f"{count} images of {count} patients" in page
+
+
+def test_names_that_say_no_patient_are_counted_beside_those_that_do(tmp_path: Path) -> None:
+    write(tmp_path / "real/train", drawn(range(4)) | {"0001": tiles(20)[0]})
+    write(tmp_path / "real/test", drawn(range(3, 7)) | {"0001": tiles(21)[0]})
+    write(tmp_path / "generated", {f"x{i}": tile for i, tile in enumerate(drawn(NEW).values())})
+    found = passport(tmp_path)
+    assert found["shared_patients"]["names"] == "s03"
+    assert re.search(r"1 \(s03\); the names of 2 of \d+ images say no patient", (tmp_path / "out/passport.html").read_text())
+
+
 def labelled(slides: range, swapped: bool = False) -> dict[str, Tile]:
     """Tiles as they are, and darker ones; `swapped`: with each other's label."""
     names = ("dark", "light") if swapped else ("light", "dark")
