@@ -48,6 +48,7 @@ from ldm.multiscale.palette import Palette, load_palette
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import Parser, integer, output_file, output_folder, positive_int
 from ldm.support.bundled_models import BUNDLED
+from ldm.support.cache import Identity, content
 from ldm.support.files import write_text
 from ldm.support.precision import add_precision
 
@@ -216,17 +217,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--out", type=output_file, default="samples/layout.md", help="(%(default)s)")
     args = parser.parse_args(argv)
     model, palette = ZoomLDM.load("demo", precision=args.precision), load_palette(BUNDLED["demo"].palette)
-    tile_px = model.tile_px
+    inputs = {"palette": content(BUNDLED["demo"].palette)}
+    made_by = Identity("painted layouts", model.weights, inputs, {"precision": model.precision})
+    kept, tile_px = args.data / made_by.digest, model.tile_px
     drawn = [drawn_example(TRAIN_SEED + i) for i in tqdm(range(args.layouts), desc="drawn")]
     tests = [drawn_example(TEST_SEED + i) for i in tqdm(range(args.tests), desc="tests")]
     paint = [
-        Example(painted(model, palette, layout_of(one.classes), i, args.data / f"layout_{i}.png"), one.classes)
+        Example(painted(model, palette, layout_of(one.classes), i, kept / f"layout_{i}.png"), one.classes)
         for i, one in enumerate(tqdm(drawn, desc="painted"))
     ]
     discs: dict[float, list[Example]] = {width: [] for width in WIDTHS}
     for width, i in tqdm([(width, i) for width in WIDTHS for i in range(args.discs)], desc="discs"):
         regions, classes = disc(width, tile_px)
-        pixels = painted(model, palette, regions, i, args.data / f"disc_{width:g}_{i}.png")
+        pixels = painted(model, palette, regions, i, kept / f"disc_{width:g}_{i}.png")
         discs[width].append(Example(pixels, classes))
     sets = {
         "drawn": drawn,

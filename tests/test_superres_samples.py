@@ -39,7 +39,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_samples_are_those_of_their_seeds_and_bands_say_what_they_have_in_common(model: Path, tmp_path: Path) -> None:
     found = run(model, tmp_path, "--samples", "3", "--seed", "5")
-    samples = sorted((tmp_path / "out/a.samples").iterdir())
+    samples = sorted((tmp_path / "out/a.samples").glob("*.png"))
     assert [path.name.split("-")[0] for path in samples] == ["00005", "00006", "00007"]
     np.testing.assert_array_equal(pixels(tmp_path / "out/a.png"), pixels(samples[0]))
     with tifffile.TiffFile(tmp_path / "out/a.bands.ome.tiff") as tiff:
@@ -68,20 +68,22 @@ def test_the_same_command_makes_only_what_is_missing(
 ) -> None:
     whole = run(model, tmp_path, "--samples", "3")
     before = {path: path.read_bytes() for path in (tmp_path / "out/a.samples").iterdir()}
-    sorted(before)[1].unlink()
+    images = sorted(path for path in before if path.suffix == ".png")
+    images[1].unlink()
     made, sampled = [], work.sampled
     monkeypatch.setattr(work, "sampled", lambda args, *more: made.append(args.seed) or sampled(args, *more))
     again = run(model, tmp_path, "--samples", "4")
     assert made == [1, 3]
-    damaged, smaller, *_ = sorted(before)
+    damaged, edited, alone = images
     damaged.write_bytes(before[damaged][:200])
-    Image.new("RGB", (8, 8)).save(smaller)
+    Image.fromarray(255 - pixels(edited)).save(edited)
+    alone.with_name(f"{alone.name}.sha256").unlink()
     made.clear()
     run(model, tmp_path, "--samples", "4")
-    assert made == [0, 1]
+    assert made == [0, 1, 2]
     after = {path: path.read_bytes() for path in (tmp_path / "out/a.samples").iterdir()}
     assert before.items() <= after.items()
-    assert len(after) == again["samples"] == whole["samples"] + 1
+    assert len(after) == 2 * again["samples"] == 2 * (whole["samples"] + 1)
     made.clear()
     run(model, tmp_path, "--samples", "2", "--guidance", "1.5")
     assert made == [0, 1]

@@ -186,8 +186,8 @@ def sampled(args: argparse.Namespace, model: ZoomLDM, job: Job) -> tuple[SuperRe
     return sampling, file
 
 
-def several_of(args: argparse.Namespace, model: ZoomLDM, job: Job, path: Path, size: tuple[int, int]) -> list[Path]:
-    """The samples of --samples, as files; their `size` is height and width."""
+def several_of(args: argparse.Namespace, model: ZoomLDM, job: Job, path: Path) -> list[Path]:
+    """The samples of --samples, as files."""
 
     def digest(own: argparse.Namespace) -> str:
         return identity_of(own, model, job, source_of(own, model, job.picture.pixels)).digest
@@ -197,7 +197,7 @@ def several_of(args: argparse.Namespace, model: ZoomLDM, job: Job, path: Path, s
         yield from sampling.bands()
         file.remove()
 
-    return kept_samples(args, path, size, digest, make)
+    return kept_samples(args, path, digest, make)
 
 
 def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
     check_samples(args, large)
     path = destination(args.out, job.name, height, width, place)
     figures: dict[str, Any] = {"image": str(path), "width": width, "height": height}
-    several = several_of(args, model, job, path, (height, width)) if args.samples > 1 else []
+    several = several_of(args, model, job, path) if args.samples > 1 else []
     single = args.method != "bicubic" and not several
     sampling, file = sampled(args, model, job) if single else (None, None)
     ready = read_picture(several[0]).pixels if several else bicubic(y, factor)

@@ -1,6 +1,6 @@
 """Several super-resolutions of one image: where they agree and what they invent.
 
-NAME.samples/00003-<digest>.png    the sample of seed 3, which an interrupted command does not make again
+NAME.samples/00003-<digest>.png    the sample of seed 3, which an interrupted command does not make again; its sha256
 NAME.bands.ome.tiff                mean, spread, half of the 90 % interval, residual, and error where the truth is given
 NAME.spread.png                    input, mean, spread, and error where the truth is given, side by side
 """
@@ -22,6 +22,7 @@ from ldm.images.rasters import Place
 from ldm.multiscale.posterior import LEVEL, Load, PosteriorSamples, covered, posterior, shrunk
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import LARGEST_SEED
+from ldm.support.files import intact, write_sidecar
 
 Values = NDArray[np.float32]
 COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float32)
@@ -31,12 +32,11 @@ COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252
 def kept_samples(
     args: argparse.Namespace,
     path: Path,
-    size: tuple[int, int],
     digest: Callable[[argparse.Namespace], str],
     make: Callable[[argparse.Namespace], Iterable[Pixels]],
 ) -> list[Path]:
     """Samples of the image `path` for --samples seeds from --seed on, as files; those that are there are kept, if they
-    can be read and are of `size` (height, width).
+    are as they were written.
 
     `make` samples with the arguments it is given, in bands of rows; `digest` is that of all that the pixels depend on.
     """
@@ -44,17 +44,11 @@ def kept_samples(
     for seed in range(args.seed, args.seed + args.samples):
         own = argparse.Namespace(**{**vars(args), "seed": seed})
         file = path.with_name(f"{path.stem}.samples") / f"{seed:05d}-{digest(own)}.png"
-        if not _is_whole(file, size):
+        if not (file.is_file() and intact(file)):
             save_png(file, np.concatenate(list(make(own))))
+            write_sidecar(file)
         found.append(file)
     return found
-
-
-def _is_whole(file: Path, size: tuple[int, int]) -> bool:
-    try:
-        return file.is_file() and picture_loader(file)().shape[:2] == size
-    except UserError:
-        return False
 
 
 def check_samples(args: argparse.Namespace, large: bool) -> None:

@@ -10,7 +10,6 @@ same name in two folders is no sign of one patient, so that each such image is t
 """
 
 import re
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple

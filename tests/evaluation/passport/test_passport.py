@@ -159,7 +159,9 @@ def test_names_that_say_no_patient_are_counted_beside_those_that_do(tmp_path: Pa
     write(tmp_path / "generated", {f"x{i}": tile for i, tile in enumerate(drawn(NEW).values())})
     found = passport(tmp_path)
     assert found["shared_patients"]["names"] == "s03"
-    assert re.search(r"1 \(s03\); the names of 2 of \d+ images say no patient", (tmp_path / "out/passport.html").read_text())
+    assert re.search(
+        r"1 \(s03\); the names of 2 of \d+ images say no patient", (tmp_path / "out/passport.html").read_text()
+    )
 
 
 def labelled(slides: range, swapped: bool = False) -> dict[str, Tile]:
