@@ -7,6 +7,7 @@ Patches of demo slides that the bundled model never saw are shrunk four times an
 other slides. The same command continues where it was interrupted: samples are kept beside --out.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -50,8 +51,9 @@ def enlarged(folder: Path, samples: int, options: Sequence[str]) -> list[Enlarge
     given = [str(folder / "small"), "--truth", str(folder / "truth"), "--out", str(folder / "out")]
     superres.main([*given, "--samples", str(samples), *options])
     found = []
-    for truth in sorted((folder / "truth").iterdir()):
-        files = sorted((folder / f"out/{truth.stem}.samples").iterdir())[:samples]
+    for image in json.loads((folder / "out/superres.json").read_text())["images"]:
+        files = map(Path, image["files_of_samples"])
+        truth = folder / f"truth/{Path(image['image']).name}"
         found.append(Enlarged([picture_loader(file) for file in files], picture_loader(truth)()))
     return found
 

@@ -41,6 +41,7 @@ def test_samples_are_those_of_their_seeds_and_bands_say_what_they_have_in_common
     found = run(model, tmp_path, "--samples", "3", "--seed", "5")
     samples = sorted((tmp_path / "out/a.samples").glob("*.png"))
     assert [path.name.split("-")[0] for path in samples] == ["00005", "00006", "00007"]
+    assert found["files_of_samples"] == list(map(str, samples))
     np.testing.assert_array_equal(pixels(tmp_path / "out/a.png"), pixels(samples[0]))
     with tifffile.TiffFile(tmp_path / "out/a.bands.ome.tiff") as tiff:
         assert tiff.is_ome

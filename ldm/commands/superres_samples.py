@@ -131,7 +131,8 @@ def write_samples(
     write_bands(bands, bands_of(found, y, truth), min(model.ladder.um(name) for name in scales), place)
     shown = shown_of(found, y, truth)
     contact_sheet([list(shown.values())], [""], list(shown), path.with_name(f"{path.stem}.spread.png"))
-    figures: dict[str, Any] = {"samples": len(samples), "bands": str(bands), "spread": float(found.spread.mean())}
+    figures: dict[str, Any] = {"samples": len(samples), "files_of_samples": list(map(str, samples))}
+    figures |= {"bands": str(bands), "spread": float(found.spread.mean())}
     if truth is not None:
         figures["interval"] = LEVEL
         figures["inside_interval"] = by_scale(loads, truth, model, scales)
