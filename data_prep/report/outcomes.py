@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data_prep.preparation_config import PrepareConfig
+from ldm.data.cohort import unprepared
 from ldm.support.files import write_text
 
 
@@ -76,11 +77,7 @@ class Records:
 
 def waiting(out: str | Path) -> list[str]:
     """The pending slides of a cohort by its report; empty without a report."""
-    try:
-        reports = json.loads((Path(out) / "report.json").read_text())
-        return [report["slide_id"] for report in reports if report["status"] == "waiting"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
+    return unprepared(out).pending
 
 
 def table(reports: Sequence[SlideReport], config: PrepareConfig) -> str:

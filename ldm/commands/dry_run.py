@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from data_prep.report.outcomes import waiting
 from ldm.commands.train_start import (
     WEIGHTS_KEYS,
     check_preparation,
@@ -90,6 +91,9 @@ def cohort(run: Run, with_weights: bool) -> None:
         remedy = f"this training makes it first, with {preparation}" if preparation else f"{typed('prepare')} makes it"
         print(f"data         {folder} is not there yet; {remedy}")
         return
+    if missing := waiting(folder):
+        here = f"{len(missing)} slides of {folder} are not prepared yet"
+        print(f"data         {here}; this training prepares them first, with {preparation}")
     with TemporaryDirectory() as scratch:
         split = config.data.get("split")
         if split is None and not (folder / NAME).exists():

@@ -1,8 +1,12 @@
 """A cohort: the prepared slides of a folder, made with one set of settings, each once."""
 
+import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
@@ -10,6 +14,46 @@ from ldm.support.typed import typed
 
 SHARED = ("kind", "scales", "tile_px", "encoder", "autoencoder")
 """attributes that the slides of a cohort have in common, whether they record their settings or not"""
+
+
+class Unprepared(NamedTuple):
+    """Slides of a cohort's preparation that it has not prepared."""
+
+    pending: list[str]
+    failed: list[str]
+
+
+def unprepared(folder: str | Path) -> Unprepared:
+    """What the report of the preparation says (data_prep/report/outcomes.py); nothing without a report."""
+    try:
+        reports = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
+        lists = ([r["slide_id"] for r in reports if r["status"] == status] for status in ("waiting", "failed"))
+        return Unprepared(*lists)
+    except (OSError, ValueError, TypeError, KeyError):
+        return Unprepared([], [])
+
+
+def incompleteness(folder: str | Path, slide_ids: Sequence[str]) -> str:
+    """How many of how many slides of a preparation are there, if not all, beside those with `slide_ids`; else empty."""
+    pending, failed = ([name for name in names if name not in slide_ids] for names in unprepared(folder))
+    if not pending and not failed:
+        return ""
+    told = []
+    if pending:
+        told.append(
+            f"{len(pending)} are pending ({pending[0]} first): the same command of {typed('prepare')} continues"
+        )
+    if failed:
+        told.append(f"{len(failed)} failed ({failed[0]} first): see {Path(folder) / 'report.json'}")
+    count = len(slide_ids) + len(pending) + len(failed)
+    return f"{folder}: {len(slide_ids)} of {count} slides are prepared; {', '.join(told)}"
+
+
+@cache
+def _told(note: str) -> None:
+    """Print a note once, in the first process."""
+    if all(os.environ.get(key, "0") == "0" for key in ("RANK", "LOCAL_RANK")):
+        print(note, file=sys.stderr)
 
 
 def prepared_slides(folder: str | Path) -> list[SlideFile]:
@@ -23,9 +67,14 @@ def prepared_slides(folder: str | Path) -> list[SlideFile]:
 
 
 def open_cohort(folder: str | Path) -> list[SlideFile]:
-    """Every prepared slide of `folder`, sorted by path. UserError when there is none, and as `refuse_mixture`."""
+    """Every prepared slide of `folder`, sorted by path. UserError when there is none, and as `refuse_mixture`.
+
+    Where its preparation was stopped, or failed for some slides, that is printed.
+    """
     slides = prepared_slides(folder)
     refuse_mixture(slides)
+    if note := incompleteness(folder, [str(slide.attrs["slide_id"]) for slide in slides]):
+        _told(note)
     return slides
 
 

@@ -1,5 +1,7 @@
 """A dry run refuses what the start of the run would refuse, makes nothing, and says what this machine lacks."""
 
+import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -43,6 +45,42 @@ def test_what_fits_is_counted_and_nothing_is_made(
     assert "168 regions, 2 slides" in printed
     assert "not here" not in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def reported(folder: Path, **statuses: str) -> None:
+    """The report of a preparation of the slides of `folder` and others."""
+    known = dict.fromkeys(("s0", "s1", "s2"), "prepared") | statuses
+    reports = [{"slide_id": name, "status": status} for name, status in known.items()]
+    (folder / "report.json").write_text(json.dumps(reports))
+
+
+def test_slides_that_a_preparation_left_out_are_told(
+    overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(overrides[0].partition("=")[2], tmp_path / "cohort"))
+    moved = [*overrides, f"data.cohort={folder}"]
+    reported(folder)
+    assert dry(moved) == 0
+    assert "slides are prepared" not in capsys.readouterr().err
+    reported(folder, s3="failed", s1="failed", s4="failed")  # s1 is there, from before
+    assert dry(moved) == 0
+    assert "cohort: 3 of 5 slides are prepared; 2 failed (s3 first): see" in capsys.readouterr().err
+
+
+def test_a_stopped_preparation_that_the_training_continues_is_told(
+    overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(overrides[0].partition("=")[2], tmp_path / "cohort"))
+    reported(folder, **{f"s{number}": "waiting" for number in range(3, 12)})
+    preparation = tmp_path / "data.yaml"
+    shutil.copy(ROOT / "configs/demo/data.yaml", tmp_path / "demo.yaml")
+    scales = f"ladder: {{scales: {len(toy.SCALES)}}}\ntile_px: {toy.TILE_PX}\n"
+    preparation.write_text(f"extends: demo.yaml\nout: {folder}\n{scales}")
+    assert dry([*overrides, f"data.cohort={folder}", f"data.prepare={preparation}"]) == 0
+    printed = capsys.readouterr()
+    assert "9 slides of" in printed.out
+    assert f"this training prepares them first, with {preparation}" in printed.out
+    assert "cohort: 3 of 12 slides are prepared; 9 are pending (s3 first): the same command" in printed.err
 
 
 @pytest.mark.parametrize(
