@@ -269,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--few", type=integer(4), default=8, help="of them, for the rows of few (%(default)s)")
     add("--tests", type=integer(4), default=40, help="drawn slides to test on (%(default)s)")
     add("--generated", type=integer(4), default=24, help="slides, half of each label (%(default)s)")
-    add("--steps", type=positive_int, default=400, help="for which the CDM goes on (%(default)s)")
+    add("--steps", type=positive_int, default=200, help="for which the CDM goes on (%(default)s)")
     add("--seeds", type=integer(2), default=5, help="classifiers a row (%(default)s)")
     add_precision(add)
     add("--data", type=output_folder, default="data/demo/labelled", help="generated slides (%(default)s)")

@@ -43,6 +43,7 @@ from ldm.images.pictures import listed
 from ldm.model_slides import matching_slide
 from ldm.pipeline import ZoomLDM
 from ldm.support.bundled_models import BUNDLED, BundledModel
+from ldm.support.files import check_inputs
 from ldm.support.precision import announce, choose
 from ldm.support.processes import Processes, launch
 
@@ -69,6 +70,7 @@ def named(pairs: Sequence[str] | None, option: str) -> dict[str, str]:
 def generated_folders(args: argparse.Namespace, rows: Sequence[str]) -> dict[str, Path]:
     """The folders of `--generated` by name. UserError for a name of one of the command's own `rows`."""
     folders = {name: Path(path) for name, path in named(args.generated, "--generated").items()}
+    check_inputs({f"--generated: {name}": path for name, path in folders.items()})
     check_names(folders, rows)
     return folders
 
@@ -117,6 +119,8 @@ def own_slides(args: argparse.Namespace, trained_on: bool) -> tuple[Path, list[S
 
 def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:
     generated = generated_folders(args, (patches.REAL, patches.GIVEN, patches.DRAWN))
+    if generated and not args.scales:
+        raise UserError("--scales: none given; name the scales of the images")
     model = None if generated else load(args, fabric)
     args.out = out_folder(args, "results", model)
     spaces = extractors(args, args.space, "inception", str(fabric.device))
@@ -124,8 +128,6 @@ def run_patches(args: argparse.Namespace, fabric: Fabric, processes: Processes) 
     if args.real is None:
         args.real, slides = processes.once(lambda: own_slides(args, trained_on=False))
     real = ImageSet(args.real, args.scales or (model.ladder.names if model else []), slides)
-    if not real.scales:
-        raise UserError("--scales: none given; name the scales of the images")
     given: Sequence[SlideFile] = []
     if model and real.slides:
         for slide in real.slides:
@@ -218,6 +220,7 @@ RUNS = {"patches": run_patches, "large": run_large, "superres": run_superres, "m
 def run(args: argparse.Namespace) -> None:
     if args.count < 2:
         raise UserError(f"--count: {args.count}; expected at least 2 images, to have a spread")
+    check_inputs({f"--{key}": getattr(args, key, None) for key in ("real", "train")})
     started = time.monotonic(), time.process_time()
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     args.precision = choose(args.precision, fabric.device)

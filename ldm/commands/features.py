@@ -20,6 +20,7 @@ from ldm.support.processes import launch
 @when_stopped("the same command continues after the last complete bag")
 def run(args: argparse.Namespace) -> int:
     """Status 0, or 1 when some slide failed."""
+    files = open_cohort(args.cohort)
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     model = ZoomLDM.load(args.model, device=fabric.device, precision=args.precision)
     args.out = out_folder(args, "features", model)
@@ -41,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
         args.batch_size,
         quiet=fabric.global_rank > 0,
     )
-    files = open_cohort(args.cohort)
     failed = 0
     for number in tqdm(
         processes.local_indices(len(files)), desc=extract.folder.name, unit="slide", disable=extract.quiet

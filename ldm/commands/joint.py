@@ -16,7 +16,16 @@ from torch import Tensor
 
 from ldm.commands.joint_files import canvas, canvas_name, write_canvases, writer_of
 from ldm.commands.out_folder import out_folder, refuse_overwriting
-from ldm.commands.paint import FILES, Painting, layout_contents, legend_picture, painting_of, picture, write_labels
+from ldm.commands.paint import (
+    FILES,
+    Painting,
+    layout_contents,
+    layout_of,
+    legend_picture,
+    painting_of,
+    picture,
+    write_labels,
+)
 from ldm.commands.preview_note import tell_without_preview
 from ldm.commands.real_pixels import RealPatch, Shrunk, gradient_share, patches_of
 from ldm.diffusion.samplers import check_levels
@@ -45,7 +54,7 @@ from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.pipeline import ZoomLDM
 from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content
-from ldm.support.files import write_text
+from ldm.support.files import check_inputs, write_text
 from ldm.support.precision import announce
 from ldm.support.processes import launch, take_all_threads
 from ldm.view.result_page import PREVIEW, write_preview
@@ -92,6 +101,20 @@ class Origin:
         if self.make is None:
             return Unconditional(model)
         return TokenMap(model, file.kept("conditions", self.make) if self.slow and first else self.make())
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """UserError for a file that is missing, and for options that contradict each other, before a model is loaded."""
+    origin = args.origin if args.origin not in ("cdm", "none") else None
+    check_inputs({"--from": origin, "--layout": args.layout, "--palette": args.palette})
+    if args.layout is None:
+        given = [name for name in ("palette", "rest", "mpp") if getattr(args, name) is not None]
+        if given:
+            raise UserError(f"--{given[0]}: belongs to --layout, which is missing; give --layout, or leave it out")
+    elif args.origin:
+        raise UserError(f"--from: {args.origin} and --layout both say what the image shows; leave one out")
+    if args.place:
+        place_of(args.place)
 
 
 def painted(args: argparse.Namespace, painting: Painting, per_base: int) -> Origin:
@@ -230,6 +253,8 @@ def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: 
 
 @when_stopped("the same command continues from what was saved")
 def run(args: argparse.Namespace) -> None:
+    check_options(args)
+    regions = layout_of(args)
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     started = time.monotonic()
     model = ZoomLDM.load(args.model, cdm=args.cdm, preview=args.preview, device=fabric.device, precision=args.precision)
@@ -243,7 +268,7 @@ def run(args: argparse.Namespace) -> None:
         tell_without_preview(args.preset, model)
     scales, settings = args.scales or model.ladder.fourfold, settings_of(args, model)
     zoom = min((model.ladder[name] for name in scales), key=lambda scale: scale.index)
-    painting = painting_of(args, model, zoom.name)
+    painting = painting_of(args, regions, model, zoom.name)
     size = (painting.layout.height, painting.layout.width) if painting else args.pixels
     first = fabric.global_rank == 0
     joint = Joint(

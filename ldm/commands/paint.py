@@ -48,15 +48,15 @@ def layout_contents(path: Path) -> dict[str, str]:
     return {"layout": content(path), **legend}
 
 
-def painting_of(args: argparse.Namespace, model: ZoomLDM, scale: str) -> Painting | None:
-    """What --layout and the options beside it say, for an image at `scale`; None without --layout."""
-    if args.layout is None:
-        given = [name for name in ("palette", "rest", "mpp") if getattr(args, name) is not None]
-        if given:
-            raise UserError(f"--{given[0]}: belongs to --layout, which is missing; give --layout, or leave it out")
+def layout_of(args: argparse.Namespace) -> ClassRegions | None:
+    """The regions of --layout; None without. UserError as `read_layout_file`."""
+    return None if args.layout is None else read_layout_file(args.layout)
+
+
+def painting_of(args: argparse.Namespace, regions: ClassRegions | None, model: ZoomLDM, scale: str) -> Painting | None:
+    """The `regions` of --layout and what the options beside it say, for an image at `scale`; None without --layout."""
+    if regions is None:
         return None
-    if args.origin:
-        raise UserError(f"--from: {args.origin} and --layout both say what the image shows; leave one out")
     bundled = BUNDLED.get(args.model)
     path = args.palette or (bundled.palette if bundled else None)
     if path is None:
@@ -67,7 +67,7 @@ def painting_of(args: argparse.Namespace, model: ZoomLDM, scale: str) -> Paintin
     row, col = place_of(args.place) if args.place else (0, 0)
     corner = (col * tile_px, row * tile_px)
     um, options = model.ladder.um(scale), {"mpp": args.mpp, "size": args.pixels, "rest": args.rest}
-    layout = fitted(read_layout_file(args.layout), palette, um=um, corner=corner, **options)
+    layout = fitted(regions, palette, um=um, corner=corner, **options)
     for note in (*layout.notes, *small(layout, tile_px)):
         print(f"{args.layout}: {note}", file=sys.stderr)
     return Painting(layout, palette, path, tile_px)

@@ -14,6 +14,7 @@ from ldm.images.contact_sheet import Pixels, contact_sheet, save_png
 from ldm.model_slides import has_pictures, matching_slide, pictures
 from ldm.pipeline import ZoomLDM
 from ldm.support.bundled_models import BUNDLED
+from ldm.support.files import check_inputs
 from ldm.support.machines import available_memory
 from ldm.support.precision import announce, chosen_device
 
@@ -53,6 +54,7 @@ def regions(slide: SlideFile, scale: str, count: int, seed: int, model: ZoomLDM)
 @when_stopped("the same command makes the pictures again")
 def run(args: argparse.Namespace) -> None:
     """Sample, write one PNG per patch and the contact sheet, print its path. UserError for input that does not fit."""
+    check_inputs({"--from": None if str(args.origin) == "cdm" else args.origin})
     model = ZoomLDM.load(args.model, cdm=args.cdm, device=chosen_device(args.device), precision=args.precision)
     args.out = out_folder(args, "samples/patches", model)
     args.sampler, args.steps = model.usual_sampling(args.sampler, args.steps)

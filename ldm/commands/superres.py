@@ -48,7 +48,7 @@ from ldm.multiscale.super_resolution import INVERSION_STEPS, SuperResolution, bi
 from ldm.pipeline import ZoomLDM
 from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content, content_of
-from ldm.support.files import atomic_write
+from ldm.support.files import atomic_write, check_inputs
 from ldm.support.precision import announce, chosen_device
 from ldm.view.result_page import write_preview
 
@@ -250,6 +250,7 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
 
 @when_stopped("the same command continues from what was saved; finished images are made again")
 def run(args: argparse.Namespace) -> int:
+    check_inputs({"--from": args.slide, "--truth": args.truth})
     paths = listed(args.images)
     check_given(args, paths)
     truth = truths(args, paths)

@@ -7,7 +7,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -52,6 +52,17 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` in UTF-8 to `path`, atomically. DiskFull as `atomic_write`."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def check_inputs(given: Mapping[str, str | Path | None]) -> None:
+    """UserError for a file or folder that does not exist, by the option that names it; to be called before any work."""
+    for option, path in given.items():
+        try:
+            there = path is None or Path(path).exists()
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if not there:
+            raise UserError(f"{option}: {str(path)[:200]} does not exist; correct the path")
 
 
 def check_destination(path: str | Path, folder: bool) -> None:
