@@ -305,7 +305,7 @@ def test_a_run_is_measured_on_the_slides_of_its_cohort_that_it_was_not_trained_o
         (["patches", "--space", "hipt"], "hipt: no hub has its weights; .* \\(here: --weights hipt=PATH\\)$"),
         (["patches", "--space", "inception"], "inception: .* is missing; download"),
         (["large", "--space", "demo"], "inception: .* is missing; download"),
-        (["patches", "--space", "demo", "--real", "nowhere"], "nowhere: no such folder"),
+        (["patches", "--space", "demo", "--real", "nowhere"], "--real: nowhere does not exist"),
         (["superres", "--space", "demo"], "only --model demo.* brings its own data"),
         (
             ["superres", "--space", "demo", "--real", "PICTURES", "--weights", "lpips=nowhere"],

@@ -105,14 +105,14 @@ class Origin:
 
 def check_options(args: argparse.Namespace) -> None:
     """UserError for a file that is missing, and for options that contradict each other, before a model is loaded."""
-    origin = args.origin if args.origin not in ("cdm", "none") else None
-    check_inputs({"--from": origin, "--layout": args.layout, "--palette": args.palette})
     if args.layout is None:
         given = [name for name in ("palette", "rest", "mpp") if getattr(args, name) is not None]
         if given:
             raise UserError(f"--{given[0]}: belongs to --layout, which is missing; give --layout, or leave it out")
     elif args.origin:
         raise UserError(f"--from: {args.origin} and --layout both say what the image shows; leave one out")
+    origin = args.origin if args.origin not in ("cdm", "none") else None
+    check_inputs({"--from": origin, "--layout": args.layout, "--palette": args.palette})
     if args.place:
         place_of(args.place)
 
