@@ -4,7 +4,8 @@
     unet(z_t, t, context)               # compiled at the first call
 
 The network, its names and its weights stay as they are; only what a call runs is replaced. Compiled code has no forward
-derivatives and knows no hooks of inner layers, so calls that need either, or a gradient, run the network as written.
+derivatives and knows no hooks of inner layers, so calls that need either, or a gradient, run the network as written; so
+do those of a single sample, for which PyTorch would compile again.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ def compile_calls(network: nn.Module, backend: str = "inductor") -> None:
 
     def forward(*inputs: Any, **named: Any) -> Any:
         tensors_alone = not named and all(isinstance(given, Tensor) for given in inputs)
-        if not tensors_alone or _derived(inputs) or _hooked(network):
+        if not tensors_alone or len(inputs[0]) == 1 or _derived(inputs) or _hooked(network):
             return as_written(*inputs, **named)
         for tensor in inputs:
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
