@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.meter import Meter
+from benchmarks.gpu.networks_of_size import tokens
 from benchmarks.gpu.sampling_rows import Bench
 from benchmarks.gpu.training_rows import PhaseClock, full_steps, random_batches
 from ldm.errors import one_line
@@ -55,7 +56,7 @@ def evaluation(bench: Bench) -> str:
     model, size = bench.model, bench.size
     side = size.tile_px // model.downsample
     z = torch.randn(size.batch, 3, side, side, device=model.device)
-    denoise = model.denoiser(torch.randn(size.batch, CONTEXT, size.context_dim, device=model.device))
+    denoise = model.denoiser(model.context([tokens(size, size.tile_px)] * size.batch, "20x"))
     t = torch.full((size.batch,), 500, device=model.device)
 
     def run() -> None:

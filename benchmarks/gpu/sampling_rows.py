@@ -102,7 +102,7 @@ def repeated(title: str, call: Callable[[], object], images: int, times: int, gf
 
 
 def unet(title: str, model: ZoomLDM, size: Size, each: WorkCount) -> GpuRow:
-    z, context = _latents(model, size), torch.randn(size.batch, 65, size.context_dim, device=model.device)
+    z, context = _latents(model, size), model.context([tokens(size, size.tile_px)] * size.batch, "20x")
     t = torch.full((size.batch,), 500, device=model.device)
     denoise = model.denoiser(context)
     return repeated(title, lambda: denoise(z, t), size.batch, size.repeats, each.unet.evaluations, model)
