@@ -116,12 +116,12 @@ def attention(bench: Bench) -> str:
     size, device = bench.size, bench.model.device
     dtype = getattr(torch, DTYPES[bench.model.precision])
     lines = [f"Attention of {size.batch} samples with one head, {bench.model.precision}: ms forward, ms with backward"]
-    for width, tokens in attentions(bench):
-        for keys in (tokens, CONTEXT):
-            lines += ["", f"head width {width}, {tokens} queries, {keys} keys"]
+    for width, queries in attentions(bench):
+        for keys in (queries, CONTEXT):
+            lines += ["", f"head width {width}, {queries} queries, {keys} keys"]
             q, k, v = (
                 torch.randn(size.batch, 1, n, width, device=device, dtype=dtype, requires_grad=True)
-                for n in (tokens, keys, keys)
+                for n in (queries, keys, keys)
             )
             for backend in (None, *BACKENDS):
                 lines.append(
