@@ -121,7 +121,9 @@ def with_labels(cdm: ConditioningModel, names: Sequence[str]) -> ConditioningMod
     config = cdm.config.copy()
     config.model.cdm.labels = len(names)
     put(config, label_names=list(names))
-    network = build(config.model.cdm, "model.cdm", kind=DiT)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build(config.model.cdm, "model.cdm", kind=DiT)
     network.load_state_dict(network.state_dict() | cdm.network.state_dict())
     return ConditioningModel(network, cdm.alpha_bar, "", cdm.config_id, cdm.contexts_id, config, tuple(names))
 
@@ -268,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--slides", type=integer(8), default=40, help="drawn slides to train on (%(default)s)")
     add("--few", type=integer(4), default=8, help="of them, for the rows of few (%(default)s)")
     add("--tests", type=integer(4), default=40, help="drawn slides to test on (%(default)s)")
-    add("--generated", type=integer(4), default=24, help="slides, half of each label (%(default)s)")
+    add("--generated", type=integer(4), default=20, help="slides, half of each label (%(default)s)")
     add("--steps", type=positive_int, default=200, help="for which the CDM goes on (%(default)s)")
     add("--seeds", type=integer(2), default=5, help="classifiers a row (%(default)s)")
     add_precision(add)

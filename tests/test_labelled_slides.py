@@ -81,6 +81,8 @@ def test_a_cdm_that_goes_on_is_what_it_was_and_learns_the_labels(tmp_path: Path)
     labelled = with_labels(cdm, NAMES)
     assert labelled.labels == NAMES
     own, before = labelled.network.state_dict(), labelled.id
+    again = with_labels(cdm, NAMES).network.state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in own.items())
     assert all(torch.equal(own[name], weight) for name, weight in cdm.network.state_dict().items())
     x_0 = torch.tensor([-1.0, 1.0])[:, None, None] + 0.05 * torch.randn(2, 65, cdm.width)
     train_further(labelled, x_0, torch.tensor([0, 1]), scale=1, steps=150)

@@ -1,6 +1,7 @@
 """Serve the page of an endless slide until Ctrl-C, or write a region of it."""
 
 import argparse
+import socket
 
 from tqdm import tqdm
 
@@ -18,14 +19,15 @@ PORT = 8421
 
 
 def run(args: argparse.Namespace) -> None:
+    listening = listen(args.port, PORT) if args.area is None else None
     device = chosen_device(args.device)
     model = ZoomLDM.load(args.model, cdm=args.cdm, preview=args.preview, device=device, precision=args.precision)
     announce(model.precision, model.device)
     tell_without_preview("default", model)
     world = World(model, seed=args.seed, cache=cache_folder() / "explore", threads=args.threads)
     try:
-        if args.area is None:
-            serve(world, f"{args.model}, seed {args.seed}", args.port)
+        if listening is not None:
+            serve(world, f"{args.model}, seed {args.seed}", listening)
         else:
             write(world, args)
     finally:
@@ -46,9 +48,8 @@ def write(world: World, args: argparse.Namespace) -> None:
     print(args.export)
 
 
-def serve(world: World, title: str, port: int | None) -> None:
+def serve(world: World, title: str, listening: socket.socket) -> None:
     """Serve until Ctrl-C, which is how it is meant to end."""
-    listening = listen(port, PORT)
     print(f"{address_of(listening)}   Ctrl-C ends it", flush=True)
     world.submit_draft(-1, -1)  # in the middle of the first view: begun before the browser asks
     try:

@@ -1,6 +1,7 @@
 """The page as a server: tiles of a world by scale, row and column, each computed when it is asked for.
 
-A tile whose asker has gone (the page moved on) is dropped unless its computation has begun.
+A tile whose asker has gone (the page moved on) is dropped unless its computation has begun; all are when the server
+ends.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ FILES = {
 """files of the page, and where they are"""
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 LOOK_S = 0.2
-"""between two looks whether the asker is still there"""
+"""between two looks whether the asker is still there, and the server goes on"""
 GONE = 499
 """status for an asker who has gone; nobody reads it"""
 
@@ -105,7 +106,7 @@ async def _answer(request: "Request", begin: Callable[[int, int], "Future[Pixels
         future = begin(*place)  # type: ignore[arg-type]
         waiting = asyncio.wrap_future(future)
         while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
-            if await request.is_disconnected():
+            if request.app.state.server.should_exit or await request.is_disconnected():
                 future.cancel()
                 return Response(status_code=GONE)
         return Response(await run_in_threadpool(png, waiting.result()), media_type="image/png")

@@ -89,13 +89,16 @@ def address_of(listening: socket.socket) -> str:
 
 
 def server_of(app: "Starlette") -> "uvicorn.Server":
-    """Its `run(sockets=[...])` serves until Ctrl-C or SIGTERM, and then raises KeyboardInterrupt."""
+    """Its `run(sockets=[...])` serves until Ctrl-C or SIGTERM, and then raises KeyboardInterrupt.
+
+    `app.state.server` is it, so that long requests can see that it is to end.
+    """
     import uvicorn
 
-    return uvicorn.Server(
+    app.state.server = uvicorn.Server(
         uvicorn.Config(
             app,
-            log_level="warning",
+            log_level="error",
             access_log=False,
             server_header=False,
             lifespan="off",
@@ -104,3 +107,4 @@ def server_of(app: "Starlette") -> "uvicorn.Server":
             timeout_graceful_shutdown=STOP_S,
         )
     )
+    return app.state.server

@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image
 
 from benchmarks.fixtures.plain_model import PlainModel
+from ldm.cli import explore as command
 from ldm.cli.explore import region_of
 from ldm.commands import explore
 from ldm.endless.endless_world import World
@@ -116,6 +117,57 @@ def test_tiles_that_nobody_waits_for_are_dropped(served: Served, monkeypatch: py
         assert connection.recv(15) == b"HTTP/1.1 200 OK"
         connection.close()
     assert computed == [0, 2]
+
+
+def test_the_server_ends_without_a_traceback_while_tiles_are_computed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def chunk(*_: object) -> np.ndarray:
+        begun.set()
+        assert go_on.wait(30)
+        return np.zeros((64, 64, 3), np.uint8)
+
+    world, listening = worlds(threads=1), listen(None, 0)
+    monkeypatch.setattr(world, "_chunk", chunk)
+    server = server_of(app_of(world, "x"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    asked = [socket.create_connection(listening.getsockname()) for _ in range(3)]
+    for col, connection in enumerate(asked):
+        connection.sendall(f"GET /tiles/20x/0_{col}.png HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    assert begun.wait(30)
+    server.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+    go_on.set()
+    world.close()
+    assert capfd.readouterr().err == ""
+    for connection in asked:
+        connection.close()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "NONSENSE"])
+def test_only_reading_is_allowed(method: str, served: Served) -> None:
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection.request(method, "/tiles/20x/0_0.png", body=b"x" * 1000)
+    assert connection.getresponse().status == 405
+
+
+def test_another_host_is_refused(served: Served) -> None:
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection.request("GET", "/world.json", headers={"Host": "rebound.example"})
+    assert connection.getresponse().status == 400
+
+
+def test_a_port_in_use_is_told_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("loaded before the port was tried")
+
+    monkeypatch.setattr(explore.ZoomLDM, "load", load)
+    with listen(None, 0) as taken, pytest.raises(UserError, match=r"--port: \d+ cannot be used"):
+        command.main(["--port", str(taken.getsockname()[1])])
 
 
 def test_a_region_is_written_as_tiff(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,12 @@ import json
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +136,23 @@ def test_other_hosts_and_other_sites_are_refused(served: Served) -> None:
     assert served.get("data.js", Sec_Fetch_Site="same-site", Sec_Fetch_Mode="cors").status == 403
     assert served.get("", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate").status == 200
     assert served.get("data.js", Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="no-cors").status == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "NONSENSE"])
+def test_only_reading_is_allowed(method: str, served: Served) -> None:
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection.request(method, "/tiles/0/0/0/0_0.png", body=b"x" * 1000)
+    assert connection.getresponse().status == 405
+
+
+def test_askers_that_go_away_and_lines_that_are_no_request_stop_nothing(served: Served) -> None:
+    for number in range(40):
+        connection = socket.create_connection(("127.0.0.1", served.port))
+        lines = b"GET /tiles/0/0/0/0_0.png HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"\x16\x03\x01\r\n\r\n", b"GET / HT"
+        connection.sendall(lines[number % 3])
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+        connection.close()
+    assert served.get("tiles/0/0/0/0_0.png").status == 200
 
 
 def test_every_answer_forbids_other_sources(served: Served) -> None:
