@@ -54,7 +54,7 @@ from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.pipeline import ZoomLDM
 from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content
-from ldm.support.files import check_inputs, write_text
+from ldm.support.files import check_inputs, staged, write_text
 from ldm.support.precision import announce
 from ldm.support.processes import launch, take_all_threads
 from ldm.view.result_page import PREVIEW, write_preview
@@ -63,7 +63,7 @@ PNG_PX = 4096
 
 
 SHOWN_PX = 512
-OUTPUTS = ("image.tiff", "image.png", "image.json", "picture.png", PREVIEW)
+OUTPUTS = ("image.tiff", "image.png", "picture.png", PREVIEW, RECORD := "image.json")
 """files in --out, beside the canvases and labels"""
 
 
@@ -302,18 +302,20 @@ def run(args: argparse.Namespace) -> None:
         return
     take_all_threads(fabric)
     sampling_seconds = time.monotonic() - started
-    figures = write(joint, args.out, origin)
-    figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}
-    write_labels(args.out, painting, PNG_PX)
-    record = {
-        "origin": str(args.layout or args.origin),
-        "place": args.place,
-        **asdict(file.identity),
-        **figures,
-        "errors": errors,
-    }
-    write_text(args.out / "image.json", json.dumps(record, indent=2) + "\n")
+    canvases = [canvas_name(scale) for scale in model.ladder.names]
+    with staged(args.out, [*canvases, *FILES, *OUTPUTS]) as stage:
+        figures = write(joint, stage, origin)
+        figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}
+        write_labels(stage, painting, PNG_PX)
+        record = {
+            "origin": str(args.layout or args.origin),
+            "place": args.place,
+            **asdict(file.identity),
+            **figures,
+            "errors": errors,
+        }
+        write_text(stage / RECORD, json.dumps(record, indent=2) + "\n")
+    write_preview(args.out)
     file.remove()
     print(*(f"{name} {value:.4g}" for name, value in figures.items()), sep="   ")
-    write_preview(args.out)
     print(args.out / "picture.png", args.out / "image.tiff", sep="\n")

@@ -30,10 +30,7 @@ def canvas(joint: Joint, scale: str) -> Pixels:
 
 
 def write_canvases(joint: Joint, out: Path, place: Place | None) -> None:
-    """Write the coarser canvases, and remove those that an earlier image left."""
-    for scale in joint.model.ladder.names:
-        if scale not in joint.scales[1:]:
-            (out / canvas_name(scale)).unlink(missing_ok=True)
+    """Write the coarser canvases."""
     for scale in joint.scales[1:]:
         with writer_of(joint, scale, out / canvas_name(scale), place) as writer:
             writer.write(canvas(joint, scale))

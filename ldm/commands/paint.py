@@ -120,12 +120,10 @@ def labels(
 
 
 def write_labels(out: Path, painting: Painting | None, largest_px: int) -> None:
-    """Write the regions as GeoJSON and, up to `largest_px` a side, the class raster; remove those of an earlier image.
+    """Write the regions as GeoJSON and, up to `largest_px` a side, the class raster.
 
     GeoJSON is in pixels of the image or, of a georeferenced one, in its crs.
     """
-    for name in FILES:
-        (out / name).unlink(missing_ok=True)
     if painting is None:
         return
     layout = painting.layout

@@ -24,7 +24,7 @@ from ldm.evaluation.passport.passport_page import PageSection, page
 from ldm.evaluation.passport.reading import Folder, read
 from ldm.evaluation.spaces import space
 from ldm.images.contact_sheet import Pixels
-from ldm.support.files import write_text
+from ldm.support.files import staged, write_text
 from ldm.support.precision import chosen_device
 
 SHOWN, PAIRS = 7, 4
@@ -169,11 +169,12 @@ def run(args: argparse.Namespace) -> None:
     sets, real, space_id = sets_of(args)
     sections = sections_of(sets, real, space_id)
     lines = about(args, sets, real, space_id)
-    write_text(args.out / "passport.html", page("Passport of generated images", lines, sections))
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     figures = [record(figure) for section in sections for figure in section.figures]
     content = {"settings": settings, "space": space_id, "figures": figures}
-    write_text(args.out / "passport.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    with staged(args.out, ["passport.html", "passport.json"]) as stage:
+        write_text(stage / "passport.html", page("Passport of generated images", lines, sections))
+        write_text(stage / "passport.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     for section in sections:
         for figure in section.figures:
             print(f"{figure.verdict:8} {figure.name}: {figure.value} (real: {figure.real})")

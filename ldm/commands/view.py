@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from data_prep.slides.find import shown
+from ldm.errors import when_stopped
 from ldm.view.catalogue import catalogue
 from ldm.view.export import export
 from ldm.view.local_server import address_of, listen, server_of
@@ -20,7 +21,8 @@ def run(args: argparse.Namespace) -> int:
     title = shown(args.paths[0].resolve().name) if len(args.paths) == 1 else f"{len(entries)} images"
     site = Site(title, entries)
     if args.export is not None:
-        print(export(site, args.export))
+        with when_stopped("the same command begins the page again"):
+            print(export(site, args.export))
         return 0
     serve(site, args.port)
     return 0

@@ -7,7 +7,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -46,6 +46,34 @@ def atomic_write(path: str | Path, needed: Callable[[], int] | None = None) -> I
             _sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    """Give a temporary folder in `folder` to write several files to, which belong together.
+
+    On success they take the place of all files called `names` in `folder`, in the order in which those are given; when
+    the body fails, or is killed, `folder` is as it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".staged.*.partial"):
+        if is_gone(left.name.split(".")[-2]):
+            shutil.rmtree(left, ignore_errors=True)
+    stage = folder / f".staged.{writer()}.partial"
+    with report_disk_full(stage):
+        stage.mkdir()
+    try:
+        yield stage
+        for name in names:
+            if (stage / name).exists():
+                os.replace(stage / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        _sync(folder)
+    except UserError as error:  # which names a file where it was to be
+        raise type(error)(str(error).replace(f"{stage.name}{os.sep}", "")) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

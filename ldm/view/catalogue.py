@@ -26,6 +26,8 @@ from ldm.view.entries import Entry, Layer
 from ldm.view.image_readers import PREPARED
 from ldm.view.overlays import TISSUE_NAME, Outline, moved, read_outlines
 
+UNFINISHED = ".unfinished-page"
+"""file in the folder of an exported page that is not complete"""
 JOINT, SUPERRES = "image.json", "superres.json"
 TIFFS = (".tiff", ".tif")
 OVERLAYS = ("residual", "spread")
@@ -77,7 +79,8 @@ def _of_folder(folder: Path) -> tuple[list[Entry], int]:
     outside = 0
     entries: list[Entry] = []
     results: set[Path] = set()
-    pages = {place for place in _folders(folder, DEEPEST) if (place / "index.html").is_file()}
+    names = ("index.html", UNFINISHED)
+    pages = {place for place in _folders(folder, DEEPEST) if any((place / name).is_file() for name in names)}
     for place in [folder, *_folders(folder, DEEPEST)]:
         found = [*_joint(place, root), *_superres(place, root)]
         for entry in found:

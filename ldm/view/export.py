@@ -1,5 +1,6 @@
 """The page as a folder that opens from disk: every tile a file, no server, no network."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,19 +8,28 @@ from tqdm import tqdm
 
 from ldm.errors import UserError
 from ldm.support.files import report_disk_full, write_text
+from ldm.view.catalogue import UNFINISHED
 from ldm.view.site import Site
 
 PAGE = "index.html"
+PARTS = ("entries", "outlines", "thumbnails", "tiles")
+"""folders of an export"""
 
 
 def export(site: Site, folder: Path) -> Path:
-    """Write the page of `site` into `folder`, new or empty; returns the path of its index.html.
+    """Write the page of `site` into `folder`, new, empty or with an export that was stopped, which begins again;
+    returns the path of its index.html.
 
-    The page itself is written last. UserError for a folder that holds something, for a file that cannot be shown, and
-    for a full disk.
+    The page itself is written last. UserError for a folder that holds something else, for a file that cannot be shown,
+    and for a full disk.
     """
-    if folder.exists() and any(folder.iterdir()):
+    unfinished = folder / UNFINISHED
+    if folder.exists() and any(folder.iterdir()) and not unfinished.is_file():
         raise UserError(f"--export: {folder} is not empty; choose a new folder")
+    _write(unfinished, b"")
+    (folder / PAGE).unlink(missing_ok=True)
+    for part in PARTS:
+        shutil.rmtree(folder / part, ignore_errors=True)
     for number, entry in enumerate(site.entries):
         entry.described()
         entry.outlines(entry)
@@ -34,6 +44,7 @@ def export(site: Site, folder: Path) -> Path:
         if name != PAGE:
             _write(folder / name, content)
     write_text(folder / PAGE, site.files[PAGE].decode())
+    unfinished.unlink()
     return folder / PAGE
 
 
