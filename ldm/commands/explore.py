@@ -8,6 +8,7 @@ from tqdm import tqdm
 from ldm.commands.preview_note import tell_without_preview
 from ldm.endless.endless_world import World
 from ldm.endless.lattice import Area
+from ldm.errors import when_stopped
 from ldm.explore.tile_server import app_of
 from ldm.images.pyramid_tiff import PyramidWriter
 from ldm.pipeline import ZoomLDM
@@ -29,7 +30,8 @@ def run(args: argparse.Namespace) -> None:
         if listening is not None:
             serve(world, f"{args.model}, seed {args.seed}", listening)
         else:
-            write(world, args)
+            with when_stopped("the same command continues with what was computed"):
+                write(world, args)
     finally:
         world.close()
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from data_prep.preparation_config import load_prepare_config
 from data_prep.prepare import main as prepare
 from ldm.commands.paint import RASTERS, read_layout_file
 from ldm.data.cohort import open_cohort
 from ldm.data.h5 import SlideFile
-from ldm.errors import UserError
+from ldm.errors import UserError, when_stopped
 from ldm.images.class_maps import class_shares, drawn
 from ldm.images.contact_sheet import Pixels, contact_sheet
 from ldm.images.geojson import ClassRegion, ClassRegions, Colour, in_pixels
@@ -29,6 +30,7 @@ from ldm.multiscale.prototypes import (
     standardised,
     with_background,
 )
+from ldm.support.files import sidecar, staged
 
 DEMO = "configs/demo/data.yaml"
 SUFFIXES = (".geojson", ".json", *sorted(RASTERS))
@@ -38,6 +40,7 @@ SHAPE_TOLERANCE = 0.02
 """share by which the shape of a class raster may differ from its slide's"""
 
 
+@when_stopped("the same command begins again; slides that were prepared are kept")
 def run(args: argparse.Namespace) -> None:
     if args.cohort is None:
         demo(args)
@@ -50,18 +53,23 @@ def run(args: argparse.Namespace) -> None:
     if BACKGROUND.casefold() not in [name.casefold() for name in names]:
         slides, names, colours = [with_background(slide) for slide in slides], [*names, BACKGROUND], [*colours, None]
     palette = make_palette(slides, names, colours_for(names, colours), args.prototypes, args.seed)
-    save_palette(args.out, palette)
+    picture = args.out.with_suffix(".png").name
+    with staged(args.out.parent, [picture, sidecar(args.out).name, args.out.name]) as stage:
+        save_palette(stage / args.out.name, palette)
+        drawn_too = draw(palette, slides, names, stage / picture) is not None
     print(table(palette))
     if missing := [name for name in names if name not in palette.names and name != BACKGROUND]:
         print(f"left out, for no tile is half of it: {', '.join(missing)}")
     print(args.out)
-    if sheet := draw(palette, slides, names, args.out.with_suffix(".png")):
-        print(sheet)
+    if drawn_too:
+        print(args.out.with_suffix(".png"))
 
 
 def demo(args: argparse.Namespace) -> None:
     """Draw and prepare the demo slides, and fill in the arguments that name them; their maps lie beside them."""
     config = load_prepare_config([DEMO])
+    if config.generate is not None:
+        print(f"without --cohort: {config.generate.count} demo slides are drawn and prepared first, once", flush=True)
     if status := prepare(["--config", DEMO]):
         raise SystemExit(status)  # the command has printed why
     args.cohort, args.annotations = Path(config.out), Path(config.slides)
@@ -80,7 +88,8 @@ def annotated(files: Sequence[SlideFile], folder: Path) -> tuple[list[LabelledSl
         )
     if len(found) < len(files):
         print(f"{len(files) - len(found)} of {len(files)} slides have no annotation in {folder} and are left out")
-    of = [(file, on_slide(file, read_layout_file(path), path)) for file, path in found]
+    bar = tqdm(found, desc="annotations", unit="slide")
+    of = [(file, on_slide(file, read_layout_file(path), path)) for file, path in bar]
     colours: dict[str, Colour | None] = {}
     for _, regions in of:
         for region in regions:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
+from tqdm import tqdm
 
 from ldm.data.h5 import SlideFile
 from ldm.data.tokens import normalize_tokens
@@ -79,7 +80,7 @@ def make_palette(
     found: list[tuple[int, int, int, int]] = []
     kept: list[Embeddings] = []
     counts = np.zeros(len(names), int)
-    for source, slide in enumerate(slides):
+    for source, slide in enumerate(tqdm(slides, desc="prototypes", unit="slide")):
         embeddings = embeddings_of(slide.file)
         for k in range(len(names)):
             share = slide.shares[..., k]
@@ -141,7 +142,7 @@ def clusters(files: Sequence[SlideFile], count: int, seed: int = 0) -> tuple[lis
 
     UserError for fewer different tiles than classes.
     """
-    grids = [embeddings_of(file) for file in files]
+    grids = [embeddings_of(file) for file in tqdm(files, desc="reading", unit="slide")]
     tissue = [~blank_tiles(grid) for grid in grids]
     flat = standardised(np.concatenate([grid[mask] for grid, mask in zip(grids, tissue, strict=True)]))
     rng = np.random.default_rng(seed)
@@ -152,7 +153,7 @@ def clusters(files: Sequence[SlideFile], count: int, seed: int = 0) -> tuple[lis
     order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
     centres = centres[order]
     slides = []
-    for file, grid, mask in zip(files, grids, tissue, strict=True):
+    for file, grid, mask in zip(tqdm(files, desc="clusters", unit="slide"), grids, tissue, strict=True):
         shares = np.zeros((*grid.shape[:2], count), np.float32)
         here = standardised(grid[mask])
         nearest = (np.square(centres).sum(1)[None] - 2 * here @ centres.T).argmin(1)
