@@ -22,6 +22,7 @@ from ldm.evaluation.experiments import memorization
 from ldm.evaluation.experiments import superres_methods as superres
 from ldm.evaluation.experiments.image_sets import SampleCache, halves, regions
 from ldm.evaluation.metrics.frechet import Statistics
+from ldm.images.contact_sheet import save_png
 from ldm.support.cache import Identity
 from ldm.support.files import sha256
 
@@ -349,5 +350,12 @@ def test_a_gallery_makes_what_is_missing_in_the_same_ranges(tmp_path: Path) -> N
     again = SampleCache(tmp_path, "ours 5x", Identity("samples", settings={"seed": 0}))
     again.fill(5, make, batch=2)
     assert asked[3:] == [[2, 3]]
+    assert [int(load().mean()) for load in again.loaders(5)] == [0, 1, 2, 3, 4]
+    save_png(again.path(4), np.full((4, 4, 3), 99, np.uint8))  # somebody changed it
+    again.fill(5, make, batch=2)
+    assert asked[4:] == [[4]]
+    again.path(4).with_name(f"{again.path(4).name}.sha256").unlink()  # of an earlier version
+    again.fill(5, make, batch=2)
+    assert asked[5:] == []
     assert [int(load().mean()) for load in again.loaders(5)] == [0, 1, 2, 3, 4]
     assert SampleCache(tmp_path, "ours 5x", Identity("samples", settings={"seed": 1})).folder != gallery.folder

@@ -32,7 +32,7 @@ from ldm.images.picture_files import PICTURE_SUFFIXES
 from ldm.images.pictures import listed, read_picture
 from ldm.support.bundled_configs import bundled_file
 from ldm.support.cache import Identity
-from ldm.support.files import write_text
+from ldm.support.files import intact, sidecar, write_sidecar, write_text
 from ldm.support.processes import ALONE, Processes
 from ldm.support.typed import typed
 
@@ -194,7 +194,8 @@ def statistics_name(scale: str, extractor: Extractor) -> str:
 
 
 class SampleCache:
-    """Generated images, cached as PNG 0, 1, ...: an interrupted command that is run again makes only missing ones.
+    """Generated images, cached as PNG 0, 1, ...: an interrupted command that is run again makes only those that are
+    missing, or were changed since.
 
     The folder's name contains the digest of their identity, so images of other settings are kept apart.
     """
@@ -207,6 +208,11 @@ class SampleCache:
 
     def path(self, number: int) -> Path:
         return self.folder / f"{number:05d}.png"
+
+    def _is_made(self, number: int) -> bool:
+        """Whether an image is there as it was written; earlier versions wrote no checksum beside it."""
+        path = self.path(number)
+        return path.is_file() and (intact(path) or not sidecar(path).is_file())
 
     def loaders(self, count: int) -> list[Loader]:
         return [picture_loader(self.path(number)) for number in range(count)]
@@ -230,11 +236,12 @@ class SampleCache:
         made, started = 0, time.process_time()
         with tqdm(total=count, desc=self._name, unit="image", leave=False, disable=not processes.first) as bar:
             for numbers in (batches[i] for i in processes.local_indices(len(batches))):
-                missing = [number for number in numbers if not self.path(number).is_file()]
+                missing = [number for number in numbers if not self._is_made(number)]
                 if missing:
                     images = dict(zip(numbers, make(numbers), strict=True))
                     for number in missing:
                         save_png(self.path(number), images[number])
+                        write_sidecar(self.path(number))
                     made += len(numbers)
                 bar.update(len(numbers))
         self.seconds = (time.process_time() - started) / made if made else float("nan")
