@@ -91,6 +91,12 @@ class LatentDiffusion:
         """Ids of everything that samples depend on, besides conditions, settings and precision."""
         return {"model": self.id, "model config": self.config_id, **(self.preview.weights if self.preview else {})}
 
+    @property
+    def arithmetic(self) -> dict[str, str | bool]:
+        """How samples are computed, which moves their last digits: precision, kind of device, compiled or not."""
+        compiled: dict[str, str | bool] = {"compiled": True} if self.compile else {}
+        return {"precision": self.precision, "device": self.device.type, **compiled}
+
     @cached_property
     def latents_id(self) -> str:
         """Id of the autoencoder's encoding, as stored in prepared slides."""

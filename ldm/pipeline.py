@@ -69,6 +69,7 @@ class ZoomLDM(LatentDiffusion):
         preview: str | Path | None = None,
         device: str | torch.device = "cpu",
         precision: str = "auto",
+        compile: bool = False,
     ) -> "ZoomLDM":
         """Load `source` and, from `cdm` and `preview`, its CDM and preview head.
 
@@ -79,6 +80,8 @@ class ZoomLDM(LatentDiffusion):
 
         `precision` "auto" | "fp32" | "bf16" | "fp16" is the precision of the networks; latents stay in float32. "auto"
         is bf16 where `device` computes it natively, fp32 elsewhere; the model's `precision` says which.
+
+        `compile`: U-Net, encoder and decoder are compiled at their first call: see `ldm.networks.compiled`.
         UserError when a source cannot be read or `precision` is unknown.
         """
         precision = choose(precision, device)
@@ -105,6 +108,7 @@ class ZoomLDM(LatentDiffusion):
             config_id=found.config_id,
             config=config,
             evaluations=config.model.get("evaluations"),
+            compile=compile,
         )
         if cdm is not None:
             model.cdm = ConditioningModel.load(cdm)

@@ -48,6 +48,32 @@ class Size:
 
 SIZES = {
     "full": Size(),
+    "bundled": Size(
+        unet={
+            "width": 64,
+            "multipliers": (1, 1, 2),
+            "blocks": 1,
+            "attention": (4,),
+            "heads": 4,
+            "context_dim": 128,
+            "shortcuts": True,
+        },
+        summarizer={"embedding_dim": 256, "width": 128, "layers": 3, "heads": 4, "mlp": 512, "stretch": True},
+        autoencoder={
+            "width": 48,
+            "multipliers": (1, 2),
+            "blocks": 1,
+            "codes": None,
+            "patch": 2,
+            "norm": "pixel",
+            "attention": False,
+            "head": 24,
+        },
+        context_dim=128,
+        embedding_dim=256,
+        tile_px=128,
+        product=1024,
+    ),
     "tiny": Size(
         unet={"width": 32, "multipliers": (1, 1), "blocks": 1, "attention": (2,), "context_dim": 32},
         summarizer={"embedding_dim": 8, "width": 32, "layers": 1, "heads": 2, "mlp": 32},

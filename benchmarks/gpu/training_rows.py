@@ -23,7 +23,6 @@ from ldm.data.batch import Batch, BatchRNG
 from ldm.errors import UserError
 from ldm.evaluation.experiments.operations import gflop
 from ldm.layers.blocks import Upsample
-from ldm.networks.compiled import checked_call
 from ldm.support.precision import DTYPES, allow_tf32
 from ldm.training.base import OptimizerPlan
 from ldm.training.zoomldm import ZoomLDMRun, ZoomLDMTraining
@@ -126,8 +125,7 @@ def full_steps(bench: Bench, compiled: bool = False) -> Steps:
     )
     steps = Steps(system, model.precision, model.device, clip=None)
     if compiled:
-        call = partial(checked_call, torch.compile(denoiser.forward, fullgraph=True))
-        system.network = lambda batch: call  # type: ignore[assignment, method-assign, return-value]
+        system.compile_training()
     return steps
 
 

@@ -106,6 +106,8 @@ SYSTEMS: dict[str, dict[str, Values]] = {
     "zoomldm": {
         **CONTEXT,
         "training.keep": choice("last", "best"),
+        "training.compile": YAML_SWITCH,
+        "training.checkpointing": YAML_SWITCH,
         "data.scales": Values(("[5x]", "null", "[20x, 5x]"), ("[]", "[6x]", "5x", "[5x, 5x]", "1", "[1]")),
         "model.prediction": choice("v", "eps", "z_0"),
         "model.denoiser.multipliers": Values(("[1, 1, 2]",), ("[]", "[0]", "1", "[1.5]", "null", "[x]", "[-1]")),

@@ -72,7 +72,7 @@ def _resumed(folder: Path) -> None:
     train.main(["--resume", str(run)])
 
 
-def _model(source: str, **others: str) -> Callable[[Path], None]:
+def _model(source: str, **others: Any) -> Callable[[Path], None]:
     return lambda folder: (ZoomLDM.load(source, **others), None)[1]
 
 

@@ -15,6 +15,7 @@ from ldm.cli.options import (
     Add,
     add_batch_size,
     add_cdm,
+    add_compile,
     add_machines,
     add_model,
     add_model_out,
@@ -86,6 +87,7 @@ def _common(add: Add) -> None:
     add_seed(add, "image i depends on seed + i")
     add_batch_size(add, "images")
     add_machines(add, "images")
+    add_compile(add)
     add_model_out(add, "results", "folder of tables, pictures and images")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ldm.cli.options import (
     add_batch_size,
     add_cdm,
+    add_compile,
     add_guidance_interval,
     add_label,
     add_machines,
@@ -69,6 +70,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seam", choices=SEAMS, help="against borders between tiles")
     add_batch_size(add, "tiles")
     add_machines(add, "tiles")
+    add_compile(add)
     add_seed(add)
     add_model_out(add, "samples/joint")
     return parser.parse_args(argv)

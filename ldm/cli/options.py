@@ -45,6 +45,12 @@ def add_machines(add: Add, shared: str) -> None:
     add("--accelerator", choices=ACCELERATORS, default="auto", help="cpu, cuda ... (%(default)s)")
 
 
+def add_compile(add: Add) -> None:
+    """--compile: of a command that samples."""
+    text = "compile U-Net, encoder and decoder first: a minute or more, then faster; for long jobs (off)"
+    add("--compile", action="store_true", help=text)
+
+
 def add_guidance_interval(add: Add, default: Interval | None = None) -> None:
     """--guidance-interval: (low, high) in sigma; None: guidance at all noise levels."""
     usual = f"{default[0]:g},{default[1]:g}" if default else "all noise levels"

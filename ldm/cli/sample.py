@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ldm.cli.options import (
     add_cdm,
+    add_compile,
     add_device,
     add_label,
     add_model,
@@ -36,6 +37,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_patch_sampling(add)
     add_seed(add, "patch i depends on seed + i alone")
     add_device(add)
+    add_compile(add)
     add_model_out(add, "samples/patches", "folder of the pictures")
     return check_guidance(parser.parse_args(argv))
 

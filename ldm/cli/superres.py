@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ldm.cli.options import (
     add_batch_size,
+    add_compile,
     add_device,
     add_guidance_interval,
     add_model,
@@ -49,6 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_guidance_interval(add)
     add_batch_size(add, "tiles")
     add_device(add)
+    add_compile(add)
     add_seed(add)
     return parser.parse_args(argv)
 

@@ -241,8 +241,7 @@ def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: 
         if "picture" in origin.inputs
         else origin.kind,
         "seed": args.seed,
-        "precision": model.precision,
-        "device": fabric.device.type,
+        **model.arithmetic,
         "processes": fabric.world_size,
         "batch_size": args.batch_size,
         **origin.settings,
@@ -257,7 +256,14 @@ def run(args: argparse.Namespace) -> None:
     regions = layout_of(args)
     fabric, processes = launch(args.devices, args.nodes, args.accelerator)
     started = time.monotonic()
-    model = ZoomLDM.load(args.model, cdm=args.cdm, preview=args.preview, device=fabric.device, precision=args.precision)
+    model = ZoomLDM.load(
+        args.model,
+        cdm=args.cdm,
+        preview=args.preview,
+        device=fabric.device,
+        precision=args.precision,
+        compile=args.compile,
+    )
     args.out = out_folder(args, "samples/joint", model)
     check_levels(args.guidance_interval, model.alpha_bar)
     legend = args.layout and args.layout.with_suffix(".csv")

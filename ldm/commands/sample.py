@@ -55,7 +55,9 @@ def regions(slide: SlideFile, scale: str, count: int, seed: int, model: ZoomLDM)
 def run(args: argparse.Namespace) -> None:
     """Sample, write one PNG per patch and the contact sheet, print its path. UserError for input that does not fit."""
     check_inputs({"--from": None if str(args.origin) == "cdm" else args.origin})
-    model = ZoomLDM.load(args.model, cdm=args.cdm, device=chosen_device(args.device), precision=args.precision)
+    model = ZoomLDM.load(
+        args.model, cdm=args.cdm, device=chosen_device(args.device), precision=args.precision, compile=args.compile
+    )
     args.out = out_folder(args, "samples/patches", model)
     args.sampler, args.steps = model.usual_sampling(args.sampler, args.steps)
     check_levels(args.guidance_interval, model.alpha_bar, args.sampler, args.steps)

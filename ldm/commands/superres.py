@@ -151,8 +151,7 @@ def identity_of(args: argparse.Namespace, model: ZoomLDM, job: Job, source: Inpu
     settings = {
         "scales": args.scales,
         "seed": args.seed,
-        "precision": model.precision,
-        "device": model.device.type,
+        **model.arithmetic,
         "batch_size": args.batch_size,
         **source.settings,
         "sampling": asdict(settings_of(args, model)),
@@ -257,7 +256,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         refuse_overwriting([*paths, *truth.values()], args.out)
     device = chosen_device(args.device)
-    model = ZoomLDM.load(args.model, preview=args.preview, device=device, precision=args.precision)
+    model = ZoomLDM.load(
+        args.model, preview=args.preview, device=device, precision=args.precision, compile=args.compile
+    )
     args.out = out_folder(args, "samples/superres", model)
     check_levels(args.guidance_interval, model.alpha_bar)
     refuse_overwriting([*paths, *truth.values()], args.out)

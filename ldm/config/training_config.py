@@ -152,6 +152,10 @@ class ControlSection(TimesSection):
 
 class ZoomLDMSection(ControlSection):
     keep: Literal["last", "best"] = "last"
+    compile: bool = False
+    """the U-Net's training step through torch.compile"""
+    checkpointing: bool = False
+    """the U-Net's blocks are computed again in the backward pass, which saves memory of activations"""
 
 
 class AutoencoderModel(Section):

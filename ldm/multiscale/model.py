@@ -47,6 +47,10 @@ class MultiscaleModel(Protocol):
     precision: str
 
     @property
+    def arithmetic(self) -> dict[str, str | bool]:
+        """How samples are computed, which moves their last digits: precision, kind of device, compiled or not."""
+
+    @property
     def weights(self) -> dict[str, str]:
         """Ids of everything that samples depend on, besides conditions, settings and precision."""
 

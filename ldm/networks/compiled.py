@@ -8,7 +8,7 @@ derivatives and knows no hooks of inner layers, so calls that need either, or a 
 do those of a single sample, for which PyTorch would compile again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,11 @@ from torch.autograd import forward_ad
 
 from ldm.errors import UserError
 
+Backend = Callable[..., Any]
+"""a compiler of torch.compile"""
 
-def compile_calls(network: nn.Module, backend: str = "inductor") -> None:
+
+def compile_calls(network: nn.Module, backend: str | Backend = "inductor") -> None:
     """Let calls of `network`, frozen, run compiled code. They raise UserError where this machine cannot compile."""
     as_written = network.forward
     compiled = torch.compile(as_written, fullgraph=True, backend=backend)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ldm.config.schema import Count, Counts
 from ldm.errors import UserError
@@ -40,6 +41,9 @@ class Stage(nn.ModuleList):
 
 class UNet(nn.Module):
     """The denoiser; the defaults are the published network (400,920,579 parameters)."""
+
+    checkpointing = False
+    """whether blocks keep their inputs alone for the backward pass, and are computed again in it (Chen et al. 2016)"""
 
     def __init__(
         self,
@@ -132,14 +136,19 @@ class UNet(nn.Module):
         """Outputs of every input block, then of the middle; `hint` (b, width, h, w) is added to the first one."""
         h, results = z_t, []
         for number, stage in enumerate(self.input_blocks):
-            h = stage(h, time, context)
+            h = self._run(stage, h, time, context)
             if number == 0 and self.context_map is not None:
                 grid = rearrange(self.context_map(context[:, 1:]), "b (gh gw) c -> b c gh gw", gh=GRID)
                 h = h + F.interpolate(grid, h.shape[-2:], mode="bilinear")
             if number == 0 and hint is not None:
                 h = h + hint
             results.append(h)
-        return [*results, self.middle_block(h, time, context)]
+        return [*results, self._run(self.middle_block, h, time, context)]
+
+    def _run(self, stage: nn.Module, h: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(stage, h, time, context, use_reentrant=False, preserve_rng_state=False)
+        return stage(h, time, context)
 
     def features(
         self, z_t: Tensor, t: Tensor, context: Tensor, control: Sequence[Tensor] | None = None
@@ -155,5 +164,5 @@ class UNet(nn.Module):
         h = kept.pop()
         yield h
         for stage in self.output_blocks:
-            h = stage(torch.cat([h, kept.pop()], dim=1), time, context)
+            h = self._run(stage, torch.cat([h, kept.pop()], dim=1), time, context)
             yield h

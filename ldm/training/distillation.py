@@ -100,7 +100,7 @@ class Distillation(ZoomLDMTraining):
         with torch.no_grad():
             z_s = self.path.follow(self.teacher.denoiser(context, **self.guidance), z_t, first, count)
             wanted = target(*step_between(z_t, z_s, a_t, a_s), a_t, "v")
-        output = self.denoiser(z_t, self.path.timesteps.to(z_t.device)[first], context).float()
+        output = self.called_denoiser(z_t, self.path.timesteps.to(z_t.device)[first], context).float()
         found = target(*predict(output, z_t, a_t, self.prediction), a_t, "v")
         return (found - wanted).square().flatten(1).mean(1)
 

@@ -6,6 +6,7 @@ with the context replaced by zeros for a share p_uncond of the samples. The targ
 Shapes: z_0 (b, 3, h, w), t (b,), context (b, n, d).
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,14 @@ from ldm.hub import open_source, weights_file
 from ldm.images.contact_sheet import contact_sheet
 from ldm.images.tensors import to_uint8
 from ldm.networks.autoencoder import Autoencoder
-from ldm.networks.unet import UNet
+from ldm.networks.compiled import checked_call
+from ldm.networks.unet import Stage, UNet
 from ldm.pipeline import ZoomLDM, load_autoencoder
 from ldm.scales import Ladder
 from ldm.training.base import COLUMNS, DenoisingSystem, OptimizerPlan, Run
-from ldm.training.memory import saved_bytes
+from ldm.training.memory import recomputed_bytes, saved_bytes
+
+Call = Callable[..., Tensor]
 
 
 class ZoomLDMTraining(DenoisingSystem):
@@ -54,12 +58,26 @@ class ZoomLDMTraining(DenoisingSystem):
         self.autoencoder: Any = None
         """frozen, set before training; has the encoding of the cohort's latents, and decodes pictures"""
         self.prediction, self.p_uncond = prediction, p_uncond
+        self.compiled: Call | None = None
+        """what training calls in place of the denoiser: see `compile_training`"""
 
-    def network(self, batch: Batch) -> nn.Module:
+    def compile_training(self, backend: str = "inductor") -> None:
+        """Let training steps run the denoiser through torch.compile; its names and weights stay as they are.
+
+        Validation and pictures run it as written, so that they compile nothing more.
+        """
+        self.compiled = partial(checked_call, torch.compile(self.denoiser.forward, fullgraph=True, backend=backend))
+
+    @property
+    def called_denoiser(self) -> Call:
+        """The denoiser, compiled in training where that was asked for."""
+        return self.compiled if self.compiled is not None and self.training else self.denoiser
+
+    def network(self, batch: Batch) -> Call:
         """The network for `batch`, called with (z_t, t, context)."""
-        return self.denoiser
+        return self.called_denoiser
 
-    def losses(self, network: nn.Module, z_0: Tensor, context: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def losses(self, network: Call, z_0: Tensor, context: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """(b,) squared error of the prediction, mean over a sample's elements."""
         a_t = at(self.alpha_bar, t, z_0)
         output = network(add_noise(z_0, eps, a_t), t, context)
@@ -127,6 +145,12 @@ def finished_model(source: str, ladder: Ladder, training_precision: str = "32-tr
     return model
 
 
+def _as_written(denoiser: UNet) -> UNet:
+    """The denoiser, from now on without checkpointing."""
+    denoiser.checkpointing = False
+    return denoiser
+
+
 class ZoomLDMRun(Run):
     system: ZoomLDMTraining
 
@@ -135,6 +159,7 @@ class ZoomLDMRun(Run):
         model = config.model
         denoiser = build(model.denoiser, "model.denoiser", kind=UNet).to(memory_format=torch.channels_last)
         summarizer = build(model.summarizer, "model.summarizer", kind=nn.Module)
+        denoiser.checkpointing = config.training.get("checkpointing", False)
         self.check_side(denoiser)
         self.same("model.denoiser.context_dim", denoiser.context_dim, summarizer.mag_embedding.embedding_dim, WIDTH)
         self.same("model.summarizer.scales", summarizer.mag_embedding.num_embeddings, len(self.ladder), "the ladder")
@@ -155,6 +180,9 @@ class ZoomLDMRun(Run):
             times=build(config.training.times, "training.times"),
             plan=self.plan,
         )
+
+        if config.training.get("compile"):
+            self.system.compile_training()
 
     def system_of(self, **options: Any) -> ZoomLDMTraining:
         """What is trained, from the arguments of ZoomLDMTraining."""
@@ -181,9 +209,15 @@ class ZoomLDMRun(Run):
         with torch.device("meta"):
             context, grid = torch.zeros(1, 65, sizes[0], dtype=dtype), torch.zeros(1, sizes[1], 8, 8, dtype=dtype)
             z_t, t = torch.zeros(1, 3, side, side, dtype=dtype), torch.zeros(1, dtype=torch.long)
-        return saved_bytes(self.system.denoiser, lambda net: net(z_t, t, context), dtype) + saved_bytes(
-            self.system.summarizer, lambda net: net(grid, t), dtype
-        )
+        denoiser, summarizer = self.system.denoiser, self.system.summarizer
+
+        def call(net: Any) -> Any:
+            return net(z_t, t, context)
+
+        kept = saved_bytes(denoiser, call, dtype) + saved_bytes(summarizer, lambda net: net(grid, t), dtype)
+        if self.config.training.get("checkpointing"):
+            kept += recomputed_bytes(denoiser, lambda net: call(_as_written(net)), dtype, Stage)
+        return kept
 
     def weights(self, data: CohortData) -> dict[str, Tensor]:
         networks = {**self.networks(), "autoencoder": self.system.autoencoder}

@@ -147,3 +147,14 @@ def test_own_pictures_of_other_colours_are_refused_before_the_first_step(mode: s
 def test_an_autoencoder_does_not_accumulate() -> None:
     with pytest.raises(UserError, match=r"training\.accumulate: 2 found, expected 1"):
         main.main(["--base", str(ROOT / "configs/demo/vq.yaml"), "training.accumulate=2", "--dry-run"])
+
+
+def test_checkpointing_shrinks_the_activations_that_are_told(
+    overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for switch in ("false", "true"):
+        assert dry(overrides, "data.batch_size=20000", f"training.checkpointing={switch}") == 0
+        line = next(line for line in capsys.readouterr().out.splitlines() if "of activations" in line)
+        told.append(float(line.split()[1]))
+    assert told[1] < 0.5 * told[0]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -199,3 +200,37 @@ def test_the_paper_s_values_stand_in_the_configs(name: str) -> None:
     assert (training.optimizer.lr, training.warmup, images, training.devices) == (1e-4, 10_000, 200, 3)
     assert training.p_uncond == 0.1
     assert config.ladder.scales == config.model.summarizer.scales == (8 if name.endswith("brca") else 4)
+
+
+def step(system: ZoomLDMTraining) -> dict[str, torch.Tensor]:
+    """Gradients of a training step."""
+    system.log = lambda *values, **options: None  # type: ignore[method-assign]
+    system.zero_grad()
+    system.train().training_step(published_batch()).backward()
+    return {name: weight.grad.clone() for name, weight in system.named_parameters() if weight.grad is not None}
+
+
+def test_gradients_do_not_depend_on_checkpointing(system: ZoomLDMTraining) -> None:
+    expected = step(system)
+    system.denoiser.checkpointing = True
+    found = step(system)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_compiled_training_step_is_one_graph_with_the_same_names_and_gradients(
+    system: ZoomLDMTraining, checkpointing: bool
+) -> None:
+    torch._dynamo.reset()
+    expected, names = step(system), list(system.state_dict())
+    system.denoiser.checkpointing = checkpointing
+    system.compile_training("aot_eager")
+    assert list(system.state_dict()) == names
+    found = step(system)
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max())), name
+    assert system.called_denoiser is not system.denoiser
+    assert system.eval().called_denoiser is system.denoiser  # validation compiles nothing
+    assert list(deepcopy(system).state_dict()) == names  # as averaging copies it

@@ -43,8 +43,7 @@ class EvalContext:
 
     def identity(self, weights: Mapping[str, str], inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Identity:
         """Identity of generated images: the arguments, and what all images depend on."""
-        own: dict[str, Any] = {"precision": self.model.precision, "device": self.model.device.type}
-        own |= {"seed": self.seed, "batch": self.batch}  # the size of a batch moves the last digits
+        own = {**self.model.arithmetic, "seed": self.seed, "batch": self.batch}  # a batch's size moves the last digits
         return Identity("samples", {**self.model.weights, **weights}, inputs, {**own, **settings})
 
     def identity_of(
