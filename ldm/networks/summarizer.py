@@ -40,9 +40,10 @@ def tokens_at(places: Callable[[int, int], Tensor], grids: Grids, projection: nn
             raise UserError(f"embedding: grid of {rows}x{columns}, at most {SIDE}x{SIDE}; average it down first")
     tokens = torch.cat([rearrange(grid, "d gh gw -> (gh gw) d") for grid in grids])
     projected = projection(tokens.to(projection.weight.dtype))  # (n of all grids, width)
-    index = torch.stack([places(*grid.shape[1:]) for grid in grids])
-    before = torch.tensor([0, *(grid.shape[1] * grid.shape[2] for grid in grids)]).cumsum(0)[:-1]
-    index = torch.where(index == NO_TOKEN, len(projected), index + before[:, None])
+    with torch.device("cpu"):  # also where another device is the default: the places of a grid are kept for later calls
+        index = torch.stack([places(*grid.shape[1:]) for grid in grids])
+        before = torch.tensor([0, *(grid.shape[1] * grid.shape[2] for grid in grids)]).cumsum(0)[:-1]
+        index = torch.where(index == NO_TOKEN, len(projected), index + before[:, None])
     return torch.cat([projected, pad.to(projected.dtype)[None]])[index.to(projected.device)]
 
 

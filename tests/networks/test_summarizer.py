@@ -1,5 +1,7 @@
 """The Summarizer against the published one, and grids of any size."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -122,3 +124,10 @@ def test_a_stretched_grid_keeps_every_token_at_its_place(rows: int, columns: int
             assert torch.allclose(places[row, column], token, atol=1e-6)
     context = network([grid], torch.tensor([1]))
     assert without_gradient(network, context) == []
+
+
+def test_places_that_were_first_asked_for_on_another_device_serve_the_cpu() -> None:
+    summarizer = Summarizer(embedding_dim=4, scales=2, width=8, layers=1, heads=2, mlp=8)
+    with torch.device("meta"):
+        copy.deepcopy(summarizer).to("meta").tokens([torch.zeros(4, 3, 5)])
+    assert summarizer.tokens([torch.zeros(4, 3, 5)]).device.type == "cpu"
