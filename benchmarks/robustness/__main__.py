@@ -35,7 +35,9 @@ FIGURES = {
         "killed while saving; at a random step, before the first checkpoint, after the last, and resumed",
         "all loadable, all bit-equal",
     ),
-    "R4": Figure("disk", 3, "disk full while preparing, training, sampling", "old data intact, resume equal"),
+    "R4": Figure(
+        "disk", 4, "disk full while preparing, training, sampling, exporting", "old data intact, resume equal"
+    ),
     "R5": Figure("flips", 300, "one flipped bit in each kind of file that is read", "0 silent"),
     "R6": Figure("hostile", 200, "hostile checkpoints, configs, slides, ids", "0 executed or escaped"),
     "R7": Figure("invariance", 4, "slides prepared with batches of 1/7/32, workers 0/4", "byte-equal"),

@@ -1,4 +1,5 @@
-"""R4: the disk is full while preparing, training and sampling; then there is space, and the same command continues.
+"""R4: the disk is full while preparing, training, sampling, and writing pages and palettes; then there is space, and
+the same command continues.
 
 The disk is a small tmpfs, which needs permission to mount; a file of zeros leaves too little space on it.
 """
@@ -6,19 +7,26 @@ The disk is a small tmpfs, which needs permission to mount; a file of zeros leav
 import io
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
 
 from benchmarks.fixtures import toy, training_cohort
 from benchmarks.robustness import prepared_cohort
 from data_prep import preparation, prepare
 from ldm.checkpoint import load_weights
+from ldm.cli import evaluate, palette, train, view
 from ldm.cli import joint as sample_joint
 from ldm.cli import sample as sample_patches
-from ldm.cli import train
 from ldm.errors import cli
+from ldm.images.contact_sheet import save_png
+from ldm.view import site
+from ldm.view.catalogue import UNFINISHED
 
 MEGABYTES = 32
 DEMO = str(Path(__file__).parents[2] / "configs" / "demo")
@@ -92,7 +100,7 @@ def refusal(command: Callable[[list[str]], object], arguments: list[str], out: P
         and not name.split("/")[-1].startswith(logs)
         and name.split("/")[0] not in logs
     ]
-    return wrong + [f"{name} is left" for name in after if Path(name).name.startswith(".")]
+    return wrong + [f"{name} is left" for name in after if Path(name).name.startswith(".") and name != UNFINISHED]
 
 
 def preparing(folder: Path, disk: Path) -> list[str]:
@@ -156,10 +164,45 @@ def sampling(folder: Path, disk: Path) -> list[str]:
     return wrong
 
 
+def exporting(folder: Path, disk: Path) -> list[str]:
+    """A page for the browser, a passport and a palette do not fit; the two latter do not replace those of before."""
+    rng = np.random.default_rng(0)
+    for name in ("real/a_0_0", "real/a_0_1", "real/b_0_0", "real/b_0_1", "generated/c", "generated/d"):
+        save_png(folder / f"{name}.png", rng.integers(0, 255, (64, 64, 3)).astype(np.uint8))
+    toy.slide(folder / "cohort" / "slide.h5")
+    given = ["passport", "--real", str(folder / "real"), "--generated", str(folder / "generated"), "--device", "cpu"]
+    clusters = ["--cohort", str(folder / "cohort"), "--clusters"]
+    wrong = []
+    with patch.object(site, "library", lambda: {}):
+        page = [str(folder / "real"), "--export", str(disk / "page")]
+        for left in (0, 20_000):
+            shutil.rmtree(disk / "page", ignore_errors=True)  # one that was stopped begins again
+            (disk / "page").mkdir()
+            with room(disk, left):
+                wrong += refusal(view.main, page, disk / "page")
+            if (disk / "page/index.html").exists():
+                wrong.append("a page that is not whole opens")
+        wrong += [f"then {ended}" for ended in [outcome(view.main, page)] if ended[0]]
+        wrong += [f"{name} is left" for name in files(disk / "page") if name == UNFINISHED]
+    for main, out, first, second in (
+        (evaluate.main, "passport", [*given, "--seed", "0"], [*given, "--seed", "1"]),
+        (palette.main, "p.safetensors", [*clusters, "2"], [*clusters, "3"]),
+    ):
+        place = disk / f"of-{out}"
+        target = ["--out", str(place / out if "." in out else place)]
+        wrong += [f"{out}: {ended}" for ended in [outcome(main, [*first, *target])] if ended[0]]
+        with room(disk, 4096):
+            wrong += refusal(main, [*second, *target], place)
+        before = files(place)
+        wrong += [f"{out}: then {ended}" for ended in [outcome(main, [*second, *target])] if ended[0]]
+        wrong += [f"{out}: nothing new"] * (files(place) == before)
+    return wrong
+
+
 def measure(folder: Path, count: int) -> str:
-    """The first `count` of the three."""
+    """The first `count` of the four."""
     good = 0
-    for number, scenario in enumerate((preparing, training, sampling)[:count]):
+    for number, scenario in enumerate((preparing, training, sampling, exporting)[:count]):
         place = folder / str(number)
         place.mkdir()
         try:
