@@ -50,7 +50,8 @@ from ldm.support.bundled_models import BUNDLED
 from ldm.support.cache import Identity, content, content_of
 from ldm.support.files import atomic_write, check_inputs
 from ldm.support.precision import announce, chosen_device
-from ldm.view.result_page import write_preview
+from ldm.view.catalogue import SUPERRES
+from ldm.view.result_page import PREVIEW, write_preview
 
 DEMO_SIDE_PX = 512
 OTHER_IMAGE = 0.2
@@ -224,6 +225,8 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
     bands = iter([ready]) if sampling is None else sampling.bands()
     bands = shown(bands, height, f"{job.name}, decoding", len)
     remove_figures_of(path)
+    for name in (SUPERRES, PREVIEW):  # of an earlier command
+        (args.out / name).unlink(missing_ok=True)
     if place is not None:
         image = write_scene(path, bands, height, width, place)
     elif large:
@@ -249,9 +252,9 @@ def enlarge(args: argparse.Namespace, model: ZoomLDM, job: Job) -> dict[str, Any
 
 @when_stopped("the same command continues from what was saved; finished images are made again")
 def run(args: argparse.Namespace) -> int:
-    check_inputs({"--from": args.slide, "--truth": args.truth})
     paths = listed(args.images)
     check_given(args, paths)
+    check_inputs({"--from": args.slide, "--truth": args.truth})
     truth = truths(args, paths)
     if args.out is not None:
         refuse_overwriting([*paths, *truth.values()], args.out)
@@ -281,7 +284,7 @@ def run(args: argparse.Namespace) -> int:
             failed.append(str(error))
     args.precision = model.precision
     settings = {key: value for key, value in vars(args).items() if key not in ("images", "alone")}
-    with atomic_write(args.out / "superres.json") as unfinished:
+    with atomic_write(args.out / SUPERRES) as unfinished:
         content = {"settings": settings, "images": done, "failed": failed}
         unfinished.write_text(json.dumps(content, indent=2, default=str) + "\n")
     write_preview(args.out)

@@ -15,6 +15,7 @@ def remove_figures_of(image: Path) -> None:
     """Remove what an earlier result of this name left beside the result `image`."""
     for end in BESIDE:
         image.with_name(f"{image.stem}{end}").unlink(missing_ok=True)
+    write_layers(image, {})
 
 
 def write_layers(image: Path, layers: dict[str, Pixels]) -> None:

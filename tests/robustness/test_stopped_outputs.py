@@ -11,10 +11,11 @@ from PIL import Image
 
 from benchmarks.fixtures import toy
 from benchmarks.fixtures.palettes import palette as toy_palette
-from ldm.cli import evaluate, joint, palette, view
+from ldm.cli import evaluate, joint, palette, superres, view
 from ldm.commands import joint as joint_command
 from ldm.commands import palette as palette_command
 from ldm.commands import passport as passport_command
+from ldm.commands import superres as superres_command
 from ldm.errors import UserError
 from ldm.images.geojson import ClassRegion
 from ldm.images.geojson_writer import write_regions
@@ -65,6 +66,25 @@ def test_a_painted_image_is_replaced_together_with_its_labels_and_its_record(
     assert after["image.png"] != before["image.png"]
     joint.main([*shared, "--from", "none", "--size", "64"])
     assert not {"image.geojson", "labels.png", "labels.csv"} & files(tmp_path / "out").keys()
+
+
+def test_the_record_of_an_enlarged_image_is_never_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.run_folder(tmp_path / "zoomldm", "zoomldm")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)).save(tmp_path / "a.png")
+    given = [str(tmp_path / "a.png"), "--model", str(tmp_path / "zoomldm"), "--out", str(tmp_path / "out")]
+    given += ["--scales", "20x,5x", "--device", "cpu", "--method"]
+    superres.main([*given, "bicubic"])
+    before = files(tmp_path / "out")
+    stopped(monkeypatch, superres_command, "sampled", superres, [*given, "zoomldm", "--steps", "2"])
+    assert files(tmp_path / "out") == before
+    sampling = [*given, "zoomldm", "--steps", "2", "--condition", "none"]
+    stopped(monkeypatch, superres_command, "write_layers", superres, sampling)
+    after = files(tmp_path / "out")
+    assert after["a.png"] != before["a.png"]
+    assert not {"superres.json", "preview.html"} & after.keys()
+    assert not [name for name in after if name.startswith("layers")]
+    superres.main(sampling)
+    assert files(tmp_path / "out").keys() >= before.keys()
 
 
 def test_the_page_and_the_figures_of_a_passport_are_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
