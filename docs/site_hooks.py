@@ -13,7 +13,7 @@ ADDED = {
     ROOT / "README.md": "index.md",
     ROOT / "CONTRIBUTING.md": "contributing.md",
     ROOT / "ldm/weights/README.md": "bundled-model.md",
-    ROOT / "ldm/weights/demo/samples.png": "pictures/bundled_model.png",
+    ROOT / "ldm/weights/demo/samples.jpg": "pictures/bundled_model.jpg",
     **{path: f"benchmarks/{path.name}" for path in sorted((ROOT / "benchmarks").glob("*.md"))},
 }
 """file in the repository -> its place in the site"""

@@ -1,11 +1,11 @@
-"""Sources of weights: "demo" or "satellite" (in the package), a folder, a published file, or a name on the hub.
+"""Sources of weights: a bundled model ("demo", "demo-fast", "satellite"), a folder, a file, or a name on the hub.
 
 A model's folder, as a finished run and `save_pretrained` write it, holds config.yaml, which names the networks, and
 weights.safetensors. A published file, weights.ckpt, is read without a config: its networks are the constructors'
 defaults, and its tensors must match them in name and shape.
 
 On the Hugging Face hub a model is ORG/NAME[/SUBFOLDER][@REVISION], such as StonyBrook-CVLab/ZoomLDM/brca. A file or
-folder of that name on this disk has priority, unless the name begins with `hf:`. The names demo and satellite always
+folder of that name on this disk has priority, unless the name begins with `hf:`. The names of bundled models always
 mean the package; a folder of that name is ./satellite.
 """
 
@@ -20,14 +20,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from ldm.checkpoint import check_strict, load_metadata, load_strict, load_weights, save_weights
+from ldm.checkpoint import check_strict, join, load_metadata, load_strict, load_weights, save_weights, split
 from ldm.config.objects import build
 from ldm.config.run_config import SETTINGS, check_settings, load_run_config, model_settings, save_config
 from ldm.config.training_config import check_finished
 from ldm.errors import UserError
 from ldm.layers.blocks import Upsample
 from ldm.networks.trained import check_trained
-from ldm.support.bundled_models import BUNDLED, MODELS
+from ldm.support import bundled_models
+from ldm.support.bundled_models import BUNDLED, MODELS, SHARED
+from ldm.support.cache import digest_of
 from ldm.support.files import check_destination, sha256
 from ldm.support.hub_files import Repository, fetch, list_files
 from ldm.support.typed import typed
@@ -59,6 +61,8 @@ class Source:
     path: Path
     config: DictConfig
     tensors: dict[str, Tensor]
+    shared: tuple[Path, ...] = ()
+    """files of parts that bundled models share"""
 
     @property
     def published(self) -> bool:
@@ -70,14 +74,15 @@ class Source:
         """The CDM that belongs to these weights: a bundled model's, or one that was saved with them."""
         for bundled in BUNDLED.values():
             if self.path == bundled.weights("zoomldm"):
-                return bundled.folder / CDM
+                return bundled.weights(CDM).parent
         folder = self.path.parent / CDM
         return folder if (folder / WEIGHTS).is_file() and not self.published else None
 
     @cached_property
     def id(self) -> str:
-        """Id of the weights: "<name>-<12 hex>", the first digits of the file's sha256."""
-        return f"{self.name}-{sha256(self.path)[:12]}"
+        """Id of the weights: "<name>-<12 hex>", of the sha256 of the file, or of all files that hold them."""
+        digests = [sha256(path) for path in (self.path, *self.shared)]
+        return f"{self.name}-{(digest_of(' '.join(digests)) if self.shared else digests[0])[:12]}"
 
     @property
     def config_id(self) -> str:
@@ -145,8 +150,22 @@ def open_source(source: str | Path, *systems: str) -> Source:
     if config.get("system") not in systems:
         raise UserError(f"{path}: a run of system {config.get('system')}; expected {' or '.join(systems)}")
     check_finished(config, str(path / CONFIG))
-    check_settings(path, config, load_metadata(weights))
-    return Source(name, weights, config, load_weights(weights))
+    metadata = load_metadata(weights)
+    check_settings(path, config, metadata)
+    shared = shared_parts(weights, metadata)
+    tensors = load_weights(weights) | join({part: split(load_weights(file))[part] for part, file in shared.items()})
+    return Source(name, weights, config, tensors, tuple(shared.values()))
+
+
+def shared_parts(weights: Path, metadata: Mapping[str, str]) -> dict[str, Path]:
+    """Parts of a bundled model that other files of the package hold, by its `metadata`. UserError for changed files."""
+    found = {}
+    for key in [key for key in metadata if key.startswith(SHARED)]:
+        part, (name, _, digest) = key.removeprefix(SHARED), metadata[key].partition(" ")
+        found[part] = bundled_models.WEIGHTS / name
+        if not found[part].is_file() or sha256(found[part]) != digest:
+            raise UserError(f"{weights}: its {part} is in {found[part]}, which is missing or changed; install again")
+    return found
 
 
 def locate(source: str | Path, system: str) -> tuple[Path, str]:
@@ -157,7 +176,7 @@ def locate(source: str | Path, system: str) -> tuple[Path, str]:
     if bundled := MODELS.get(str(source)):
         if not bundled.weights(system).is_file():
             raise UserError(f"{source}: the package has no {system} of that name; name a finished run of it")
-        return bundled.folder / system, bundled.name
+        return bundled.weights(system).parent, bundled.name
     name = hub_name(source)
     path = Path(source) if name is None else _fetched(name)
     if not path.exists() and (found := HUB_NAME.fullmatch(str(source))):

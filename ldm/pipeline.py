@@ -79,7 +79,7 @@ class ZoomLDM(LatentDiffusion):
         `"hf:ORG/NAME[/SUBFOLDER][@REVISION]"`.
 
         `precision` "auto" | "fp32" | "bf16" | "fp16" is the precision of the networks; latents stay in float32. "auto"
-        is bf16 where `device` computes it natively, fp32 elsewhere; the model's `precision` says which.
+        is bf16 on cards and CPUs where it is faster, fp32 elsewhere; the model's `precision` says which.
 
         `compile`: U-Net, encoder and decoder are compiled at their first call: see `ldm.networks.compiled`.
         UserError when a source cannot be read or `precision` is unknown.

@@ -13,7 +13,7 @@ import torch
 from benchmarks.fixtures import toy
 from ldm.checkpoint import PARTS, load_metadata, load_weights, save_weights
 from ldm.commands import bundle as bundle_demo
-from ldm.config.run_config import SETTINGS, load_run_config, model_settings
+from ldm.config.run_config import SETTINGS, load_run_config, model_settings, save_config
 from ldm.controlnet_superres import ControlModel
 from ldm.data.h5 import SlideFile
 from ldm.demo.true_map import CLASSES
@@ -51,13 +51,15 @@ def test_the_weights_are_whole_and_small(bundled: BundledModel) -> None:
     assert all(intact(path) for path in weights)
     sizes = {path.relative_to(bundled.folder).parts[0].split(".")[0]: path.stat().st_size for path in weights}
     assert sizes.pop("control", 0) < 5e6  # a baseline
+    assert sizes.pop("student", 0) < 10e6
     assert sizes.keys() == {"cdm", "preview", "vq", "zoomldm", "encoder", "palette"}
     assert sum(sizes.values()) < 25e6  # the model
 
 
 def test_a_model_is_what_the_package_says_it_is(bundled: BundledModel, model: ZoomLDM, slide: SlideFile) -> None:
     assert model.ladder.kind == bundled.kind
-    assert model.encoder.partition("-")[0] == bundled.name
+    assert model.encoder.partition("-")[0] == bundled.folder.name
+    assert (model.evaluations is not None) == (bundled.teacher is not None)
     assert slide.attrs["slide_id"] == f"{bundled.kind}_{bundled.seed}"
     assert bool(tile_place(slide, bundled.place)) == (bundled.kind == "satellite")
     assert slide.tokens(0, *bundled.place, 4, 4).shape == (model.embedding_width, 4, 4)  # 512 px of it
@@ -128,15 +130,53 @@ def test_a_new_decoder_goes_into_the_bundled_model_and_new_latents_do_not(
     folder, ladder = tmp_path / "weights" / name, {"kind": kind, "scales": 3}
     autoencoder, run = (toy.run_folder(tmp_path / system, system, ladder=ladder) for system in ("vq", "zoomldm"))
     bundle_demo.bundle(run)
-    before = load_weights(folder / "zoomldm/weights.safetensors")
+    before = open_source(folder / "zoomldm", "zoomldm").tensors
     trained = load_weights(autoencoder / "weights.safetensors")
     changed = f"{PARTS['autoencoder']}{part}.conv_in.weight"
     save_weights(autoencoder / "weights.safetensors", trained | {changed: trained[changed] + 1})
     assert bundle_demo.bundle(autoencoder) == folder / "vq"
-    after = load_weights(folder / "zoomldm/weights.safetensors")
+    after = open_source(folder / "zoomldm", "zoomldm").tensors
     different = [key for key in before if not torch.equal(before[key], after[key])]
     assert different == ([changed] if part == "decoder" else [])
+    shared = not any(
+        key.startswith(PARTS["autoencoder"]) for key in load_weights(folder / "zoomldm/weights.safetensors")
+    )
+    assert shared == (part == "decoder")  # it is stored once
     assert [path.name for path in (tmp_path / "weights").iterdir()] == [name]
+
+
+def test_what_a_student_shares_with_its_teacher_is_stored_once_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundled_models, "WEIGHTS", tmp_path / "weights")
+    runs = [toy.run_folder(tmp_path / system, system) for system in ("vq", "zoomldm")]
+    student = tmp_path / "student"
+    shutil.copytree(runs[1], student)
+    tensors = load_weights(student / "weights.safetensors")
+    moved = {name: tensor + 1 for name, tensor in tensors.items() if name.startswith(PARTS["denoiser"])}
+    config = load_run_config(student)
+    config.model.evaluations = 3
+    save_config(student, config)
+    save_weights(student / "weights.safetensors", tensors | moved, {SETTINGS: model_settings(config)})
+    for run in (*runs, student):
+        folder = bundle_demo.bundle(run)
+    assert folder == tmp_path / "weights/demo/student"
+    assert load_weights(folder / "weights.safetensors").keys() == moved.keys()
+    found, own = (open_source(name, "zoomldm") for name in ("demo-fast", student))
+    assert found.name == "demo-fast"
+    assert all(torch.equal(found.tensors[name], tensor.half()) for name, tensor in own.tensors.items())
+    before = found.id
+    autoencoder = load_weights(runs[0] / "weights.safetensors")
+    decoder = f"{PARTS['autoencoder']}decoder.conv_in.weight"
+    save_weights(runs[0] / "weights.safetensors", autoencoder | {decoder: autoencoder[decoder] + 1})
+    bundle_demo.bundle(runs[0])
+    again = open_source("demo-fast", "zoomldm")
+    assert torch.equal(again.tensors[decoder], (autoencoder[decoder] + 1).half())
+    assert again.id != before
+    weights = tmp_path / "weights/demo/vq/weights.safetensors"
+    save_weights(weights, autoencoder)
+    with pytest.raises(UserError, match=r"its autoencoder is in .*vq.weights\.safetensors, which is missing or c"):
+        open_source("demo-fast", "zoomldm")
 
 
 def test_an_edited_config_of_bundled_weights_is_refused_whatever_its_checksum(

@@ -3,8 +3,8 @@
     python scripts/bundle_demo.py runs/VQ runs/ZOOMLDM runs/CDM runs/CONTROL
 
 The kind of a run's ladder decides which model it becomes a part of, demo or satellite, and its system which folder it
-replaces. An autoencoder with the same latents as the bundled ZoomLDM's also replaces the autoencoder there, so that a
-decoder can be trained further on its own.
+replaces; a student becomes demo-fast. An autoencoder with the same latents as the bundled ZoomLDM's also replaces the
+autoencoder there, so that a decoder can be trained further on its own.
 """
 
 import argparse

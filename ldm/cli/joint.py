@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="GEOJSON|RASTER",
         help="what is where: regions of QuPath, or a class raster",
     )
-    add("--palette", type=Path, help="what its classes look like (zoomldm palette); demo and satellite bring theirs")
+    add("--palette", type=Path, help="what its classes look like (zoomldm palette); bundled models bring theirs")
     add("--rest", metavar="CLASS", help="class of what no region covers; default: Background, if the palette has it")
     add("--mpp", type=real(1e-3, 1e3), help="um per pixel of the layout's coordinates; default: the image's")
     add(

@@ -27,7 +27,7 @@ def add_model(add: Add) -> None:
     add(
         "--model",
         default="demo",
-        help="demo (the default), satellite, a folder, a file, or a name on the hub: StonyBrook-CVLab/ZoomLDM/brca",
+        help="demo (the default), demo-fast, satellite, a folder, a file, or a hub name: StonyBrook-CVLab/ZoomLDM/brca",
     )
 
 
@@ -106,12 +106,12 @@ def add_model_out(add: Add, usual: str, meaning: str = "folder") -> None:
 
 def add_preview(add: Add) -> None:
     """--preview: the preview head of the model's autoencoder."""
-    add("--preview", help="the preview head of its autoencoder, named likewise; demo and satellite bring their own")
+    add("--preview", help="the preview head of its autoencoder, named likewise; bundled models bring their own")
 
 
 def add_cdm(add: Add) -> None:
     """--cdm: the conditioning diffusion model of the model."""
-    add("--cdm", help="the model's CDM, named likewise; demo and satellite bring their own")
+    add("--cdm", help="the model's CDM, named likewise; bundled models bring their own")
 
 
 def add_label(add: Add) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.checkpoint import PARTS, load_metadata, save_weights
+from ldm.checkpoint import PARTS, join, load_metadata, load_weights, save_weights, split
 from ldm.config.run_config import SETTINGS, model_settings, save_config
 from ldm.errors import UserError
-from ldm.hub import Source, open_source
-from ldm.support.bundled_models import BundledModel, model_of_kind
+from ldm.hub import WEIGHTS, Source, open_source
+from ldm.support import bundled_models
+from ldm.support.bundled_models import MODELS, SHARED, BundledModel, model_of_kind
+from ldm.support.files import sha256
 
 
 def bundle(run: Path) -> Path:
@@ -22,28 +24,54 @@ def bundle(run: Path) -> Path:
     refused, whatever its sha256.
     """
     source = open_source(run, "vq", "zoomldm", "cdm", "control", "preview")
-    system, bundled = source.config.system, model_of_kind(source.config.ladder.kind)
-    folder = bundled.folder / system
+    system = source.config.system
+    student = system == "zoomldm" and source.config.model.get("evaluations") is not None
+    bundled = model_of_kind(source.config.ladder.kind, student)
+    folder = bundled.weights(system).parent
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in source.tensors.items()}
     metadata = {**load_metadata(source.path), "system": system, SETTINGS: model_settings(source.config)}
     with control_kept(bundled):
-        save_weights(folder / "weights.safetensors", half, metadata)
+        users = [user for user in users_of(bundled) if system == "vq" and same_latents(user[1].tensors, half)]
+        save(folder, half, metadata, bundled if system == "zoomldm" else None)
         save_config(folder, source.config)
-        if system == "vq":
-            refresh_decoder(bundled, half)
+        for model, user in users:
+            save(user.path.parent, user.tensors | half, load_metadata(user.path), model)
     return folder
 
 
-def refresh_decoder(bundled: BundledModel, autoencoder: dict[str, Tensor]) -> None:
-    """Put `autoencoder` into the bundled ZoomLDM, if there is one, unless its latents or codes are others."""
-    if not bundled.weights("zoomldm").is_file():
-        return
-    model = open_source(bundled.folder / "zoomldm", "zoomldm")
+def save(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str], model: BundledModel | None) -> None:
+    """Write weights; those of a `model` without the parts that other bundled files hold, which are named instead.
+
+    The autoencoder is in `vq`, and a student has the Summarizer of its teacher.
+    """
+    metadata = {key: value for key, value in metadata.items() if not key.startswith(SHARED)}
+    holders = {"autoencoder": model.weights("vq")} if model else {}
+    if model and model.teacher:
+        holders["summarizer"] = MODELS[model.teacher].weights("zoomldm")
+    parts = split(tensors) if model else {}
+    for part, file in holders.items():
+        if file.is_file() and equal(split(load_weights(file)).get(part, {}), parts[part]):
+            del parts[part]
+            metadata[SHARED + part] = f"{file.relative_to(bundled_models.WEIGHTS).as_posix()} {sha256(file)}"
+    save_weights(folder / WEIGHTS, join(parts) if model else tensors, metadata)
+
+
+def equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    """Whether names and values are the same."""
+    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
+
+
+def users_of(bundled: BundledModel) -> list[tuple[BundledModel, Source]]:
+    """The bundled models in the folder of `bundled`, which have its autoencoder; a teacher before its student."""
+    models = (model for model in MODELS.values() if model.folder == bundled.folder)
+    return [(model, source) for model in models if (source := _part(model, "zoomldm"))]
+
+
+def same_latents(model: dict[str, Tensor], autoencoder: dict[str, Tensor]) -> bool:
+    """Whether an autoencoder differs from a model's at most in its decoder."""
     decoding = tuple(f"{PARTS['autoencoder']}{part}." for part in ("decoder", "post_quant_conv"))
     kept = [name for name in autoencoder if not name.startswith(decoding)]
-    if all(torch.equal(model.tensors[name], autoencoder[name]) for name in kept):
-        metadata = {**load_metadata(model.path), "system": "zoomldm", SETTINGS: model_settings(model.config)}
-        save_weights(model.path, model.tensors | autoencoder, metadata)
+    return all(torch.equal(model[name], autoencoder[name]) for name in kept)
 
 
 @contextmanager
@@ -67,7 +95,7 @@ def control_kept(bundled: BundledModel) -> Iterator[None]:
 def _part(bundled: BundledModel, system: str) -> Source | None:
     """What is bundled now, its id read before the file changes; None where nothing is, or nothing that loads."""
     try:
-        source = open_source(bundled.folder / system, system)
+        source = open_source(bundled.weights(system).parent, system)
     except UserError:
         return None
     _ = source.id

@@ -50,7 +50,7 @@ from ldm.support.processes import Processes, launch
 
 def extractors(args: argparse.Namespace, names: Sequence[str] | None, usual: str, device: str) -> list[Extractor]:
     """The extractors of `--space`; by default the model's own encoder for a bundled model, else `usual`."""
-    names = names or [args.model if args.model in BUNDLED else usual]
+    names = names or [BUNDLED[args.model].folder.name if args.model in BUNDLED else usual]
     return [space(name, named(args.weights, "--weights"), device) for name in names]
 
 

@@ -30,7 +30,7 @@ def model(source: str | Path) -> Iterator[Finding]:
     if bundled := BUNDLED.get(str(source)):
         for system in BUNDLE:
             if bundled.weights(system).is_file():
-                yield from run(bundled.folder / system)
+                yield from run(bundled.weights(system).parent)
         return
     path, _ = locate(source, "zoomldm")
     yield from run(path) if path.is_dir() else published(path)

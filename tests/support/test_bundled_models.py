@@ -14,7 +14,8 @@ from ldm.support import bundled_models
 from ldm.support.bundled_configs import bundled_file, config_file
 from ldm.support.bundled_models import MODELS, NEEDED, model_of_kind
 
-ALL = [pytest.param(model, id=name) for name, model in MODELS.items()]
+ALL = [pytest.param(model, id=name) for name, model in MODELS.items() if not model.teacher]
+"""models with configs and slides of their own"""
 
 
 def test_a_model_is_offered_once_every_part_of_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,8 +40,11 @@ def test_every_kind_of_ladder_that_is_bundled_has_one_model() -> None:
         "histology": "demo",
         "satellite": "satellite",
     }
+    assert model_of_kind("histology", student=True).name == "demo-fast"
     with pytest.raises(UserError, match=r"ladder\.kind: mri found"):
         model_of_kind("mri")
+    with pytest.raises(UserError, match=r"satellite found, but no bundled model is of it; expected histology"):
+        model_of_kind("satellite", student=True)
 
 
 @pytest.mark.parametrize("model", ALL)

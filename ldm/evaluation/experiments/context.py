@@ -33,7 +33,7 @@ class EvalContext:
     def model(self) -> ZoomLDM:
         """UserError when none was loaded."""
         if self.loaded is None:
-            raise UserError("--model: none, and something is to be sampled; give demo, satellite, a run or a file")
+            raise UserError("--model: none, and something is to be sampled; give a bundled one, a run or a file")
         return self.loaded
 
     @property
