@@ -22,12 +22,12 @@ from ldm.support.precision import add_precision
 Add = Callable[..., Any]
 
 
-def add_model(add: Add) -> None:
+def add_model(add: Add, default: str = "demo") -> None:
     """--model: which weights."""
     add(
         "--model",
-        default="demo",
-        help="demo (the default), demo-fast, satellite, a folder, a file, or a hub name: StonyBrook-CVLab/ZoomLDM/brca",
+        default=default,
+        help="demo, demo-fast, satellite, a folder, a file, or a hub name: StonyBrook-CVLab/ZoomLDM/brca (%(default)s)",
     )
 
 

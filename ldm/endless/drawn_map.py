@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ldm.data.tokens import TOKENS
+from ldm.data.tokens import TOKENS, normalize_tokens
 from ldm.diffusion.samplers import seeded_noise
 from ldm.endless.lattice import Area, key_of
 from ldm.endless.memo import Key, Memo
 from ldm.multiscale.inversion import FOR_GRID, SPREAD
-from ldm.multiscale.inversion_loss import ContextLoss, invert
+from ldm.multiscale.inversion_loss import ContextLoss, Loss
 from ldm.multiscale.model import MultiscaleModel
 from ldm.multiscale.token_windows import pool, unpool, window_embeddings
 
@@ -32,7 +32,13 @@ FOR_CELL, FOR_SHIFT = 8, 9
 """purposes of a cell's noise: the second key of its generator"""
 FARTHEST_SHIFT = 5 / 16
 """largest displacement of a token, in sides of a cell"""
-DRAW_STEPS, INVERT_STEPS = 25, 60
+DRAW_STEPS, INVERT_STEPS = 12, 20
+"""steps of the CDM, and of L-BFGS for the grid: 20 of these come nearer to a context than 60 of Adam, in 0.4 of the
+time"""
+
+
+LOSS_SCALE = 1000
+"""factor of the loss, which L-BFGS compares with absolute tolerances"""
 
 
 class DrawnMap:
@@ -105,8 +111,24 @@ class DrawnMap:
         start = SPREAD * self._noise((model.embedding_width, side, side), FOR_GRID, key.row, key.col)[None].to(
             model.device
         )
-        return invert(ContextLoss(lambda grids: model.context(grids, scale), context), start, INVERT_STEPS)[0]
+        return nearest_grid(ContextLoss(lambda grids: model.context(grids, scale), context), start, INVERT_STEPS)[0]
 
     def _noise(self, shape: Sequence[int], purpose: int, row: int, col: int) -> Tensor:
         """Standard normal noise of a cell."""
         return seeded_noise(shape, self.seed, purpose, self.cell.index, key_of(row), key_of(col))
+
+
+@torch.enable_grad()
+def nearest_grid(loss: Loss, start: Tensor, steps: int) -> Tensor:
+    """The grid (1, d, g, g), tokens normalised, after `steps` of L-BFGS from `start` (1, d, g, g). No weight gets a
+    gradient. More than one grid would share the length of a step."""
+    u = start.detach().clone().requires_grad_()
+    solver = torch.optim.LBFGS([u], max_iter=steps, max_eval=2 * steps, line_search_fn="strong_wolfe")
+
+    def evaluate() -> Tensor:
+        value = LOSS_SCALE * loss(u, 0).sum()
+        (u.grad,) = torch.autograd.grad(value, u)
+        return value
+
+    solver.step(evaluate)
+    return normalize_tokens(u.detach())

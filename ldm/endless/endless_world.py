@@ -16,7 +16,7 @@ Shapes: h, w pixels.
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm.endless import drawn_map
 from ldm.endless.decoded_areas import decoded
 from ldm.endless.drawn_map import DrawnMap
 from ldm.endless.folder_cache import FolderCache
@@ -52,16 +53,17 @@ class World:
         scales: Sequence[str] | None = None,
         *,
         seed: int = 0,
-        settings: Settings = PRESETS["default"],
+        settings: Settings | None = None,
         cache: Path | None = None,
         threads: int | None = None,
     ) -> None:
-        """`scales`: by default every second one from the finest on, and the coarsest. `cache`: a folder in which
-        results are kept. `threads`: chunks at a time on a processor, by default one per core.
+        """`scales`: by default every second one from the finest on, and the coarsest. `settings`: by default those of
+        `usual_settings`. `cache`: a folder in which results are kept. `threads`: chunks at a time on a processor, by
+        default one per core.
 
         UserError for scales that the model lacks, and without a CDM.
         """
-        self.model, self.seed, self.settings = model, seed, adapted(settings, model)
+        self.model, self.seed, self.settings = model, seed, adapted(settings or usual_settings(model), model)
         zooms = {model.ladder[name] for name in scales or usual_scales(model)}
         self.scales = [zoom.name for zoom in sorted(zooms, key=lambda zoom: zoom.index)]
         """finest first"""
@@ -85,6 +87,7 @@ class World:
             "processor": torch.backends.cpu.get_cpu_capability(),
             "sampling": asdict(self.settings),
             "groups": [FREE, HELD],
+            "cells": [drawn_map.DRAW_STEPS, drawn_map.INVERT_STEPS],
         }
         return Identity("world", {**self.model.weights, **self.model.cdm_weights}, settings=settings)
 
@@ -223,3 +226,13 @@ def usual_scales(model: MultiscaleModel) -> list[str]:
     """Every second scale of a model's ladder from the finest on, and the coarsest."""
     names = model.ladder.names
     return list(dict.fromkeys([*names[::2], names[-1]]))
+
+
+def usual_settings(model: MultiscaleModel) -> Settings:
+    """Those of joint sampling. A distilled model takes the steps that it was trained for, without guidance; the coarser
+    image constrains all but the last, which adds texture."""
+    settings, steps = adapted(PRESETS["default"], model), model.evaluations
+    if steps is None:
+        return settings
+    rule = replace(settings.rule, until=1 - 1 / steps if steps > 1 else 1.0)
+    return replace(settings, steps=steps, timesteps="log-SNR", guidance=1.0, fine_guidance=None, rule=rule)

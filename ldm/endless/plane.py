@@ -17,6 +17,7 @@ Shapes: n windows, s latents a side, h, w latents of an area.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil
 from typing import NamedTuple
 
@@ -67,14 +68,15 @@ class Group(NamedTuple):
 
 def groups_of(parts: Sequence[Part], steps: int, side: int, grain: int, on_card: bool = False) -> list[Group]:
     """The groups of `steps` on windows of `side` latents, which begin at multiples of `grain` latents; those without a
-    step are left out."""
-    groups, done = [], 0.0
-    for part in parts:
-        first, done = round(done * steps), done + part.share
+    step are left out. Halves of a step are rounded down, so that of three steps each has a lattice of its own."""
+    groups, first = [], 0
+    for part, share in zip(parts, accumulate(part.share for part in parts), strict=True):
+        last = ceil(round(share * steps, 6) - 1 / 2)
         offset, stride = (round(share * side / grain) * grain for share in (part.offset, part.stride))
-        if round(done * steps) > first:
+        if last > first:
             lattice = WindowLattice(side, max(grain, stride), offset)
-            groups.append(Group(range(first, round(done * steps)), lattice, ON_CARD if on_card else part.cluster))
+            groups.append(Group(range(first, last), lattice, ON_CARD if on_card else part.cluster))
+        first = last
     return groups
 
 

@@ -47,6 +47,10 @@ class MultiscaleModel(Protocol):
     precision: str
 
     @property
+    def evaluations(self) -> int | None:
+        """Steps of DDIM that a distilled model was trained for, its guidance within; None: it is not distilled."""
+
+    @property
     def arithmetic(self) -> dict[str, str | bool]:
         """How samples are computed, which moves their last digits: precision, kind of device, compiled or not."""
 

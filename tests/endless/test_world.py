@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.fixtures.plain_model import PlainModel
-from ldm.endless.endless_world import World
+from ldm.data.tokens import normalize_tokens
+from ldm.diffusion.samplers import log_snr_timesteps, seeded_noise
+from ldm.endless.drawn_map import nearest_grid
+from ldm.endless.endless_world import World, usual_settings
 from ldm.endless.lattice import Area
-from ldm.endless.plane import ScalePlane
+from ldm.endless.plane import FREE, HELD, ScalePlane, groups_of
 from ldm.errors import UserError
 from ldm.images.tensors import from_uint8
 from ldm.multiscale.conditions import Unconditional
+from ldm.multiscale.inversion_loss import ContextLoss
 from ldm.multiscale.joint import FOR_START, Joint
 from ldm.multiscale.presets import PRESETS
 
@@ -189,3 +193,34 @@ def test_drafts_are_images_of_the_coarsest_scale_and_cost_less() -> None:
     alike, unlike = (np.corrcoef(each.ravel(), image.ravel())[0, 1] for each in (draft, other))
     assert alike > 0.4
     assert alike > 2 * abs(unlike)
+
+
+def test_a_distilled_model_takes_its_own_steps_without_guidance_and_the_last_one_is_free() -> None:
+    world = worlds(PlainModel(evaluations=3), settings=None)
+    plane = world.planes["20x"]
+    assert [group.steps for group in plane.groups] == [range(1), range(1, 2), range(2, 3)]
+    assert [step.t for step in plane.walk] == log_snr_timesteps(3, world.model.alpha_bar)
+    assert {plane.guidance for plane in world.planes.values()} == {1.0}
+    assert [plane._constrained(number) for number in range(3)] == [True, True, False]
+    assert worlds(PlainModel(), settings=None).settings == PRESETS["default"]
+
+
+@pytest.mark.parametrize("steps", range(1, 17))
+def test_any_number_of_steps_is_divided_among_the_groups(steps: int) -> None:
+    settings = usual_settings(PlainModel(evaluations=steps))
+    for parts in (FREE, HELD):
+        groups = groups_of(parts, steps, 32, 1)
+        assert [number for group in groups for number in group.steps] == list(range(steps))
+        assert len(groups) == min(steps, 3)
+    plane = worlds(PlainModel(), settings=settings).planes["20x"]
+    assert sum(map(plane._constrained, range(steps))) == max(1, steps - 1)
+
+
+def test_a_grid_is_found_whose_summary_is_near_the_context() -> None:
+    model = PlainModel()
+    there = normalize_tokens(seeded_noise((1, model.embedding_width, 4, 4), 1))
+    loss = ContextLoss(lambda grids: model.context(grids, "5x"), model.context(there, "5x"))
+    start = 0.1 * seeded_noise(there.shape, 2)
+    found = nearest_grid(loss, start, 20)
+    torch.testing.assert_close(found, normalize_tokens(found))
+    assert loss(found, 0) < 0.1 * loss(normalize_tokens(start), 0)
