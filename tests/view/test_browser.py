@@ -3,7 +3,7 @@
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,13 @@ from ldm.view import openseadragon
 from ldm.view.catalogue import catalogue
 from ldm.view.export import export
 from ldm.view.site import Site
+from tests.browser import WIDTH, Open, browser, new_page, until
 from tests.view.conftest import HOSTILE, Served, serving
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WIDTH, HEIGHT = 1000, 700
+__all__ = ["browser", "new_page"]
 READY = "ZoomLDM.group?.panels.every(({viewer}) => viewer.world.getItemAt(0)?.getFullyLoaded())"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)}")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,39 +53,16 @@ def results(tmp_path: Path) -> Path:
     return folder
 
 
-Open = Callable[[str], Any]
-
-
-def until(page: Any, condition: str) -> None:
-    """Wait for `condition`, an expression; Playwright's own way is what the page's Content-Security-Policy forbids."""
-    for _ in range(600):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(200)
-    raise AssertionError(f"never {condition}")
-
-
 @pytest.fixture
-def opened(browser: Any) -> Iterator[Open]:
-    """Opens an address in a new page; afterwards nothing was wrong on it, and nothing was asked from elsewhere."""
-    wrong: list[str] = []
-    asked: list[str] = []
-    context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
+def opened(new_page: Open) -> Open:
+    """Opens an address, and waits until its images are there."""
 
     def go(address: str) -> Any:
-        page = context.new_page()
-        page.on("console", lambda told: wrong.append(told.text) if told.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(f"dialog {dialog.message}"))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(address, timeout=120_000)
+        page = new_page(address)
         until(page, READY)
         return page
 
-    yield go
-    assert wrong == []
-    assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "file:///", "data:"))] == []
-    context.close()
+    return go
 
 
 @pytest.fixture

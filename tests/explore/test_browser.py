@@ -1,0 +1,49 @@
+"""The page in Chromium: it shows the world's pixels, moves and zooms, and asks nobody but its own server."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.browser import Open, browser, new_page, until
+from tests.endless.test_world import quick
+from tests.explore.test_server import Served, served
+
+__all__ = ["browser", "new_page", "quick", "served"]
+
+pytestmark = pytest.mark.slow
+DONE = "document.getElementById('work').textContent === '' && document.getElementById('place').textContent !== ''"
+
+
+def settled(page: Any) -> np.ndarray:
+    """(h, w, 3) what the plane shows once all its tiles are there and have faded in."""
+    until(page, DONE)
+    page.wait_for_timeout(800)
+    page.add_style_tag(content=".scale-bar, #message { visibility: hidden }")
+    return np.asarray(Image.open(io.BytesIO(page.locator("#plane").screenshot())).convert("RGB"))
+
+
+def shows(seen: np.ndarray, image: np.ndarray, zoom: int) -> bool:
+    """Whether the middle of the screen is the middle of `image`, each pixel enlarged `zoom` times."""
+    truth = image.repeat(zoom, 0).repeat(zoom, 1)
+    top, left = ((seen.shape[axis] - truth.shape[axis]) // 2 for axis in (0, 1))
+    return np.array_equal(seen[top:, left:][: len(truth), : truth.shape[1]], truth)
+
+
+def test_the_page_shows_the_world_moves_and_zooms(served: Served, new_page: Open) -> None:
+    there = f"http://127.0.0.1:{served.port}/#x=-32&y=-32&zoom=8"  # the closest that it goes
+    page = new_page(there, width=420, height=330)
+    assert shows(settled(page), served.world["20x", -40:-24, -40:-24], 8)
+    assert page.title() == "plain <model>"
+    assert page.locator("#magnification").inner_text() == "800 % of 20x"
+    page.keyboard.press("ArrowRight")
+    until(page, "location.hash !== '' && !location.hash.includes('x=-32&')")
+    assert not shows(settled(page), served.world["20x", -40:-24, -40:-24], 8)
+    page.evaluate("location.hash = 'x=-32&y=-32&zoom=8'")
+    assert shows(settled(page), served.world["20x", -40:-24, -40:-24], 8)
+    page.mouse.move(210, 200)
+    page.mouse.wheel(0, 60)
+    until(page, "!document.getElementById('magnification').textContent.includes('800 %')")
+    settled(page)
