@@ -16,7 +16,7 @@ from ldm.checkpoint import load_strict, load_weights
 from ldm.support.bundled_models import MODELS
 from ldm.support.files import sha256
 
-FITTED = {name: model.encoder for name, model in MODELS.items()}
+FITTED = {name: model.encoder for name, model in MODELS.items() if not model.teacher}
 """weights files by the encoder's name"""
 DEMO_WEIGHTS = FITTED["demo"]
 DEMO_CHANNELS = 128
