@@ -15,7 +15,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="example: zoomldm explore --seed 7",
     )
     add = parser.add_argument
-    add_model(add, "demo-fast")
+    add_model(add)
     add_cdm(add)
     add_preview(add)
     add_device(add)

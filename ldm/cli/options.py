@@ -22,11 +22,11 @@ from ldm.support.precision import add_precision
 Add = Callable[..., Any]
 
 
-def add_model(add: Add, default: str = "demo") -> None:
+def add_model(add: Add) -> None:
     """--model: which weights."""
     add(
         "--model",
-        default=default,
+        default="demo",
         help="demo, demo-fast, satellite, a folder, a file, or a hub name: StonyBrook-CVLab/ZoomLDM/brca (%(default)s)",
     )
 

@@ -16,7 +16,7 @@ from benchmarks.fixtures.plain_model import PlainModel
 from ldm.data.tokens import normalize_tokens
 from ldm.diffusion.samplers import log_snr_timesteps, seeded_noise
 from ldm.endless.drawn_map import nearest_grid
-from ldm.endless.endless_world import World, usual_settings
+from ldm.endless.endless_world import STEPS, World, usual_settings
 from ldm.endless.lattice import Area
 from ldm.endless.plane import FREE, HELD, ScalePlane, groups_of
 from ldm.errors import UserError
@@ -202,7 +202,7 @@ def test_a_distilled_model_takes_its_own_steps_without_guidance_and_the_last_one
     assert [step.t for step in plane.walk] == log_snr_timesteps(3, world.model.alpha_bar)
     assert {plane.guidance for plane in world.planes.values()} == {1.0}
     assert [plane._constrained(number) for number in range(3)] == [True, True, False]
-    assert worlds(PlainModel(), settings=None).settings == PRESETS["default"]
+    assert worlds(PlainModel(), settings=None).settings == replace(PRESETS["default"], steps=STEPS)
 
 
 @pytest.mark.parametrize("steps", range(1, 17))
