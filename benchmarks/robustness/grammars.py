@@ -261,7 +261,7 @@ def commands() -> dict[str, Grammar]:
         )
     found["evaluate passport"] = _command(
         evaluate.main, ("passport", "--real", "real_images", "--generated", "made_images"), out=OUT, seed=SEED,
-        batch_size=COUNT, device=DEVICE, count=Values(("2", "8"), ("1", *COUNT.bad)),
+        batch_size=COUNT, device=DEVICE, count=Values(("4", "8"), ("1", *COUNT.bad)),
         space=Values(("demo", "colours"), ("/", "nothing-at-all")),
         train=Values((), ("nowhere", "folder", "made_images")),
     )  # fmt: skip
