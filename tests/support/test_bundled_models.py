@@ -76,3 +76,10 @@ def test_slides_to_measure_on_are_trained_on_or_not_as_they_say(model: bundled_m
     assert lines[f"{model.kind}_{model.seed}"].part == "validation"
     assert {lines[f"{model.kind}_{seed}"].part for seed in range(TRAINED, TRAINED + TRAINED_COUNT)} == {"train"}
     assert not lines.keys() & {f"{model.kind}_{seed}" for seed in range(SEED, SEED + COUNT)}
+
+
+@pytest.mark.parametrize("path", sorted(bundled_models.WEIGHTS.rglob("config.yaml")), ids=lambda path: path.parent.name)
+def test_no_bundled_config_names_a_folder_of_one_machine(path: Path) -> None:
+    values = load_config([path]).items()
+    given = [str(value) for key, value in values if key != "data"] + [str(v) for v in load_config([path]).data.values()]
+    assert not [value for value in given if value.startswith(("/", "~"))]
