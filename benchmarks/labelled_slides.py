@@ -27,24 +27,22 @@ Shapes: n tiles, d channels of an embedding, w channels of a context, b contexts
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange, reduce
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.hardware import device_name
+from benchmarks.labelled_cdm import train_further, with_labels
 from ldm.conditioning_model import ConditioningModel
-from ldm.config.objects import build
-from ldm.config.training_config import put
 from ldm.demo.histology import histology_slide
 from ldm.demo.true_map import CLASSES, true_map
-from ldm.diffusion.schedule import add_noise, at
 from ldm.encoders.demo_encoder import DEMO_WEIGHTS, DemoEncoder
 from ldm.errors import UserError, cli
 from ldm.evaluation.experiments.image_sets import SampleCache
@@ -53,15 +51,13 @@ from ldm.evaluation.tables import markdown
 from ldm.images.contact_sheet import Pixels, contact_sheet, fitted
 from ldm.images.tensors import to_uint8
 from ldm.multiscale.conditions import TokenMap, drawn_tokens, image_tokens
-from ldm.multiscale.joint import Joint
-from ldm.networks.dit import DiT
-from ldm.networks.weights_id import weights_id
+from ldm.multiscale.joint import Joint, adapted
+from ldm.multiscale.presets import PRESETS
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import Parser, integer, output_file, output_folder, positive_int
 from ldm.support.cache import Identity
 from ldm.support.files import write_text
 from ldm.support.precision import add_precision
-from ldm.training.cdm import DROPPED
 
 SLIDE_PX, TRAIN_SEED, TEST_SEED = 2048, 5000, 6000
 """a slide is one region of 1.25x; the bundled models were trained on slides of other seeds"""
@@ -70,8 +66,6 @@ SHRINK, SIZE = 4, SLIDE_PX // 4
 NAMES = ("lean", "fatty")
 MEDIAN_FAT = 0.08
 """share of fat of the median slide, over 200"""
-LR, LABEL_LR, BATCH = 5e-4, 1e-2, 16
-"""of training the CDM further; the embeddings of labels are new"""
 VALIDATION = 4
 """a classifier is validated by every fourth slide of a label"""
 SHOWN, SHOWN_PX = 6, 192
@@ -114,45 +108,6 @@ def contexts(model: ZoomLDM, slide: Pixels, encoder: DemoEncoder) -> Tensor:
     return torch.cat([TokenMap(model, view).context(COARSE, first) for view in views]).float()
 
 
-def with_labels(cdm: ConditioningModel, names: Sequence[str]) -> ConditioningModel:
-    """A copy of a CDM that is conditioned on labels too, which it does not know yet."""
-    if cdm.config is None:
-        raise UserError("cdm: was not loaded, so there is no config to build it from; use ConditioningModel.load")
-    config = cdm.config.copy()
-    config.model.cdm.labels = len(names)
-    put(config, label_names=list(names))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = build(config.model.cdm, "model.cdm", kind=DiT)
-    network.load_state_dict(network.state_dict() | cdm.network.state_dict())
-    return ConditioningModel(network, cdm.alpha_bar, "", cdm.config_id, cdm.contexts_id, config, tuple(names))
-
-
-def train_further(cdm: ConditioningModel, x_0: Tensor, labels: Tensor, scale: int, steps: int) -> None:
-    """Train a labelled CDM on contexts x_0 (m, 65, w) of one scale with labels (m,), as `system: cdm` does."""
-    generator = torch.Generator().manual_seed(0)
-    network, none = cdm.network.train(), len(cdm.labels)
-    new = [weight for name, weight in network.named_parameters() if name.startswith("label_embedder")]
-    old = [weight for name, weight in network.named_parameters() if not name.startswith("label_embedder")]
-    optimizer = torch.optim.AdamW([{"params": new}, {"params": old}], LR, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [LABEL_LR, LR], total_steps=max(2, steps))
-    for _ in tqdm(range(steps), desc="CDM", unit="step"):
-        rows = torch.randint(len(x_0), (BATCH,), generator=generator)
-        t = torch.randint(len(cdm.alpha_bar), (BATCH,), generator=generator)
-        dropped = torch.rand(BATCH, generator=generator) < DROPPED
-        eps = torch.randn(BATCH, *x_0.shape[1:], generator=generator)
-        x_t = add_noise(x_0[rows], eps, at(cdm.alpha_bar, t, eps))
-        label = labels[rows].masked_fill(dropped, none)
-        loss = F.mse_loss(network(x_t, t, torch.full_like(t, scale), label)[0], x_0[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    network.eval()
-    cdm.id = weights_id(network)
-
-
 def generated_slide(model: ZoomLDM, number: int) -> Pixels:
     """Generated slide (SIZE, SIZE, 3) at 5x; labels alternate."""
     side = SLIDE_PX // model.tile_px
@@ -166,7 +121,8 @@ def generated_slide(model: ZoomLDM, number: int) -> Pixels:
 
 def generated_slides(model: ZoomLDM, count: int, folder: Path) -> list[Pixels]:
     """The first `count`; those that the same networks made before are read again."""
-    settings = {"precision": model.precision, "scales": [FINE, COARSE], "size": SIZE, "labels": list(NAMES)}
+    sampling = asdict(adapted(PRESETS["default"], model))
+    settings = {**model.arithmetic, "sampling": sampling, "scales": [FINE, COARSE], "size": SIZE, "labels": list(NAMES)}
     identity = Identity("labelled slides", {**model.weights, **model.cdm_weights}, settings=settings)
     cache = SampleCache(folder, "generated slides", identity)
     cache.fill(count, lambda numbers: [generated_slide(model, number) for number in numbers])

@@ -18,6 +18,7 @@ Means and standard deviations over the segmenters' seeds. Tables go to --out, pi
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,9 +43,10 @@ from ldm.images.geojson import ClassRegion, ClassRegions
 from ldm.images.pictures import read_picture
 from ldm.images.tensors import to_uint8
 from ldm.multiscale.conditions import TokenMap
-from ldm.multiscale.joint import Joint
+from ldm.multiscale.joint import Joint, adapted
 from ldm.multiscale.layout import fitted as fitted_layout
 from ldm.multiscale.palette import Palette, load_palette
+from ldm.multiscale.presets import PRESETS
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import Parser, integer, output_file, output_folder, positive_int
 from ldm.support.bundled_models import BUNDLED
@@ -218,7 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     model, palette = ZoomLDM.load("demo", precision=args.precision), load_palette(BUNDLED["demo"].palette)
     inputs = {"palette": content(BUNDLED["demo"].palette)}
-    made_by = Identity("painted layouts", model.weights, inputs, {"precision": model.precision})
+    settings = {**model.arithmetic, "sampling": asdict(adapted(PRESETS["default"], model))}
+    made_by = Identity("painted layouts", model.weights, inputs, settings)
     kept, tile_px = args.data / made_by.digest, model.tile_px
     drawn = [drawn_example(TRAIN_SEED + i) for i in tqdm(range(args.layouts), desc="drawn")]
     tests = [drawn_example(TEST_SEED + i) for i in tqdm(range(args.tests), desc="tests")]

@@ -8,7 +8,8 @@ import torch
 
 from benchmarks import labelled_slides
 from benchmarks.fixtures import toy
-from benchmarks.labelled_slides import NAMES, LabelledBags, label_of, meaning, scores, some, train_further, with_labels
+from benchmarks.labelled_cdm import train_further, with_labels
+from benchmarks.labelled_slides import NAMES, LabelledBags, label_of, meaning, scores, some
 from ldm.conditioning_model import ConditioningModel
 from ldm.evaluation.mil import classifier
 

@@ -110,7 +110,7 @@ def test_an_image_of_a_georeferenced_slide_or_scene_lies_where_its_tiles_do(
     ) as file:
         file.write(np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8))
 
-    monkeypatch.setattr("ldm.commands.joint.load_encoder", lambda name: ToyEncoder())
+    monkeypatch.setattr("ldm.commands.joint_origin.load_encoder", lambda name: ToyEncoder())
     cases = {
         "slide": ("20x,5x", ["--place", "2,1"], str(slide), Affine(0.5, 0, 1016, 0, -0.5, 8968)),
         "coarse": ("10x,5x", ["--place", "2,1"], str(slide), Affine(1, 0, 1016, 0, -1, 8968)),

@@ -60,8 +60,8 @@ def repaint(picture: Path) -> None:
 @pytest.fixture
 def start(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Begin to sample, stop: the first command after two steps, later ones at once; gives the steps they found done."""
-    monkeypatch.setattr("ldm.commands.joint.load_encoder", lambda name: ToyEncoder())
-    monkeypatch.setattr("ldm.commands.joint.drawn_tokens", partial(drawn_tokens, steps=2))
+    monkeypatch.setattr("ldm.commands.joint_origin.load_encoder", lambda name: ToyEncoder())
+    monkeypatch.setattr("ldm.commands.joint_origin.drawn_tokens", partial(drawn_tokens, steps=2))
     done: list[int] = []
 
     def begin(*options: str) -> int:
