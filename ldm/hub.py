@@ -282,7 +282,8 @@ def load_network(source: Source, part: str, parts: Mapping[str, Mapping[str, Ten
     what = f"{part} of {source.path}"
     with torch.device("meta"):  # on the meta device, so that a huge config takes no memory before it matches the file
         check_strict(build_part(source, part), parts[part], what)
-    network = build_part(source, part)
+    with torch.device("cpu"):  # not on the meta device of a dry run, where no value can be judged
+        network = build_part(source, part)
     load_strict(network, parts[part], what)
     check_trained(network, what)
     return fast_form(network.eval().requires_grad_(False))

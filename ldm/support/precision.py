@@ -74,7 +74,7 @@ def _seconds(precision: str) -> float:
     """CPU seconds of one pass through both layers, the shortest of REPEATS; about 5 ms each."""
     import torch
 
-    image, rows = torch.ones(4, 64, 32, 32), torch.ones(1024, 256)
+    image, rows = (torch.ones(*shape, device="cpu") for shape in ((4, 64, 32, 32), (1024, 256)))
     convolution, linear = torch.nn.Conv2d(64, 64, 3, padding=1, device="meta"), torch.nn.Linear(256, 256, device="meta")
     for layer in (convolution, linear):  # random weights would move the global generator
         layer.to_empty(device="cpu")

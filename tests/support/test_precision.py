@@ -151,6 +151,12 @@ def test_a_native_type_that_is_slower_all_the_same_is_said(
     precision.slowdown.cache_clear()
 
 
+@pytest.mark.parametrize("asked", ["fp32", "bf16"])
+def test_the_measurement_is_of_the_cpu_where_a_dry_run_makes_tensors_without_memory(asked: str) -> None:
+    with torch.device("meta"):
+        assert precision._seconds(asked) > 0
+
+
 def test_the_measurement_leaves_random_numbers_as_they_were() -> None:
     before = torch.get_rng_state()
     assert precision._seconds("fp32") > 0

@@ -12,6 +12,7 @@ import main
 from benchmarks.fixtures import toy, training_cohort
 from ldm.data.split_file import NAME
 from ldm.errors import UserError
+from ldm.support.bundled_models import WEIGHTS
 from tests.test_doctor_slides import pictures
 
 ROOT = Path(__file__).parents[2]
@@ -158,3 +159,14 @@ def test_checkpointing_shrinks_the_activations_that_are_told(
         line = next(line for line in capsys.readouterr().out.splitlines() if "of activations" in line)
         told.append(float(line.split()[1]))
     assert told[1] < 0.5 * told[0]
+
+
+@pytest.mark.parametrize("config", sorted(WEIGHTS.rglob("config.yaml")), ids=lambda path: "-".join(path.parts[-3:-1]))
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_configs_of_the_bundled_models_train_again(
+    config: Path, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changed = ["training.accelerator=cpu", f"training.precision={precision}", "run=run"]
+    assert main.main(["--base", str(config), *changed, "--dry-run"]) == 0
+    assert "parameters" in capsys.readouterr().out
