@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ldm.config.schema import Count, Natural, NonNegative
 from ldm.training.discriminator import DetailDiscriminator
-from ldm.training.texture import band_energy_difference, stripes
+from ldm.training.texture import band_energy_difference, lattice, stripes
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 
@@ -66,7 +66,8 @@ class TextureLoss(nn.Module):
 
     L1 and L2 of the pixels determine what can be reproduced. `band_energy_difference` determines how much of the
     remaining texture is generated, and a discriminator its appearance: at every place it predicts which of two images
-    is the original (relativistic pairs: Jolicoeur-Martineau 2018). `stripes` penalises a pattern of the decoder's own.
+    is the original (relativistic pairs: Jolicoeur-Martineau 2018). `stripes` and `lattice` penalise patterns of the
+    decoder's own.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class TextureLoss(nn.Module):
         square_weight: NonNegative = 2.0,
         band_weight: NonNegative = 0.4,
         stripe_weight: NonNegative = 5.0,
+        lattice_weight: NonNegative = 5.0,
         adversary_weight: NonNegative = 0.0,
         adversary_start: Natural = 0,
         width: Count = 32,
@@ -87,7 +89,7 @@ class TextureLoss(nn.Module):
         """
         super().__init__()
         self.codebook_weight, self.square_weight = codebook_weight, square_weight
-        self.band_weight, self.stripe_weight = band_weight, stripe_weight
+        self.band_weight, self.stripe_weight, self.lattice_weight = band_weight, stripe_weight, lattice_weight
         self.adversary_weight, self.adversary_start = adversary_weight, adversary_start
         self.discriminator = DetailDiscriminator(width) if adversary_weight else None
 
@@ -99,6 +101,7 @@ class TextureLoss(nn.Module):
             "codebook": self.codebook_weight * made.codebook_loss.mean(),
             "bands": self.band_weight * band_energy_difference(x, x_hat),
             "stripes": self.stripe_weight * stripes(error),
+            "lattice": self.lattice_weight * lattice(error),
         }
         if self.discriminator is not None and made.step >= self.adversary_start and x_hat.requires_grad:
             parts["adversary"] = self._adversary(self.discriminator, x, x_hat, parts["pixels"])

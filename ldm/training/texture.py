@@ -21,7 +21,9 @@ LEVELS = 2
 STEP = 1 / 127.5
 """step of 8-bit pixels in [-1, 1]: fainter texture is ignored"""
 LINES = (16, 64)
-"""side in pixels of the windows in which stripes are measured"""
+"""side in pixels of the windows in which stripes are measured; the lattice in the last"""
+CELL = 4
+"""side of a latent cell in pixels"""
 
 
 @lru_cache
@@ -88,3 +90,15 @@ def stripes(error: Tensor) -> Tensor:
     patterns = torch.cat([error * across, error * down[:, None], error * across * down[:, None]], dim=1)
     sides = [min(side, h, w) for side in LINES]
     return torch.stack([F.avg_pool2d(patterns, side).abs().mean() for side in sides]).mean()
+
+
+def lattice(error: Tensor) -> Tensor:
+    """Mean amplitude of the pattern of `error` that repeats with every latent cell of CELL pixels.
+
+    A decoder leaves one where it draws the pixels of a cell unlike each other whatever the latent. The error is
+    averaged over windows for each of a cell's pixels; the windows' means, which are no pattern, are left out.
+    """
+    side = min(LINES[-1], *error.shape[-2:]) // CELL
+    cells = rearrange(error, "b c (h y) (w x) -> b (c y x) h w", y=CELL, x=CELL)
+    pixels = rearrange(F.avg_pool2d(cells, side), "b (c p) h w -> b c p h w", p=CELL**2)
+    return (pixels - pixels.mean(dim=2, keepdim=True)).abs().mean()

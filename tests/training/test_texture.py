@@ -9,7 +9,7 @@ from torch import Tensor
 from ldm.networks.autoencoder import Autoencoder
 from ldm.training.discriminator import DetailDiscriminator, Halve
 from ldm.training.losses import Reconstruction, TextureLoss
-from ldm.training.texture import band_energy_difference, stripes
+from ldm.training.texture import band_energy_difference, lattice, stripes
 from tests.golden.parity import noise
 from tests.networks.gradients import without_gradient
 
@@ -57,6 +57,15 @@ def test_stripes_of_two_pixels_count_and_texture_as_strong_hardly_does() -> None
     assert stripes(slow).item() < 1e-8
 
 
+def test_a_pattern_of_the_latent_cells_counts_and_texture_as_strong_hardly_does() -> None:
+    pattern = noise(3, 1, 3, 4, 4)
+    pattern = 0.01 * (pattern - pattern.mean(dim=(2, 3), keepdim=True))
+    assert torch.allclose(lattice(pattern.repeat(2, 1, 16, 16)), pattern.abs().mean(), rtol=1e-4)
+    assert lattice(0.01 * noise(1, 1, 3, 64, 64)) < 0.1 * lattice(pattern.repeat(1, 1, 16, 16))
+    assert lattice(torch.full((1, 3, 64, 64), 0.01)).item() < 1e-8
+    assert lattice(pattern.repeat_interleave(4, -1).repeat_interleave(4, -2)).item() < 1e-8  # cells unlike each other
+
+
 def test_the_discriminator_halves_without_aliasing() -> None:
     halved = Halve()(striped(32, amplitude=1.0))
     assert halved[..., 1:-1, 1:-1].abs().max() < 1e-6
@@ -83,7 +92,7 @@ def test_the_loss_reaches_every_parameter_of_autoencoder_and_discriminator() -> 
     last_layer = network.decoder.last_layer.weight
     made = Reconstruction(x=x, x_hat=x_hat, codebook_loss=codebook_loss, last_layer=last_layer, step=0)
     total, values = loss(made)
-    assert {"pixels", "bands", "stripes", "adversary"} < set(values)
+    assert {"pixels", "bands", "stripes", "lattice", "adversary"} < set(values)
     assert without_gradient(network, total) == []
     assert all(parameter.grad is None for parameter in loss.parameters()), "no gradient for the discriminator"
     judged, _ = loss.judge(made)
