@@ -56,6 +56,8 @@ class DecodedFigures(NamedTuple):
     """mean |log| of the ratio of radial power spectra"""
     stripes: float
     """power at a period of 2 px over its neighbours', over the originals' ratio"""
+    lattice: float
+    """grey levels: root mean square over images of the error's pattern that repeats with every latent cell"""
     frechet: float
 
     def cells(self) -> list[str]:
@@ -65,11 +67,12 @@ class DecodedFigures(NamedTuple):
             f"{self.energy:.2f}",
             f"{self.spectra:.2f}",
             f"{self.stripes:.1f}",
+            f"{self.lattice:.2f}",
             f"{self.frechet:.1f}",
         ]
 
 
-COLUMNS = ("PSNR, mean (median)", "gradient energy", "spectra", "stripes", "Frechet distance")
+COLUMNS = ("PSNR, mean (median)", "gradient energy", "spectra", "stripes", "lattice", "Frechet distance")
 
 
 def held_out(folder: Path) -> Cohort:
@@ -96,6 +99,13 @@ def line_ratio(images: Pixels) -> float:
     return float(finest / sum(lines[[middle - n for n in NEIGHBOURS]].mean() for lines, middle in both))
 
 
+def lattice(error: np.ndarray, cell: int = 4) -> float:
+    """Grey levels of the pattern of `error` (n, H, W, 3) that repeats with every cell, without its mean."""
+    n, height, width, _ = error.shape
+    cells = error.mean(-1).reshape(n, height // cell, cell, width // cell, cell).mean((1, 3))  # (n, cell, cell)
+    return float(np.sqrt(cells.var((1, 2)).mean()))
+
+
 def spectrum(images: Pixels) -> np.ndarray:
     """(rings,) mean radial power, without the ring of the mean."""
     return np.mean([radial_power_spectrum(image, RINGS) for image in images], axis=0)[1:]
@@ -112,6 +122,7 @@ def measure(images: Pixels, decoded: Pixels, encoder: TileEncoder) -> DecodedFig
         energy=_energy(decoded) / _energy(images),
         spectra=spectral_distance(spectrum(decoded), spectrum(images)),
         stripes=line_ratio(decoded) / line_ratio(images),
+        lattice=lattice(decoded.astype(np.float64) - images),
         frechet=frechet_distance(*features),
     )
 

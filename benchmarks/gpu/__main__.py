@@ -28,6 +28,7 @@ import torch
 from benchmarks.gpu.against_cpu import against_cpu
 from benchmarks.gpu.meter import HEAD, GpuRow, Peaks, missing, peak, stated_peak
 from benchmarks.gpu.networks_of_size import SIZES, Size, random_model
+from benchmarks.gpu.preparation_rows import embedding
 from benchmarks.gpu.profile import failure, write_profile
 from benchmarks.gpu.sampling_rows import Bench, decoding, encoding, joint, patches, sampled, superres, unet
 from benchmarks.gpu.training_rows import toy_training, training
@@ -85,6 +86,8 @@ def _rows() -> dict[str, Row]:
         "training-32": lambda b: training(b, b.size.train_batch),
         "training-64": lambda b: training(b, 2 * b.size.train_batch),
         "toy-training": toy_training,
+        "embedding-fp32": lambda b: embedding(b, "fp32"),
+        "embedding": lambda b: embedding(b, b.model.precision),
         "joint-4096-exact": lambda b: sampled(
             "joint sampling, preset exact", partial(joint, preset="exact"), b.model, _large(b.size), b.costs
         ),

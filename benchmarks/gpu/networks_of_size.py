@@ -27,6 +27,10 @@ class Size:
     unet: dict[str, Any] = field(default_factory=dict)
     summarizer: dict[str, Any] = field(default_factory=dict)
     autoencoder: dict[str, Any] = field(default_factory=dict)
+    encoder: str = "uni"
+    """a published tile encoder"""
+    tiles: int = 512
+    """that it embeds"""
     context_dim: int = 512
     embedding_dim: int = 1024
     tile_px: int = 256
@@ -38,6 +42,8 @@ class Size:
     patches: int = 64
     toy_batch: int = 64
     large_px: int = 1024
+    windows: int = 64
+    """of a large image, at a time"""
     steps: int | None = None
     """steps of sampling; None: the defaults"""
     product: int = 8192
@@ -78,6 +84,8 @@ SIZES = {
         unet={"width": 32, "multipliers": (1, 1), "blocks": 1, "attention": (2,), "context_dim": 32},
         summarizer={"embedding_dim": 8, "width": 32, "layers": 1, "heads": 2, "mlp": 32},
         autoencoder={"width": 16, "multipliers": (1, 1, 1), "blocks": 1, "codes": 64, "attention": False},
+        encoder="hipt",
+        tiles=2,
         context_dim=32,
         embedding_dim=8,
         tile_px=32,
@@ -88,6 +96,7 @@ SIZES = {
         toy_batch=2,
         patches=2,
         large_px=64,
+        windows=2,
         steps=2,
         product=256,
         check_px=128,

@@ -45,28 +45,33 @@ def patches(model: ZoomLDM, size: Size) -> Pixels:
 def joint(model: ZoomLDM, size: Size, preset: str = "default") -> Pixels:
     """One image under random embeddings."""
     conditions = TokenMap(model, tokens(size, size.large_px))
-    return large(model, conditions, size.large_px, size.steps, preset)[None]
+    return large(model, conditions, size.large_px, size.steps, preset, size.windows)[None]
 
 
 def superres(model: ZoomLDM, size: Size) -> Pixels:
     """A random image, four times larger, under random embeddings."""
     side = size.large_px // 4
     y = np.random.default_rng(3).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    return enlarged(model, y, TokenMap(model, tokens(size, size.large_px)), size.steps)[None]
+    return enlarged(model, y, TokenMap(model, tokens(size, size.large_px)), size.steps, size.windows)[None]
 
 
-def large(model: ZoomLDM, conditions: TokenMap, px: int, steps: int | None, preset: str = "default") -> Pixels:
+def large(
+    model: ZoomLDM, conditions: TokenMap, px: int, steps: int | None, preset: str = "default", windows: int = 16
+) -> Pixels:
     """(px, px, 3): joint sampling, two scales with a ratio of 4."""
     settings = _with_steps(adapted(PRESETS[preset], model), steps)
-    sampling = Joint(model=model, scales=SCALES, height=px, width=px, conditions=conditions, settings=settings)
+    sampling = Joint(
+        model=model, scales=SCALES, height=px, width=px, conditions=conditions, settings=settings, batch_size=windows
+    )
     for _ in sampling.run():
         pass
     return to_uint8(torch.cat(list(sampling.bands()), dim=1)[None])[0]
 
 
-def enlarged(model: ZoomLDM, y: Pixels, conditions: TokenMap, steps: int | None) -> Pixels:
+def enlarged(model: ZoomLDM, y: Pixels, conditions: TokenMap, steps: int | None, windows: int = 16) -> Pixels:
     """y (h, w, 3), four times larger."""
-    sampling = SuperResolution(model, y, SCALES, conditions, settings=_with_steps(adapted(CONSISTENT, model), steps))
+    settings = _with_steps(adapted(CONSISTENT, model), steps)
+    sampling = SuperResolution(model, y, SCALES, conditions, settings=settings, batch_size=windows)
     for _ in sampling.run():
         pass
     return np.concatenate(list(sampling.bands()))

@@ -171,6 +171,7 @@ PREPARATION = {
     "batch_size": YAML_COUNT,
     "workers": YAML_NATURAL,
     "accelerator": choice("auto", "cpu"),
+    "precision": Values(("auto", "fp32"), ("foo", "bf15", "")),
     "devices": Values(("1",), ("0", "10000", "1.5", "null", "foo", "[]")),
     "nodes": Values(("1",), ("0", "2", "1.5", "null", "foo")),
     "shard": Values(("0/1", "1/3", "null"), ("3/3", "1", "a/b", "-1/2", "²/3", "1/0", "0.5", "[]")),

@@ -8,6 +8,7 @@ Shapes: n tiles; p tile_px; d channels of an embedding; h, w of a latent.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from data_prep.preparation_config import PrepareConfig
 from data_prep.workers.embedding import AUTOENCODER, ENCODER, Answer, NetworksIdentity, Tiles
 from ldm.encoders.tile_encoders import TileEncoder, known_width, load_encoder
 from ldm.pipeline import load_autoencoder
+from ldm.support.precision import DTYPES, choose
 
 FULL_BATCH = {"cpu": 8}
 FULL_BATCH_GPU = 32
@@ -60,12 +62,14 @@ class LocalNetworks:
                 asked.name, asked.embeddings, known_width(asked.name)
             )
         else:
-            encoder = networks[ENCODER] = load_encoder(asked.name, asked.weights, str(device))
+            encoder = load_encoder(asked.name, asked.weights, str(device))
+            networks[ENCODER] = in_precision(encoder, config.precision, device)
         if config.autoencoder is not None:
             autoencoder, autoencoder_id = load_autoencoder(config.autoencoder)
             latents_id = autoencoder.latents_id()
             autoencoder.eval().requires_grad_(False).to(device)
-            networks[AUTOENCODER] = lambda tiles: latents_of(tiles, autoencoder.encode, device)
+            encode = partial(latents_of, encode=autoencoder.encode, device=device)
+            networks[AUTOENCODER] = in_precision(encode, config.precision, device)
         return cls(
             NetworksIdentity(encoder.id, encoder.width, autoencoder_id, latents_id), networks, device, config.batch_size
         )
@@ -108,6 +112,20 @@ class LocalNetworks:
         padded = np.concatenate([tiles, np.zeros((missing, *tiles.shape[1:]), np.uint8)])
         values = [network(batch) for batch in torch.from_numpy(padded).split(self._full)]
         return torch.cat(values)[: len(tiles)].numpy()
+
+
+def in_precision(network: Network, precision: str, device: torch.device) -> Network:
+    """`network` with layers in `precision`; auto is fp32 on CPUs, so that cohorts of different laptops agree."""
+    precision = "fp32" if precision == "auto" and device.type == "cpu" else choose(precision, device)
+    if precision == "fp32":
+        return network
+    dtype = getattr(torch, DTYPES[precision])
+
+    def called(tiles: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype):
+            return network(tiles)
+
+    return called
 
 
 @torch.inference_mode()

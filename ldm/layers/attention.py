@@ -3,12 +3,35 @@
 Shapes: b samples, n tokens (pixels), m context tokens, d channels, e heads.
 """
 
+import math
+
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.layers.init import zeroed
 from ldm.layers.norms import group_norm
+
+WIDEST_FUSED = 256
+"""width of a head up to which a GPU's fused kernels (flash, cuDNN) have a backward pass"""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(d)) v of (b, e, n, d) with k, v (b, e, m, d).
+
+    Wider heads get a kernel from PyTorch whose backward pass takes ten times as long as the matrix products
+    (benchmarks/gpu.md), so that training on a GPU multiplies matrices.
+    """
+    if q.is_cuda and q.shape[-1] > WIDEST_FUSED and torch.is_grad_enabled() and q.requires_grad:
+        return by_products(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same, by products of matrices; the softmax in float32."""
+    scores = q / math.sqrt(q.shape[-1]) @ k.mT  # (b, e, n, m)
+    return scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
 
 
 class Attention(nn.Module):
@@ -28,7 +51,7 @@ class Attention(nn.Module):
             rearrange(tokens, "b n (e d) -> b e n d", e=self.heads)
             for tokens in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        out = F.scaled_dot_product_attention(q, k, v)  # (b, e, n, d)
+        out = attend(q, k, v)  # (b, e, n, d)
         return self.to_out(rearrange(out, "b e n d -> b n (e d)"))
 
 

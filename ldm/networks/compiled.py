@@ -20,11 +20,16 @@ from ldm.errors import UserError
 Backend = Callable[..., Any]
 """a compiler of torch.compile"""
 
+ON_CARDS: dict[str, Any] = {"triton.cudagraphs": True}
+"""one launch of a CUDA graph a call: a CPU launches the kernels one by one in twice the time that they run"""
+
 
 def compile_calls(network: nn.Module, backend: str | Backend = "inductor") -> None:
     """Let calls of `network`, frozen, run compiled code. They raise UserError where this machine cannot compile."""
     as_written = network.forward
-    compiled = torch.compile(as_written, fullgraph=True, backend=backend)
+    on_card = any(weight.is_cuda for weight in network.parameters())
+    options = ON_CARDS if on_card and backend == "inductor" else None
+    compiled = torch.compile(as_written, fullgraph=True, backend=backend, options=options)
 
     def forward(*inputs: Any, **named: Any) -> Any:
         tensors_alone = not named and all(isinstance(given, Tensor) for given in inputs)
@@ -33,7 +38,10 @@ def compile_calls(network: nn.Module, backend: str | Backend = "inductor") -> No
         for tensor in inputs:
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
         with torch.no_grad():
-            return checked_call(compiled, *inputs)
+            if not options:
+                return checked_call(compiled, *inputs)
+            torch.compiler.cudagraph_mark_step_begin()
+            return checked_call(compiled, *inputs).clone()  # the next call of the graph writes over its output
 
     network.forward = forward
 

@@ -71,6 +71,12 @@ class AutoencoderTraining(System):
         return quantize.embedding.weight if isinstance(quantize, Quantizer) else torch.zeros(0, 3)
 
     @property
+    def encoding_trained(self) -> bool:
+        """Whether training changes latents; where it does not, they keep their scale as well."""
+        parts = (self.autoencoder.encoder, self.autoencoder.quant_conv)
+        return any(weight.requires_grad for part in parts for weight in part.parameters())
+
+    @property
     def adversary(self) -> nn.Module | None:
         return getattr(self.loss, "discriminator", None)
 
@@ -217,7 +223,7 @@ class VQRun(Run):
         return saved_bytes(self.autoencoder, lambda net: net.decode(net.encode(x), quantize=False), dtype)
 
     def weights(self, data: CohortData) -> dict[str, Tensor]:
-        if self.config.training.normalise_latents:
+        if self.config.training.normalise_latents and self.system.encoding_trained:
             self.system.normalise(data.val_dataloader())
         return join({"autoencoder": self.autoencoder.state_dict()})
 

@@ -4,8 +4,7 @@ A file is one entry. Of a folder, at any depth, every slide, scene, picture and 
 result of `zoomldm joint` (image.json) and of `zoomldm superres` (superres.json) is shown with what belongs to it:
 
     joint       image.tiff beside canvas_SCALE.tiff, the coarser canvases, and labels.png, the classes of a layout
-    superres    NAME beside layers/STEM.input.png, .bicubic.png, .mean.png (of --samples) and .truth.png; over it
-                .residual.png and .spread.png
+    superres    NAME beside layers/STEM.input.png, .bicubic.png and .truth.png; over it .residual.png and .spread.png
     any         STEM.geojson beside a file: outlines
 
 Pictures of a web page (in a folder with an index.html, as reports and exports have) are left out. Only files that lie
@@ -32,7 +31,7 @@ UNFINISHED = ".unfinished-page"
 JOINT, SUPERRES = "image.json", "superres.json"
 TIFFS = (".tiff", ".tif")
 OVERLAYS = ("residual", "spread")
-BEFORE, AFTER = {"input": "before", "bicubic": "bicubic"}, {"mean": "mean of samples", "truth": "truth"}
+BEFORE, AFTER = {"input": "before", "bicubic": "bicubic"}, {"truth": "truth"}
 """files in layers/ by the middle of their names -> what the page calls them, left and right of the result"""
 SUMMARIES = ("picture.png", "contact_sheet.png", ".comparison.png")
 """pictures of results that are shown in full anyway"""
@@ -50,17 +49,13 @@ def catalogue(paths: list[Path]) -> tuple[list[Entry], list[str]]:
     for path in paths:
         if path.is_dir():
             inside, outside = _of_folder(path)
-            links = [f"{shown(path)}: {outside} links that lead out of it were left out; name them"] if outside else []
             if not inside:
                 raise UserError(
-                    *links
-                    or [
-                        f"{path}: holds nothing that can be shown; expected slides, scenes, pictures, prepared slides "
-                        "(.h5) or results of joint and superres"
-                    ]
+                    f"{path}: holds nothing that can be shown; expected slides, scenes, pictures, prepared slides "
+                    "(.h5) or results of joint and superres"
                 )
             entries += inside
-            notes += links
+            notes += [f"{shown(path)}: {outside} links that lead out of it were left out; name them"] if outside else []
         else:
             entry = _of_file(path, shown(path.name))
             entry.described()  # so that a file that cannot be shown ends the command

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from benchmarks.fixtures.fill import fill_
+from ldm.layers.attention import by_products
+from ldm.layers.blocks import Upsample
 from ldm.layers.embeddings import timestep_embedding
 from ldm.networks.unet import UNet
 from tests.golden.parity import error, golden, noise, published_names
@@ -102,3 +105,18 @@ def test_the_order_of_context_tokens_does_not_matter(small: UNet) -> None:
     z_t, t, context = noise(1, 1, 3, 16, 16), torch.tensor([500]), noise(2, 1, 65, 512)
     assert error(small(z_t, t, context.flip(1)), small(z_t, t, context)) < 1e-5
     assert error(small(z_t, t, -context), small(z_t, t, context)) > 1e-3
+
+
+def test_attention_by_products_is_the_same_and_so_are_its_gradients() -> None:
+    tokens = [noise(seed, 2, 3, n, 8).requires_grad_() for seed, n in ((1, 12), (2, 7), (3, 7))]
+    results = [call(*tokens) for call in (by_products, F.scaled_dot_product_attention)]
+    assert error(*(result.detach() for result in results)) < 1e-6
+    gradients = [torch.autograd.grad(result.square().sum(), tokens) for result in results]
+    assert all(error(ours, theirs) < 1e-5 for ours, theirs in zip(*gradients, strict=True))
+
+
+def test_an_upsampling_that_is_compiled_for_training_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = Upsample(4), noise(4, 2, 4, 6, 6)
+    expected = layer(x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(layer(x), expected)

@@ -31,6 +31,19 @@ def test_an_answer_depends_on_the_tile_alone(config, network):
     assert (np.abs(together).reshape(21, -1).max(1) > 0).all()
 
 
+@pytest.mark.parametrize("network", [ENCODER, AUTOENCODER])
+def test_half_precision_changes_answers_by_no_more_than_is_said(config, network):
+    tiles = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+    cpu = torch.device("cpu")
+    exact, auto, half = (
+        LocalNetworks.load(prepared_cohort.variant(config, precision=name), cpu).ask(network, tiles)()
+        for name in ("fp32", "auto", "bf16")
+    )
+    np.testing.assert_array_equal(exact, auto)
+    assert half.dtype == np.float32
+    assert 0 < np.linalg.norm(half - exact) / np.linalg.norm(exact) < 1e-2
+
+
 def test_answers_are_used_in_the_order_of_asking_and_bounded():
     used: list[int] = []
     work = InOrder(limit=10)
