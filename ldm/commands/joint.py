@@ -87,7 +87,7 @@ def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
             pixels = image if scale == joint.scales[0] else canvas(joint, scale)
             period, offset = joint.borders(scale)
             if max(pixels.shape[:2]) > period:
-                figures[f"seam_strength_{scale}"] = seam_strength(pixels, period, offset)
+                figures[f"seam_strength_{scale}"] = seam_strength(pixels, period, offset, joint.lattice(scale))
     tiles = [
         slice(max(0, length // 2 - joint.model.tile_px), length // 2 + joint.model.tile_px)
         for length in image.shape[:2]

@@ -240,6 +240,10 @@ class Joint:
         row, col = self.offset(scale, last)
         return pixels * stride, (pixels * row, pixels * col)
 
+    def lattice(self, scale: str) -> int:
+        """Pixels: the period of the latents of the coarser canvas, whose decoder's pattern this scale repeats."""
+        return self.model.downsample * self.chain.above(scale)
+
     def denoiser(self, scale: str, places: Tensor) -> Denoiser:
         """The denoiser of windows of `scale` at places (n, 2)."""
         guidance, fine = self.settings.guidance, self.settings.fine_guidance

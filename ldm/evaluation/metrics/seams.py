@@ -44,12 +44,13 @@ def gradient_energy(image: Pixels) -> float:
     return float(total / (3 * ((height - 1) * width + height * (width - 1))))
 
 
-def seam_strength(image: Pixels, tile_px: int, offset: tuple[int, int] = (0, 0)) -> float:
+def seam_strength(image: Pixels, tile_px: int, offset: tuple[int, int] = (0, 0), lattice: int = 1) -> float:
     """Mean |gradient| across tile borders divided by that at other lines, over both axes; 1 is seamless.
 
     Borders lie at `offset` (row, column) and every `tile_px` from there. They are compared with lines a multiple of 8
-    px away, or of the largest power of two that divides `tile_px`: the lattices of latents (`cell_pattern`) and of
-    JPEG's blocks are no seams. NaN where there is no gradient elsewhere. UserError for an image no larger than a tile.
+    and of `lattice` px away, or of their greatest common divisor with `tile_px`: the lattices of latents
+    (`cell_pattern`), of JPEG's blocks, and of the latents of a coarser canvas that constrains the image, `lattice` px
+    wide here, are no seams. NaN where there is no gradient elsewhere. UserError for an image no larger than a tile.
     """
     height, width = image.shape[:2]
     if max(height, width) <= tile_px:
@@ -57,7 +58,7 @@ def seam_strength(image: Pixels, tile_px: int, offset: tuple[int, int] = (0, 0))
     sums, counts = np.zeros(2), np.zeros(2)  # elsewhere, at borders
     for lines, length, first in zip(_between_lines(image, 1), (width, height), offset, strict=True):
         place = np.arange(len(lines)) + 1 - first
-        alike = place % math.gcd(tile_px, LATTICE) == 0
+        alike = place % math.gcd(tile_px, math.lcm(LATTICE, lattice)) == 0
         at_border = place % tile_px == 0
         for number, where in enumerate((alike & ~at_border, at_border)):
             sums[number] += lines[where].sum()

@@ -77,6 +77,14 @@ def test_a_lattice_of_latents_or_jpeg_blocks_is_no_seam(period: int) -> None:
     assert seam_strength(image, 64) == pytest.approx(1, abs=0.05)
 
 
+def test_a_lattice_of_the_coarser_canvas_is_no_seam_either() -> None:
+    image = noise(512, 512, 20)
+    image[::16] += 30
+    image[:, ::16] += 30
+    assert seam_strength(image, 64) > 1.1
+    assert seam_strength(image, 64, lattice=16) == pytest.approx(1, abs=0.05)
+
+
 def test_seams_need_tiles_and_gradients() -> None:
     with pytest.raises(UserError, match="image of 64x32 px; expected more than one tile of 64 px"):
         seam_strength(noise(32, 64, 20), 64)
