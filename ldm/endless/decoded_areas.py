@@ -1,12 +1,14 @@
 """Latents of an endless plane to its image, patch by patch.
 
 A decoder without statistics over space gives the pixels of the whole plane, if the latents within its reach are there.
+Nearly all of its effect comes from nearer ones, and only these are decoded with an area.
 Another one decodes overlapping windows, whose images are averaged with weights that fall to their borders.
 
 Shapes: h, w pixels.
 """
 
 from collections.abc import Callable
+from math import ceil
 
 from torch import Tensor
 
@@ -17,6 +19,9 @@ from ldm.multiscale.model import MultiscaleModel
 
 Latents = Callable[[Area], Tensor]
 """an area in latents -> z (3, h, w)"""
+MARGIN = 0.45
+"""share of the reach that is decoded around an area. At its border the bundled decoders' pixels are off by .2 to .4
+levels of 255 on average, two latents further in by less than .1"""
 OVERLAP = 2
 """windows of a decoder with statistics over space overlap by a patch divided by it"""
 
@@ -25,7 +30,7 @@ def decoded(model: MultiscaleModel, latents: Latents, area: Area, memo: Memo, na
     """The image (3, h, w), not clamped, of an area in pixels that whole latents cover; `name` of the plane."""
     if model.reach is None:
         return _blended(model, latents, area, memo, name)
-    wide = area.over(model.downsample).grown(model.reach)
+    wide = area.over(model.downsample).grown(ceil(MARGIN * model.reach))
     image = model.decode_sampled(latents(wide)[None])[0]
     return image[:, *area.within(wide.times(model.downsample))]
 

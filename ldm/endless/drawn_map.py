@@ -76,11 +76,11 @@ class DrawnMap:
 
     def _displaced(self, area: Area) -> Tensor:
         """The cells' own level, each token read where the field of displacements points to."""
-        outer = area.grown(ceil(FARTHEST_SHIFT * self.cell.grid) + 1)
         down, across = self._shift(area)
-        rows = torch.arange(area.top, area.bottom)[:, None] - outer.top + down  # (R, C)
-        cols = torch.arange(area.left, area.right) - outer.left + across
-        read = window_embeddings(self._laid_out(outer), rows.flatten(), cols.flatten(), 1)
+        rows = (torch.arange(area.top, area.bottom)[:, None] + down).flatten()  # (R C)
+        cols = (torch.arange(area.left, area.right) + across).flatten()
+        (top, left), (bottom, right) = ([floor(f()) for f in fs] for fs in ((rows.min, cols.min), (rows.max, cols.max)))
+        read = window_embeddings(self._laid_out(Area(top, left, bottom + 2, right + 2)), rows - top, cols - left, 1)
         return rearrange(read, "(r c) d 1 1 -> d r c", r=area.height)
 
     def _shift(self, area: Area) -> Tensor:

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from ldm.endless import drawn_map
-from ldm.endless.decoded_areas import decoded
+from ldm.endless.decoded_areas import MARGIN, decoded
 from ldm.endless.drawn_map import DrawnMap
 from ldm.endless.folder_cache import FolderCache
 from ldm.endless.lattice import Area, WindowLattice
 from ldm.endless.memo import Key, Memo
-from ldm.endless.plane import FREE, HELD, ScalePlane, groups_of
+from ldm.endless.plane import FREE, HELD, HIDING, ON_CARD, ScalePlane, beginning, groups_of, walk
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels
 from ldm.images.tensors import from_uint8, to_uint8
@@ -40,8 +40,9 @@ from ldm.multiscale.model import MultiscaleModel
 from ldm.multiscale.presets import PRESETS, Settings
 from ldm.support.cache import Identity
 
-CHUNK = 2
-"""patches a side of a chunk, the part of an image that is decoded at a time"""
+CHUNK, COARSE_CHUNK = 1, 1 / 2
+"""patches a side of a chunk, the part of an image that is decoded at a time; of the finest scale and of the others, of
+which a view at the finest needs little"""
 STEPS = 6
 """of a model that is not distilled; ten look much the same and take half as long again"""
 
@@ -73,7 +74,7 @@ class World:
         self.memo = Memo(FolderCache(cache, identity.digest) if cache else None)
         conditions = DrawnMap(model, self.scales[-1], seed, self.memo)
         self.planes = {scale: self._plane(scale, conditions) for scale in self.scales}
-        self._chunks = WindowLattice(self.chunk_px, self.chunk_px)
+        self._chunks = {scale: WindowLattice(px, px) for scale, px in self.chunk_px.items()}
         single = None if self._batches else partial(torch.set_num_threads, 1)
         self._pool = ThreadPoolExecutor(self._workers(threads), "world", initializer=single)
 
@@ -88,15 +89,17 @@ class World:
             "torch": torch.__version__,
             "processor": torch.backends.cpu.get_cpu_capability(),
             "sampling": asdict(self.settings),
-            "groups": [FREE, HELD],
+            "groups": [FREE, HELD, HIDING],
+            "chunks": [CHUNK, COARSE_CHUNK, MARGIN],
             "cells": [drawn_map.DRAW_STEPS, drawn_map.INVERT_STEPS],
         }
         return Identity("world", {**self.model.weights, **self.model.cdm_weights}, settings=settings)
 
     @property
-    def chunk_px(self) -> int:
-        """Pixels a side of a chunk."""
-        return CHUNK * self.model.tile_px
+    def chunk_px(self) -> dict[str, int]:
+        """Pixels a side of a chunk of each scale."""
+        sides = {scale: CHUNK if scale == self.scales[0] else COARSE_CHUNK for scale in self.scales}
+        return {scale: int(side * self.model.tile_px) for scale, side in sides.items()}
 
     def um(self, scale: str) -> float:
         """um per pixel of a scale."""
@@ -109,23 +112,25 @@ class World:
         if any(side.start is None or side.stop is None or side.step or side.stop <= side.start for side in sides):
             raise UserError(f"world: rows {sides[0]}, columns {sides[1]}; expected two ends each, for example 0:512")
         area = Area(sides[0].start, sides[1].start, sides[0].stop, sides[1].stop)
-        numbers = self._chunks.covering(area)
+        chunks = self._chunks[scale]
+        numbers = chunks.covering(area)
         image = np.empty((area.height, area.width, 3), np.uint8)
         waiting = [self.submit(scale, *number) for number in numbers]
         for number, chunk in zip(numbers, waiting, strict=True):
-            common = self._chunks.area(*number).common(area)
-            image[common.within(area)] = chunk.result()[common.within(self._chunks.area(*number))]
+            common = chunks.area(*number).common(area)
+            image[common.within(area)] = chunk.result()[common.within(chunks.area(*number))]
         return image
 
     def bands(self, scale: str, area: Area) -> Iterator[Pixels]:
         """The image of an area in bands of rows (h, w, 3), top to bottom: memory does not grow with its height."""
-        edges = range(area.top // self.chunk_px * self.chunk_px, area.bottom, self.chunk_px)
-        for edge in edges:
-            rows = slice(max(edge, area.top), min(edge + self.chunk_px, area.bottom))
+        self._check(scale)
+        side = self.chunk_px[scale]
+        for edge in range(area.top // side * side, area.bottom, side):
+            rows = slice(max(edge, area.top), min(edge + side, area.bottom))
             yield self[scale, rows, area.left : area.right]
 
     def submit(self, scale: str, row: int, col: int) -> "Future[Pixels]":
-        """Begin to compute a chunk (chunk_px, chunk_px, 3); a future that has not begun can be cancelled."""
+        """Begin to compute a chunk of `chunk_px[scale]` pixels a side; a future that has not begun can be cancelled."""
         self._check(scale)
         return self._pool.submit(self._chunk, scale, row, col)
 
@@ -165,6 +170,7 @@ class World:
         above, model, settings = self._coarser(scale), self.model, self.settings
         factor = model.ladder[above].downsample // model.ladder[scale].downsample if above else 1
         fine = settings.fine_guidance if scale == self.scales[0] and above else None
+        first = beginning(walk(settings, model.alpha_bar)) if above and settings.rule.inner else 0
         return ScalePlane(
             model=model,
             scale=scale,
@@ -172,10 +178,10 @@ class World:
             guidance=settings.guidance if fine is None else fine,
             groups=groups_of(
                 HELD if above else FREE,
-                settings.steps,
+                range(first, settings.steps),
                 model.tile_px // model.downsample,
                 max(1, factor // model.downsample),
-                self._batches,
+                ON_CARD if self._batches else 1,
             ),
             conditions=conditions,
             memo=self.memo,
@@ -199,11 +205,11 @@ class World:
 
     def _image(self, scale: str, area: Area) -> Tensor:
         """The image (3, h, w) in [-1, 1] of an area of a scale."""
-        numbers = self._chunks.covering(area)
+        numbers = self._chunks[scale].covering(area)
         chunks = self.memo.all([Key("image", scale, 0, *number) for number in numbers], self._painted)
         image = np.empty((1, area.height, area.width, 3), np.uint8)
         for number, chunk in zip(numbers, chunks, strict=True):
-            place = self._chunks.area(*number)
+            place = self._chunks[scale].area(*number)
             common = place.common(area)
             image[0][common.within(area)] = chunk.numpy()[common.within(place)]
         return from_uint8(image)[0].to(self.model.device)
@@ -212,11 +218,11 @@ class World:
     def _painted(self, key: Key) -> Tensor:
         """The image (h, w, 3) of a chunk, uint8, on the CPU."""
         scale, plane, rounds = key.scale, self.planes[key.scale], self.settings.rounds
-        area = self._chunks.area(key.row, key.col)
+        area = self._chunks[scale].area(key.row, key.col)
         if plane.coarser is None or not rounds:
             image = decoded(self.model, plane.latents, area, self.memo, scale)[None]
         else:
-            wide = area.over(plane.factor).grown(TAPS * rounds)
+            wide = area.over(plane.factor).grown(TAPS // 2 * rounds)  # coarse pixels that corrections reach
             y, shrink = plane.coarser(wide), Shrink(plane.factor)
             wide = wide.times(plane.factor)
             image = decoded(self.model, plane.latents, wide, self.memo, scale)[None]

@@ -6,11 +6,15 @@ steps of its group in a row, cut out of the windows of the group before that cov
     W_g(i, j) = steps of group g on the window (i, j) of lattice g, cut out of W_{g-1}
     W_0       = noise, by (seed, scale, row, column) of its block
 
-Lattices are shifted against each other, so no border stands still; windows of all but the first overlap, with weights
-that fall to their edges. So a place depends on few windows around it, whose results are kept (`ldm.endless.memo`).
+A scale that a coarser image constrains begins later, with that image, enlarged and encoded, under noise that hides the
+detail which it lacks (as SDEdit does, Meng et al. 2022): W_0 of the first group is then made of y and the noise.
 
-The windows of a cluster are denoised as one batch, always the same ones: what is computed beside a window can change
-its last digits.
+Lattices are shifted against each other, so no border stands still; windows overlap, with weights that fall to their
+edges, except while a free scale is still noise. So a place depends on few windows around it, whose results are kept
+(`ldm.endless.memo`).
+
+On a processor a window is denoised alone, on a card a square of them as one batch, always the same ones: what is
+computed beside a window can change its last digits.
 
 Shapes: n windows, s latents a side, h, w latents of an area.
 """
@@ -25,11 +29,13 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.samplers import ddim_timesteps, log_snr_timesteps, seeded_noise
+from ldm.diffusion.schedule import add_noise
 from ldm.diffusion.steps import Step, ddim_steps
 from ldm.endless.drawn_map import DrawnMap
 from ldm.endless.lattice import Area, WindowLattice, key_of
 from ldm.endless.memo import Key, Memo
 from ldm.multiscale.canvas import Codec, Windows, correct
+from ldm.multiscale.constraint import Shrink
 from ldm.multiscale.joint import FOR_START
 from ldm.multiscale.model import MultiscaleModel
 from ldm.multiscale.presets import Settings
@@ -45,15 +51,16 @@ class Part(NamedTuple):
     share: float
     offset: float
     stride: float
-    cluster: int = 1
-    """windows a side that are denoised as one batch on a processor"""
 
 
 FREE = (Part(1 / 2, 1 / 2, 1), Part(1 / 3, 0, 3 / 4), Part(1 / 6, 1 / 2, 3 / 4))
 """groups of a scale without a coarser one"""
-HELD = (Part(1 / 2, 1, 1, cluster=2), Part(1 / 3, 1 / 2, 3 / 4), Part(1 / 6, 0, 3 / 4))
-"""groups of a scale that a coarser image constrains; clusters of four cover a chunk and what it needs. With one lattice
-for the first five sixths of the steps its borders were seen (seam strength 1.7; with these 1.05, real .98 to 1.01)"""
+HELD = (Part(1 / 2, 1 / 2, 7 / 8), Part(1 / 2, 0, 7 / 8))
+"""groups of a scale that a coarser image constrains. Without overlap in the first, its borders were lines on glass (seam
+strength 1.7 at these, 1.0 with it)"""
+HIDING = 4.0
+"""standard deviation of the noise, in those of latents, under which a constrained scale begins: the detail that the
+coarser image lacks has about 1. From 1.4 on, dots of the decoders' lattice remained"""
 ON_CARD = 4
 """windows a side that are denoised as one batch on a card"""
 
@@ -66,16 +73,15 @@ class Group(NamedTuple):
     cluster: int
 
 
-def groups_of(parts: Sequence[Part], steps: int, side: int, grain: int, on_card: bool = False) -> list[Group]:
+def groups_of(parts: Sequence[Part], steps: range, side: int, grain: int, cluster: int = 1) -> list[Group]:
     """The groups of `steps` on windows of `side` latents, which begin at multiples of `grain` latents; those without a
     step are left out. Halves of a step are rounded down, so that of three steps each has a lattice of its own."""
-    groups, first = [], 0
+    groups, first = [], steps.start
     for part, share in zip(parts, accumulate(part.share for part in parts), strict=True):
-        last = ceil(round(share * steps, 6) - 1 / 2)
+        last = steps.start + ceil(round(share * len(steps), 6) - 1 / 2)
         offset, stride = (round(share * side / grain) * grain for share in (part.offset, part.stride))
         if last > first:
-            lattice = WindowLattice(side, max(grain, stride), offset)
-            groups.append(Group(range(first, last), lattice, ON_CARD if on_card else part.cluster))
+            groups.append(Group(range(first, last), WindowLattice(side, max(grain, stride), offset), cluster))
         first = last
     return groups
 
@@ -96,7 +102,7 @@ class ScalePlane:
     factor: int
 
     def latents(self, area: Area, group: int | None = None) -> Tensor:
-        """z (3, h, w) of an area after a group of steps, by default the last; -1: before the first, noise."""
+        """z (3, h, w) of an area after a group of steps, by default the last; -1: noise."""
         group = len(self.groups) - 1 if group is None else group
         _, lattice, cluster = self.groups[max(0, group)]
         if group < 0:
@@ -127,15 +133,17 @@ class ScalePlane:
         whole = Area(*places[0][:2], *places[-1][2:])
         before = self.latents(whole, key.group - 1)
         z_t = torch.stack([before[:, *place.within(whole)] for place in places])
-        return self._walked(z_t, places, whole, group.steps)
+        y = self._constraint(places, whole) if any(map(self._constrained, group.steps)) else None
+        if y is not None and key.group == 0 and group.steps.start > 0:
+            z_t = add_noise(self.model.encode(Shrink(self.factor).lift(y)), z_t, self.walk[group.steps.start].a_t)
+        return self._walked(z_t, places, y, group.steps)
 
-    def _walked(self, z_t: Tensor, places: Sequence[Area], whole: Area, numbers: range) -> Tensor:
-        """Windows z_t (n, 3, s, s) after steps `numbers`."""
+    def _walked(self, z_t: Tensor, places: Sequence[Area], y: Tensor | None, numbers: range) -> Tensor:
+        """Windows z_t (n, 3, s, s) after steps `numbers`; y (n, 3, h, w): the coarse images that constrain them."""
         model = self.model
         context = self.conditions.context(self.scale, places)
         denoise = model.denoiser(context, self.guidance, self.settings.guidance_interval)
         codec = Codec(model.decode, model.encode, model.preview)
-        y = self._constraint(places, whole) if self._constrained(numbers[0]) else None
         for number in numbers:
             step = self.walk[number]
             windows = Windows(z_t, denoise, step)
@@ -173,6 +181,11 @@ class ScalePlane:
         image = self.coarser(whole_px)
         pieces = [place.times(self.model.downsample).over(per).within(whole_px) for place in places]
         return torch.stack([image[:, *piece] for piece in pieces])
+
+
+def beginning(steps: Sequence[Step]) -> int:
+    """Number of the last step whose noise is at least HIDING, with which a constrained scale begins; 0 without one."""
+    return max((number for number, step in enumerate(steps) if 1 - step.a_t >= HIDING**2 * step.a_t), default=0)
 
 
 def members(cluster: int, row: int, col: int) -> list[tuple[int, int]]:

@@ -49,7 +49,7 @@ def described(world: World, title: str) -> dict[str, Any]:
     layers: list[dict[str, Any]] = [
         {"address": "drafts", "name": world.scales[-1], "px": tile, "offset": world.draft_offset_px},
         *(
-            {"address": f"tiles/{scale}", "name": scale, "px": world.chunk_px, "offset": 0}
+            {"address": f"tiles/{scale}", "name": scale, "px": world.chunk_px[scale], "offset": 0}
             for scale in reversed(world.scales)
         ),
     ]

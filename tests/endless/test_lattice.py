@@ -60,9 +60,10 @@ def test_keys_of_numbers_differ() -> None:
 @pytest.mark.parametrize("parts", [FREE, HELD])
 @pytest.mark.parametrize("steps", [1, 2, 4, 12, 50])
 @pytest.mark.parametrize("factor", [1, 2, 4, 16])
-def test_groups_are_all_steps_on_whole_coarse_pixels(parts: tuple, steps: int, factor: int) -> None:
-    groups = groups_of(parts, steps, 32, max(1, factor // 4))
-    assert [number for group in groups for number in group.steps] == list(range(steps))
+@pytest.mark.parametrize("first", [0, 3])
+def test_groups_are_all_steps_on_whole_coarse_pixels(parts: tuple, steps: int, factor: int, first: int) -> None:
+    groups = groups_of(parts, range(first, first + steps), 32, max(1, factor // 4))
+    assert [number for group in groups for number in group.steps] == list(range(first, first + steps))
     for _, lattice, _ in groups:
         assert (4 * lattice.offset) % factor == (4 * lattice.stride) % factor == 0
         assert 16 <= lattice.stride <= 32

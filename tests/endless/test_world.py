@@ -15,10 +15,12 @@ from torch import Tensor
 from benchmarks.fixtures.plain_model import PlainModel
 from ldm.data.tokens import normalize_tokens
 from ldm.diffusion.samplers import log_snr_timesteps, seeded_noise
+from ldm.endless.decoded_areas import MARGIN
 from ldm.endless.drawn_map import nearest_grid
 from ldm.endless.endless_world import STEPS, World, usual_settings
 from ldm.endless.lattice import Area
-from ldm.endless.plane import FREE, HELD, ScalePlane, groups_of
+from ldm.endless.memo import Memo
+from ldm.endless.plane import FREE, HELD, HIDING, ScalePlane, beginning, groups_of, walk
 from ldm.errors import UserError
 from ldm.images.tensors import from_uint8
 from ldm.multiscale.conditions import Unconditional
@@ -128,6 +130,42 @@ def test_a_finer_image_is_constrained_by_the_coarser_one(plain: World) -> None:
     assert gap(plain) < 0.5 * gap(worlds(settings=free))
 
 
+@pytest.mark.parametrize("steps", [3, 6, 10, 20])
+def test_a_constrained_scale_begins_where_noise_just_hides_what_the_coarser_one_lacks(steps: int) -> None:
+    model = PlainModel()
+    table = walk(replace(SETTINGS, steps=steps), model.alpha_bar)
+    first = beginning(table)
+    sigmas = [((1 - step.a_t) / step.a_t).sqrt() for step in table]
+    assert 0 < first < steps
+    assert sigmas[first] >= HIDING > sigmas[first + 1]
+    assert beginning(table[first + 1 :]) == 0
+
+
+def test_a_constrained_scale_begins_with_the_coarser_image(plain: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScalePlane, "_walked", lambda _, z_t, *given: z_t)
+    plane, place = plain.planes["20x"], Area(-32, -32, 0, 0)
+    begun = replace(plane, memo=Memo()).latents(place, 0)
+    a_t = plane.walk[plane.groups[0].steps.start].a_t
+    noise = plane.latents(place, -1)
+    image = plain.model.decode(((begun - (1 - a_t).sqrt() * noise) / a_t.sqrt())[None])
+    coarse = from_uint8(plain["5x", -32:0, -32:0][None])
+    gap = torch.nn.functional.avg_pool2d(image, 4) - coarse
+    assert gap.square().mean() < 0.1 * coarse.var()
+
+
+@pytest.mark.parametrize(("margin", "largest"), [(1, 0), (MARGIN, 3)])
+def test_chunks_have_no_borders_of_their_own(
+    plain: World, margin: float, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen() -> np.ndarray:
+        return worlds()["20x", -80:-16, -80:-16].astype(int)
+
+    monkeypatch.setattr("ldm.endless.decoded_areas.MARGIN", margin)
+    small = seen()
+    monkeypatch.setattr("ldm.endless.endless_world.CHUNK", 2)
+    assert np.abs(small - seen()).max() <= largest + 1
+
+
 def test_a_decoder_with_statistics_decodes_overlapping_windows(plain: World) -> None:
     place = ("5x", slice(-50, -10), slice(-64, 0))
     local = plain[place].astype(int)
@@ -198,7 +236,8 @@ def test_drafts_are_images_of_the_coarsest_scale_and_cost_less() -> None:
 def test_a_distilled_model_takes_its_own_steps_without_guidance_and_the_last_one_is_free() -> None:
     world = worlds(PlainModel(evaluations=3), settings=None)
     plane = world.planes["20x"]
-    assert [group.steps for group in plane.groups] == [range(1), range(1, 2), range(2, 3)]
+    assert [group.steps for group in world.planes["5x"].groups] == [range(1), range(1, 2), range(2, 3)]
+    assert [group.steps for group in plane.groups] == [range(1, 2), range(2, 3)]
     assert [step.t for step in plane.walk] == log_snr_timesteps(3, world.model.alpha_bar)
     assert {plane.guidance for plane in world.planes.values()} == {1.0}
     assert [plane._constrained(number) for number in range(3)] == [True, True, False]
@@ -209,9 +248,9 @@ def test_a_distilled_model_takes_its_own_steps_without_guidance_and_the_last_one
 def test_any_number_of_steps_is_divided_among_the_groups(steps: int) -> None:
     settings = usual_settings(PlainModel(evaluations=steps))
     for parts in (FREE, HELD):
-        groups = groups_of(parts, steps, 32, 1)
+        groups = groups_of(parts, range(steps), 32, 1)
         assert [number for group in groups for number in group.steps] == list(range(steps))
-        assert len(groups) == min(steps, 3)
+        assert len(groups) == min(steps, len(parts))
     plane = worlds(PlainModel(), settings=settings).planes["20x"]
     assert sum(map(plane._constrained, range(steps))) == max(1, steps - 1)
 

@@ -58,7 +58,7 @@ def served() -> Iterator[Served]:
 
 def test_tiles_are_chunks_of_the_world(served: Served) -> None:
     tile = served.pixels("tiles/20x/-2_-3.png")
-    assert np.array_equal(tile, served.world["20x", -128:-64, -192:-128])
+    assert np.array_equal(tile, served.world["20x", -64:-32, -96:-64])
     assert np.array_equal(served.pixels("drafts/-1_0.png"), served.world.submit_draft(-1, 0).result())
 
 
@@ -68,8 +68,8 @@ def test_the_page_knows_the_layers(served: Served) -> None:
     assert status == 200
     assert [(layer["name"], layer["px"], layer["downsample"]) for layer in told["layers"]] == [
         ("5x", 32, 4),
-        ("5x", 64, 4),
-        ("20x", 64, 1),
+        ("5x", 16, 4),
+        ("20x", 32, 1),
     ]
     assert told["title"] == "plain <model>"
 

@@ -37,6 +37,12 @@ def _between_lines(image: Pixels, power: int) -> tuple[Values, Values]:
     return between_rows, between_columns
 
 
+def line_gradients(image: Pixels) -> tuple[Values, Values]:
+    """Mean |difference| of neighbours between rows (H - 1,) and between columns (W - 1,), summed over channels."""
+    between_rows, between_columns = _between_lines(image, 1)
+    return between_rows / image.shape[1], between_columns / image.shape[0]
+
+
 def gradient_energy(image: Pixels) -> float:
     """Mean squared difference of neighbouring pixels, over both axes and all channels."""
     height, width = image.shape[:2]

@@ -5,7 +5,7 @@
   const $ = (id) => document.getElementById(id);
   const LARGEST = 2; // screen pixels of a tile's pixel above which the next finer layer is shown
   const AT_ONCE = 4; // tiles that are asked for at a time
-  const KEPT = 600;
+  const KEPT = 1500;
   const FADE_MS = 180;
   const world = await (await fetch("world.json")).json();
   const [coarsest, finest] = [world.layers[0].downsample, world.layers.at(-1).downsample];
