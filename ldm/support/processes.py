@@ -8,14 +8,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from ldm.errors import TERMINATED
 from ldm.support.machines import check_machines, report_lightning_errors
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Made = TypeVar("Made")
 
@@ -24,7 +26,7 @@ def _nothing() -> None:
     pass
 
 
-def take_all_threads(fabric: Fabric) -> None:
+def take_all_threads(fabric: "Fabric") -> None:
     """Compute with the CPU threads of all processes of this machine: the others have nothing left to do."""
     if fabric.device.type == "cpu" and fabric.world_size > 1:
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -69,8 +71,10 @@ def end_with(parent: int, every: float = 1.0) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def launch(devices: int, nodes: int, accelerator: str) -> tuple[Fabric, Processes]:
+def launch(devices: int, nodes: int, accelerator: str) -> "tuple[Fabric, Processes]":
     """Start the processes of a command; each of them returns from here. UserError for missing machines."""
+    from lightning_fabric import Fabric  # takes seconds, which who works alone need not wait
+
     check_machines(accelerator, devices, nodes)
     strategy = "ddp" if devices * nodes > 1 else "auto"
     with report_lightning_errors():
