@@ -56,8 +56,8 @@ class Part(NamedTuple):
 FREE = (Part(1 / 2, 1 / 2, 1), Part(1 / 3, 0, 3 / 4), Part(1 / 6, 1 / 2, 3 / 4))
 """groups of a scale without a coarser one"""
 HELD = (Part(1 / 2, 1 / 2, 7 / 8), Part(1 / 2, 0, 7 / 8))
-"""groups of a scale that a coarser image constrains. Without overlap in the first, its borders were lines on glass (seam
-strength 1.7 at these, 1.0 with it)"""
+"""groups of a scale that a coarser image constrains. Without overlap in the first, its borders were lines on glass, of
+seam strength 1.7, with it 1.0"""
 HIDING = 4.0
 """standard deviation of the noise, in those of latents, under which a constrained scale begins: the detail that the
 coarser image lacks has about 1. From 1.4 on, dots of the decoders' lattice remained"""
