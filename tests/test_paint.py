@@ -131,6 +131,7 @@ def test_what_the_image_depends_on_is_recorded(painted: Path) -> None:
         (["--size", "32", "--place", "9,9"], "all regions lie outside"),
         (["--palette", "none.safetensors"], "none.safetensors does not exist"),
         (["--place", "x"], "--place: x; expected"),
+        (["--label", "tumour"], "--label: tumour is for conditions of a CDM, not of a layout"),
     ],
 )
 def test_what_contradicts_a_layout_is_refused(

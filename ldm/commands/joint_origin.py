@@ -70,6 +70,8 @@ def check_options(args: argparse.Namespace) -> None:
             raise UserError(f"--{given[0]}: belongs to --layout, which is missing; give --layout, or leave it out")
     elif args.origin:
         raise UserError(f"--from: {args.origin} and --layout both say what the image shows; leave one out")
+    elif args.label is not None:
+        raise UserError(f"--label: {args.label[:80]} is for conditions of a CDM, not of a layout; leave one out")
     origin = args.origin if args.origin not in ("cdm", "none") else None
     check_inputs({"--from": origin, "--layout": args.layout, "--palette": args.palette})
     if args.place:

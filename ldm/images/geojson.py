@@ -240,6 +240,7 @@ def _colour(found: dict[str, Any]) -> Colour | None:
 
 def _crs(path: Path, content: Any) -> str:
     """The name in the member `crs`; empty without one. UserError for one that is unknown."""
+    from rasterio import Env
     from rasterio.crs import CRS
 
     member = content.get("crs") if isinstance(content, dict) else None
@@ -248,7 +249,7 @@ def _crs(path: Path, content: Any) -> str:
     properties = member.get("properties") if isinstance(member, dict) else None
     name = properties.get("name") if isinstance(properties, dict) else None
     try:
-        with gdal_errors():
+        with gdal_errors(), Env():  # outside of an Env, PROJ writes its own line to the terminal
             CRS.from_user_input(name)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(

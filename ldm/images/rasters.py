@@ -62,10 +62,11 @@ def check_crs(text: str, what: str) -> None:
     """UserError where `text` of `what` is not a coordinate reference system; empty text is allowed."""
     if not text:
         return
+    from rasterio import Env
     from rasterio.crs import CRS
 
     try:
-        with gdal_errors():
+        with gdal_errors(), Env():  # outside of an Env, PROJ writes its own line to the terminal
             CRS.from_wkt(text)
     except OSError as error:
         raise UserError(

@@ -158,14 +158,16 @@ def test_points_lines_and_empty_features_are_left_out_and_told(tmp_path: Path) -
         [{**feature(), "properties": [1]}],
         [feature(classification={"name": {"a": 1}})],
         {"type": "FeatureCollection", "features": [feature()], "crs": {"properties": {"name": "EPSG:0"}}},
+        {"type": "FeatureCollection", "features": [feature()], "crs": {"properties": {"name": "EPSG:999999"}}},
         {"type": "FeatureCollection", "features": [feature()], "crs": "here"},
     ],
-    ids=range(20),
+    ids=range(21),
 )
-def test_anything_else_is_refused_in_one_line(content: Any, tmp_path: Path) -> None:
+def test_anything_else_is_refused_in_one_line(content: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"regions\.geojson") as error:
         read_regions(saved(tmp_path, content))
     assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == "", "libraries write nothing of their own beside it"
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
