@@ -1,7 +1,8 @@
 """Tissue by annotations of QuPath: a base tile's share is the share of its area in regions of <slide>.geojson.
 
-Every region counts as tissue, whatever its class, except those of the class Ignore*, which are cut out. Coordinates are
-pixels of full resolution or, of a georeferenced scene, of its crs.
+Every region counts as tissue, whatever its class, except those of the class Ignore*, which are cut out, and the kept
+regions that prepare itself writes beside the tissue. Coordinates are pixels of full resolution or, of a georeferenced
+scene, of its crs.
 
 Shapes: rows, cols base tiles; `_l0` pixels of full resolution.
 """
@@ -20,6 +21,8 @@ from ldm.images.geojson import in_pixels, read_regions
 from ldm.images.rasters import Place
 
 IGNORED = "Ignore*"
+KEPT_NAME = "kept "
+"""and a scale: the class of the kept regions in a file of prepare; coarse ones reach far beyond the tissue"""
 CELLS = 16
 """cells a side of a base tile, by which areas are measured"""
 
@@ -30,7 +33,7 @@ def annotated_shares(plane: Plane, path: Path, tile_px: int, rows: int, cols: in
     UserError when none of them lies on the slide, or when their crs is not the slide's.
     """
     found = read_regions(path)
-    regions = found.regions
+    regions = [region for region in found.regions if not region.name.startswith(KEPT_NAME)]
     if found.crs:
         regions = in_pixels(regions, same_place(plane.slide.reader.place, found.crs, path))
     wanted = [region.geometry for region in regions if region.name != IGNORED]

@@ -8,6 +8,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from data_prep.annotated_tissue import KEPT_NAME
 from data_prep.plan import Plan
 from data_prep.preparation_config import PrepareConfig
 from data_prep.slides.find import Task, shown
@@ -31,7 +32,7 @@ def save_outlines(plan: Plan, config: PrepareConfig, task: Task) -> None:
     tissue, cell = (plan.tiles > 0, tile_l0) if plan.mask is None else (plan.mask, tile_l0 / PER_TILE)
     regions = _areas(tissue, "tissue", TISSUE, cell)
     for scale, kept in zip(config.zooms, plan.kept, strict=True):
-        regions += _areas(kept, f"kept {scale.name}", KEPT, tile_l0 * scale.downsample)
+        regions += _areas(kept, f"{KEPT_NAME}{scale.name}", KEPT, tile_l0 * scale.downsample)
     write_regions(path, _on_slide(regions, plan))
 
 

@@ -131,6 +131,12 @@ def test_annotations_say_where_tissue_is_and_what_was_kept_is_written_as_such(fo
     for name in ("tissue", "kept 20x"):
         found = shapely.union_all([region.geometry for region in written if region.name == name])
         assert found.symmetric_difference(shapely.union_all(tiles)).area == pytest.approx(0)
+    (folder / "again").mkdir()
+    shutil.copy(folder / "out" / f"{NAME}.geojson", folder / "again")
+    (report,) = prepare(config(folder, coordinates=str(folder / "again"), tissue_share=0.25, out=str(folder / "twice")))
+    assert report.status == "prepared", report.message
+    twice = SlideFile(folder / "twice" / f"{NAME}.h5")
+    assert set(map(tuple, twice.ij("20x").tolist())) == expected  # coarser kept regions are no tissue
     own = folder / "own" / f"{NAME}.geojson"
     own.parent.mkdir()
     shutil.copy(path, own)
