@@ -49,13 +49,17 @@ def catalogue(paths: list[Path]) -> tuple[list[Entry], list[str]]:
     for path in paths:
         if path.is_dir():
             inside, outside = _of_folder(path)
+            links = [f"{shown(path)}: {outside} links that lead out of it were left out; name them"] if outside else []
             if not inside:
                 raise UserError(
-                    f"{path}: holds nothing that can be shown; expected slides, scenes, pictures, prepared slides "
-                    "(.h5) or results of joint and superres"
+                    *links
+                    or [
+                        f"{path}: holds nothing that can be shown; expected slides, scenes, pictures, prepared slides "
+                        "(.h5) or results of joint and superres"
+                    ]
                 )
             entries += inside
-            notes += [f"{shown(path)}: {outside} links that lead out of it were left out; name them"] if outside else []
+            notes += links
         else:
             entry = _of_file(path, shown(path.name))
             entry.described()  # so that a file that cannot be shown ends the command

@@ -268,6 +268,10 @@ def test_links_out_of_a_folder_are_left_out_but_named_ones_are_shown(pictures: P
     assert "links that lead out of it" in notes[0]
     assert entries[0].described()["outlines"] == []
     assert [entry.name for entry in catalogue([folder / "out.jpg"])[0]] == ["out.jpg"]
+    (folder / "own.png").unlink()
+    (folder / "within.png").unlink()
+    with pytest.raises(UserError, match="1 links that lead out of it were left out; name them"):
+        catalogue([folder])
 
 
 def test_a_prepared_slide_shows_the_outlines_that_were_written_beside_it(tmp_path: Path) -> None:
