@@ -12,7 +12,9 @@ from PIL import Image
 from benchmarks.fixtures import toy
 from ldm.cli import superres
 from ldm.commands import superres as work
+from ldm.commands.superres_samples import heat
 from ldm.errors import UserError
+from ldm.view.catalogue import catalogue
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +60,18 @@ def test_samples_are_those_of_their_seeds_and_bands_say_what_they_have_in_common
     assert set(found["inside_interval"]) == {"20x", "10x", "5x"}
     assert all(0 <= share <= 1 for share in found["inside_interval"].values())
     assert (tmp_path / "out/a.spread.png").is_file()
+    layers = {kind: pixels(tmp_path / f"out/layers/a.{kind}.png") for kind in ("mean", "spread", "residual")}
+    np.testing.assert_array_equal(layers["mean"], np.moveaxis(bands[:3], 0, -1).round().astype(np.uint8))
+    spread, residual = (np.sqrt(np.square(bands[part]).mean(0)) for part in (slice(3, 6), slice(9, 12)))
+    most = float(np.percentile(spread, 99.5))  # one scale of colours, so that a residual of rounding is dark
+    for name, values in {"spread": spread, "residual": residual}.items():
+        assert np.abs(layers[name] - heat(values, most).astype(int)).max() <= 1
+    (entry,) = [entry for entry in catalogue([tmp_path / "out"])[0] if entry.name == "a.png"]
+    assert [layer.name for layer in entry.layers] == ["before", "bicubic", "enlarged", "mean of samples", "truth"]
     alone = run(model, tmp_path, "--seed", "6")
     assert "spread" not in alone
     assert not [*(tmp_path / "out").glob("a.spread*"), *(tmp_path / "out").glob("a.bands*")]
+    assert not [*(tmp_path / "out/layers").glob("a.mean*"), *(tmp_path / "out/layers").glob("a.spread*")]
     np.testing.assert_array_equal(pixels(tmp_path / "out/a.png"), pixels(samples[1]))
 
 

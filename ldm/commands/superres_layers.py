@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ldm.images.contact_sheet import Pixels, save_png
 
-KINDS = ("input", "bicubic", "truth", "spread", "residual")
+KINDS = ("input", "bicubic", "mean", "truth", "spread", "residual")
 
 
 BESIDE = (".bands.ome.tiff", ".bands.tif", ".spread.png", ".comparison.png")

@@ -85,9 +85,15 @@ def bands_of(found: PosteriorSamples, y: Pixels, truth: Pixels | None) -> dict[s
 
 
 def layers_of(found: PosteriorSamples, y: Pixels) -> dict[str, Pixels]:
-    """Spread and residual (h, w, 3) in COLOURS, each up to its largest values, as layers for `zoomldm view`."""
+    """Mean, spread and residual (h, w, 3) as layers for `zoomldm view`; the last two in COLOURS, on one scale: that of
+    the spread, so that a residual of rounding is black."""
     sizes = {"spread": found.spread, "residual": np.sqrt(np.square(residual_of(found.mean, y)).mean(2))}
-    return {name: heat(values, largest(values)) for name, values in sizes.items()}
+    most = max(1.0, largest(found.spread))
+    return {"mean": pixels_of(found.mean), **{name: heat(values, most) for name, values in sizes.items()}}
+
+
+def pixels_of(mean: Values) -> Pixels:
+    return mean.round().clip(0, 255).astype(np.uint8)
 
 
 def largest(values: Values) -> float:
@@ -98,7 +104,7 @@ def largest(values: Values) -> float:
 def shown_of(found: PosteriorSamples, y: Pixels, truth: Pixels | None) -> dict[str, Pixels]:
     """Input, mean and spread; with a truth, it and the error, on twice the scale of colours."""
     most = largest(found.spread)
-    shown = {"input": y, "mean": found.mean.round().clip(0, 255).astype(np.uint8)}
+    shown = {"input": y, "mean": pixels_of(found.mean)}
     shown[f"spread, 0 to {most:.0f} of 255"] = heat(found.spread, most)
     if truth is not None:
         error = np.sqrt(np.square(found.mean - truth).mean(2))

@@ -4,7 +4,8 @@ A file is one entry. Of a folder, at any depth, every slide, scene, picture and 
 result of `zoomldm joint` (image.json) and of `zoomldm superres` (superres.json) is shown with what belongs to it:
 
     joint       image.tiff beside canvas_SCALE.tiff, the coarser canvases, and labels.png, the classes of a layout
-    superres    NAME beside layers/STEM.input.png, .bicubic.png and .truth.png; over it .residual.png and .spread.png
+    superres    NAME beside layers/STEM.input.png, .bicubic.png, .mean.png (of --samples) and .truth.png; over it
+                .residual.png and .spread.png
     any         STEM.geojson beside a file: outlines
 
 Pictures of a web page (in a folder with an index.html, as reports and exports have) are left out. Only files that lie
@@ -31,7 +32,7 @@ UNFINISHED = ".unfinished-page"
 JOINT, SUPERRES = "image.json", "superres.json"
 TIFFS = (".tiff", ".tif")
 OVERLAYS = ("residual", "spread")
-BEFORE, AFTER = {"input": "before", "bicubic": "bicubic"}, {"truth": "truth"}
+BEFORE, AFTER = {"input": "before", "bicubic": "bicubic"}, {"mean": "mean of samples", "truth": "truth"}
 """files in layers/ by the middle of their names -> what the page calls them, left and right of the result"""
 SUMMARIES = ("picture.png", "contact_sheet.png", ".comparison.png")
 """pictures of results that are shown in full anyway"""
