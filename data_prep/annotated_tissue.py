@@ -1,8 +1,8 @@
 """Tissue by annotations of QuPath: a base tile's share is the share of its area in regions of <slide>.geojson.
 
 Every region counts as tissue, whatever its class, except those of the class Ignore*, which are cut out, and the kept
-regions that prepare itself writes beside the tissue. Coordinates are pixels of full resolution or, of a georeferenced
-scene, of its crs.
+regions that prepare itself writes beside the tissue, which reach beyond it. Coordinates are pixels of full resolution
+or, of a georeferenced scene, of its crs.
 
 Shapes: rows, cols base tiles; `_l0` pixels of full resolution.
 """
@@ -17,12 +17,10 @@ from data_prep.slides.grid import Shares
 from data_prep.slides.slide import Plane
 from ldm.errors import UserError
 from ldm.images.class_maps import class_shares, drawn
-from ldm.images.geojson import in_pixels, read_regions
+from ldm.images.geojson import KEPT_NAME, in_pixels, read_regions
 from ldm.images.rasters import Place
 
 IGNORED = "Ignore*"
-KEPT_NAME = "kept "
-"""and a scale: the class of the kept regions in a file of prepare; coarse ones reach far beyond the tissue"""
 CELLS = 16
 """cells a side of a base tile, by which areas are measured"""
 

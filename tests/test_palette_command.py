@@ -53,6 +53,14 @@ def test_annotations_become_classes(cohort: Path, capsys: pytest.CaptureFixture[
     assert Image.open(cohort / "p.png").size[0] > 8 * T
 
 
+def test_what_prepare_writes_beside_slides_is_no_annotation(cohort: Path) -> None:
+    square = shapely.box(0, 0, 4 * T, 4 * T)
+    write_regions(cohort / "cohort/s1.geojson", [ClassRegion("tissue", square), ClassRegion("kept 20x", square)])
+    with pytest.raises(UserError, match=r"s1\.geojson: holds the tissue and kept 20x, as prepare writes them"):
+        run(cohort, "--annotations", str(cohort / "cohort"))
+    assert not (cohort / "p.safetensors").exists()
+
+
 def test_a_class_raster_of_any_size_is_spread_over_its_slide(cohort: Path) -> None:
     values = np.zeros((16, 16), np.uint8)
     values[:, :8] = 7

@@ -8,7 +8,6 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from data_prep.annotated_tissue import KEPT_NAME
 from data_prep.plan import Plan
 from data_prep.preparation_config import PrepareConfig
 from data_prep.slides.find import Task, shown
@@ -16,7 +15,7 @@ from data_prep.slides.grid import Mask
 from data_prep.slides.tissue import PER_TILE
 from ldm.errors import UserError
 from ldm.images.class_maps import Legend, outlined
-from ldm.images.geojson import ClassRegion
+from ldm.images.geojson import KEPT_NAME, ClassRegion
 from ldm.images.geojson_writer import write_regions, written_here
 
 TISSUE, KEPT = (0, 140, 60), (20, 60, 220)

@@ -17,7 +17,7 @@ from ldm.data.h5 import SlideFile
 from ldm.errors import UserError, when_stopped
 from ldm.images.class_maps import class_shares, drawn
 from ldm.images.contact_sheet import Pixels, contact_sheet
-from ldm.images.geojson import ClassRegion, ClassRegions, Colour, in_pixels
+from ldm.images.geojson import KEPT_NAME, ClassRegion, ClassRegions, Colour, in_pixels
 from ldm.images.rasters import Place
 from ldm.multiscale.layout import CELLS
 from ldm.multiscale.palette import BACKGROUND, Palette, save_palette
@@ -91,8 +91,13 @@ def annotated(files: Sequence[SlideFile], folder: Path) -> tuple[list[LabelledSl
     bar = tqdm(found, desc="annotations", unit="slide")
     of = [(file, on_slide(file, read_layout_file(path), path)) for file, path in bar]
     colours: dict[str, Colour | None] = {}
-    for _, regions in of:
+    for (_, path), (_, regions) in zip(found, of, strict=True):
         for region in regions:
+            if region.name.startswith(KEPT_NAME):
+                raise UserError(
+                    f"--annotations: {path}: holds the tissue and {region.name}, as prepare writes them; expected "
+                    "classes drawn by hand: give the folder that they are in"
+                )
             if region.name and not region.name.endswith("*"):
                 colours[region.name] = colours.get(region.name) or region.colour
     names = sorted(colours)
