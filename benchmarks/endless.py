@@ -5,9 +5,9 @@
     python -m benchmarks.endless --memory 500       # peak memory over as many chunks of a model without networks
 
 Seam strength is the gradient across borders over that at like lines elsewhere. Like lines have the same place in the
-cells of latents, of 4 px, of this scale and of all coarser ones: the pattern that decoders leave in a coarser image is
-in the finer ones too, enlarged, and is no seam. So it is measured at slides that the demo world draws, at the same
-lines. Errors are standard errors over places and axes (jackknife).
+patterns that networks leave everywhere, which are no seams: of the U-Net's lowest resolution, 32 px, at whose multiples
+gradients are 7 % larger, and of the latents of coarser images, which are 16 and 64 px when enlarged. So it is measured
+at slides that the demo world draws, at the same lines. Errors are standard errors over places and axes (jackknife).
 """
 
 import resource
@@ -36,8 +36,8 @@ from ldm.support.bundled_models import BUNDLED
 from ldm.support.files import write_text
 from ldm.support.precision import add_precision, announce
 
-CELL = 8
-"""pixels: common multiple of the sides of latents and of JPEG's blocks"""
+CELL, LOWEST = 4, 32
+"""pixels a side of a latent, and of a value at the lowest resolution of the bundled U-Nets"""
 DRAWN_PX = 8192
 """side of a drawn slide"""
 Sums = NDArray[np.float64]
@@ -114,7 +114,7 @@ def measured(world: World, kind: str, places: int, size: int) -> tuple[list[str]
         for centre in centres:
             top, left = (at // down for at in centre)
             found.append(Place(world[scale, top : top + size, left : left + size], top, left))
-        real, alike = drawn_places(kind, down, places, size), CELL * coarsest // down
+        real, alike = drawn_places(kind, down, places, size), max(LOWEST, CELL * coarsest // down)
         for name, period, offset in borders(world, scale):
             here, there = ("{:.2f} ± {:.2f}".format(*strength(at, period, offset, alike)) for at in (found, real))
             lines.append(f"| {scale} | {name} | {here} | {there} |")

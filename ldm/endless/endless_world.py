@@ -30,7 +30,7 @@ from ldm.endless.drawn_map import DrawnMap
 from ldm.endless.folder_cache import FolderCache
 from ldm.endless.lattice import Area, WindowLattice
 from ldm.endless.memo import Key, Memo
-from ldm.endless.plane import FREE, HELD, HIDING, ON_CARD, ScalePlane, beginning, groups_of, walk
+from ldm.endless.plane import HIDING, ON_CARD, PARTS, ScalePlane, beginning, groups_of, walk
 from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels
 from ldm.images.tensors import from_uint8, to_uint8
@@ -89,7 +89,7 @@ class World:
             "torch": torch.__version__,
             "processor": torch.backends.cpu.get_cpu_capability(),
             "sampling": asdict(self.settings),
-            "groups": [FREE, HELD, HIDING],
+            "groups": [PARTS, HIDING],
             "chunks": [CHUNK, COARSE_CHUNK, MARGIN],
             "cells": [drawn_map.DRAW_STEPS, drawn_map.INVERT_STEPS],
         }
@@ -135,15 +135,24 @@ class World:
         return self._pool.submit(self._chunk, scale, row, col)
 
     def submit_draft(self, row: int, col: int) -> "Future[Pixels]":
-        """As `submit`: an early, blurred image of one patch (tile_px, tile_px, 3) of the coarsest scale, to be shown
-        until there is a better one. It begins at row tile_px `row` + `draft_offset_px`, and so does its column.
+        """As `submit`: an early, blurred image of `draft_px` pixels a side of the coarsest scale, to be shown until
+        there is a better one. It begins at row draft_px `row` + `draft_offset_px`, and so does its column.
         """
         return self._pool.submit(self._draft, row, col)
 
     @property
+    def draft_px(self) -> int:
+        """Pixels a side of a draft: a window of the first group without what its neighbours overlap."""
+        return self._first.stride * self.model.downsample
+
+    @property
     def draft_offset_px(self) -> int:
         """Where draft (0, 0) begins on both axes."""
-        return self.planes[self.scales[-1]].groups[0].lattice.offset * self.model.downsample
+        return (self._first.offset + (self._first.side - self._first.stride) // 2) * self.model.downsample
+
+    @property
+    def _first(self) -> WindowLattice:
+        return self.planes[self.scales[-1]].groups[0].lattice
 
     def close(self) -> None:
         """Begin nothing more, and wait for the windows that are being denoised; chunks that need more are given up."""
@@ -177,7 +186,7 @@ class World:
             settings=settings,
             guidance=settings.guidance if fine is None else fine,
             groups=groups_of(
-                HELD if above else FREE,
+                PARTS,
                 range(first, settings.steps),
                 model.tile_px // model.downsample,
                 max(1, factor // model.downsample),
@@ -198,9 +207,11 @@ class World:
         def make() -> Tensor:
             with torch.no_grad():
                 z_0 = self.planes[scale].draft(row, col)
-                return torch.from_numpy(to_uint8(self.model.decode_sampled(z_0[None]))[0])
+                image = to_uint8(self.model.decode_sampled(z_0[None]))[0]
+                return torch.from_numpy(image[margin : margin + side, margin : margin + side].copy())
 
-        scale = self.scales[-1]
+        scale, side = self.scales[-1], self.draft_px
+        margin = (self.model.tile_px - side) // 2
         return self.memo.get(Key("draft", scale, 0, row, col), make).numpy()
 
     def _image(self, scale: str, area: Area) -> Tensor:

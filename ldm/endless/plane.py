@@ -10,8 +10,7 @@ A scale that a coarser image constrains begins later, with that image, enlarged 
 detail which it lacks (as SDEdit does, Meng et al. 2022): W_0 of the first group is then made of y and the noise.
 
 Lattices are shifted against each other, so no border stands still; windows overlap, with weights that fall to their
-edges, except while a free scale is still noise. So a place depends on few windows around it, whose results are kept
-(`ldm.endless.memo`).
+edges. So a place depends on few windows around it, whose results are kept (`ldm.endless.memo`).
 
 On a processor a window is denoised alone, on a card a square of them as one batch, always the same ones: what is
 computed beside a window can change its last digits.
@@ -21,6 +20,7 @@ Shapes: n windows, s latents a side, h, w latents of an area.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from math import ceil
 from typing import NamedTuple
@@ -53,11 +53,8 @@ class Part(NamedTuple):
     stride: float
 
 
-FREE = (Part(1 / 2, 1 / 2, 1), Part(1 / 3, 0, 3 / 4), Part(1 / 6, 1 / 2, 3 / 4))
-"""groups of a scale without a coarser one"""
-HELD = (Part(1 / 2, 1 / 2, 7 / 8), Part(1 / 2, 0, 7 / 8))
-"""groups of a scale that a coarser image constrains. Without overlap in the first, its borders were lines on glass, of
-seam strength 1.7, with it 1.0"""
+PARTS = (Part(1 / 2, 1 / 2, 7 / 8), Part(1 / 2, 0, 7 / 8))
+"""Windows side by side in the first group leave lines on glass, of seam strength 1.3 to 1.7; with overlap it is 1.0"""
 HIDING = 4.0
 """standard deviation of the noise, in those of latents, under which a constrained scale begins: the detail that the
 coarser image lacks has about 1. From 1.4 on, dots of the decoders' lattice remained"""
@@ -156,12 +153,13 @@ class ScalePlane:
 
     def draft(self, row: int, col: int) -> Tensor:
         """z_0 (3, s, s) that is predicted of a window of the first lattice after its group: early and blurred."""
-        steps, lattice, _ = self.groups[0]
-        place = lattice.area(row, col)
-        z_t = self.latents(place, 0)[None]
+        steps, lattice, cluster = self.groups[0]
+        key = Key("windows", self.scale, 0, row // cluster, col // cluster)
+        batch = self.memo.get(key, partial(self._denoised, key))
+        z_t = batch[members(cluster, key.row, key.col).index((row, col))][None]
         if steps.stop == len(self.walk):
             return z_t[0]
-        denoise = self.model.denoiser(self.conditions.context(self.scale, [place]), self.guidance)
+        denoise = self.model.denoiser(self.conditions.context(self.scale, [lattice.area(row, col)]), self.guidance)
         return Windows(z_t, denoise, self.walk[steps.stop]).predict().z_0[0]
 
     @property

@@ -45,9 +45,9 @@ GONE = 499
 
 def described(world: World, title: str) -> dict[str, Any]:
     """What the page needs to know: the layers, coarsest first, their tiles in pixels of their own, and the unit."""
-    ladder, tile = world.model.ladder, world.model.tile_px
+    ladder = world.model.ladder
     layers: list[dict[str, Any]] = [
-        {"address": "drafts", "name": world.scales[-1], "px": tile, "offset": world.draft_offset_px},
+        {"address": "drafts", "name": world.scales[-1], "px": world.draft_px, "offset": world.draft_offset_px},
         *(
             {"address": f"tiles/{scale}", "name": scale, "px": world.chunk_px[scale], "offset": 0}
             for scale in reversed(world.scales)

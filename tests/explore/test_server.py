@@ -67,7 +67,7 @@ def test_the_page_knows_the_layers(served: Served) -> None:
     told = json.loads(body)
     assert status == 200
     assert [(layer["name"], layer["px"], layer["downsample"]) for layer in told["layers"]] == [
-        ("5x", 32, 4),
+        ("5x", 28, 4),
         ("5x", 16, 4),
         ("20x", 32, 1),
     ]
