@@ -51,6 +51,7 @@ def test_the_tiles_of_a_view_cover_it_and_none_is_beside_it(downsample: int, zoo
 
 
 def test_a_view_shows_the_layers_down_to_the_first_that_is_fine_enough() -> None:
-    layers = [{"name": name, "downsample": down} for name, down in (("early", 16), ("1.25x", 16), ("5x", 4), ("20x", 1))]
-    names = [[layer["name"] for layer in view.layers({"layers": layers})] for view in (View(0, 0, 16, 2), View(0, 0, 1))]
+    found = (("early", 16), ("1.25x", 16), ("5x", 4), ("20x", 1))
+    world = {"layers": [{"name": name, "downsample": downsample} for name, downsample in found]}
+    names = [[layer["name"] for layer in view.layers(world)] for view in (View(0, 0, 16, 2), View(0, 0, 1))]
     assert names == [["1.25x"], ["1.25x", "5x", "20x"]]
