@@ -52,3 +52,17 @@ def test_a_missing_or_contradictory_input_is_told_before_any_work(
     with pytest.raises(UserError, match=told):
         command.main(options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "empty.geojson"]
+
+
+@pytest.mark.parametrize("what", ["patches", "large", "superres", "memorization"])
+def test_an_unknown_scale_is_told_before_slides_are_drawn(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("slides before the scales were looked at")
+
+    for name in ("held_out_cohort", "held_out_pictures", "training_cohort"):
+        monkeypatch.setattr(f"ldm.commands.evaluate.{name}", work)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="scale: 7x is not on the histology ladder"):
+        evaluate.main([what, "--scales", "20x,7x", "--out", "out"])

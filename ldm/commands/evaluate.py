@@ -78,6 +78,8 @@ def generated_folders(args: argparse.Namespace, rows: Sequence[str]) -> dict[str
 def load(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
     cdm = getattr(args, "cdm", None)
     model = ZoomLDM.load(args.model, cdm=cdm, device=fabric.device, precision=args.precision, compile=args.compile)
+    for scale in args.scales or ():
+        model.ladder[scale]  # UserError for an unknown one, before slides are drawn
     args.out = out_folder(args, "results", model)
     if "sampler" in args:
         args.sampler, args.steps = model.usual_sampling(args.sampler, args.steps)
