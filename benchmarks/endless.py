@@ -43,7 +43,7 @@ DRAWN_PX = 8192
 Sums = NDArray[np.float64]
 
 
-class Place:
+class PlacedImage:
     """An image whose first pixel is at (top, left), by the gradients between its lines."""
 
     def __init__(self, image: Pixels, top: int, left: int) -> None:
@@ -61,7 +61,7 @@ class Place:
         return found
 
 
-def strength(places: Sequence[Place], period: int, offset: int, alike: int) -> tuple[float, float]:
+def strength(places: Sequence[PlacedImage], period: int, offset: int, alike: int) -> tuple[float, float]:
     """Seam strength over all places, and its standard error."""
     parts = np.concatenate([place.sums(period, offset, alike) for place in places])  # (2 places, 2, 2)
 
@@ -91,7 +91,7 @@ def drawn(kind: str, seed: int) -> Pixels:
     return draw(seed, DRAWN_PX)
 
 
-def drawn_places(kind: str, downsample: int, places: int, size: int) -> list[Place]:
+def drawn_places(kind: str, downsample: int, places: int, size: int) -> list[PlacedImage]:
     """Like places of drawn slides, shrunk by means."""
     found, rng = [], np.random.default_rng(0)
     for number in range(places):
@@ -99,7 +99,7 @@ def drawn_places(kind: str, downsample: int, places: int, size: int) -> list[Pla
         top, left = rng.integers(0, (DRAWN_PX - side) // downsample + 1, 2)
         piece = slide[top * downsample :, left * downsample :][:side, :side]
         shrunk = piece.reshape(size, downsample, size, downsample, 3).mean((1, 3))
-        found.append(Place(shrunk.round().astype(np.uint8), top, left))
+        found.append(PlacedImage(shrunk.round().astype(np.uint8), top, left))
     return found
 
 
@@ -113,7 +113,7 @@ def measured(world: World, kind: str, places: int, size: int) -> tuple[list[str]
         down, found = world.model.ladder[scale].downsample, []
         for centre in centres:
             top, left = (at // down for at in centre)
-            found.append(Place(world[scale, top : top + size, left : left + size], top, left))
+            found.append(PlacedImage(world[scale, top : top + size, left : left + size], top, left))
         real, alike = drawn_places(kind, down, places, size), max(LOWEST, CELL * coarsest // down)
         for name, period, offset in borders(world, scale):
             here, there = ("{:.2f} ± {:.2f}".format(*strength(at, period, offset, alike)) for at in (found, real))

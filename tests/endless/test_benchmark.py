@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks.endless import Place, strength
+from benchmarks.endless import PlacedImage, strength
 from benchmarks.endless_page import SCREEN, View
 from ldm.evaluation.metrics.seams import seam_strength
 
@@ -21,7 +21,7 @@ def lined(period: int, height: int, seed: int = 0) -> np.ndarray:
 
 
 def test_the_cells_of_a_coarser_image_are_no_seams_and_borders_are() -> None:
-    cells, seams = ([Place(lined(period, 20, seed), 0, 0) for seed in range(3)] for period in (16, 64))
+    cells, seams = ([PlacedImage(lined(period, 20, seed), 0, 0) for seed in range(3)] for period in (16, 64))
     found, error = strength(cells, 64, 0, alike=16)
     assert found == pytest.approx(1, abs=0.05)
     assert seam_strength(cells[0].image, 64) > 1.3
@@ -31,7 +31,7 @@ def test_the_cells_of_a_coarser_image_are_no_seams_and_borders_are() -> None:
 
 
 def test_lines_are_counted_from_where_the_image_begins() -> None:
-    moved = Place(lined(64, 20)[10:, 30:], 10, 30 - 640)
+    moved = PlacedImage(lined(64, 20)[10:, 30:], 10, 30 - 640)
     assert strength([moved, moved], 64, 0, alike=8)[0] > 1.5
     assert strength([moved, moved], 64, 16, alike=8)[0] < 1
 
