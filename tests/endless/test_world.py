@@ -153,17 +153,17 @@ def test_a_constrained_scale_begins_with_the_coarser_image(plain: World, monkeyp
     assert gap.square().mean() < 0.1 * coarse.var()
 
 
-@pytest.mark.parametrize(("margin", "largest"), [(1, 0), (MARGIN, 3)])
-def test_chunks_have_no_borders_of_their_own(
-    plain: World, margin: float, largest: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("margin", "share"), [(1, 0.002), (MARGIN, 0.1)])
+def test_chunks_have_no_borders_of_their_own(margin: float, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     def seen() -> np.ndarray:
         return worlds()["20x", -80:-16, -80:-16].astype(int)
 
     monkeypatch.setattr("ldm.endless.decoded_areas.MARGIN", margin)
     small = seen()
     monkeypatch.setattr("ldm.endless.endless_world.CHUNK", 2)
-    assert np.abs(small - seen()).max() <= largest + 1
+    off = np.abs(small - seen())
+    assert off.max() <= 1
+    assert (off > 0).mean() < share
 
 
 def test_a_decoder_with_statistics_decodes_overlapping_windows(plain: World) -> None:
