@@ -141,7 +141,6 @@ CONSISTENT = replace(
     guidance=2.0,
     fine_guidance=None,
     rule=replace(_PREVIEW, until=1.0, exact_last=2),
-    blended=0,
     rounds=4,
     share=1.0,
 )
