@@ -28,7 +28,7 @@ from ldm.encoders.tile_encoders import TileEncoder, load_encoder
 from ldm.errors import UserError, cli
 from ldm.evaluation.metrics.fidelity import psnr
 from ldm.evaluation.metrics.frechet import frechet_distance, statistics_of
-from ldm.evaluation.metrics.seams import gradient_energy, radial_power_spectrum, spectral_distance
+from ldm.evaluation.metrics.seams import cell_pattern, gradient_energy, radial_power_spectrum, spectral_distance
 from ldm.evaluation.tables import markdown
 from ldm.images.contact_sheet import Pixels, contact_sheet
 from ldm.images.tensors import to_uint8
@@ -99,13 +99,6 @@ def line_ratio(images: Pixels) -> float:
     return float(finest / sum(lines[[middle - n for n in NEIGHBOURS]].mean() for lines, middle in both))
 
 
-def lattice(error: np.ndarray, cell: int = 4) -> float:
-    """Grey levels of the pattern of `error` (n, H, W, 3) that repeats with every cell, without its mean."""
-    n, height, width, _ = error.shape
-    cells = error.mean(-1).reshape(n, height // cell, cell, width // cell, cell).mean((1, 3))  # (n, cell, cell)
-    return float(np.sqrt(cells.var((1, 2)).mean()))
-
-
 def spectrum(images: Pixels) -> np.ndarray:
     """(rings,) mean radial power, without the ring of the mean."""
     return np.mean([radial_power_spectrum(image, RINGS) for image in images], axis=0)[1:]
@@ -122,7 +115,7 @@ def measure(images: Pixels, decoded: Pixels, encoder: TileEncoder) -> DecodedFig
         energy=_energy(decoded) / _energy(images),
         spectra=spectral_distance(spectrum(decoded), spectrum(images)),
         stripes=line_ratio(decoded) / line_ratio(images),
-        lattice=lattice(decoded.astype(np.float64) - images),
+        lattice=float(np.sqrt(np.mean([cell_pattern(error) ** 2 for error in decoded.astype(float) - images]))),
         frechet=frechet_distance(*features),
     )
 

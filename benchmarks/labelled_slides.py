@@ -51,8 +51,8 @@ from ldm.evaluation.tables import markdown
 from ldm.images.contact_sheet import Pixels, contact_sheet, fitted
 from ldm.images.tensors import to_uint8
 from ldm.multiscale.conditions import TokenMap, drawn_tokens, image_tokens
-from ldm.multiscale.joint import Joint, adapted
-from ldm.multiscale.presets import PRESETS
+from ldm.multiscale.joint import Joint
+from ldm.multiscale.presets import PRESETS, adapted
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import Parser, integer, output_file, output_folder, positive_int
 from ldm.support.cache import Identity

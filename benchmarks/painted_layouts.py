@@ -43,10 +43,10 @@ from ldm.images.geojson import ClassRegion, ClassRegions
 from ldm.images.pictures import read_picture
 from ldm.images.tensors import to_uint8
 from ldm.multiscale.conditions import TokenMap
-from ldm.multiscale.joint import Joint, adapted
+from ldm.multiscale.joint import Joint
 from ldm.multiscale.layout import fitted as fitted_layout
 from ldm.multiscale.palette import Palette, load_palette
-from ldm.multiscale.presets import PRESETS
+from ldm.multiscale.presets import PRESETS, adapted
 from ldm.pipeline import ZoomLDM
 from ldm.support.arguments import Parser, integer, output_file, output_folder, positive_int
 from ldm.support.bundled_models import BUNDLED

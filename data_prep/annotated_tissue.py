@@ -17,7 +17,7 @@ from data_prep.slides.grid import Shares
 from data_prep.slides.slide import Plane
 from ldm.errors import UserError
 from ldm.images.class_maps import class_shares, drawn
-from ldm.images.geojson import KEPT_NAME, in_pixels, read_regions
+from ldm.images.geojson import in_pixels, is_kept, read_regions
 from ldm.images.rasters import Place
 
 IGNORED = "Ignore*"
@@ -31,7 +31,7 @@ def annotated_shares(plane: Plane, path: Path, tile_px: int, rows: int, cols: in
     UserError when none of them lies on the slide, or when their crs is not the slide's.
     """
     found = read_regions(path)
-    regions = [region for region in found.regions if not region.name.startswith(KEPT_NAME)]
+    regions = [region for region in found.regions if not is_kept(region.name)]
     if found.crs:
         regions = in_pixels(regions, same_place(plane.slide.reader.place, found.crs, path))
     wanted = [region.geometry for region in regions if region.name != IGNORED]

@@ -12,8 +12,8 @@ from ldm.evaluation.experiments.operations import WorkCount, counted, pflop
 from ldm.images.contact_sheet import Pixels
 from ldm.images.tensors import to_uint8
 from ldm.multiscale.conditions import TokenMap
-from ldm.multiscale.joint import Joint, adapted
-from ldm.multiscale.presets import CONSISTENT, PRESETS, Settings
+from ldm.multiscale.joint import Joint
+from ldm.multiscale.presets import CONSISTENT, PRESETS, Settings, adapted
 from ldm.multiscale.super_resolution import SuperResolution
 from ldm.pipeline import ZoomLDM
 

@@ -32,8 +32,8 @@ from ldm.multiscale.conditions import (
     Unconditional,
 )
 from ldm.multiscale.cost import cost_of
-from ldm.multiscale.joint import Joint, adapted
-from ldm.multiscale.presets import PRESETS, Settings
+from ldm.multiscale.joint import Joint
+from ldm.multiscale.presets import PRESETS, Settings, adapted
 from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.pipeline import ZoomLDM
 from ldm.support.cache import Identity

@@ -17,7 +17,7 @@ from ldm.data.h5 import SlideFile
 from ldm.errors import UserError, when_stopped
 from ldm.images.class_maps import class_shares, drawn
 from ldm.images.contact_sheet import Pixels, contact_sheet
-from ldm.images.geojson import KEPT_NAME, ClassRegion, ClassRegions, Colour, in_pixels
+from ldm.images.geojson import ClassRegion, ClassRegions, Colour, in_pixels, is_kept
 from ldm.images.rasters import Place
 from ldm.multiscale.layout import CELLS
 from ldm.multiscale.palette import BACKGROUND, Palette, save_palette
@@ -93,7 +93,7 @@ def annotated(files: Sequence[SlideFile], folder: Path) -> tuple[list[LabelledSl
     colours: dict[str, Colour | None] = {}
     for (_, path), (_, regions) in zip(found, of, strict=True):
         for region in regions:
-            if region.name.startswith(KEPT_NAME):
+            if is_kept(region.name):
                 raise UserError(
                     f"--annotations: {path}: holds the tissue and {region.name}, as prepare writes them; expected "
                     "classes drawn by hand: give the folder that they are in"

@@ -41,8 +41,7 @@ from ldm.model_slides import kind_notes, matching_slide, tile_place
 from ldm.multiscale.conditions import Conditions, TokenMap, Unconditional, place_of, tokens_at
 from ldm.multiscale.constraint import Shrink
 from ldm.multiscale.cost import cost_of
-from ldm.multiscale.joint import adapted
-from ldm.multiscale.presets import SUPERRES_PRESETS, Settings
+from ldm.multiscale.presets import SUPERRES_PRESETS, Settings, adapted
 from ldm.multiscale.saved_states import StateFile, sample, shown
 from ldm.multiscale.super_resolution import INVERSION_STEPS, SuperResolution, bicubic, inferred, magnification
 from ldm.pipeline import ZoomLDM

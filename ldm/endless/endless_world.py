@@ -35,9 +35,8 @@ from ldm.errors import UserError
 from ldm.images.contact_sheet import Pixels
 from ldm.images.tensors import from_uint8, to_uint8
 from ldm.multiscale.constraint import TAPS, Shrink, back_project
-from ldm.multiscale.joint import adapted
 from ldm.multiscale.model import MultiscaleModel
-from ldm.multiscale.presets import PRESETS, Settings
+from ldm.multiscale.presets import PRESETS, Settings, adapted
 from ldm.support.cache import Identity
 
 CHUNK, COARSE_CHUNK = 1, 1 / 2

@@ -8,6 +8,7 @@ Coordinates are x, y: of pixels, y points down.
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -65,6 +66,11 @@ class Feature(NamedTuple):
     colour: Colour | None
     geometry: "Geometry | None"
     """of any kind, as it was drawn"""
+
+
+def is_kept(name: str) -> bool:
+    """Whether a class is that of kept regions; one drawn by hand may begin alike."""
+    return re.fullmatch(rf"{KEPT_NAME}[\d.]+x", name) is not None
 
 
 def read_features(path: Path) -> tuple[list[Feature], str]:

@@ -4,7 +4,7 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ldm.layers.init import zeroed
@@ -70,9 +70,8 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.folded and x.shape[-2] * x.shape[-1] >= FOLDED_FROM:
             return self._by_folded_weights(x)
-        if torch.compiler.is_compiling() and not self.folded:  # the gradient is a sum, not a scatter
-            return self.conv(repeat(x, "b c h w -> b c (h i) (w j)", i=2, j=2))
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (b, c, 2h, 2w)
+        doubled = repeat(x, "b c h w -> b (h i) (w j) c", i=2, j=2)  # its gradient is a sum, interpolation's a scatter
+        return self.conv(rearrange(doubled, "b h w c -> b c h w"))  # (b, c, 2h, 2w)
 
     def _by_folded_weights(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

@@ -29,7 +29,7 @@ from ldm.multiscale.chain import Chain
 from ldm.multiscale.conditions import Conditions
 from ldm.multiscale.constraint import Residual, Shrink, measured, project_bands
 from ldm.multiscale.model import MultiscaleModel
-from ldm.multiscale.presets import PRESETS, WITHOUT_PREVIEW, Rule, Settings
+from ldm.multiscale.presets import PRESETS, Rule, Settings, adapted
 from ldm.multiscale.windows import canvas_noise, cut
 from ldm.support.finite import checked
 from ldm.support.processes import ALONE, Processes
@@ -44,25 +44,6 @@ REPAIR = "repair"
 """key of the repair's canvas in `states`"""
 SYNC_EVERY = 10
 """steps between exchanges of windows that neither move nor overlap, so that the canvas can be saved"""
-
-
-def adapted(settings: Settings, model: MultiscaleModel) -> Settings:
-    """`settings` as `model` can follow them.
-
-    Without a preview head, our own are replaced by the exact ones; UserError for others that need it. At half
-    precision, which cannot resolve finite differences, derivatives are taken in forward mode.
-    """
-    if settings.rule.codec == "preview" and model.preview is None:
-        if settings not in WITHOUT_PREVIEW:
-            raise UserError("rule: codec preview, but the model has no preview head; give one, or choose preset exact")
-        settings = WITHOUT_PREVIEW[settings]
-    rule = settings.rule
-    if model.precision != "fp32":
-        exact = {"difference": "jvp"}
-        rule = replace(
-            rule, codec=exact.get(rule.codec, rule.codec), denoiser=exact.get(str(rule.denoiser), rule.denoiser)
-        )
-    return replace(settings, rule=rule)
 
 
 @dataclass(kw_only=True)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 
 from ldm.diffusion.defaults import Interval, check_interval
 from ldm.errors import UserError
+from ldm.multiscale.model import MultiscaleModel
 
 JACOBIANS = ("difference", "jvp", "backprop")
 CODECS = (*JACOBIANS, "preview")
@@ -159,3 +160,22 @@ SUPERRES_PRESETS = {"default": CONSISTENT, "exact": EXACT_CONSISTENT}
 """settings of super-resolution by name"""
 WITHOUT_PREVIEW = {PRESETS["default"]: PRESETS["exact"], CONSISTENT: EXACT_CONSISTENT}
 """settings for models that have no preview head"""
+
+
+def adapted(settings: Settings, model: MultiscaleModel) -> Settings:
+    """`settings` as `model` can follow them.
+
+    Without a preview head, our own are replaced by the exact ones; UserError for others that need it. At half
+    precision, which cannot resolve finite differences, derivatives are taken in forward mode.
+    """
+    if settings.rule.codec == "preview" and model.preview is None:
+        if settings not in WITHOUT_PREVIEW:
+            raise UserError("rule: codec preview, but the model has no preview head; give one, or choose preset exact")
+        settings = WITHOUT_PREVIEW[settings]
+    rule = settings.rule
+    if model.precision != "fp32":
+        exact = {"difference": "jvp"}
+        rule = replace(
+            rule, codec=exact.get(rule.codec, rule.codec), denoiser=exact.get(str(rule.denoiser), rule.denoiser)
+        )
+    return replace(settings, rule=rule)

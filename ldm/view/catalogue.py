@@ -22,7 +22,7 @@ from typing import Any
 
 from data_prep.slides.find import shown, slide_files, without_parts
 from ldm.errors import UserError
-from ldm.images.geojson import KEPT_NAME
+from ldm.images.geojson import is_kept
 from ldm.scales import ladder
 from ldm.view.entries import Entry, Layer
 from ldm.view.image_readers import PREPARED
@@ -159,7 +159,7 @@ def _outlines(path: Path, root: Path | None, entry: Entry) -> list[Outline]:
     found = moved(read_outlines(beside, reader.place), origin, step)
     if own:  # by prepare: the tissue itself, and areas of regions, which would hide each other
         own = [each for each in own if each.name != TISSUE_NAME]
-        found = [replace(each, shown=each.shown and not each.name.startswith(KEPT_NAME)) for each in found]
+        found = [replace(each, shown=each.shown and not is_kept(each.name)) for each in found]
     return [*found, *own]
 
 

@@ -10,7 +10,7 @@ import shapely
 from rasterio.crs import CRS
 
 from ldm.errors import UserError
-from ldm.images.geojson import ClassRegion, in_coordinates, in_pixels, read_regions
+from ldm.images.geojson import ClassRegion, in_coordinates, in_pixels, is_kept, read_regions
 from ldm.images.geojson_writer import write_regions
 from ldm.images.rasters import Place
 
@@ -190,3 +190,8 @@ def test_pixels_to_coordinates_and_back() -> None:
     corner = shapely.get_coordinates(there[0].geometry)
     assert (corner == np.array([1000 + 0.5 * 30 + 0.1 * 4, 9000 + 0.2 * 30 - 0.5 * 4])).all(1).any()
     assert in_pixels(there, place)[0].geometry.equals_exact(region.geometry, 1e-9)
+
+
+def test_a_class_drawn_by_hand_may_begin_like_kept_regions() -> None:
+    assert all(map(is_kept, ("kept 20x", "kept 0.15625x", "kept 1x")))
+    assert not any(map(is_kept, ("kept margin", "kept", "kept 20x tumour", "tissue")))

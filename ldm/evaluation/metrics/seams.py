@@ -73,7 +73,7 @@ def seam_strength(image: Pixels, tile_px: int, offset: tuple[int, int] = (0, 0),
     return float(borders / elsewhere) if elsewhere else math.nan
 
 
-def cell_pattern(image: Pixels, period: int = 4) -> float:
+def cell_pattern(image: Pixels | Values, period: int = 4) -> float:
     """Strength of a lattice of `period` pixels, the side of a latent: 0 is none; in grey levels of 255.
 
     The standard deviation of the mean luminance (period, period) of the pixels at each place in a cell.
