@@ -22,10 +22,13 @@ constrains; the last steps, which add texture, are unconstrained (compared in `b
 """
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ldm.diffusion.defaults import Interval, check_interval
 from ldm.errors import UserError
-from ldm.multiscale.model import MultiscaleModel
+
+if TYPE_CHECKING:
+    from ldm.multiscale.model import MultiscaleModel  # it imports torch, which options of commands must not
 
 JACOBIANS = ("difference", "jvp", "backprop")
 CODECS = (*JACOBIANS, "preview")
@@ -162,7 +165,7 @@ WITHOUT_PREVIEW = {PRESETS["default"]: PRESETS["exact"], CONSISTENT: EXACT_CONSI
 """settings for models that have no preview head"""
 
 
-def adapted(settings: Settings, model: MultiscaleModel) -> Settings:
+def adapted(settings: Settings, model: "MultiscaleModel") -> Settings:
     """`settings` as `model` can follow them.
 
     Without a preview head, our own are replaced by the exact ones; UserError for others that need it. At half
