@@ -13,7 +13,9 @@ in the given paths are shown: of links in a folder those that do not lead out of
 """
 
 import json
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -42,11 +44,11 @@ DEEPEST = 12
 
 
 def catalogue(paths: list[Path]) -> tuple[list[Entry], list[str]]:
-    """The entries of `paths`, and notes on what was left out.
+    """The entries of `paths`, each once and under a name of its own, and notes on what was left out.
 
     UserError for a path that does not exist, a file that cannot be shown, and where there is nothing to show.
     """
-    entries: list[Entry] = []
+    found: dict[tuple[str, ...], tuple[Path, Entry]] = {}
     notes: list[str] = []
     for path in paths:
         if path.is_dir():
@@ -60,14 +62,35 @@ def catalogue(paths: list[Path]) -> tuple[list[Entry], list[str]]:
                         "(.h5) or results of joint and superres"
                     ]
                 )
-            entries += inside
+            for entry in inside:
+                found.setdefault(_files(entry), (path, entry))
             notes += links
         else:
             entry = _of_file(path, shown(path.name))
             entry.described()  # so that a file that cannot be shown ends the command
             entry.outlines(entry)
-            entries.append(entry)
-    return entries, notes
+            found.setdefault(_files(entry), (path.parent, entry))
+    _name_apart(list(found.values()))
+    return [entry for _, entry in found.values()], notes
+
+
+def _files(entry: Entry) -> tuple[str, ...]:
+    return tuple(os.path.abspath(layer.path) for layer in entry.layers)
+
+
+def _name_apart(given: list[tuple[Path, Entry]]) -> None:
+    """Put as many of the folders above before names that several entries have as tell them apart.
+
+    The address of the page names an image by its name alone. `given` has the folder that each name is relative to; the
+    name of a result that is this folder itself is empty, and becomes the folder's.
+    """
+    names = [[entry.name] if entry.name else [] for _, entry in given]
+    above = [[shown(part) for part in folder.resolve().parts[1:]] for folder, _ in given]
+    for depth in range(1, 1 + max(map(len, above), default=0)):
+        count = Counter(entry.name for _, entry in given)
+        for (_, entry), name, parts in zip(given, names, above, strict=True):
+            if count[entry.name] > 1 or not entry.name:
+                entry.name = "/".join([*parts[-depth:], *name])
 
 
 def results_in(folder: Path) -> tuple[list[Entry], dict[str, Any]]:
@@ -80,7 +103,7 @@ def results_in(folder: Path) -> tuple[list[Entry], dict[str, Any]]:
 
 
 def _of_folder(folder: Path) -> tuple[list[Entry], int]:
-    """The entries of a folder, and how many links lead out of it."""
+    """The entries of a folder, and how many links lead out of it; names are relative to it, empty for itself."""
     root = folder.resolve()
     outside = 0
     entries: list[Entry] = []
@@ -90,7 +113,7 @@ def _of_folder(folder: Path) -> tuple[list[Entry], int]:
     for place in [folder, *_folders(folder, DEEPEST)]:
         found = [*_joint(place, root), *_superres(place, root)]
         for entry in found:
-            entry.name = _name(folder, place, entry.name) or shown(root.name)
+            entry.name = _name(folder, place, entry.name)
         entries += found
         results |= {place, place / "layers"} if found else set()
     files = [path for path in [*slide_files(folder, "**/*"), *_prepared(folder)] if path.parent not in results]

@@ -164,6 +164,22 @@ def test_an_address_leads_back_to_its_place(shown: Served, opened: Open) -> None
     assert settled(again) == {key: pytest.approx(value, rel=1e-4) for key, value in there.items()}
 
 
+def test_the_place_under_the_pointer_is_told_inside_the_image_alone(shown: Served, opened: Open) -> None:
+    page = opened(at(shown, x=0, y=0, zoom=1, show=1))
+    box = page.locator(".panel").nth(1).bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(middle[0] + 40.5, middle[1] + 20.5)
+    assert page.locator("#place").inner_text() == "x 40  y 20  ·  20.3 µm, 10.3 µm"
+    page.mouse.move(middle[0] - 40, middle[1] - 20)
+    assert page.locator("#place").inner_text() == ""
+
+
+def test_the_legend_hides_no_name_of_a_layer(shown: Served, opened: Open) -> None:
+    page = opened(at(shown, x=400, y=300, zoom=0.5, swipe=1))
+    name, legend = (page.locator(which).bounding_box() for which in (".panel.over h2", "#legend"))
+    assert name["y"] + name["height"] <= legend["y"]
+
+
 def test_lengths_outlines_and_overlays_are_drawn(shown: Served, opened: Open) -> None:
     page = opened(at(shown, x=400, y=300, zoom=1, show=1))
     assert page.locator(".scale-bar").nth(1).inner_text() == "50 µm"  # 100 px of 0.5 um

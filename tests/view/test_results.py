@@ -107,3 +107,22 @@ def test_overlays_are_found_and_records_cannot_name_files_elsewhere(tmp_path: Pa
     assert {entry.name for entry in catalogue([folder])[0]} == {
         *("a.png", "layers/a.residual.png", "layers/a.spread.png")
     }
+
+
+def test_every_image_has_a_name_of_its_own_and_is_listed_once(tmp_path: Path) -> None:
+    for run in ("one/samples", "two/samples"):
+        folder = tmp_path / run
+        folder.mkdir(parents=True)
+        Image.fromarray(tissue_image(16, 16)).save(folder / "image.png")
+        (folder / "image.json").write_text("{}")
+        Image.fromarray(tissue_image(16, 16)).save(folder.parent / "a.png")
+    one, two = tmp_path / "one", tmp_path / "two"
+
+    def names(*paths: Path) -> list[str]:
+        return [entry.name for entry in catalogue(list(paths))[0]]
+
+    assert names(one / "samples") == ["samples"]
+    assert names(one / "samples", two / "samples") == ["one/samples", "two/samples"]
+    assert names(one / "a.png", two / "a.png", one / "samples") == ["one/a.png", "two/a.png", "samples"]
+    assert names(one, one / "a.png", two / ".." / "one") == ["a.png", "samples"]
+    assert names(one, two) == ["one/a.png", "one/samples", "two/a.png", "two/samples"]

@@ -113,9 +113,10 @@
     if (!group) return;
     const { per_pixel: perPixel, unit } = group.entry;
     const inside = place.x >= 0 && place.y >= 0 && place.x < group.mainWidth && place.y < group.mainHeight;
+    if (!inside) return ($("place").textContent = "");
     const pixels = `x ${ZoomLDM.grouped(Math.floor(place.x))}  y ${ZoomLDM.grouped(Math.floor(place.y))}`;
     const lengths = unit === "px" ? "" : `  ·  ${ZoomLDM.lengthText(place.x * perPixel, unit)}, ${ZoomLDM.lengthText(place.y * perPixel, unit)}`;
-    $("place").textContent = inside ? pixels + lengths : "";
+    $("place").textContent = pixels + lengths;
   }
 
   // ---- layers side by side
