@@ -47,3 +47,21 @@ def test_the_page_shows_the_world_moves_and_zooms(served: Served, new_page: Open
     page.mouse.wheel(0, 60)
     until(page, "!document.getElementById('magnification').textContent.includes('800 %')")
     settled(page)
+
+
+def test_enlarging_shows_no_borders_of_tiles(served: Served, new_page: Open) -> None:
+    page = new_page(f"http://127.0.0.1:{served.port}/#x=0&y=0&zoom=2", width=420, height=330)
+    seen = settled(page).astype(float)
+    px = served.world.chunk_px["20x"]
+    image = served.world["20x", -px:px, -px:px]
+
+    def enlarged(part: np.ndarray) -> np.ndarray:
+        return np.asarray(
+            Image.fromarray(part).resize((2 * part.shape[1], 2 * part.shape[0]), Image.Resampling.BICUBIC)
+        )
+
+    at_once, by_tile = enlarged(image), np.hstack([enlarged(image[:, :px]), enlarged(image[:, px:])])
+    top, left = ((seen.shape[axis] - 4 * px) // 2 for axis in (0, 1))
+    border = seen[top:, left:][20 : 4 * px - 20, 2 * px - 1 : 2 * px + 1]  # left and right of it, corners aside
+    far_from = [np.abs(border - each[20:-20, 2 * px - 1 : 2 * px + 1]).mean() for each in (at_once, by_tile)]
+    assert far_from[0] < 0.5 * far_from[1]

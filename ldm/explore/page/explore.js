@@ -11,6 +11,8 @@
   const [coarsest, finest] = [world.layers[0].downsample, world.layers.at(-1).downsample];
   const canvas = $("plane");
   const pen = canvas.getContext("2d", { alpha: false });
+  const sheet = document.createElement("canvas");
+  const onSheet = sheet.getContext("2d");
   const scaleBar = new ZoomLDM.ScaleBar($("stage"));
   const start = { x: 0, y: 0, zoom: LARGEST / coarsest };
   const [least, most] = [0.5 / coarsest, 8 / finest];
@@ -75,23 +77,39 @@
     const scale = view.zoom * ratio();
     const now = performance.now();
     let fading = false;
-    for (const layer of [world.layers[0], ...layersAt(view.zoom)]) {
-      pen.imageSmoothingEnabled = scale * layer.downsample < 4;
-      pen.imageSmoothingQuality = "high";
-      for (const { key, left, top, side } of ZoomLDM.tilesIn(layer, area)) {
-        const tile = tiles.get(key);
-        if (!tile) continue;
-        const age = (now - tile.since) / FADE_MS;
-        pen.globalAlpha = Math.min(1, Math.max(0.05, age));
-        fading ||= age < 1;
-        const [x0, x1] = [left, left + side].map((x) => Math.round((x - area.left) * scale));
-        const [y0, y1] = [top, top + side].map((y) => Math.round((y - area.top) * scale));
-        pen.drawImage(tile.image, x0, y0, x1 - x0, y1 - y0);
-      }
-    }
-    pen.globalAlpha = 1;
+    for (const layer of [world.layers[0], ...layersAt(view.zoom)]) fading = drawLayer(layer, area, scale, now) || fading;
     describe();
     if (moving || fading) redraw();
+  }
+
+  // The tiles of a layer; whether some of them still fade in. scale: screen pixels of one of the base scale.
+  function drawLayer(layer, area, scale, now) {
+    const size = scale * layer.downsample;
+    const found = ZoomLDM.tilesIn(layer, area).filter((tile) => (tile.here = tiles.get(tile.key)));
+    const alpha = ({ since }) => Math.min(1, Math.max(0.05, (now - since) / FADE_MS));
+    pen.imageSmoothingEnabled = size < 4;
+    pen.imageSmoothingQuality = "high";
+    if (size > 1 && size < 4 && found.length) {
+      // enlarged as one picture: tile by tile, smoothing would end at each border and show it
+      const [left, top] = [Math.min(...found.map((tile) => tile.left)), Math.min(...found.map((tile) => tile.top))];
+      const end = (edge) => Math.max(...found.map((tile) => tile[edge] + tile.side));
+      const [width, height] = [(end("left") - left) / layer.downsample, (end("top") - top) / layer.downsample];
+      Object.assign(sheet, { width, height }); // which clears it
+      for (const tile of found) {
+        onSheet.globalAlpha = alpha(tile.here);
+        onSheet.drawImage(tile.here.image, (tile.left - left) / layer.downsample, (tile.top - top) / layer.downsample);
+      }
+      pen.drawImage(sheet, (left - area.left) * scale, (top - area.top) * scale, width * size, height * size);
+    } else {
+      for (const { left, top, side, here } of found) {
+        pen.globalAlpha = alpha(here);
+        const [x0, x1] = [left, left + side].map((x) => Math.round((x - area.left) * scale));
+        const [y0, y1] = [top, top + side].map((y) => Math.round((y - area.top) * scale));
+        pen.drawImage(here.image, x0, y0, x1 - x0, y1 - y0);
+      }
+      pen.globalAlpha = 1;
+    }
+    return found.some(({ here }) => now - here.since < FADE_MS);
   }
 
   // One frame's way from the view to its aim; whether more is left.
