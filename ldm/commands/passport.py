@@ -81,7 +81,7 @@ def sets_of(args: argparse.Namespace) -> tuple[Sets, Folder, str]:
     place = {image: number for number, image in enumerate(real.images)}
     reference, other = (real.part([place[image] for image in part]) for part in by_patient(real.images))
     if len(reference) < 2:
-        found = f"{len(reference)} images of one half of the patients"
+        found = f"one half of its patients has {len(reference)} image"
         raise UserError(f"--real: {found}; expected at least 2, with more images or a larger --count")
     sides = (reference, other) if trained is None else (trained, real)
     return Sets(made, reference, other, *sides, stated=trained is not None), real, embed.id

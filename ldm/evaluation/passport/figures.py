@@ -120,7 +120,8 @@ def memorisation(sets: Sets) -> tuple[list[PassportFigure], Nearest | None]:
     verdict: Verdict = "unknown" if math.isnan(p) else "look" if p < LIMIT else "as real"
     numbers = {"value": found.nearer, "error": by_patient.error, "p_value": p, "p_value_of_images": found.p_value}
     numbers |= {"n": len(near.distance), "held_out": len(held.distance)}
-    value = f"{found.nearer:.2f} ± {by_patient.error:.2f}, p = {p:.2g}"
+    chances = "too few held-out patients or images for a p-value" if math.isnan(p) else f"p = {p:.2g}"
+    value = f"{told(Estimate(found.nearer, by_patient.error), 2)}, {chances}"
     by_rank = PassportFigure("memorisation", value, "0.50", verdict, {**numbers})
     chance = chance_of_nearest(found.below, len(near.distance), len(held.distance))
     below = PassportFigure(

@@ -207,6 +207,17 @@ def test_labels_may_be_links_and_hidden_files_are_no_images(tmp_path: Path) -> N
     assert {image.label for image in found} == {"light", "dark"}
 
 
+def test_what_few_patients_cannot_tell_is_said_in_words(tmp_path: Path) -> None:
+    write(tmp_path / "real", drawn(range(2)))
+    write(tmp_path / "generated", {f"x{i}": tile for i, tile in enumerate(drawn(NEW).values())})
+    figure = passport(tmp_path)["memorisation"]
+    assert figure["verdict"] == "unknown"
+    page = (tmp_path / "out/passport.html").read_text()
+    assert re.search(r"0\.\d+, too few held-out patients or images for a p-value", page)
+    assert ">nan" not in page
+    assert " nan" not in page
+
+
 def test_names_of_files_cannot_write_into_the_page(tmp_path: Path) -> None:
     hostile = ["<script>alert(1)<", '"><img src=x onerror=alert(1)>', "&amp;\udcff", "a' onmouseover='x"]
     images = list(drawn(NEW).values())
