@@ -15,7 +15,7 @@ from data_prep.slides.grid import Mask
 from data_prep.slides.tissue import PER_TILE
 from ldm.errors import UserError
 from ldm.images.class_maps import Legend, outlined
-from ldm.images.geojson import KEPT_NAME, ClassRegion
+from ldm.images.geojson import KEPT_NAME, TISSUE_CLASS, ClassRegion
 from ldm.images.geojson_writer import write_regions, written_here
 
 TISSUE, KEPT = (0, 140, 60), (20, 60, 220)
@@ -29,7 +29,7 @@ def save_outlines(plan: Plan, config: PrepareConfig, task: Task) -> None:
     step = plan.plane.mpp / plan.slide.mpp  # pixels of full resolution per base pixel
     tile_l0 = config.tile_px * step
     tissue, cell = (plan.tiles > 0, tile_l0) if plan.mask is None else (plan.mask, tile_l0 / PER_TILE)
-    regions = _areas(tissue, "tissue", TISSUE, cell)
+    regions = _areas(tissue, TISSUE_CLASS, TISSUE, cell)
     for scale, kept in zip(config.zooms, plan.kept, strict=True):
         regions += _areas(kept, f"{KEPT_NAME}{scale.name}", KEPT, tile_l0 * scale.downsample)
     write_regions(path, _on_slide(regions, plan))

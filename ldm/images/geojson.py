@@ -28,7 +28,7 @@ LARGEST_BYTES = 2**29
 """of a file, which is read whole"""
 FARTHEST = 1e9
 """largest coordinate"""
-KEPT_NAME = "kept "
+TISSUE_CLASS, KEPT_NAME = "tissue", "kept "
 """and a scale: the class of the regions of prepared slides that `zoomldm prepare` writes beside their tissue"""
 NAMES = ("class", "label", "name")
 """properties with the name of a class, in files that are not of QuPath"""

@@ -17,14 +17,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_prep.slides.find import shown, slide_files, without_parts
 from ldm.errors import UserError
-from ldm.images.geojson import is_kept
+from ldm.images.geojson import TISSUE_CLASS, is_kept
 from ldm.scales import ladder
 from ldm.view.entries import Entry, Layer
 from ldm.view.image_readers import PREPARED
@@ -180,9 +179,10 @@ def _outlines(path: Path, root: Path | None, entry: Entry) -> list[Outline]:
     if not beside.is_file() or not _inside(beside, root):
         return own
     found = moved(read_outlines(beside, reader.place), origin, step)
-    if own:  # by prepare: the tissue itself, and areas of regions, which would hide each other
-        own = [each for each in own if each.name != TISSUE_NAME]
-        found = [replace(each, shown=each.shown and not is_kept(each.name)) for each in found]
+    if own:  # by prepare: the tissue itself, and the area of the regions that are shown one by one
+        found = [each for each in found if not is_kept(each.name)]
+        exact = any(each.name == TISSUE_CLASS for each in found)
+        own = [each for each in own if not (exact and each.name == TISSUE_NAME)]
     return [*found, *own]
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.fixtures import toy
 from ldm.errors import UserError
 from ldm.images.rasters import Place
-from ldm.view.overlays import COLOURS, moved, read_outlines
+from ldm.view.catalogue import catalogue
+from ldm.view.overlays import COLOURS, TISSUE_NAME, moved, read_outlines
 
 SQUARE = [[[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]]
 
@@ -80,3 +82,28 @@ def test_full_resolution_pixels_become_those_of_what_is_shown(tmp_path: Path) ->
     path = written(tmp_path / "a.geojson", feature({"type": "LineString", "coordinates": [[10, 20], [14, 20]]}))
     (outline,) = moved(read_outlines(path), (10.0, 12.0), 2.0)
     assert outline.paths == [[0, 4, 2, 4]]
+
+
+def test_a_prepared_slide_shows_the_outlines_that_were_written_beside_it(tmp_path: Path) -> None:
+    toy.slide(tmp_path / "a.h5", mpp_l0=0.25, origin_x_l0=10.0)
+    square = {"type": "Polygon", "coordinates": [[[10, 0], [50, 0], [50, 40], [10, 0]]]}
+    features = [
+        {"type": "Feature", "geometry": square, "properties": {"classification": {"name": name}}}
+        for name in ("tissue", "kept 20x")
+    ]
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    ((entry,), _) = catalogue([tmp_path / "a.h5"])
+    outlines = entry.outlines(entry)
+    assert [each.name for each in outlines] == ["tissue", *(f"regions at {name}" for name in toy.SCALES)]
+    assert [each.shown for each in outlines] == [True, *(False for _ in outlines[1:])]
+    assert outlines[0].paths == [[0, 0, 20, 0, 20, 20, 0, 0]]  # two pixels of full resolution are one
+
+
+def test_a_prepared_slide_keeps_the_outline_of_its_tissue_beside_other_annotations(tmp_path: Path) -> None:
+    toy.slide(tmp_path / "a.h5", mpp_l0=0.25)
+    square = {"type": "Polygon", "coordinates": [[[10, 0], [50, 0], [50, 40], [10, 0]]]}
+    tumor = {"type": "Feature", "geometry": square, "properties": {"classification": {"name": "Tumor"}}}
+    (tmp_path / "a.geojson").write_text(json.dumps(tumor))
+    ((entry,), _) = catalogue([tmp_path / "a.h5"])
+    outlines = entry.outlines(entry)
+    assert [each.name for each in outlines] == ["Tumor", TISSUE_NAME, *(f"regions at {name}" for name in toy.SCALES)]

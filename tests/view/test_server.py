@@ -274,21 +274,6 @@ def test_links_out_of_a_folder_are_left_out_but_named_ones_are_shown(pictures: P
         catalogue([folder])
 
 
-def test_a_prepared_slide_shows_the_outlines_that_were_written_beside_it(tmp_path: Path) -> None:
-    toy.slide(tmp_path / "a.h5", mpp_l0=0.25, origin_x_l0=10.0)
-    square = {"type": "Polygon", "coordinates": [[[10, 0], [50, 0], [50, 40], [10, 0]]]}
-    features = [
-        {"type": "Feature", "geometry": square, "properties": {"classification": {"name": name}}}
-        for name in ("tissue", "kept 20x")
-    ]
-    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    ((entry,), _) = catalogue([tmp_path / "a.h5"])
-    outlines = entry.outlines(entry)
-    assert [each.name for each in outlines] == ["tissue", "kept 20x", *(f"regions at {name}" for name in toy.SCALES)]
-    assert [each.shown for each in outlines] == [True, *(False for _ in outlines[1:])]
-    assert outlines[0].paths == [[0, 0, 20, 0, 20, 20, 0, 0]]  # two pixels of full resolution are one
-
-
 def test_of_a_slide_with_an_empty_frame_the_scanned_part_is_shown_and_outlines_lie_in_it(tmp_path: Path) -> None:
     area = tissue_image(512, 640)
     write_leica(tmp_path / "a.scn", [area, halve(area)], (2000, 2400), (1024, 1536), 0.25)
