@@ -161,6 +161,10 @@ def _of_file(path: Path, name: str, root: Path | None = None) -> Entry:
         raise UserError(f"{path}: does not exist; check the path")
     if root is None and not path.is_file():
         raise UserError(f"{path}: is no regular file; give a file or a folder")
+    if root is None and path.suffix.lower() == ".geojson":
+        raise UserError(
+            f"{path}: holds outlines alone; give the image, over which they are drawn if they lie beside it"
+        )
     return Entry(name, [Layer(path.name, path)], outlines=partial(_outlines, path, root))
 
 

@@ -107,3 +107,9 @@ def test_a_prepared_slide_keeps_the_outline_of_its_tissue_beside_other_annotatio
     ((entry,), _) = catalogue([tmp_path / "a.h5"])
     outlines = entry.outlines(entry)
     assert [each.name for each in outlines] == ["Tumor", TISSUE_NAME, *(f"regions at {name}" for name in toy.SCALES)]
+
+
+def test_outlines_without_an_image_are_refused(tmp_path: Path) -> None:
+    written(tmp_path / "a.GeoJSON", feature({"type": "Polygon", "coordinates": SQUARE}))
+    with pytest.raises(UserError, match="holds outlines alone; give the image"):
+        catalogue([tmp_path / "a.GeoJSON"])
