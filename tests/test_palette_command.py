@@ -10,10 +10,13 @@ from rasterio.crs import CRS
 
 from benchmarks.fixtures import toy
 from ldm.cli.palette import main
+from ldm.commands.palette import annotated, nearest
+from ldm.data.cohort import open_cohort
 from ldm.errors import UserError
 from ldm.images.geojson import ClassRegion
 from ldm.images.geojson_writer import write_regions
 from ldm.multiscale.palette import load_palette
+from ldm.multiscale.prototypes import make_palette
 
 T = toy.TILE_PX
 
@@ -51,6 +54,23 @@ def test_annotations_become_classes(cohort: Path, capsys: pytest.CaptureFixture[
     told = capsys.readouterr().out
     assert "1 of 3 slides have no annotation" in told
     assert Image.open(cohort / "p.png").size[0] > 8 * T
+
+
+def test_the_picture_shows_the_prototypes_themselves(tmp_path: Path) -> None:
+    (tmp_path / "cohort").mkdir()
+    toy.slide(tmp_path / "cohort/s0.h5")
+    wedge = shapely.Polygon(
+        [(0, 0), (0.95 * T, 0), (0.55 * T, 8 * T), (0, 8 * T)]
+    )  # covers a share of each tile of a column
+    write_regions(tmp_path / "s0.geojson", [ClassRegion("Tumor", wedge)])
+    slides, names, _ = annotated(open_cohort(tmp_path / "cohort"), tmp_path)
+    palette = make_palette(slides, names, [(200, 0, 0)], 4)
+    file, finest = slides[0].file, slides[0].file.ladder.names[0]
+    number = {tuple(place): k for k, place in enumerate(file.ij(finest).tolist())}
+    own = [file.images(finest, [number[tuple(place)]])[0] for place in palette.places.tolist()]
+    shown = nearest(palette, 0, slides, names)
+    assert len(shown) == len(own) == 4
+    assert all(np.array_equal(*pair) for pair in zip(shown, own, strict=True))
 
 
 def test_what_prepare_writes_beside_slides_is_no_annotation(cohort: Path) -> None:

@@ -22,6 +22,7 @@ from ldm.images.rasters import Place
 from ldm.multiscale.layout import CELLS
 from ldm.multiscale.palette import BACKGROUND, Palette, save_palette
 from ldm.multiscale.prototypes import (
+    MAJORITY,
     LabelledSlide,
     clusters,
     colours_for,
@@ -213,10 +214,12 @@ def draw(palette: Palette, slides: Sequence[LabelledSlide], names: Sequence[str]
 
 
 def nearest(palette: Palette, k: int, slides: Sequence[LabelledSlide], names: Sequence[str]) -> list[Pixels]:
-    """Up to SHOWN tiles with an image, each the nearest one of its slide to a prototype of class `k`."""
+    """Up to SHOWN tiles with an image, each the nearest one of its slide to a prototype of class `k`: its own, if
+    it has one. None is shown twice.
+    """
     mine = np.flatnonzero(palette.classes == k)
     spread = mine[np.unique(np.linspace(0, len(mine) - 1, SHOWN).round().astype(int))]
-    found = []
+    found: dict[tuple[int, int], Pixels] = {}
     for row in spread.tolist():
         slide = slides[palette.sources[row]]
         finest = slide.file.ladder.names[0]
@@ -224,10 +227,11 @@ def nearest(palette: Palette, k: int, slides: Sequence[LabelledSlide], names: Se
             continue
         ij = slide.file.ij(finest)
         shares = slide.shares[(*ij.T, names.index(palette.names[k]))]
-        here = np.flatnonzero(shares >= shares.max(initial=0.5))
+        here = np.flatnonzero(shares >= MAJORITY)
         if not len(here):
             continue
         flat = standardised(embeddings_of(slide.file)[tuple(ij[here].T)])
         wanted = standardised(palette.prototypes[row : row + 1].numpy())
-        found.append(slide.file.images(finest, [int(here[(flat @ wanted[0]).argmax()])])[0])
-    return found
+        number = int(here[(flat @ wanted[0]).argmax()])
+        found[int(palette.sources[row]), number] = slide.file.images(finest, [number])[0]
+    return list(found.values())
