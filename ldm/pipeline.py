@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ldm.checkpoint import join, split
 from ldm.conditioning_model import ConditioningModel
 from ldm.data.tokens import TOKENS
+from ldm.diffusion.defaults import CONTEXT_STEPS
 from ldm.errors import UserError
 from ldm.hub import CDM, PREVIEW, build_part, load_network, open_source, save_model
 from ldm.images.tensors import to_uint8
@@ -211,7 +212,7 @@ class ZoomLDM(LatentDiffusion):
         count: int = 1,
         *,
         seed: int = 0,
-        steps: int = 50,
+        steps: int = CONTEXT_STEPS,
         batch_size: int = 64,
         label: str | None = None,
     ) -> Tensor:
@@ -223,7 +224,7 @@ class ZoomLDM(LatentDiffusion):
         return torch.cat([self.context_from(scale, part, steps, label) for part in noise.split(batch_size)])
 
     @torch.no_grad()
-    def context_from(self, scale: str, noise: Tensor, steps: int = 50, label: str | None = None) -> Tensor:
+    def context_from(self, scale: str, noise: Tensor, steps: int = CONTEXT_STEPS, label: str | None = None) -> Tensor:
         """The contexts (n, 65, w) that the CDM makes of standard normal noise (n, 65, w). UserError without a CDM."""
         cdm = self.cdm_needed
         with self._autocast():

@@ -10,6 +10,8 @@ Interval = tuple[float, float]
 
 STEPS = {"dpmpp": 10, "ddim": 100}
 """name of a sampler -> its usual number of steps"""
+CONTEXT_STEPS = 20
+"""of the CDM, with DPM++"""
 SAMPLER = "dpmpp"
 GUIDANCE = 1.0
 GUIDANCE_INTERVAL: Interval | None = None

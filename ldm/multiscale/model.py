@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ldm.diffusion.defaults import Interval
+from ldm.diffusion.defaults import CONTEXT_STEPS, Interval
 from ldm.diffusion.guidance import Denoiser
 from ldm.scales import Ladder
 
@@ -89,7 +89,7 @@ class MultiscaleModel(Protocol):
     def sample_context(self, scale: str, count: int = 1, *, seed: int = 0, label: str | None = None) -> Tensor:
         """Contexts (n, 65, w) of the CDM, of slides like those of `label`."""
 
-    def context_from(self, scale: str, noise: Tensor, steps: int = 50) -> Tensor:
+    def context_from(self, scale: str, noise: Tensor, steps: int = CONTEXT_STEPS) -> Tensor:
         """Contexts (n, 65, w) of the CDM, from standard normal noise (n, 65, w)."""
 
     def denoiser(self, context: Tensor, guidance: float = 1.0, guidance_interval: Interval | None = None) -> Denoiser:

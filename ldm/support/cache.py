@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ldm.support.files import sha256
 
-VERSION = 1
+VERSION = 2
 """version of the code: increase it when the same inputs give other results, to invalidate all cached ones"""
 DIGITS = 16
 """hex digits of a digest"""

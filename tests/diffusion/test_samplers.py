@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.fixtures.fill import fill_, seeded
+from ldm.diffusion.defaults import CONTEXT_STEPS
 from ldm.diffusion.guidance import guided
 from ldm.diffusion.samplers import (
     SAMPLERS,
@@ -19,6 +20,7 @@ from ldm.diffusion.samplers import (
     ddim,
     ddim_step,
     ddim_timesteps,
+    dpmpp_2m,
     log_snr_timesteps,
     respaced_timesteps,
     seeded_noise,
@@ -206,6 +208,23 @@ def test_ddim_follows_the_published_trajectories(
         noise=(lambda step: torch.from_numpy(seeded(5100 + step, (2, 3, 64, 64)))[:1]) if eta else None,
     )
     assert np.abs(reached.numpy() - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("std", [0.1, 0.5, 3.0, 26.0])
+def test_contexts_of_any_spread_end_with_it(std: float) -> None:
+    """The principal components of the demo's contexts have standard deviations from below 1 to 26."""
+    alpha_bar = cosine_alpha_bar()
+
+    def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+        a_t = at(alpha_bar.double(), t, z_t)
+        return a_t.sqrt() * std**2 / (a_t * std**2 + 1 - a_t) * z_t
+
+    starts = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    timesteps = log_snr_timesteps(CONTEXT_STEPS, alpha_bar)
+    low, high = dpmpp_2m(denoise, starts, alpha_bar, timesteps, kind="z_0")
+    assert float(high - low) == pytest.approx(std, rel=0.02)
+    low, high = ddim(denoise, starts, alpha_bar, respaced_timesteps(50), kind="z_0", final=1.0)
+    assert std < 26 or float(high - low) < 0.75 * std  # why the published sampler is not the default
 
 
 @torch.no_grad()
