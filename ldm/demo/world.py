@@ -5,7 +5,7 @@
 Each comes with its true map, what was drawn where, as SLIDE.geojson beside it (ldm/demo/true_map.py).
 
 histology: H&E at 0.5 um per pixel, a pyramidal TIFF that OpenSlide opens (ldm/demo/histology.py).
-neighbours: the same, with two tumour nests and two lymphoid follicles each, beside each other on every other slide and
+neighbours: the same, with four tumour nests and four lymphoid follicles, beside each other on every other slide and
     apart on the rest: a label that is an arrangement, in labels.csv beside the slides (ldm/demo/arrangement.py).
 satellite: red, green, blue and near infrared at 1 m per pixel, a GeoTIFF in UTM zone 14N (ldm/demo/satellite.py).
 """
