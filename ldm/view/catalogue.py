@@ -128,7 +128,7 @@ def _of_folder(folder: Path) -> tuple[list[Entry], int]:
 
 
 def _prepared(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob(f"*{PREPARED}") if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in folder.rglob("*.[hH]5") if path.is_file() and not path.name.startswith("."))
 
 
 def _folders(folder: Path, depth: int) -> Iterator[Path]:
@@ -171,6 +171,7 @@ def _of_file(path: Path, name: str, root: Path | None = None) -> Entry:
 def _outlines(path: Path, root: Path | None, entry: Entry) -> list[Outline]:
     """Those of the GeoJSON beside a file, and the regions of a prepared slide; in pixels of the entry's main layer."""
     reader = entry.pyramid.reader
+    place, size = reader.place, reader.size_l0
     origin, step = (float(reader.extent.x), float(reader.extent.y)), 1.0
     own: list[Outline] = []
     if path.suffix.lower() == PREPARED:
@@ -178,11 +179,12 @@ def _outlines(path: Path, root: Path | None, entry: Entry) -> list[Outline]:
 
         assert isinstance(reader, PreparedReader)
         own = region_outlines(reader.slide)
+        place, size = reader.place_l0, reader.source_l0
         origin, step = reader.origin_l0, reader.slide.base_l0
     beside = path.with_suffix(".geojson")
     if not beside.is_file() or not _inside(beside, root):
         return own
-    found = moved(read_outlines(beside, reader.place), origin, step)
+    found = moved(read_outlines(beside, place, size), origin, step)
     if own:  # by prepare: the tissue itself, and the area of the regions that are shown one by one
         found = [each for each in found if not is_kept(each.name)]
         exact = any(each.name == TISSUE_CLASS for each in found)

@@ -1,12 +1,13 @@
 """Outlines over an image: GeoJSON (`ldm.images.geojson`), grouped by the names of its classes.
 
-Coordinates are full-resolution pixels of the file, x first; with a member `crs` and over a georeferenced image,
-coordinates of that system.
+Coordinates are full-resolution pixels of the file, x first; with a member `crs`, coordinates of that system. Over a
+georeferenced image, those of a file without one are degrees (RFC 7946) where they lie on the image as such.
 
 Paths are flat lists x, y, x, y ...; that of a polygon's ring ends where it began, that of a point is one place.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.errors import UserError
-from ldm.images.geojson import parts, read_features
+from ldm.images.geojson import Feature, parts, read_features
 from ldm.images.rasters import Place, gdal_errors
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 COLOURS = ("#1f9e5a", "#2f6fde", "#d9483b", "#c98a00", "#8e44ad", "#0f9fb5", "#d6408a", "#7a7f35")
 """for classes that state none, in turn"""
 UNNAMED, TISSUE_NAME = "outlines", "at least half tissue"
+DEGREES = "OGC:CRS84"
 DECIMALS, NAME_LENGTH = 3, 200
 Array = NDArray[np.float64]
 
@@ -49,11 +51,16 @@ def boxes(name: str, corners: NDArray[Any], side: float, colour: str) -> Outline
     return Outline(name, colour, paths, len(paths), shown=False)
 
 
-def read_outlines(path: Path, place: Place | None = None) -> list[Outline]:
-    """The classes of a GeoJSON file. UserError in one line where it is none; `place`: the image's georeference."""
+def read_outlines(
+    path: Path, place: Place | None = None, size: tuple[int, int] = (sys.maxsize, sys.maxsize)
+) -> list[Outline]:
+    """The classes of a GeoJSON file. UserError in one line where it is none, or its crs does not suit the image.
+
+    `place`: the image's georeference; `size`: its width and height.
+    """
     try:
         features, crs = read_features(path)
-        to_pixels = _to_pixels(crs, place)
+        to_pixels = _to_pixels(crs or _degrees_on(features, place, size), place)
         classes: dict[str, Outline] = {}
         for feature in features:
             name = feature.name[:NAME_LENGTH] or UNNAMED
@@ -76,10 +83,28 @@ def _paths(geometry: "Geometry | None") -> Iterator[Array]:
         yield from (points for ring in rings if len(points := shapely.get_coordinates(ring)))
 
 
+def _degrees_on(features: list[Feature], place: Place | None, size: tuple[int, int]) -> str:
+    """DEGREES where all coordinates can be degrees, and some of them lie on the image; else empty."""
+    import shapely
+
+    if place is None or not place.crs:
+        return ""
+    found = np.concatenate([np.zeros((0, 2)), *(shapely.get_coordinates(each.geometry) for each in features)])
+    if (np.abs(found) > (180, 90)).any() or not len(found):
+        return ""
+    try:
+        pixels = _to_pixels(DEGREES, place)(found)
+    except (UserError, OSError):
+        return ""
+    return DEGREES if ((pixels >= 0) & (pixels <= size)).all(1).any() else ""
+
+
 def _to_pixels(crs: str, place: Place | None) -> Callable[[Array], Array]:
-    """From the file's coordinates to pixels."""
-    if not crs or place is None:
+    """From the file's coordinates to pixels. UserError for a crs where the image has no georeference."""
+    if not crs:
         return lambda points: points
+    if place is None:
+        raise UserError(f"is in the crs {crs[:60]}, but its image has no georeference; expected pixels and no crs")
     from rasterio.crs import CRS
     from rasterio.transform import Affine
     from rasterio.warp import transform

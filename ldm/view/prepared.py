@@ -15,7 +15,7 @@ from PIL import Image
 
 from data_prep.slides.readers import Box, Pixels
 from ldm.data.h5 import SlideFile
-from ldm.images.rasters import Place
+from ldm.images.rasters import Place, check_crs
 from ldm.scales import Scale
 from ldm.view.overlays import COLOURS, TISSUE_NAME, Outline, boxes
 
@@ -26,7 +26,8 @@ TISSUE = 0.5
 
 
 class PreparedReader:
-    """The images of a prepared slide; without them, UserError."""
+    """The images of a prepared slide; without them, UserError. `origin_l0`, `source_l0`, `place_l0`: first base tile,
+    size and georeference of the source, in its pixels of full resolution."""
 
     background = (255, 255, 255)
     place: Place | None = None
@@ -48,10 +49,21 @@ class PreparedReader:
         self.unit = self.slide.ladder.unit
         attrs = self.slide.attrs
         self.origin_l0 = float(attrs.get("origin_x_l0", 0.0)), float(attrs.get("origin_y_l0", 0.0))
+        self.source_l0 = int(attrs["width_l0"]), int(attrs["height_l0"])
+        self.place_l0 = self._place_l0()
         without = [scale.name for scale in self._scales if not self.slide.has_images(scale.name)]
         lacking = f"prepared without images of {', '.join(without)}: only their outlines are shown"
         self.notes: tuple[str, ...] = (lacking,) if without else ()
         self._decoded = lru_cache(CACHED)(self._decode)
+
+    def _place_l0(self) -> Place | None:
+        """Georeference of the source's full resolution; None where it had none. UserError for an unknown crs."""
+        crs, transform = (str(self.slide.attrs.get(name, "")) for name in ("crs", "transform"))
+        if not transform:
+            return None
+        check_crs(crs, str(self.slide.path))
+        a, b, c, d, e, f = map(float, transform.split())
+        return Place(crs, (a, b, c, d, e, f))
 
     def _index(self, scale: Scale) -> NDArray[np.int32]:
         """(rows, cols): the number of the region at each place of a scale's grid, -1 where there is none."""

@@ -53,7 +53,7 @@ class Site:
         scripts = [name for name in self.files if name.endswith(".js") and name not in SCRIPTS]
         tags = "\n".join(f'<script src="{name}"></script>' for name in [*scripts, *SCRIPTS, "data.js"])
         page = (PAGE / "index.html").read_text(encoding="utf-8")
-        return page.replace("{title}", escape(one_line(self.title))).replace("{scripts}", tags)
+        return page.replace("{scripts}", tags).replace("{title}", escape(one_line(self.title)))
 
     def _data(self) -> str:
         entries = [{"name": entry.name, "about": entry.about} for entry in self.entries]

@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
+from PIL import Image
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from rasterio.warp import transform_geom
 
 from benchmarks.fixtures import toy
 from ldm.errors import UserError
@@ -12,6 +18,7 @@ from ldm.images.rasters import Place
 from ldm.view.catalogue import catalogue
 from ldm.view.overlays import COLOURS, TISSUE_NAME, moved, read_outlines
 
+UTM, GROUND = CRS.from_epsg(32614), (2.0, 0.0, 400_000.0, 0.0, -2.0, 4_000_000.0)
 SQUARE = [[[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]]
 
 
@@ -65,9 +72,7 @@ def test_what_is_no_geojson_is_one_line(content: str, tmp_path: Path) -> None:
 
 
 def test_coordinates_of_a_reference_system_become_pixels(tmp_path: Path) -> None:
-    from rasterio.crs import CRS
-
-    place = Place(CRS.from_epsg(32614).to_wkt(), (2.0, 0.0, 400_000.0, 0.0, -2.0, 4_000_000.0))
+    place = Place(UTM.to_wkt(), GROUND)
     line = {"type": "LineString", "coordinates": [[400_000, 4_000_000], [400_020, 3_999_960]]}
     named = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32614"}}
     content = {"type": "FeatureCollection", "crs": named, "features": [feature(line)]}
@@ -113,3 +118,49 @@ def test_outlines_without_an_image_are_refused(tmp_path: Path) -> None:
     written(tmp_path / "a.GeoJSON", feature({"type": "Polygon", "coordinates": SQUARE}))
     with pytest.raises(UserError, match="holds outlines alone; give the image"):
         catalogue([tmp_path / "a.GeoJSON"])
+
+
+def scene_with(folder: Path, content: Any) -> list[Any]:
+    """The outlines of a scene of 80x60 px of 2 m in UTM, beside which `content` lies."""
+    image = np.zeros((3, 60, 80), np.uint8)
+    with rasterio.open(
+        folder / "a.tif", "w", "GTiff", 80, 60, 3, crs=UTM.to_wkt(), transform=Affine(*GROUND), dtype="uint8"
+    ) as file:
+        file.write(image)
+    written(folder / "a.geojson", content)
+    ((entry,), _) = catalogue([folder / "a.tif"])
+    return entry.outlines(entry)
+
+
+def test_degrees_of_a_file_without_a_crs_lie_on_the_scene(tmp_path: Path) -> None:
+    line = {"type": "LineString", "coordinates": [[400_020, 3_999_960], [400_060, 3_999_900]]}
+    (outline,) = scene_with(tmp_path, feature(transform_geom(UTM, "EPSG:4326", line)))
+    assert outline.paths[0] == pytest.approx([10, 20, 30, 50], abs=0.01)
+
+
+@pytest.mark.parametrize("corner", [[10, 20], [79, 59], [500, 20]])
+def test_pixels_of_a_file_without_a_crs_stay_pixels(corner: list[int], tmp_path: Path) -> None:
+    (outline,) = scene_with(tmp_path, feature({"type": "LineString", "coordinates": [[0, 0], corner]}))
+    assert outline.paths == [[0, 0, *corner]]
+
+
+def test_a_crs_over_an_image_without_a_place_is_told(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    named = {"type": "name", "properties": {"name": "EPSG:32614"}}
+    polygon = feature({"type": "Polygon", "coordinates": SQUARE})
+    written(tmp_path / "a.geojson", {"type": "FeatureCollection", "crs": named, "features": [polygon]})
+    ((entry,), _) = catalogue([tmp_path])
+    told = entry.described()
+    assert "is in the crs EPSG:32614, but its image has no georeference" in told["trouble"]
+    assert told["outlines"] == []
+
+
+def test_outlines_in_the_crs_of_a_prepared_scene_lie_on_it(tmp_path: Path) -> None:
+    place = {"crs": UTM.to_wkt(), "transform": " ".join(map(str, GROUND))}
+    toy.slide(tmp_path / "a.H5", mpp_l0=0.25, origin_x_l0=10.0, **place)
+    line = feature({"type": "LineString", "coordinates": [[400_020, 4_000_000], [400_060, 3_999_960]]}, name="Road")
+    named = {"type": "name", "properties": {"name": "EPSG:32614"}}
+    written(tmp_path / "a.geojson", {"type": "FeatureCollection", "crs": named, "features": [line]})
+    ((entry,), _) = catalogue([tmp_path])
+    road = next(each for each in entry.outlines(entry) if each.name == "Road")
+    assert road.paths == [[0, 0, 10, 10]]  # 10 to 30 of full resolution, two of which are one

@@ -168,6 +168,7 @@ def test_a_hostile_name_is_data_not_markup(pictures: Path, library: None) -> Non
     page = site.files["index.html"].decode()
     assert "<img" not in page
     assert "&lt;img src=x" in page
+    assert "<title>{scripts}</title>" in Site("{scripts}", entries).files["index.html"].decode()
     script = site.files["data.js"].decode()
     assert script.isascii()
     assert json.loads(script.removeprefix("ZoomLDM.start(").removesuffix(");\n"))["entries"][0]["name"] == HOSTILE
