@@ -82,7 +82,7 @@ def class_shares(classes: ClassMap, count: int, cells: int) -> NDArray[np.float3
 
 
 def read_class_raster(path: str | Path) -> ClassRegions:
-    """The regions of a class raster: in its pixels, or in coordinates of its crs.
+    """The regions of a class raster: in coordinates of its crs or, without one, in its pixels.
 
     UserError when it is no raster of one band of whole numbers, or its legend is missing or lacks a value.
     """
@@ -115,8 +115,9 @@ def read_class_raster(path: str | Path) -> ClassRegions:
     regions = outlined(values.astype(np.uint16), legend, 1.0)
     if not regions:
         raise UserError(f"{path}: holds no value of {path.with_suffix('.csv').name}, expected some; check both files")
-    if place is None:
-        return ClassRegions(regions, frame=(0, 0, width, height))
+    if place is None or not place.crs:
+        note = "its georeference names no crs, so its pixels are counted" if place else ""
+        return ClassRegions(regions, notes=(note,) if note else (), frame=(0, 0, width, height))
     corners = in_coordinates([ClassRegion("", shapely.box(0, 0, width, height))], place)[0].geometry.bounds
     left, bottom, right, top = corners
     return ClassRegions(in_coordinates(regions, place), place.crs, frame=(left, bottom, right, top))

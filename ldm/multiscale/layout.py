@@ -89,7 +89,7 @@ def fitted(
             f"layout: its regions reach to x {bounds[2]:.0f}, y {bounds[3]:.0f}, the image would have {width}x{height} "
             f"px, expected 1 to {LARGEST_SIDE} a side; give --size and --place, or coordinates in pixels"
         )
-    regions, outside = _clipped(placed, left, top, height, width)
+    regions, outside, cut = _clipped(placed, left, top, height, width)
     if not regions:
         xs, ys = zip(*((r.geometry.bounds[0::2], r.geometry.bounds[1::2]) for r in placed), strict=True)
         raise UserError(
@@ -99,6 +99,8 @@ def fitted(
         )
     if outside:
         notes.append(f"{outside} of {len(placed)} regions lie outside the image")
+    if cut:
+        notes.append(f"{cut} of {len(placed)} regions reach beyond the image and are cut at its edge")
     layout = ClassLayout(
         regions, height, width, _rest(regions, palette, rest, height, width), None, (*found.notes, *notes)
     )
@@ -172,7 +174,7 @@ def _in_degrees(regions: list[ClassRegion]) -> bool:
 def _projected(crs: str, geometries: list["Geometry"]) -> tuple[str, float, list["Geometry"]]:
     """WKT of a projected crs, its metres per unit, and the geometries in it; degrees go to the UTM zone of the first.
 
-    UserError for a crs that has neither degrees nor a length as its unit.
+    UserError for a crs that has neither degrees nor a length as its unit, and for more than 90 degrees of latitude.
     """
     from rasterio.crs import CRS
     from rasterio.warp import transform_geom
@@ -184,6 +186,11 @@ def _projected(crs: str, geometries: list["Geometry"]) -> tuple[str, float, list
             west, south, east, north = geometries[0].bounds
             zone = min(60, int(((west + east) / 2 + 180) // 6) + 1)
             utm = CRS.from_epsg((32600 if south + north >= 0 else 32700) + zone)
+            if max(abs(west), abs(east)) > 360 or max(abs(south), abs(north)) > 90:
+                raise UserError(
+                    f"layout: reaches to {west:g} to {east:g}, {south:g} to {north:g}, but its crs {crs[:60]} has "
+                    "degrees; where these are pixels, take its member crs out"
+                )
             moved = transform_geom(found, utm, [mapping(geometry) for geometry in geometries])
             return utm.to_wkt(), 1.0, [shape(geometry) for geometry in moved]
         if not found.is_projected:
@@ -193,19 +200,21 @@ def _projected(crs: str, geometries: list["Geometry"]) -> tuple[str, float, list
 
 def _clipped(
     regions: list[ClassRegion], left: float, top: float, height: int, width: int
-) -> tuple[list[ClassRegion], int]:
-    """The parts of regions inside the image, in its pixels, and how many have none."""
+) -> tuple[list[ClassRegion], int, int]:
+    """The parts of regions inside the image, in its pixels; how many have none, and how many of the others more
+    outside than a pixel."""
     import shapely
     from shapely.geometry import MultiPolygon
 
     frame = shapely.box(0, 0, width, height)
-    inside = []
+    inside, cut = [], 0
     for region in regions:
         here = shapely.intersection(shapely.transform(region.geometry, lambda xy: xy - (left, top)), frame)
         parts = [part for part in shapely.get_parts(here) if part.geom_type == "Polygon" and part.area > 0]
         if parts:
             inside.append(region._replace(geometry=parts[0] if len(parts) == 1 else MultiPolygon(parts)))
-    return inside, len(regions) - len(inside)
+            cut += region.geometry.area - sum(part.area for part in parts) > 1
+    return inside, len(regions) - len(inside), cut
 
 
 def _rest(regions: list[ClassRegion], palette: Palette, asked: str | None, height: int, width: int) -> str:

@@ -100,3 +100,11 @@ def test_colours_and_missing_legends_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"map.png: cannot be read"):
         read_class_raster(path)
+
+
+def test_a_georeference_without_a_crs_leaves_pixels(tmp_path: Path) -> None:
+    path = raster(tmp_path / "map.png", np.ones((4, 6)))
+    path.with_suffix(".pgw").write_text("10\n0\n0\n-10\n5000\n9000\n")
+    found = read_class_raster(path)
+    assert found.regions[0].geometry.bounds == found.frame == (0, 0, 6, 4)
+    assert found.notes == ("its georeference names no crs, so its pixels are counted",)

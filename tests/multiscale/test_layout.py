@@ -66,8 +66,9 @@ def test_an_image_that_begins_elsewhere_shows_what_is_there() -> None:
 
 
 def test_regions_that_reach_beyond_are_cut() -> None:
-    layout = fit(regions(("Tumor", (-50, -50, 500, 40))), size=(64, 64))
+    layout = fit(regions(("Tumor", (-50, -50, 500, 40)), ("Fat", (1, 1, 64, 9))), size=(64, 64))
     assert layout.regions[0].geometry.bounds == (0, 0, 64, 40)
+    assert layout.notes == ("1 of 2 regions reach beyond the image and are cut at its edge",)
 
 
 @pytest.mark.parametrize(
@@ -150,3 +151,8 @@ def test_tokens_have_one_embedding_a_tile() -> None:
     tokens = layout.tokens(palette(), 32, 0)
     assert tokens.shape == (6, 2, 3)
     assert np.isfinite(tokens).all()
+
+
+def test_pixels_that_are_said_to_be_degrees_are_refused() -> None:
+    with pytest.raises(UserError, match=r"reaches to 100 to 5100, 200 to 5200, but its crs OGC:CRS84 has degrees"):
+        scene(regions(("Fat", (100, 200, 5100, 5200)), crs="OGC:CRS84"))
