@@ -7,6 +7,9 @@ from ldm.cli.options import add_cdm, add_device, add_model, add_preview, add_see
 from ldm.errors import UserError
 from ldm.support.arguments import Parser, integer, output_file, positive_int
 
+LARGEST_SIDE = 2**19
+"""of a region in pixels, as of all images that are read"""
+
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
@@ -48,6 +51,8 @@ def region_of(text: str) -> tuple[int, int, int, int]:
         region = 0, 0, 0, 0
     if min(region[2:]) < 1 or max(map(abs, region)) >= 10**12:
         raise UserError(f"--region: {text[:80]}; expected X,Y,WxH in pixels, for example --region=-1024,0,4096x2048")
+    if max(region[2:]) > LARGEST_SIDE:
+        raise UserError(f"--region: {text[:80]}; expected at most {LARGEST_SIDE} px a side; write several smaller ones")
     return region
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ldm.endless.endless_world import World
+from ldm.endless.lattice import FARTHEST
 from ldm.errors import UserError, one_line
 from ldm.images.contact_sheet import Pixels
 from ldm.view.local_server import application
@@ -44,7 +45,9 @@ GONE = 499
 
 
 def described(world: World, title: str) -> dict[str, Any]:
-    """What the page needs to know: the layers, coarsest first, their tiles in pixels of their own, and the unit."""
+    """What the page needs to know: the layers, coarsest first, their tiles in pixels of their own, the unit, and how
+    far from the start it may go, in pixels of the finest scale: half as far as the world reaches, whose tiles are all
+    there, and whose numbers a browser adds exactly."""
     ladder = world.model.ladder
     layers: list[dict[str, Any]] = [
         {"address": "drafts", "name": world.scales[-1], "px": world.draft_px, "offset": world.draft_offset_px},
@@ -61,6 +64,7 @@ def described(world: World, title: str) -> dict[str, Any]:
         "scales": [{"name": scale.name, "downsample": scale.downsample} for scale in ladder],
         "per_pixel": ladder.base_mpp,
         "unit": ladder.unit,
+        "farthest": FARTHEST // 2 * world.model.tile_px,
     }
 
 

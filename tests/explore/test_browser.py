@@ -65,3 +65,12 @@ def test_enlarging_shows_no_borders_of_tiles(served: Served, new_page: Open) -> 
     border = seen[top:, left:][20 : 4 * px - 20, 2 * px - 1 : 2 * px + 1]  # left and right of it, corners aside
     far_from = [np.abs(border - each[20:-20, 2 * px - 1 : 2 * px + 1]).mean() for each in (at_once, by_tile)]
     assert far_from[0] < 0.5 * far_from[1]
+
+
+def test_an_address_of_a_place_that_cannot_be_leaves_the_page_usable(served: Served, new_page: Open) -> None:
+    page = new_page(f"http://127.0.0.1:{served.port}/#x=32&y=32&zoom=8", width=420, height=330)
+    settled(page)
+    page.evaluate("setTimeout(() => (location.hash = 'x=1e30&y=-1e300&zoom=1e99'))")
+    page.wait_for_timeout(500)
+    page.evaluate("location.hash = 'x=-32&y=-32&zoom=8'")
+    assert shows(settled(page), served.world["20x", -40:-24, -40:-24], 8)

@@ -183,7 +183,9 @@ def test_a_region_is_written_as_tiff(tmp_path: object, monkeypatch: pytest.Monke
     assert np.abs(written - world["20x", -160:-90, -150:-90]).mean() < 6  # JPEG
 
 
-@pytest.mark.parametrize("text", ["0,0", "0,0,8", "0,0,0x8", "0,0,8x-8", "1.5,0,8x8", "a,b,cxd", f"{10**12},0,8x8", ""])
+@pytest.mark.parametrize(
+    "text", ["0,0", "0,0,8", "0,0,0x8", "0,0,8x-8", "1.5,0,8x8", "a,b,cxd", f"{10**12},0,8x8", "0,0,999999999x1", ""]
+)
 def test_what_is_no_region_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--region"):
         region_of(text)

@@ -142,6 +142,7 @@
   let remembering = 0;
   function go(place, immediately = false) {
     aim = { ...aim, ...place, zoom: inLimits(place.zoom ?? aim.zoom) };
+    for (const axis of ["x", "y"]) aim[axis] = Math.min(world.farthest, Math.max(-world.farthest, aim[axis]));
     if (immediately) view = { ...aim };
     request();
     redraw();
