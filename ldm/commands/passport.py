@@ -56,7 +56,10 @@ def check_apart(args: argparse.Namespace) -> None:
 
 
 def real_parts(args: argparse.Namespace) -> tuple[list[FolderImage], list[FolderImage]]:
-    """Training images, none where they are not stated, and the other real ones."""
+    """Training images, none where they are not stated, and the other real ones.
+
+    UserError where some lie beside the folders of parts, so that it is not known what they are.
+    """
     real = images_of(args.real, "--real")
     if args.train is not None:
         return images_of(args.train, "--train"), real
@@ -64,6 +67,11 @@ def real_parts(args: argparse.Namespace) -> tuple[list[FolderImage], list[Folder
     held_out = [image for image in real if image.part in HELD_OUT]
     if not training or len(held_out) < 2:
         return [], real
+    if rest := [image for image in real if not image.part]:
+        raise UserError(
+            f"--real: {len(rest)} of {len(real)} images lie in no folder of training or held-out ones, for example "
+            f"{rest[0].path}; move them to {TRAIN[0]} or {HELD_OUT[0]}, or out of {args.real}"
+        )
     return training, held_out
 
 

@@ -252,3 +252,11 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.png: cannot be read as an image"):
         passport(tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_images_beside_the_folders_of_parts_are_not_left_out_silently(tmp_path: Path) -> None:
+    write(tmp_path / "generated", drawn(range(2)))
+    for folder, slides in (("train", range(4)), ("test", range(4, 6)), ("external", range(6, 7))):
+        write(tmp_path / "real" / folder, drawn(slides))
+    with pytest.raises(UserError, match=r"--real: 6 of 42 images lie in no folder of training or held-out ones"):
+        passport(tmp_path)
