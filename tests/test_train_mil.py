@@ -14,6 +14,7 @@ from ldm.data.bags import Bag, write_bag
 from ldm.errors import UserError
 from ldm.evaluation.mil import classifier
 from ldm.evaluation.mil.attention_map import attention_regions
+from ldm.images.geojson_writer import write_regions
 
 SLIDES = 60
 
@@ -44,6 +45,8 @@ def test_a_planted_answer_is_found_shuffled_labels_are_not_and_attention_is_show
     toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ldm.commands.mil.SHOWN", 2)
+    write_regions(tmp_path / "regions/earlier.geojson", [])
+    (tmp_path / "regions/mine.geojson").write_text("my own")
     given = ["--features", str(toys / "planted"), "--labels", str(toys / "labels.csv"), "--out", str(tmp_path)]
     train_mil.main([*given, "--cohort", str(toys / "cohort"), "--folds", "5,4", "--shuffles", "2", "--repeats", "1"])
     told = capsys.readouterr().out
@@ -63,7 +66,7 @@ def test_a_planted_answer_is_found_shuffled_labels_are_not_and_attention_is_show
         assert abs(np.mean(shuffled) - 0.5) < 0.2
         assert f"{np.mean(shuffled):.3f} ± " in text.splitlines()[-1]
     assert {path.name for path in (tmp_path / "attention").iterdir()} == {f"s{i}.jpg" for i in range(4)}
-    assert {path.stem for path in (tmp_path / "regions").iterdir()} == {f"s{i}" for i in range(4)}
+    assert {path.stem for path in (tmp_path / "regions").iterdir()} == {*(f"s{i}" for i in range(4)), "mine"}
     picture = np.asarray(Image.open(tmp_path / "attention/s2.jpg")).astype(int)
     side = 8 * toy.TILE_PX
     assert picture.shape == (side, 2 * side, 3)

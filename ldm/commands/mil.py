@@ -27,7 +27,7 @@ from ldm.evaluation.mil.attention_map import attention_map, attention_regions
 from ldm.evaluation.mil.classifier import CrossValidation, cross_validate, half_interval
 from ldm.evaluation.mil.features import FeatureExtractor
 from ldm.images.contact_sheet import Pixels, contact_sheet, fitted
-from ldm.images.geojson_writer import write_regions
+from ldm.images.geojson_writer import write_regions, written_here
 from ldm.model_slides import matching_slide, pictures
 from ldm.pipeline import ZoomLDM
 from ldm.support.cache import digest_of
@@ -46,6 +46,8 @@ NAMED = 5
 SHOWN = 3
 """slides of each label in the picture"""
 SHOWN_PX = 320
+REGIONS, MAPS, SHEET = "regions", "attention", "attention.png"
+"""in --out: folders of GeoJSON and of pictures, one a slide, and the picture of all"""
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -196,12 +198,12 @@ def draw_attention(labels: Labels, run: CrossValidation, shown: Thumbnails, args
         side = bag.side_l0 / px_l0  # of a tile in the thumbnail, which begins with the first one
         attention = attention_map(picture, prediction.attention.numpy(), bag.ij[:, ::-1] * side, side)
         both = Image.fromarray(np.concatenate([picture, attention], axis=1))
-        with atomic_write(args.out / "attention" / f"{labels.slides[i]}.jpg") as unfinished:
+        with atomic_write(args.out / MAPS / f"{labels.slides[i]}.jpg") as unfinished:
             both.save(unfinished, format="JPEG", quality=85)
         rows.append([fitted(picture, SHOWN_PX), fitted(attention, SHOWN_PX)])
         probability = 1 / (1 + np.exp(-prediction.logit))
         names.append(f"{labels.names[labels.values[i]]}: P({labels.names[1]}) {probability:.2f}")
-    sheet = args.out / "attention.png"
+    sheet = args.out / SHEET
     contact_sheet(rows, names, ["slide", "attention"], sheet)
     return sheet
 
@@ -213,12 +215,21 @@ def attentive(rows: Sequence[ScoreRow], args: argparse.Namespace) -> CrossValida
 
 def write_attention(labels: Labels, rows: Sequence[ScoreRow], args: argparse.Namespace) -> Path:
     """Write the attention on the slides shown as GeoJSON for QuPath: their tiles, in pixels of full resolution."""
-    folder, run = Path(args.out) / "regions", attentive(rows, args)
+    folder, run = Path(args.out) / REGIONS, attentive(rows, args)
     for i in examples(labels):
         bag = read_bag(args.features[-1] / f"{labels.slides[i]}.h5")
         attention = run.predictions[i].attention.numpy()
         write_regions(folder / f"{labels.slides[i]}.geojson", attention_regions(bag, attention))
     return folder
+
+
+def remove_attention(out: Path) -> None:
+    """Remove what earlier classifiers attended to, which would lie beside the new table."""
+    for path in (out / REGIONS).rglob("*.geojson"):
+        if written_here(path):
+            path.unlink()
+    for path in [*(out / MAPS).rglob("*.jpg"), out / SHEET]:
+        path.unlink(missing_ok=True)
 
 
 def own_folder(args: argparse.Namespace) -> Path:
@@ -245,6 +256,7 @@ def run(args: argparse.Namespace) -> None:
     shown = thumbnails(labels, args) if args.cohort else {}
     rows = compare(labels, args, splits)
     text = table(rows, labels, splits, args)
+    remove_attention(args.out)
     write_text(args.out / "table.md", text)
     results = {row.name: dict(zip(map(str, splits), row.aucs, strict=True)) for row in rows}
     record = {"seed": args.seed, "repeats": args.repeats, "slides": labels.slides, "auc": results}
