@@ -8,8 +8,8 @@ result of `zoomldm joint` (image.json) and of `zoomldm superres` (superres.json)
                 .residual.png and .spread.png
     any         STEM.geojson beside a file: outlines
 
-Pictures of a web page (in a folder with an index.html, as reports and exports have) are left out. Only files that lie
-in the given paths are shown: of links in a folder those that do not lead out of it.
+Pictures of a web page (in a folder with an index.html, as reports and exports have) are left out, and a note says so.
+Only files that lie in the given paths are shown: of links in a folder those that do not lead out of it.
 """
 
 import json
@@ -36,8 +36,14 @@ TIFFS = (".tiff", ".tif")
 OVERLAYS = ("residual", "spread")
 BEFORE, AFTER = {"input": "before", "bicubic": "bicubic"}, {"mean": "mean of samples", "truth": "truth"}
 """files in layers/ by the middle of their names -> what the page calls them, left and right of the result"""
-SUMMARIES = ("picture.png", "contact_sheet.png", ".comparison.png")
-"""pictures of results that are shown in full anyway"""
+SUMMARIES = (".spread.png", ".comparison.png", ".bands.ome.tiff", ".bands.tif")
+"""files about images enlarged by superres, beside them, that are shown in full anyway"""
+SAMPLED = ("image.", "picture.", "labels.", "canvas_")
+"""beginnings of the names of the files of joint"""
+WEB = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
+"""pictures of web pages"""
+LINKS, OF_PAGES = "links that lead out of it", "pictures of web pages (in folders with an index.html)"
+"""what is left out"""
 DEEPEST = 12
 """folders below a given one"""
 
@@ -51,19 +57,17 @@ def catalogue(paths: list[Path]) -> tuple[list[Entry], list[str]]:
     notes: list[str] = []
     for path in paths:
         if path.is_dir():
-            inside, outside = _of_folder(path)
-            links = [f"{shown(path)}: {outside} links that lead out of it were left out; name them"] if outside else []
+            inside, left_out = _of_folder(path)
+            told = [f"{shown(path)}: {count} {what} were left out; name them" for what, count in left_out.items()]
             if not inside:
-                raise UserError(
-                    *links
-                    or [
-                        f"{path}: holds nothing that can be shown; expected slides, scenes, pictures, prepared slides "
-                        "(.h5) or results of joint and superres"
-                    ]
+                nothing = (
+                    f"{path}: holds nothing that can be shown; expected slides, scenes, pictures, prepared slides "
+                    "(.h5) or results of joint and superres"
                 )
+                raise UserError("; ".join(told) or nothing)
             for entry in inside:
                 found.setdefault(_files(entry), (path, entry))
-            notes += links
+            notes += told
         else:
             entry = _of_file(path, shown(path.name))
             entry.described()  # so that a file that cannot be shown ends the command
@@ -101,30 +105,37 @@ def results_in(folder: Path) -> tuple[list[Entry], dict[str, Any]]:
     return entries, _record(folder / JOINT, root) or _record(folder / SUPERRES, root) or {}
 
 
-def _of_folder(folder: Path) -> tuple[list[Entry], int]:
-    """The entries of a folder, and how many links lead out of it; names are relative to it, empty for itself."""
-    root = folder.resolve()
-    outside = 0
+def _of_folder(folder: Path) -> tuple[list[Entry], Counter[str]]:
+    """The entries of a folder, and how many of what were left out; names are relative to it, empty for itself."""
+    root, left_out = folder.resolve(), Counter[str]()
     entries: list[Entry] = []
-    results: set[Path] = set()
+    sampled, enlarged, known = set[Path](), set[Path](), set[Path]()
     names = ("index.html", UNFINISHED)
-    pages = {place for place in _folders(folder, DEEPEST) if any((place / name).is_file() for name in names)}
-    for place in [folder, *_folders(folder, DEEPEST)]:
-        found = [*_joint(place, root), *_superres(place, root)]
-        for entry in found:
+    places = [folder, *_folders(folder, DEEPEST)]
+    pages = {place for place in places[1:] if any((place / name).is_file() for name in names)}
+    for place in places:
+        left_out[LINKS] += sum(path.is_symlink() and path.is_dir() and not _inside(path, root) for path in _seen(place))
+        joint, superres = _joint(place, root), _superres(place, root)
+        for entry in [*joint, *superres]:
             entry.name = _name(folder, place, entry.name)
-        entries += found
-        results |= {place, place / "layers"} if found else set()
-    files = [path for path in [*slide_files(folder, "**/*"), *_prepared(folder)] if path.parent not in results]
-    for path in [*without_parts([path for path in files if path.suffix.lower() != PREPARED]), *_prepared(folder)]:
-        summary = path.name.endswith(SUMMARIES) or not pages.isdisjoint(path.parents)
-        if path.parent in results or summary or (path.exists() and not path.is_file()):
+            entries.append(entry)
+            known |= {layer.path for layer in entry.layers}
+        sampled |= {place} if joint else set()
+        enlarged |= {place} if superres else set()
+    files = slide_files(folder, "**/*")
+    for path in [*without_parts(files), *_prepared(folder)]:
+        summary = path.parent in sampled and path.name.startswith(SAMPLED)
+        summary |= path.parent in enlarged and path.name.endswith(SUMMARIES)
+        summary |= path.parent.name == "layers" and path.parent.parent in enlarged
+        if path in known or summary or (path.exists() and not path.is_file()):
             continue
-        if not _inside(path, root):
-            outside += 1
-            continue
-        entries.append(_of_file(path, shown(path.relative_to(folder)), root))
-    return sorted(entries, key=lambda entry: _natural(entry.name)), outside
+        if path.suffix.lower() in WEB and not pages.isdisjoint(path.parents):
+            left_out[OF_PAGES] += 1
+        elif not _inside(path, root):
+            left_out[LINKS] += 1
+        else:
+            entries.append(_of_file(path, shown(path.relative_to(folder)), root))
+    return sorted(entries, key=lambda entry: _natural(entry.name)), +left_out
 
 
 def _prepared(folder: Path) -> list[Path]:
@@ -134,10 +145,14 @@ def _prepared(folder: Path) -> list[Path]:
 def _folders(folder: Path, depth: int) -> Iterator[Path]:
     """Every folder below, links to folders left out."""
     if depth:
-        for path in sorted(folder.iterdir()):
-            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+        for path in _seen(folder):
+            if path.is_dir() and not path.is_symlink():
                 yield path
                 yield from _folders(path, depth - 1)
+
+
+def _seen(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _name(folder: Path, place: Path, name: str) -> str:
@@ -181,8 +196,9 @@ def _outlines(path: Path, root: Path | None, entry: Entry) -> list[Outline]:
         own = region_outlines(reader.slide)
         place, size = reader.place_l0, reader.source_l0
         origin, step = reader.origin_l0, reader.slide.base_l0
-    beside = path.with_suffix(".geojson")
-    if not beside.is_file() or not _inside(beside, root):
+    names = (".geojson", ".GeoJSON", ".GEOJSON")
+    beside = next(filter(Path.is_file, map(path.with_suffix, names)), None)
+    if beside is None or not _inside(beside, root):
         return own
     found = moved(read_outlines(beside, place, size), origin, step)
     if own:  # by prepare: the tissue itself, and the area of the regions that are shown one by one

@@ -49,4 +49,14 @@ def test_an_export_is_not_shown_in_place_of_its_images(pictures: Path, tmp_path:
     """Tiles are pictures, too, but nobody means them."""
     Image.fromarray(tissue_image(20, 20)).save(tmp_path / "own.png")
     export(Site("x", catalogue([pictures / "slide.tiff"])[0]), tmp_path / "page")
-    assert [entry.name for entry in catalogue([tmp_path])[0]] == ["own.png"]
+    entries, (note,) = catalogue([tmp_path])
+    assert [entry.name for entry in entries] == ["own.png"]
+    assert "pictures of web pages (in folders with an index.html) were left out" in note
+
+
+def test_slides_beside_a_web_page_are_shown(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "cohort").mkdir()
+    for name in ("slide.tiff", "prepared.h5"):
+        (tmp_path / "cohort" / name).write_bytes((pictures / name).read_bytes())
+    (tmp_path / "cohort/index.html").touch()
+    assert [entry.name for entry in catalogue([tmp_path])[0]] == ["cohort/prepared.h5", "cohort/slide.tiff"]

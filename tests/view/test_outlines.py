@@ -160,7 +160,7 @@ def test_outlines_in_the_crs_of_a_prepared_scene_lie_on_it(tmp_path: Path) -> No
     toy.slide(tmp_path / "a.H5", mpp_l0=0.25, origin_x_l0=10.0, **place)
     line = feature({"type": "LineString", "coordinates": [[400_020, 4_000_000], [400_060, 3_999_960]]}, name="Road")
     named = {"type": "name", "properties": {"name": "EPSG:32614"}}
-    written(tmp_path / "a.geojson", {"type": "FeatureCollection", "crs": named, "features": [line]})
+    written(tmp_path / "a.GeoJSON", {"type": "FeatureCollection", "crs": named, "features": [line]})
     ((entry,), _) = catalogue([tmp_path])
     road = next(each for each in entry.outlines(entry) if each.name == "Road")
     assert road.paths == [[0, 0, 10, 10]]  # 10 to 30 of full resolution, two of which are one

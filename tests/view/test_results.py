@@ -89,6 +89,14 @@ def test_a_preview_escapes_names_and_figures(tmp_path: Path) -> None:
     assert page.count("&lt;script&gt;") >= 3
 
 
+def test_own_pictures_beside_a_result_are_shown(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "image.tiff", tissue_image(64, 64), 0.5)
+    (tmp_path / "image.json").write_text("{}")
+    for name in ("picture.png", "image.png", "mine.png"):
+        Image.fromarray(tissue_image(16, 16)).save(tmp_path / name)
+    assert [entry.name for entry in catalogue([tmp_path])[0]] == [tmp_path.name, "mine.png"]
+
+
 def test_overlays_are_found_and_records_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
@@ -103,6 +111,12 @@ def test_overlays_are_found_and_records_cannot_name_files_elsewhere(tmp_path: Pa
     entries, _ = catalogue([folder])
     assert [entry.name for entry in entries] == ["a.png"]
     assert [layer.name for layer in entries[0].overlays] == ["residual", "spread"]
+    for name in ("of_an_earlier_command.png", "my_picture.png", "a.spread.png", "a.comparison.png"):
+        Image.fromarray(tissue_image(32, 32)).save(folder / name)
+    shown = ["a.png", "my_picture.png", "of_an_earlier_command.png"]
+    assert [entry.name for entry in catalogue([folder])[0]] == shown
+    for name in (*shown[1:], "a.spread.png", "a.comparison.png"):
+        (folder / name).unlink()
     (folder / "superres.json").write_text("[" * 10_000)
     assert {entry.name for entry in catalogue([folder])[0]} == {
         *("a.png", "layers/a.residual.png", "layers/a.spread.png")

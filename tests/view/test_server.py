@@ -266,12 +266,12 @@ def test_links_out_of_a_folder_are_left_out_but_named_ones_are_shown(pictures: P
     entries, notes = catalogue([folder])
     assert [entry.name for entry in entries] == ["own.png", "within.png"]
     assert len(notes) == 1
-    assert "links that lead out of it" in notes[0]
+    assert "2 links that lead out of it" in notes[0]
     assert entries[0].described()["outlines"] == []
     assert [entry.name for entry in catalogue([folder / "out.jpg"])[0]] == ["out.jpg"]
     (folder / "own.png").unlink()
     (folder / "within.png").unlink()
-    with pytest.raises(UserError, match="1 links that lead out of it were left out; name them"):
+    with pytest.raises(UserError, match="2 links that lead out of it were left out; name them"):
         catalogue([folder])
 
 
