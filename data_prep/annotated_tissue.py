@@ -43,6 +43,10 @@ def annotated_shares(plane: Plane, path: Path, tile_px: int, rows: int, cols: in
     for region in regions:
         if region.name == IGNORED:
             tissue = shapely.difference(tissue, region.geometry)
+    if not tissue.intersects(inside):
+        raise UserError(
+            f"{path}: {IGNORED} covers all its other regions on the slide; expected some tissue beside them"
+        )
     tile_l0 = tile_px * plane.mpp / plane.slide.mpp
     origin = np.array(plane.origin_l0)
 

@@ -148,6 +148,9 @@ def test_annotations_say_where_tissue_is_and_what_was_kept_is_written_as_such(fo
     write_regions(path, [ClassRegion("Tumor", shapely.box(9000, 0, 9100, 90))])
     (report,) = prepare(config(folder, coordinates=str(folder / "found"), out=str(folder / "other")))
     assert "no region lies on the slide" in report.message
+    write_regions(path, [ClassRegion("Tumor", tumour), ClassRegion("Ignore*", tumour.buffer(9))])
+    (report,) = prepare(config(folder, coordinates=str(folder / "found"), out=str(folder / "ignored")))
+    assert "Ignore* covers all its other regions on the slide" in report.message
     both = shutil.copytree(folder / "found", folder / "both")
     write(both / f"{NAME}.h5", np.array([[13, 7]]), **TRIDENT)
     (report,) = prepare(config(folder, coordinates=str(both), out=str(folder / "third")))
