@@ -1,5 +1,6 @@
 """`zoomldm palette`: classes of annotated slides and of clusters, from files to a palette and its picture."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,12 @@ def test_annotations_of_another_slide_or_without_classes_are_refused(cohort: Pat
 def test_options_without_a_cohort_are_refused() -> None:
     with pytest.raises(UserError, match="--clusters: found without --cohort"):
         main(["--clusters", "3"])
+
+
+def test_what_of_annotations_is_no_area_is_told(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = cohort / "annotations/s1.geojson"
+    content = json.loads(path.read_text())
+    content["features"].append({"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}})
+    path.write_text(json.dumps(content))
+    run(cohort, "--annotations", str(cohort / "annotations"))
+    assert f"{path}: 1 features without an area" in capsys.readouterr().err

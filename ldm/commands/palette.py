@@ -1,6 +1,7 @@
 """Make a palette of prepared slides, and a picture of it."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def annotated(files: Sequence[SlideFile], folder: Path) -> tuple[list[LabelledSl
     if len(found) < len(files):
         print(f"{len(files) - len(found)} of {len(files)} slides have no annotation in {folder} and are left out")
     bar = tqdm(found, desc="annotations", unit="slide")
-    of = [(file, on_slide(file, read_layout_file(path), path)) for file, path in bar]
+    of = [(file, on_slide(file, noted(read_layout_file(path), path), path)) for file, path in bar]
     colours: dict[str, Colour | None] = {}
     for (_, path), (_, regions) in zip(found, of, strict=True):
         for region in regions:
@@ -105,6 +106,13 @@ def annotated(files: Sequence[SlideFile], folder: Path) -> tuple[list[LabelledSl
     if not names:
         raise UserError(f"--annotations: {found[0][1]}: no region has a class; in QuPath: select them, and Set class")
     return [labelled(file, regions, names) for file, regions in of], names, [colours[name] for name in names]
+
+
+def noted(found: ClassRegions, path: Path) -> ClassRegions:
+    """`found`, after telling what of `path` was left out or read otherwise."""
+    for note in found.notes:
+        tqdm.write(f"{path}: {note}", file=sys.stderr)
+    return found
 
 
 def annotation_of(file: SlideFile, folder: Path, files: Sequence[SlideFile]) -> Path | None:
