@@ -164,6 +164,18 @@ def test_an_address_leads_back_to_its_place(shown: Served, opened: Open) -> None
     assert settled(again) == {key: pytest.approx(value, rel=1e-4) for key, value in there.items()}
 
 
+@pytest.mark.parametrize(
+    "told", ["x=1e300&y=-1e300&zoom=1e300", "x=1e30&zoom=1e-300", "x=NaN&y=&show=7,x&zoom=-1&swipe=1"]
+)
+def test_an_address_of_a_place_that_cannot_be_leaves_the_page_usable(told: str, shown: Served, opened: Open) -> None:
+    page = opened(f"http://127.0.0.1:{shown.port}/#{told}")
+    page.wait_for_timeout(300)
+    page.keyboard.press("0")
+    there = settled(page)
+    assert (there["x"], there["y"]) == (pytest.approx(400), pytest.approx(300))
+    assert 0.1 < there["zoom"] < 2
+
+
 def test_the_place_under_the_pointer_is_told_inside_the_image_alone(shown: Served, opened: Open) -> None:
     page = opened(at(shown, x=0, y=0, zoom=1, show=1))
     box = page.locator(".panel").nth(1).bounding_box()

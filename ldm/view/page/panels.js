@@ -155,9 +155,10 @@ ZoomLDM.PanelGroup = class {
     }
   }
 
-  // Go to a place of the main layer; what is left undefined stays.
+  // Go to a place of the main layer; what is left undefined, or far from the image, stays.
   goTo(place, immediately = true) {
-    const given = Object.entries(place).filter(([, value]) => value !== undefined);
+    const limits = { x: [-this.mainWidth, 2 * this.mainWidth], y: [-this.mainHeight, 2 * this.mainHeight], zoom: [1e-6, 64] };
+    const given = Object.entries(place).filter(([name, value]) => value >= limits[name][0] && value <= limits[name][1]);
     this.leader.goTo({ ...this.place, ...Object.fromEntries(given) }, immediately);
     this.moved(this.leader);
   }
