@@ -17,9 +17,9 @@ from ldm.demo.textures import STEP, Array
 from ldm.errors import UserError
 
 COUNT = 4
-NEST_PX, FOLLICLE_PX = (85.0, 110.0), (60.0, 75.0)
+NEST_PX, FOLLICLE_PX = (75.0, 100.0), (55.0, 75.0)
 """radii"""
-GAP, FAR = (185, 225), 745
+GAP, FAR = (185, 215), 745
 """distances in base pixels; the diagonals of squares of 128 and 512 px are 181 and 724"""
 BORDER = 30
 """pixels around a follicle over which its lymphocytes thin out"""

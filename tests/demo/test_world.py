@@ -12,6 +12,7 @@ from rasterio.crs import CRS
 from scipy import ndimage
 
 from ldm.cli.draw import main
+from ldm.demo.arrangement import BORDER, COUNT, FOLLICLE_PX, NEST_PX
 from ldm.demo.histology import GLASS, histology_slide
 from ldm.demo.histology_map import region_maps
 from ldm.demo.satellite import satellite_scene
@@ -193,7 +194,7 @@ def test_neighbours_are_drawn_as_their_labels_say(tmp_path):
         generate(tmp_path, count=1, seed=7, kind="neighbours", size_px=1024)
 
 
-@pytest.mark.parametrize("seed", [500, 512, 533])
+@pytest.mark.parametrize("seed", [500, 501, 512, 533])
 def test_only_an_arrangement_tells_beside_from_apart(seed):
     """No tile shows both; 512 px do on one kind alone; and both kinds hold as much of everything."""
     shown = {}
@@ -207,8 +208,9 @@ def test_only_an_arrangement_tells_beside_from_apart(seed):
             shown[beside, side] = both[size // 2 : -size // 2, size // 2 : -size // 2].any()
         assert (maps["tissue"] > 100).all()
         assert ((maps["fat"] > 0) & follicle).sum() == 0
-        assert 0.02 < nest.mean() < 0.08
-        assert 0.01 < follicle.mean() < 0.05
+        for drawn_there, radii, more in ((nest, NEST_PX, 0), (follicle, FOLLICLE_PX, BORDER)):
+            low, high = (COUNT * np.pi * (r + more) ** 2 / 2048**2 for r in radii)
+            assert 0.75 * low < drawn_there.mean() < 1.25 * high
     assert shown == {(True, 128): False, (False, 128): False, (True, 512): True, (False, 512): False}
 
 
