@@ -31,11 +31,12 @@ from ldm.evaluation.metrics.frechet import frechet_distance, statistics_of
 from ldm.evaluation.metrics.seams import cell_pattern, gradient_energy, radial_power_spectrum, spectral_distance
 from ldm.evaluation.tables import markdown
 from ldm.images.contact_sheet import Pixels, contact_sheet
-from ldm.images.tensors import to_uint8
+from ldm.images.tensors import from_uint8, to_uint8
 from ldm.networks.autoencoder import Autoencoder
 from ldm.pipeline import load_autoencoder
 from ldm.support.arguments import Parser, output_file, output_folder
 from ldm.support.files import write_text
+from ldm.training.texture import contrast_difference
 
 SLIDES, SEED, PER_SLIDE = 12, 300, 4
 RINGS = 24
@@ -58,6 +59,8 @@ class DecodedFigures(NamedTuple):
     """power at a period of 2 px over its neighbours', over the originals' ratio"""
     lattice: float
     """grey levels: root mean square over images of the error's pattern that repeats with every latent cell"""
+    contrast: float
+    """`ldm.training.texture.contrast_difference`: dots at the same places of every latent cell"""
     frechet: float
 
     def cells(self) -> list[str]:
@@ -68,11 +71,12 @@ class DecodedFigures(NamedTuple):
             f"{self.spectra:.2f}",
             f"{self.stripes:.1f}",
             f"{self.lattice:.2f}",
+            f"{self.contrast:.2f}",
             f"{self.frechet:.1f}",
         ]
 
 
-COLUMNS = ("PSNR, mean (median)", "gradient energy", "spectra", "stripes", "lattice", "Frechet distance")
+COLUMNS = ("PSNR, mean (median)", "gradient energy", "spectra", "stripes", "lattice", "contrast", "Frechet distance")
 
 
 def held_out(folder: Path) -> Cohort:
@@ -116,6 +120,7 @@ def measure(images: Pixels, decoded: Pixels, encoder: TileEncoder) -> DecodedFig
         spectra=spectral_distance(spectrum(decoded), spectrum(images)),
         stripes=line_ratio(decoded) / line_ratio(images),
         lattice=float(np.sqrt(np.mean([cell_pattern(error) ** 2 for error in decoded.astype(float) - images]))),
+        contrast=contrast_difference(from_uint8(images), from_uint8(decoded)).item(),
         frechet=frechet_distance(*features),
     )
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ldm.config.schema import Count, Natural, NonNegative
 from ldm.training.discriminator import DetailDiscriminator
-from ldm.training.texture import band_energy_difference, lattice, stripes
+from ldm.training.texture import band_energy_difference, contrast_difference, lattice, stripes
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 
@@ -66,8 +66,8 @@ class TextureLoss(nn.Module):
 
     L1 and L2 of the pixels determine what can be reproduced. `band_energy_difference` determines how much of the
     remaining texture is generated, and a discriminator its appearance: at every place it predicts which of two images
-    is the original (relativistic pairs: Jolicoeur-Martineau 2018). `stripes` and `lattice` penalise patterns of the
-    decoder's own.
+    is the original (relativistic pairs: Jolicoeur-Martineau 2018). `stripes`, `lattice` and `contrast_difference`
+    penalise patterns of the decoder's own.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class TextureLoss(nn.Module):
         band_weight: NonNegative = 0.4,
         stripe_weight: NonNegative = 5.0,
         lattice_weight: NonNegative = 5.0,
+        contrast_weight: NonNegative = 0.5,
         adversary_weight: NonNegative = 0.0,
         adversary_start: Natural = 0,
         width: Count = 32,
@@ -90,6 +91,7 @@ class TextureLoss(nn.Module):
         super().__init__()
         self.codebook_weight, self.square_weight = codebook_weight, square_weight
         self.band_weight, self.stripe_weight, self.lattice_weight = band_weight, stripe_weight, lattice_weight
+        self.contrast_weight = contrast_weight
         self.adversary_weight, self.adversary_start = adversary_weight, adversary_start
         self.discriminator = DetailDiscriminator(width) if adversary_weight else None
 
@@ -102,6 +104,7 @@ class TextureLoss(nn.Module):
             "bands": self.band_weight * band_energy_difference(x, x_hat),
             "stripes": self.stripe_weight * stripes(error),
             "lattice": self.lattice_weight * lattice(error),
+            "contrast": self.contrast_weight * contrast_difference(x, x_hat),
         }
         if self.discriminator is not None and made.step >= self.adversary_start and x_hat.requires_grad:
             parts["adversary"] = self._adversary(self.discriminator, x, x_hat, parts["pixels"])

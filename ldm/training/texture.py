@@ -102,3 +102,19 @@ def lattice(error: Tensor) -> Tensor:
     cells = rearrange(error, "b c (h y) (w x) -> b (c y x) h w", y=CELL, x=CELL)
     pixels = rearrange(F.avg_pool2d(cells, side), "b (c p) h w -> b c p h w", p=CELL**2)
     return (pixels - pixels.mean(dim=2, keepdim=True)).abs().mean()
+
+
+def contrast_difference(x: Tensor, y: Tensor) -> Tensor:
+    """Difference of y's contrast at the CELL x CELL places of a latent cell from that of x: 0 for equal images.
+
+    Drawn texture may have its dark and bright pixels at the same places of every cell. That shows as a grid of dots,
+    although their mean may be that of the original, so that `lattice` does not find it.
+    """
+    return (_contrast(y) - _contrast(x)).abs().mean()
+
+
+def _contrast(x: Tensor) -> Tensor:
+    """(CELL^2,) energy of the detail at each place of the latent cells over the mean of all places, of a batch."""
+    detail = x - F.avg_pool2d(x, CELL + 1, stride=1, padding=CELL // 2, count_include_pad=False)
+    energy = reduce(detail.square(), "b c (h y) (w x) -> b (y x)", "mean", y=CELL, x=CELL) + STEP**2
+    return (energy / energy.mean(dim=1, keepdim=True)).mean(dim=0)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ldm.networks.autoencoder import Autoencoder
 from ldm.training.discriminator import DetailDiscriminator, Halve
 from ldm.training.losses import Reconstruction, TextureLoss
-from ldm.training.texture import band_energy_difference, lattice, stripes
+from ldm.training.texture import band_energy_difference, contrast_difference, lattice, stripes
 from tests.golden.parity import noise
 from tests.networks.gradients import without_gradient
 
@@ -66,6 +66,17 @@ def test_a_pattern_of_the_latent_cells_counts_and_texture_as_strong_hardly_does(
     assert lattice(pattern.repeat_interleave(4, -1).repeat_interleave(4, -2)).item() < 1e-8  # cells unlike each other
 
 
+def test_dots_at_one_place_of_every_cell_count_whatever_their_sign() -> None:
+    dots = torch.zeros(2, 3, 16, 4, 16, 4)
+    dots[:, :, :, 1, :, 2] = 0.1 * noise(5, 2, 3, 16, 16)
+    dots = dots.reshape(2, 3, 64, 64)
+    assert lattice(dots) < 0.1 * dots.abs().amax()
+    assert contrast_difference(0.1 * noise(1, 2, 3, 64, 64), dots) > 1
+    assert contrast_difference(dots, dots) == 0
+    assert contrast_difference(0.1 * noise(1, 8, 3, 64, 64), 0.2 * noise(2, 8, 3, 64, 64)) < 0.1
+    assert contrast_difference(texture(8), texture(9)) < 0.2
+
+
 def test_the_discriminator_halves_without_aliasing() -> None:
     halved = Halve()(striped(32, amplitude=1.0))
     assert halved[..., 1:-1, 1:-1].abs().max() < 1e-6
@@ -92,7 +103,7 @@ def test_the_loss_reaches_every_parameter_of_autoencoder_and_discriminator() -> 
     last_layer = network.decoder.last_layer.weight
     made = Reconstruction(x=x, x_hat=x_hat, codebook_loss=codebook_loss, last_layer=last_layer, step=0)
     total, values = loss(made)
-    assert {"pixels", "bands", "stripes", "lattice", "adversary"} < set(values)
+    assert {"pixels", "bands", "stripes", "lattice", "contrast", "adversary"} < set(values)
     assert without_gradient(network, total) == []
     assert all(parameter.grad is None for parameter in loss.parameters()), "no gradient for the discriminator"
     judged, _ = loss.judge(made)
