@@ -74,8 +74,10 @@ def log_snr_timesteps(steps: int, alpha_bar: Tensor) -> list[int]:
     share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)[:-1] ** CURVE
     timesteps = [0]
     noisiest = table[-1].clamp(min=NOISIEST)
-    for level in (noisiest + (table[0] - noisiest) * share).flip(0):
-        timesteps.append(max(int((table - level).abs().argmin()), timesteps[-1] + 1))
+    levels = (noisiest + (table[0] - noisiest) * share).flip(0)
+    for left, level in zip(reversed(range(steps)), levels, strict=True):
+        nearest = max(int((table - level).abs().argmin()), timesteps[-1] + 1)
+        timesteps.append(min(nearest, len(table) - 1 - left))  # which leaves room for those that are left
     return timesteps[:0:-1]
 
 

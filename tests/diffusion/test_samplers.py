@@ -77,6 +77,15 @@ def test_log_snr_timesteps_keep_their_number_and_are_even_in_log_snr(steps: int)
         assert float(growth.max() / growth.min()) < 2
 
 
+@pytest.mark.parametrize("steps", [1, 20, 100, 500])
+def test_timesteps_for_contexts_are_different_ones_of_the_schedule(steps: int) -> None:
+    timesteps = log_snr_timesteps(steps, cosine_alpha_bar())
+    assert len(set(timesteps)) == steps
+    assert timesteps == sorted(timesteps, reverse=True)
+    assert 990 < timesteps[0] <= 999
+    assert timesteps[-1] >= 1
+
+
 def test_timesteps_are_the_published_ones() -> None:
     published = json.loads((GOLDEN / "timesteps.json").read_text())
     for steps, timesteps in published["ddim"].items():
