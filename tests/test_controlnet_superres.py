@@ -27,7 +27,7 @@ from ldm.networks.controlnet import Control
 from ldm.networks.unet import UNet
 from ldm.pipeline import ZoomLDM
 from ldm.trained_superres import SETTINGS
-from ldm.training.callbacks import newest_checkpoint
+from ldm.training.checkpoints import newest_checkpoint
 from ldm.training.systems import open_data
 from tests.golden.parity import noise
 from tests.test_evaluate import ToyEncoder

@@ -19,8 +19,8 @@ from ldm.cli import evaluate
 from ldm.errors import UserError
 from ldm.evaluation import spaces
 from ldm.evaluation.experiments import memorization
-from ldm.evaluation.experiments import superres_methods as superres
 from ldm.evaluation.experiments.image_sets import SampleCache, halves, regions
+from ldm.evaluation.experiments.superres_methods import METHODS
 from ldm.evaluation.metrics.frechet import Statistics
 from ldm.images.contact_sheet import save_png
 from ldm.support.cache import Identity
@@ -184,16 +184,14 @@ def test_super_resolution_is_scored_by_every_measure(run: Run, pictures: Path, t
     weights = toy.alexnet_weights(tmp_path / "alexnet.pth")
     options = ("--real", pictures, "--space", "demo", "--count", "2", "--weights", f"lpips={weights}")
     records = run("superres", *options)["records"]
-    assert {record["method"] for record in records} == set(superres.METHODS)
-    assert len(records) == 2 * len(superres.METHODS)
+    assert {record["method"] for record in records} == set(METHODS)
+    assert len(records) == 2 * len(METHODS)
     for record in records:
         whole = [key for key in record if key.endswith(", whole")]
         assert all(-1 <= record[key] <= 1.001 for key in whole)
         assert record["PSNR"] > 5
         assert record[f"LPIPS, alexnet-{sha256(weights)[:12]}"] > 0
-    residual = {
-        method: np.mean([r["LR residual"] for r in records if r["method"] == method]) for method in superres.METHODS
-    }
+    residual = {method: np.mean([r["LR residual"] for r in records if r["method"] == method]) for method in METHODS}
     assert residual["given"] < 0.05  # of 2
     assert (tmp_path / "results" / "superres" / "superres.png").is_file()
 

@@ -123,7 +123,7 @@ class Stopped(Exception):
     """An experiment that would have begun."""
 
 
-@pytest.mark.parametrize("command", ["patches", "large_images", "superres_methods", "memorization"])
+@pytest.mark.parametrize("command", ["patches", "large_images", "superres_scores", "memorization"])
 def test_it_is_measured_on_scenes_of_its_own_in_its_own_space(
     command: str, satellite: BundledModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

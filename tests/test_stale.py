@@ -18,9 +18,9 @@ from benchmarks.robustness.stale import scale_weights, set_key
 from ldm.cli import joint as sample_joint
 from ldm.data.h5 import SlideFile
 from ldm.evaluation.experiments import large_images as large
-from ldm.evaluation.experiments import patches
-from ldm.evaluation.experiments import superres_methods as superres
+from ldm.evaluation.experiments import patches, superres_scores
 from ldm.evaluation.experiments.context import EvalContext
+from ldm.evaluation.experiments.superres_methods import METHODS, Constrained, Enlarge
 from ldm.evaluation.mil.features import FeatureExtractor, Probe
 from ldm.multiscale.conditions import drawn_tokens
 from ldm.multiscale.super_resolution import CONSISTENT
@@ -163,10 +163,10 @@ def test_samples_depend_on_the_model_and_on_their_conditions_alone(own: Path) ->
     assert CDM(own, bench(own)) != cdm
 
 
-def enlarged(own: Path, method: superres.Enlarge, bench: EvalContext, encoder: str = "toy") -> Path:
+def enlarged(own: Path, method: Enlarge, bench: EvalContext, encoder: str = "toy") -> Path:
     embed = ToyEncoder()
     embed.id = encoder
-    return superres.cache_of(bench, "m", method, [own / "p.png"], ["20x", "5x"], embed).folder
+    return superres_scores.cache_of(bench, "m", method, [own / "p.png"], ["20x", "5x"], embed).folder
 
 
 def painted(own: Path, method: large.Paint, bench: EvalContext, encoder: str = "toy") -> Path:
@@ -177,8 +177,8 @@ def painted(own: Path, method: large.Paint, bench: EvalContext, encoder: str = "
 
 @pytest.mark.parametrize("name", ["none", "inferred", "given"])
 def test_enlarged_images_depend_on_all_settings_of_their_method(own: Path, name: str) -> None:
-    method, first = superres.METHODS[name], bench(own)
-    assert isinstance(method, superres.Constrained)
+    method, first = METHODS[name], bench(own)
+    assert isinstance(method, Constrained)
     kept = enlarged(own, method, first)
     assert enlarged(own, replace(method, sampling=replace(CONSISTENT)), first) == kept
     rule = replace(CONSISTENT.rule, weight=0.5)
@@ -187,8 +187,8 @@ def test_enlarged_images_depend_on_all_settings_of_their_method(own: Path, name:
     assert enlarged(own, replace(method, inversion_steps=5), first) != kept
     for change in ({"seed": 1}, {"batch": 3}, {"precision": "bf16"}):
         assert enlarged(own, method, bench(own, **change)) != kept
-    others = {enlarged(own, other, first) for other in superres.METHODS.values()}
-    assert len(others) == len(superres.METHODS)
+    others = {enlarged(own, other, first) for other in METHODS.values()}
+    assert len(others) == len(METHODS)
     assert (enlarged(own, method, first, encoder="other") != kept) == (name == "given")
     repaint(own / "p.png")
     assert enlarged(own, method, first) != kept
@@ -210,7 +210,7 @@ def test_large_images_depend_on_all_settings_of_their_method(own: Path, name: st
 
 def test_a_method_that_declares_nothing_is_refused(own: Path) -> None:
     for function, cache_of in (
-        (lambda model, low: low.y, superres.cache_of),
+        (lambda model, low: low.y, superres_scores.cache_of),
         (lambda model, place: None, large.cache_of),
     ):
         with pytest.raises(AttributeError):

@@ -25,7 +25,7 @@ from ldm.cli import train
 from ldm.data.h5 import SlideFile
 from ldm.errors import UserError
 from ldm.support.files import sidecar
-from ldm.training.callbacks import newest_checkpoint
+from ldm.training.checkpoints import newest_checkpoint
 
 SECONDS = 60
 """timeout of a reader"""

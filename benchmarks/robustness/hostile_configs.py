@@ -49,7 +49,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "ldm.config.objects.importlib.import_module": {"name": "os"},
     "ldm.support.files.write_sidecar": {"path": "../escaped"},
     "ldm.checkpoint.save_weights": {"path": "../escaped.safetensors", "tensors": {}},
-    "ldm.training.callbacks.write_sidecar": {"path": "../escaped"},
+    "ldm.training.checkpoints.write_sidecar": {"path": "../escaped"},
     "ldm.training.callbacks.os.system": {"command": f"mkdir {MARK}"},
     "ldm.networks.unet.UNet.__init__.__globals__": {},
     "ldm.networks..os.system": {"command": f"mkdir {MARK}"},

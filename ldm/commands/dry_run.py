@@ -30,7 +30,7 @@ from ldm.hub import check_there
 from ldm.support.machines import check_machines
 from ldm.support.typed import typed
 from ldm.training.base import data_arguments
-from ldm.training.callbacks import newest_checkpoint
+from ldm.training.checkpoints import newest_checkpoint
 from ldm.training.memory import parameter_count
 from ldm.training.systems import Run, open_run
 

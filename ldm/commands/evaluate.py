@@ -19,7 +19,7 @@ from ldm.diffusion.defaults import SAMPLING
 from ldm.diffusion.samplers import check_levels
 from ldm.encoders.demo_encoder import DemoEncoder
 from ldm.errors import UserError, when_stopped
-from ldm.evaluation.experiments import large_images, memorization, patches, superres_methods
+from ldm.evaluation.experiments import large_images, memorization, patches, superres_methods, superres_scores
 from ldm.evaluation.experiments.context import EvalContext, Report
 from ldm.evaluation.experiments.given_images import check_names
 from ldm.evaluation.experiments.image_sets import (
@@ -193,7 +193,7 @@ def run_superres(args: argparse.Namespace, fabric: Fabric, processes: Processes)
     features = None if demo is None else demo.maps
     lpips = Lpips.found(named(args.weights, "--weights").get("lpips"))
     embed = ModelEmbedder(args, model, str(fabric.device))
-    return superres_methods.run(setup, paths, scales, methods, generated, embed, features, lpips)
+    return superres_scores.run(setup, paths, scales, methods, generated, embed, features, lpips)
 
 
 def run_memorization(args: argparse.Namespace, fabric: Fabric, processes: Processes) -> Report:

@@ -35,19 +35,8 @@ from ldm.support.lock import owned
 from ldm.support.machines import check_machines
 from ldm.support.precision import allow_tf32
 from ldm.support.typed import typed
-from ldm.training.callbacks import (
-    Averaging,
-    Best,
-    Checkpoints,
-    DivergedError,
-    LastValidation,
-    Pictures,
-    Progress,
-    Watch,
-    WholeCheckpoints,
-    checkpoints,
-    newest_checkpoint,
-)
+from ldm.training.callbacks import Averaging, Best, DivergedError, Pictures, Progress, Watch
+from ldm.training.checkpoints import Checkpoints, LastValidation, WholeCheckpoints, checkpoints, newest_checkpoint
 from ldm.training.loggers import logger_names, open_loggers
 from ldm.training.stopping import Stopped, StopSignals
 from ldm.training.systems import Run, open_data, open_run

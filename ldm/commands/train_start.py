@@ -15,7 +15,7 @@ from ldm.scales import ladder
 from ldm.support.machines import report_lightning_errors
 from ldm.support.precision import announce, choose_training, device_of
 from ldm.support.typed import typed
-from ldm.training.callbacks import step_of
+from ldm.training.checkpoints import step_of
 from ldm.training.systems import Run
 
 WEIGHTS_KEYS = ("autoencoder", "zoomldm", "init", "distillation.teacher")

@@ -1,15 +1,27 @@
 """What a training config may hold: keys, types and ranges of each system's YAML (configs/*.yaml).
 
-The arguments of a `target` are those of its constructor, which `ldm.config.objects.build` checks.
+`ldm.config.targets` lists what a `target` may be.
 """
 
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from ldm.config.objects import resolved
-from ldm.config.schema import STRICT, Count, Natural, NonNegative, Positive, Section, Seed, Share, Text, check, nearest
+from ldm.config.schema import Count, Natural, NonNegative, Positive, Section, Seed, Share, Text, check, nearest
+from ldm.config.targets import (
+    AutoencoderTarget,
+    Cdm,
+    ControlTarget,
+    Denoiser,
+    Loss,
+    Optimizer,
+    PreviewTarget,
+    Schedule,
+    SummarizerTarget,
+    Times,
+)
 from ldm.errors import UserError
 
 PRECISIONS = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true"]
@@ -28,59 +40,6 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 class LadderSection(Section):
     kind: Literal["histology", "satellite"]
     scales: Annotated[int, Field(ge=1, le=8)] | None = None
-
-
-class Target(Section):
-    """A class or function, and its arguments."""
-
-    model_config = ConfigDict(**{**STRICT, "extra": "allow"})
-    target: Text
-
-
-class Optimizer(Target):
-    lr: Positive = 1e-3
-    weight_decay: NonNegative = 0.0
-
-
-class Times(Target):
-    target: Literal["ldm.diffusion.timestep_sampling.Uniform", "ldm.diffusion.timestep_sampling.LogNormal"]
-
-
-class Loss(Target):
-    target: Literal[
-        "ldm.training.losses.ReconstructionLoss",
-        "ldm.training.losses.TextureLoss",
-        "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator",
-    ]
-
-
-class Schedule(Target):
-    target: Literal["ldm.diffusion.schedule.scaled_linear_alpha_bar", "ldm.diffusion.schedule.cosine_alpha_bar"]
-
-
-class Denoiser(Target):
-    target: Literal["ldm.networks.unet.UNet"]
-
-
-class SummarizerTarget(Target):
-    target: Literal["ldm.networks.summarizer.Summarizer", "ldm.networks.summarizer.CNNSummarizer"]
-
-
-class AutoencoderTarget(Target):
-    target: Literal["ldm.networks.autoencoder.Autoencoder"]
-
-
-class Cdm(Target):
-    target: Literal["ldm.networks.dit.DiT"]
-
-
-class ControlTarget(Target):
-    target: Literal["ldm.networks.controlnet.Control"]
-    unet: Denoiser
-
-
-class PreviewTarget(Target):
-    target: Literal["ldm.networks.preview_head.PreviewHead"]
 
 
 class Data(Section):

@@ -11,7 +11,7 @@ from ldm.doctor.environment import GB
 from ldm.doctor.finding import Finding, fail, ok, warn
 from ldm.support.machines import available_memory
 from ldm.support.typed import typed
-from ldm.training.callbacks import KEPT
+from ldm.training.checkpoints import KEPT
 from ldm.training.memory import parameter_count
 from ldm.training.systems import Run, open_data, open_run
 

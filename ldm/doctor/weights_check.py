@@ -17,7 +17,7 @@ from ldm.hub import Source, load_network, locate, open_source
 from ldm.support.bundled_models import BUNDLED
 from ldm.support.files import intact, sidecar
 from ldm.support.typed import typed
-from ldm.training.callbacks import checkpoints
+from ldm.training.checkpoints import checkpoints
 from ldm.training.systems import SYSTEMS
 
 BUNDLE = ("vq", "zoomldm", "cdm", "control", "preview")

@@ -23,7 +23,8 @@ from ldm.checkpoint import ABOUT, load_weights, save_weights
 from ldm.commands.train import DIVERGED, run_folder
 from ldm.errors import UserError
 from ldm.support.files import sha256, write_sidecar
-from ldm.training.callbacks import Checkpoints, Watch, newest_checkpoint
+from ldm.training.callbacks import Watch
+from ldm.training.checkpoints import Checkpoints, newest_checkpoint
 from ldm.training.loggers import open_loggers
 from ldm.training.stopping import INTERRUPTED, RESUMABLE, Stopped
 

@@ -21,7 +21,7 @@ from ldm.checkpoint import load_weights, save_weights
 from ldm.data.datamodule import CohortData
 from ldm.errors import UserError
 from ldm.pipeline import ZoomLDM
-from ldm.training.callbacks import newest_checkpoint
+from ldm.training.checkpoints import newest_checkpoint
 from ldm.training.zoomldm import autoencoder_of
 
 ROOT = Path(__file__).parents[2]
