@@ -40,7 +40,6 @@ from ldm.networks.unet import UNet
 from ldm.support.arguments import Parser, output_file, positive_int
 from ldm.support.files import write_text
 
-diffusers: Any = import_module("diffusers")  # its classes are not typed
 TOLERANCE = 1e-4
 """largest difference of results, over their largest value"""
 STEPS = 10
@@ -77,7 +76,7 @@ def pair_of_unets(**options: Any) -> tuple[UNet, Any]:
     for weight in ours.parameters():
         if not weight.any():
             nn.init.normal_(weight, std=0.02)
-    theirs = diffusers.UNet2DConditionModel(**unet_arguments(ours, 64)).eval()
+    theirs = _diffusers().UNet2DConditionModel(**unet_arguments(ours, 64)).eval()
     load_strict(theirs, unet_weights(ours), "diffusers")
     return ours, theirs
 
@@ -102,7 +101,7 @@ def autoencoding(size: SpeedSize) -> Iterator[tuple[str, Run, Run]]:
     """Both halves of the autoencoder as sampling runs them."""
     ours = Autoencoder(**size.autoencoder).eval().requires_grad_(False)
     nn.init.normal_(ours.get_parameter("quantize.embedding.weight"))
-    vq = diffusers.VQModel(**vq_arguments(ours, 4 * size.latents)).eval().requires_grad_(False)
+    vq = _diffusers().VQModel(**vq_arguments(ours, 4 * size.latents)).eval().requires_grad_(False)
     load_strict(vq, vq_weights(ours), "diffusers")
     ours, z = fast_form(ours), torch.randn(1, 3, size.latents, size.latents)
     x = torch.rand(1, 3, 4 * size.latents, 4 * size.latents) * 2 - 1
@@ -149,14 +148,14 @@ def sampling(size: SpeedSize) -> Iterator[tuple[str, Run, Run]]:
             z_t = scheduler.step(eps, t, z_t).prev_sample
         return z_t
 
-    theirs_ddim = diffusers.DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, steps_offset=1)
+    theirs_ddim = _diffusers().DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, steps_offset=1)
     yield (
         f"DDIM, {title}",
         lambda: ddim(denoise, z_T, alpha_bar, ddim_timesteps(STEPS)),
         lambda: loop(theirs_ddim),
     )
     options = {key: value for key, value in SCHEDULE.items() if key != "clip_sample"}
-    solver = diffusers.DPMSolverMultistepScheduler(
+    solver = _diffusers().DPMSolverMultistepScheduler(
         **options, timestep_spacing="leading", steps_offset=1, lower_order_final=False, final_sigmas_type="sigma_min"
     )
     solver.set_timesteps(STEPS)
@@ -228,6 +227,14 @@ def rows(size: SpeedSize, threads: Sequence[int], repeats: int) -> Iterator[list
                     yield measured(*comparison, repeats)
 
 
+def _diffusers() -> Any:
+    """The package; its classes are not typed. UserError where it is not installed."""
+    try:
+        return import_module("diffusers")
+    except ImportError as error:
+        raise UserError(f"diffusers: the package is missing ({error}); pip install 'zoomldm[diffusers]'") from error
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description="CPU seconds beside diffusers' networks and schedulers, and beside .npy files.")
     parser.add_argument("--size", choices=SIZES, default="full", help="tiny: to try the command (%(default)s)")
@@ -235,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=positive_int, nargs="+", default=[1, 2], help="(1 2)")
     parser.add_argument("--out", type=output_file, help="a Markdown file; default: prints only")
     args = parser.parse_args(argv)
+    theirs = _diffusers().__version__
     table = []
     for row in rows(SIZES[args.size], args.threads, args.repeats):
         print(*row, sep="  ", flush=True)
@@ -242,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = (
         f"`python -m benchmarks.speed --size {args.size}`: {hardware()}, "
         f"{torch.backends.cpu.get_cpu_capability()}, PyTorch "
-        f"{torch.__version__}, diffusers {diffusers.__version__}, fp32; medians of {args.repeats}, in turn.\n\n"
+        f"{torch.__version__}, diffusers {theirs}, fp32; medians of {args.repeats}, in turn.\n\n"
         + markdown(["", "threads", "ours, CPU s", "theirs, CPU s", "theirs / ours"], table)
     )
     if args.out is not None:
