@@ -17,6 +17,7 @@ A second table: discs of tumour in stroma of various widths; the share of a disc
 Means and standard deviations over the segmenters' seeds. Tables go to --out, pictures beside them.
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -218,25 +219,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--data", type=output_folder, default="data/demo/layouts", help="painted pictures (%(default)s)")
     add("--out", type=output_file, default="samples/layout.md", help="(%(default)s)")
     args = parser.parse_args(argv)
-    model, palette = ZoomLDM.load("demo", precision=args.precision), load_palette(BUNDLED["demo"].palette)
-    inputs = {"palette": content(BUNDLED["demo"].palette)}
-    settings = {**model.arithmetic, "sampling": asdict(adapted(PRESETS["default"], model))}
-    made_by = Identity("painted layouts", model.weights, inputs, settings)
-    kept, tile_px = args.data / made_by.digest, model.tile_px
+    model = ZoomLDM.load("demo", precision=args.precision)
     drawn = [drawn_example(TRAIN_SEED + i) for i in tqdm(range(args.layouts), desc="drawn")]
     tests = [drawn_example(TEST_SEED + i) for i in tqdm(range(args.tests), desc="tests")]
-    paint = [
-        Example(painted(model, palette, layout_of(one.classes), i, kept / f"layout_{i}.png"), one.classes)
-        for i, one in enumerate(tqdm(drawn, desc="painted"))
-    ]
-    discs: dict[float, list[Example]] = {width: [] for width in WIDTHS}
-    for width, i in tqdm([(width, i) for width in WIDTHS for i in range(args.discs)], desc="discs"):
-        regions, classes = disc(width, tile_px)
-        pixels = painted(model, palette, regions, i, kept / f"disc_{width:g}_{i}.png")
-        discs[width].append(Example(pixels, classes))
+    paint, discs = painted_examples(args, model, drawn)
+    encoder = DemoEncoder.load(DEMO_WEIGHTS, "cpu")
+    tested, followed = featured(tests, encoder), featured(paint, encoder)
     sets = {
         "drawn": drawn,
-        "drawn, a class a tile": [class_a_tile(one, tile_px) for one in drawn],
+        "drawn, a class a tile": [class_a_tile(one, model.tile_px) for one in drawn],
         "painted": paint,
         "both": [*drawn, *paint],
     }
@@ -244,16 +235,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     title += f"; {device_name()}, {model.precision}"
     lines = [title, "", "|".join(["", "trained on", *NAMES, "mean", ""]), "|---" * (len(NAMES) + 2) + "|"]
     first: list[Segmenter] = []
-    encoder = DemoEncoder.load(DEMO_WEIGHTS, "cpu")
-    tested, painted_ones = featured(tests, encoder), featured(paint, encoder)
     for name, examples in sets.items():
         given = featured(examples, encoder)
         networks = [trained(given, seed, args.steps) for seed in range(args.seeds)]
         first = first or networks
         lines.append(row(name, [ious(predicted(network, tested), tested.classes.numpy()) for network in networks]))
         print(lines[-1], flush=True)
-    truth = painted_ones.classes.numpy()
-    lines.append(row("layout followed", [ious(predicted(network, painted_ones), truth) for network in first]))
+    truth = followed.classes.numpy()
+    lines.append(row("layout followed", [ious(predicted(network, followed), truth) for network in first]))
     lines += ["", "|".join(["", "width of a disc of tumour, in base tiles", *map(str, WIDTHS), ""])]
     lines.append("|---" * (len(WIDTHS) + 1) + "|")
     seen = [share_seen(featured(discs[width], encoder), first) for width in WIDTHS]
@@ -261,18 +250,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines.append(f"| share seen as tumour | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     write_text(args.out, text)
+    show(drawn, paint, predicted(first[0], followed), args.out.with_suffix(".png"))
+    print(text, args.out, sep="\n")
+
+
+def painted_examples(
+    args: argparse.Namespace, model: ZoomLDM, drawn: Sequence[Example]
+) -> tuple[list[Example], dict[float, list[Example]]]:
+    """Pictures sampled for the layouts of `drawn`, and by width those of discs; they are kept in --data."""
+    palette = load_palette(BUNDLED["demo"].palette)
+    inputs = {"palette": content(BUNDLED["demo"].palette)}
+    settings = {**model.arithmetic, "sampling": asdict(adapted(PRESETS["default"], model))}
+    kept = args.data / Identity("painted layouts", model.weights, inputs, settings).digest
+    paint = [
+        Example(painted(model, palette, layout_of(one.classes), i, kept / f"layout_{i}.png"), one.classes)
+        for i, one in enumerate(tqdm(drawn, desc="painted"))
+    ]
+    discs: dict[float, list[Example]] = {width: [] for width in WIDTHS}
+    for width, i in tqdm([(width, i) for width in WIDTHS for i in range(args.discs)], desc="discs"):
+        regions, classes = disc(width, model.tile_px)
+        pixels = painted(model, palette, regions, i, kept / f"disc_{width:g}_{i}.png")
+        discs[width].append(Example(pixels, classes))
+    return paint, discs
+
+
+def show(drawn: Sequence[Example], paint: Sequence[Example], found: NDArray[np.int64], path: Path) -> None:
+    """Layouts, drawn and painted pixels, and what a segmenter `found` in the painted ones."""
     sheet = [
-        [fitted(part[i], SHOWN_PX) for i in range(min(SHOWN, len(drawn)))]
+        [fitted(picture, SHOWN_PX) for picture in part[:SHOWN]]
         for part in (
             [coloured(one.classes) for one in drawn],
             [one.pixels for one in drawn],
             [one.pixels for one in paint],
-            [coloured(classes) for classes in predicted(first[0], painted_ones)],
+            [coloured(classes) for classes in found],
         )
     ]
-    columns = [""] * len(sheet[0])
-    contact_sheet(sheet, ["layout", "drawn", "painted", "segmented"], columns, args.out.with_suffix(".png"))
-    print(text, args.out, sep="\n")
+    contact_sheet(sheet, ["layout", "drawn", "painted", "segmented"], [""] * len(sheet[0]), path)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,7 @@ from ldm.errors import UserError, when_stopped
 from ldm.evaluation.metrics.seams import seam_strength
 from ldm.images.contact_sheet import Pixels, contact_sheet, fitted, save_png
 from ldm.images.tensors import to_uint8
-from ldm.multiscale.conditions import (
-    Unconditional,
-)
+from ldm.multiscale.conditions import Unconditional
 from ldm.multiscale.cost import cost_of
 from ldm.multiscale.joint import Joint
 from ldm.multiscale.presets import PRESETS, Settings, adapted
@@ -39,7 +38,7 @@ from ldm.pipeline import ZoomLDM
 from ldm.support.cache import Identity
 from ldm.support.files import staged, write_text
 from ldm.support.precision import announce
-from ldm.support.processes import launch, take_all_threads
+from ldm.support.processes import Processes, launch, take_all_threads
 from ldm.view.result_page import PREVIEW, write_preview
 
 PNG_PX = 4096
@@ -72,38 +71,50 @@ def write(joint: Joint, out: Path, origin: Origin) -> dict[str, Any]:
             shrunk.add(pixels)
             if max(joint.height, joint.width) <= PNG_PX:
                 bands.append(pixels)
-    figures: dict[str, Any] = {}
     image = np.concatenate(bands) if bands else shrunk.image
-    if len(joint.scales) > 1:
-        gap = (shrunk.image.astype(np.float32) - canvas(joint, coarse)) / 127.5
-        if joint.before is not None:
-            figures["constraint_error_before_pixels"] = joint.before.rms
-        figures["constraint_error"] = float(np.sqrt(np.square(gap).mean()))
+    figures = constraint_errors(joint, shrunk.image, coarse)
     if bands:
         save_png(out / "image.png", image)
-        if origin.real and (share := gradient_share(image, origin.real())) is not None:
-            figures["gradient_energy"] = share
-        for scale in joint.scales:
-            pixels = image if scale == joint.scales[0] else canvas(joint, scale)
-            period, offset = joint.borders(scale)
-            if max(pixels.shape[:2]) > period:
-                figures[f"seam_strength_{scale}"] = seam_strength(pixels, period, offset, joint.lattice(scale))
-    tiles = [
-        slice(max(0, length // 2 - joint.model.tile_px), length // 2 + joint.model.tile_px)
-        for length in image.shape[:2]
-    ]
+        figures |= texture_figures(joint, image, origin)
+    write_picture(joint, image, origin, out / "picture.png")
+    return figures
+
+
+def constraint_errors(joint: Joint, shrunk: Pixels, coarse: str) -> dict[str, Any]:
+    """Root mean square of the image's means `shrunk` less the canvas at `coarse`, in [-1, 1]."""
+    if len(joint.scales) == 1:
+        return {}
+    before = {} if joint.before is None else {"constraint_error_before_pixels": joint.before.rms}
+    gap = (shrunk.astype(np.float32) - canvas(joint, coarse)) / 127.5
+    return {**before, "constraint_error": float(np.sqrt(np.square(gap).mean()))}
+
+
+def texture_figures(joint: Joint, image: Pixels, origin: Origin) -> dict[str, Any]:
+    """Gradient energy over the real image's, where there is one; seam strength of canvases with borders of tiles."""
+    figures: dict[str, Any] = {}
+    if origin.real and (share := gradient_share(image, origin.real())) is not None:
+        figures["gradient_energy"] = share
+    for scale in joint.scales:
+        pixels = image if scale == joint.scales[0] else canvas(joint, scale)
+        period, offset = joint.borders(scale)
+        if max(pixels.shape[:2]) > period:
+            figures[f"seam_strength_{scale}"] = seam_strength(pixels, period, offset, joint.lattice(scale))
+    return figures
+
+
+def write_picture(joint: Joint, image: Pixels, origin: Origin, path: Path) -> None:
+    """The layout, all canvases, the image, and the middle of it at 100 %."""
+    side = joint.model.tile_px
+    middle = tuple(slice(max(0, length // 2 - side), length // 2 + side) for length in image.shape[:2])
     pictures: dict[str, Pixels] = {}
     if origin.painting:
         painted = origin.painting.layout, origin.painting.palette, SHOWN_PX
         pictures |= {"layout": picture(*painted), "classes": legend_picture(*painted)}
     pictures |= {f"canvas at {scale}": canvas(joint, scale) for scale in reversed(joint.scales[1:])}
     pictures[f"image at {joint.scales[0]}"] = image
-    if image[*tiles].shape != image.shape:
-        pictures["2x2 tiles of it"] = image[*tiles]
-    contact_sheet(
-        [[fitted(picture, SHOWN_PX) for picture in pictures.values()]], [""], list(pictures), out / "picture.png"
-    )
-    return figures
+    if image[middle].shape != image.shape:
+        pictures["2x2 tiles of it"] = image[middle]
+    contact_sheet([[fitted(of, SHOWN_PX) for of in pictures.values()]], [""], list(pictures), path)
 
 
 def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: Fabric) -> Identity:
@@ -127,12 +138,8 @@ def identity_of(args: argparse.Namespace, joint: Joint, origin: Origin, fabric: 
     return Identity("joint sampling", {**model.weights, **origin.weights}, origin.inputs, settings)
 
 
-@when_stopped("the same command continues from what was saved")
-def run(args: argparse.Namespace) -> None:
-    check_options(args)
-    regions = layout_of(args)
-    fabric, processes = launch(args.devices, args.nodes, args.accelerator)
-    started = time.monotonic()
+def loaded(args: argparse.Namespace, fabric: Fabric) -> ZoomLDM:
+    """The model of the command line; sets --out, and refuses to overwrite what was given."""
     model = ZoomLDM.load(
         args.model,
         cdm=args.cdm,
@@ -149,18 +156,20 @@ def run(args: argparse.Namespace) -> None:
     if fabric.is_global_zero:
         announce(model.precision, model.device)
         tell_without_preview(args.preset, model)
-    scales, settings = args.scales or model.ladder.fourfold, settings_of(args, model)
-    zoom = min((model.ladder[name] for name in scales), key=lambda scale: scale.index)
-    painting = painting_of(args, regions, model, zoom.name)
-    size = (painting.layout.height, painting.layout.width) if painting else args.pixels
-    first = fabric.global_rank == 0
+    return model
+
+
+def joint_of(
+    args: argparse.Namespace, model: ZoomLDM, scales: Sequence[str], size: tuple[int, int], processes: Processes
+) -> Joint:
+    """The sampling of `size` (height, width), without conditions. UserError for a size that is too small."""
     joint = Joint(
         model=model,
         scales=scales,
         height=size[0],
         width=size[1],
         conditions=Unconditional(model),
-        settings=settings,
+        settings=settings_of(args, model),
         seed=args.seed,
         batch_size=args.batch_size,
         processes=processes,
@@ -170,6 +179,21 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f"--size: {size[1]}x{size[0]}; expected at least {least} px, of which the coarser canvas shows one"
         )
+    return joint
+
+
+@when_stopped("the same command continues from what was saved")
+def run(args: argparse.Namespace) -> None:
+    check_options(args)
+    regions = layout_of(args)
+    fabric, processes = launch(args.devices, args.nodes, args.accelerator)
+    first, started = fabric.global_rank == 0, time.monotonic()
+    model = loaded(args, fabric)
+    scales = args.scales or model.ladder.fourfold
+    zoom = min((model.ladder[name] for name in scales), key=lambda scale: scale.index)
+    painting = painting_of(args, regions, model, zoom.name)
+    size = (painting.layout.height, painting.layout.width) if painting else args.pixels
+    joint = joint_of(args, model, scales, size, processes)
     cost = cost_of(joint)
     cost.check(f"--size: {size[1]}x{size[0]}", args.out, model.device)
     origin = painted(args, painting, zoom.downsample) if painting else origin_of(args, model, scales, size)
@@ -185,18 +209,12 @@ def run(args: argparse.Namespace) -> None:
         return
     take_all_threads(fabric)
     sampling_seconds = time.monotonic() - started
-    canvases = [canvas_name(scale) for scale in model.ladder.names]
-    with staged(args.out, [*canvases, *FILES, *OUTPUTS]) as stage:
+    with staged(args.out, [*map(canvas_name, model.ladder.names), *FILES, *OUTPUTS]) as stage:
         figures = write(joint, stage, origin)
         figures |= {"seconds": round(time.monotonic() - started, 1), "seconds_sampling": round(sampling_seconds, 1)}
         write_labels(stage, painting, PNG_PX)
-        record = {
-            "origin": str(args.layout or args.origin),
-            "place": args.place,
-            **asdict(file.identity),
-            **figures,
-            "errors": errors,
-        }
+        given = {"origin": str(args.layout or args.origin), "place": args.place}
+        record = {**given, **asdict(file.identity), **figures, "errors": errors}
         write_text(stage / RECORD, json.dumps(record, indent=2) + "\n")
     write_preview(args.out)
     file.remove()
