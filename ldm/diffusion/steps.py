@@ -18,6 +18,13 @@ from ldm.diffusion.schedule import Prediction
 from ldm.errors import UserError
 
 
+class Level(NamedTuple):
+    """A timestep and its alpha_bar (float64 scalar)."""
+
+    t: int
+    a_t: Tensor
+
+
 class Step(NamedTuple):
     """The network is evaluated at timestep `t`; z_t is at a_t and goes to a_next (float64 scalars)."""
 
@@ -26,6 +33,14 @@ class Step(NamedTuple):
     a_next: Tensor
     eps_scale: Tensor
     noise_scale: Tensor
+    told: Level | None = None
+    """the noise level that the network is told instead (`told_more`)"""
+
+    def level(self, z_t: Tensor) -> tuple[Tensor, Level]:
+        """z_t (..., H, W) as it is at the noise level that the network is told, and that level."""
+        if self.told is None:
+            return z_t, Level(self.t, self.a_t)
+        return z_t * (self.told.a_t / self.a_t).sqrt().to(z_t), self.told
 
     def advance(self, prediction: Prediction, noise: Tensor | None = None) -> Tensor:
         """z_next (..., H, W). `noise` of that shape where the step adds any."""
@@ -40,6 +55,24 @@ def ddim_steps(timesteps: Sequence[int], alpha_bar: Tensor) -> list[Step]:
     nexts = [table[t] for t in timesteps[1:]] + [table[0]]
     zero = torch.zeros((), dtype=torch.float64)
     return [Step(t, table[t], a_next, (1 - a_next).sqrt(), zero) for t, a_next in zip(timesteps, nexts, strict=True)]
+
+
+def told_more(steps: Sequence[Step], alpha_bar: Tensor, error: float) -> list[Step]:
+    """`steps` whose network is told the noise sqrt(sigma^2 + error^2); sigma is the noise over the signal.
+
+    For z_0 with errors of standard deviation `error` that are not of the schedule: the network then takes them for
+    noise, and not for texture.
+    """
+    if not error:
+        return list(steps)
+    table = alpha_bar.double().cpu()
+    sigma = ((1 - table) / table).sqrt()
+    more = []
+    for step in steps:
+        wanted = ((1 - step.a_t) / step.a_t + error**2).sqrt()
+        t = int((sigma.log() - wanted.log()).abs().argmin())
+        more.append(step._replace(told=Level(t, table[t])))
+    return more
 
 
 def released_steps(start: int, stride: int, alpha_bar: Tensor, reduced: bool = False) -> list[Step]:

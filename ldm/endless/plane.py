@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ldm.diffusion.samplers import ddim_timesteps, log_snr_timesteps, seeded_noise
 from ldm.diffusion.schedule import add_noise
-from ldm.diffusion.steps import Step, ddim_steps
+from ldm.diffusion.steps import Step, ddim_steps, told_more
 from ldm.endless.drawn_map import DrawnMap
 from ldm.endless.lattice import Area, WindowLattice, key_of
 from ldm.endless.memo import Key, Memo
@@ -165,7 +165,8 @@ class ScalePlane:
     @property
     def walk(self) -> list[Step]:
         """All steps."""
-        return walk(self.settings, self.model.alpha_bar)
+        steps, rule = walk(self.settings, self.model.alpha_bar), self.settings.rule
+        return told_more(steps, self.model.alpha_bar, rule.noise) if self.coarser and rule.inner else steps
 
     def _constrained(self, number: int) -> bool:
         rule = self.settings.rule

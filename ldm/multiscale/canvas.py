@@ -165,9 +165,8 @@ class Windows:
 
     def predict(self, z_t: Tensor | None = None) -> Prediction:
         """z_0 and eps (n, 3, side, side) of these windows, or of `z_t` in their place."""
-        z_t = self.z_t if z_t is None else z_t
-        a_t = self.step.a_t.to(z_t)
-        return predict(self.denoise(z_t, timestep(z_t, self.step.t)), z_t, a_t, "eps")
+        z_t, level = self.step.level(self.z_t if z_t is None else z_t)
+        return predict(self.denoise(z_t, timestep(z_t, level.t)), z_t, level.a_t.to(z_t), "eps")
 
 
 def correct(windows: Windows, y: Tensor, codec: Codec, rule: Rule) -> Corrected:

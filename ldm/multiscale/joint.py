@@ -22,7 +22,7 @@ from torch import Tensor
 from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.samplers import ddim_timesteps, log_snr_timesteps
 from ldm.diffusion.schedule import add_noise
-from ldm.diffusion.steps import Step, ddim_steps, released_steps
+from ldm.diffusion.steps import Step, ddim_steps, released_steps, told_more
 from ldm.errors import UserError
 from ldm.multiscale.canvas import Canvas, Codec, Constraint, State, denoise_canvas, denoise_step
 from ldm.multiscale.chain import Chain
@@ -183,6 +183,12 @@ class Joint:
         even = self.settings.timesteps == "even"
         return ddim_steps(ddim_timesteps(steps) if even else log_snr_timesteps(steps, alpha_bar), alpha_bar)
 
+    def _steps(self, scale: str) -> list[Step]:
+        """The sampling steps of one canvas."""
+        rule = self.settings.rule
+        corrected = self.chain.coarser(scale) is not None and rule.inner > 0
+        return told_more(self._walk, self.model.alpha_bar, rule.noise) if corrected else self._walk
+
     def canvas(self, scale: str) -> Canvas:
         """The canvas of `scale`: its steps, windows and denoiser."""
         settings, side = self.settings, self.chain.side
@@ -191,7 +197,7 @@ class Joint:
         moving = settings.seam == "jitter"
         moves = moving or any(length % side for length in self.chain.latents(scale))
         return Canvas(
-            steps=self._walk,
+            steps=self._steps(scale),
             denoiser=partial(self.denoiser, scale),
             side=side,
             stride=side // OVERLAP if overlaps else None,

@@ -5,7 +5,7 @@ import torch
 
 from ldm.diffusion.samplers import ddim_step, ddim_timesteps
 from ldm.diffusion.schedule import Prediction, scaled_linear_alpha_bar
-from ldm.diffusion.steps import ddim_steps, released_steps
+from ldm.diffusion.steps import ddim_steps, released_steps, told_more
 from ldm.errors import UserError
 from tests.golden.parity import golden, noise
 
@@ -51,3 +51,29 @@ def test_noise_comes_on_top() -> None:
     prediction = Prediction(noise(1, 3, 8, 8), noise(2, 3, 8, 8))
     added = step.advance(prediction, noise(3, 3, 8, 8)) - step.advance(prediction)
     torch.testing.assert_close(added, step.noise_scale.float() * noise(3, 3, 8, 8), rtol=0, atol=1e-6)
+
+
+def test_a_network_that_is_told_more_noise_sees_the_same_image_at_that_level() -> None:
+    steps = ddim_steps(ddim_timesteps(10), ALPHA_BAR)
+    for plain, step in zip(steps, told_more(steps, ALPHA_BAR, 0.2), strict=True):
+        z_t, level = step.level(noise(0, 3, 4, 4).double())
+        sigma, wanted = ((1 - level.a_t) / level.a_t).sqrt(), ((1 - step.a_t) / step.a_t + 0.2**2).sqrt()
+        assert float(sigma / wanted) == pytest.approx(1, abs=0.03)  # the schedule's next timestep
+        torch.testing.assert_close(z_t / level.a_t.sqrt(), noise(0, 3, 4, 4).double() / step.a_t.sqrt())
+        assert step._replace(told=None) == plain
+    assert told_more(steps, ALPHA_BAR, 0) == steps
+
+
+def test_errors_that_are_told_as_noise_do_less_harm() -> None:
+    """The best denoiser of Gaussian data, whose z_t has errors besides its noise: it comes closer to the data."""
+    step = ddim_steps([80], ALPHA_BAR)[0]
+    data, error, spread = noise(1, 3, 64, 64).double(), 0.3 * noise(2, 3, 64, 64).double(), 1.0
+    z_t = step.a_t.sqrt() * (data + error) + (1 - step.a_t).sqrt() * noise(3, 3, 64, 64).double()
+
+    def distance(told: float) -> float:
+        """Root mean square of the denoised data's error; the posterior mean shrinks by the variances."""
+        seen, level = told_more([step], ALPHA_BAR, told)[0].level(z_t)
+        denoised = seen / level.a_t.sqrt() * spread**2 / (spread**2 + (1 - level.a_t) / level.a_t)
+        return float((denoised - data).square().mean().sqrt())
+
+    assert distance(0.3) < min(0.995 * distance(0), distance(0.6))
