@@ -17,6 +17,7 @@
 
 The baselines have no coarser canvas. "independent" samples tile by tile. "interpolated" is the large-image method of
 Graikos et al. 2024: overlapping windows, each under embeddings interpolated between the tiles', averaged every step.
+Neither is guided, as patches are not: guidance 2 doubles their Frechet distances (`docs/results/large.md`).
 
 Ours needs no extra denoiser evaluation for the constraint, and no guidance for tiles, which the coarser canvas
 constrains; the last steps, which add texture, are unconstrained (compared in `benchmarks/joint_sampling.md`).
@@ -136,8 +137,8 @@ PRESETS = {
         quantize=True,
         seam="repair",
     ),
-    "independent": Settings(steps=30, rule=_FREE, seam="none"),
-    "interpolated": Settings(steps=30, rule=_FREE, seam="overlap"),
+    "independent": Settings(steps=30, guidance=1.0, rule=_FREE, seam="none"),
+    "interpolated": Settings(steps=30, guidance=1.0, rule=_FREE, seam="overlap"),
 }
 """settings by name"""
 
