@@ -138,12 +138,17 @@ def slide_place(args: argparse.Namespace, model: ZoomLDM) -> Place | None:
 
 
 def settings_of(args: argparse.Namespace, model: ZoomLDM) -> Settings:
-    """The preset, as `model` can follow it, with the changes of the command line."""
+    """The preset, as `model` can follow it, with the changes of the command line.
+
+    Of several samples the denoiser is told the noise of the step alone: told more, it comes closer to the truth, but
+    samples are then far more alike than they are like the truth (`benchmarks.superres_spread`).
+    """
     keys = ("steps", "guidance", "guidance_interval")
     chosen = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     if args.no_consistency:
         chosen["rounds"] = 0
-    return replace(adapted(SUPERRES_PRESETS[args.preset], model), **chosen)
+    settings = replace(adapted(SUPERRES_PRESETS[args.preset], model), **chosen)
+    return replace(settings, rule=replace(settings.rule, noise=0.0)) if args.samples > 1 else settings
 
 
 def identity_of(args: argparse.Namespace, model: ZoomLDM, job: Job, source: InputImage) -> Identity:
