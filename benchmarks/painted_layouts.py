@@ -190,9 +190,10 @@ def class_a_tile(example: Example, tile_px: int) -> Example:
 
 
 def row(name: str, values: Sequence[NDArray[np.float64]]) -> str:
-    """A line of the table: IoU of each class and their mean, over seeds."""
+    """A line of the table: IoU of each class and their mean, over seeds; - for a class that is nowhere."""
     table = np.stack([np.append(value, np.nanmean(value)) for value in values])
-    cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(table.mean(0), table.std(0, ddof=1), strict=True)]
+    spread = zip(table.mean(0), table.std(0, ddof=1), strict=True)
+    cells = ["-" if np.isnan(mean) else f"{mean:.2f} ± {std:.2f}" for mean, std in spread]
     return f"| {name} | {' | '.join(cells)} |"
 
 
