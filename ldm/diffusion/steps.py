@@ -18,7 +18,7 @@ from ldm.diffusion.schedule import Prediction
 from ldm.errors import UserError
 
 
-class Level(NamedTuple):
+class NoiseLevel(NamedTuple):
     """A timestep and its alpha_bar (float64 scalar)."""
 
     t: int
@@ -33,13 +33,13 @@ class Step(NamedTuple):
     a_next: Tensor
     eps_scale: Tensor
     noise_scale: Tensor
-    told: Level | None = None
+    told: NoiseLevel | None = None
     """the noise level that the network is told instead (`told_more`)"""
 
-    def level(self, z_t: Tensor) -> tuple[Tensor, Level]:
+    def level(self, z_t: Tensor) -> tuple[Tensor, NoiseLevel]:
         """z_t (..., H, W) as it is at the noise level that the network is told, and that level."""
         if self.told is None:
-            return z_t, Level(self.t, self.a_t)
+            return z_t, NoiseLevel(self.t, self.a_t)
         return z_t * (self.told.a_t / self.a_t).sqrt().to(z_t), self.told
 
     def advance(self, prediction: Prediction, noise: Tensor | None = None) -> Tensor:
@@ -71,7 +71,7 @@ def told_more(steps: Sequence[Step], alpha_bar: Tensor, error: float) -> list[St
     for step in steps:
         wanted = ((1 - step.a_t) / step.a_t + error**2).sqrt()
         t = int((sigma.log() - wanted.log()).abs().argmin())
-        more.append(step._replace(told=Level(t, table[t])))
+        more.append(step._replace(told=NoiseLevel(t, table[t])))
     return more
 
 
