@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,7 +34,7 @@ from ldm.errors import UserError, cli
 from ldm.evaluation.tables import markdown
 from ldm.hub import fast_form
 from ldm.networks.autoencoder import Autoencoder
-from ldm.networks.diffusers_layout import unet_arguments, unet_weights, vq_arguments, vq_weights
+from ldm.networks.diffusers_layout import diffusers_package, unet_arguments, unet_weights, vq_arguments, vq_weights
 from ldm.networks.unet import UNet
 from ldm.support.arguments import Parser, output_file, positive_int
 from ldm.support.files import write_text
@@ -76,7 +75,7 @@ def pair_of_unets(**options: Any) -> tuple[UNet, Any]:
     for weight in ours.parameters():
         if not weight.any():
             nn.init.normal_(weight, std=0.02)
-    theirs = _diffusers().UNet2DConditionModel(**unet_arguments(ours, 64)).eval()
+    theirs = diffusers_package().UNet2DConditionModel(**unet_arguments(ours, 64)).eval()
     load_strict(theirs, unet_weights(ours), "diffusers")
     return ours, theirs
 
@@ -101,7 +100,7 @@ def autoencoding(size: SpeedSize) -> Iterator[tuple[str, Run, Run]]:
     """Both halves of the autoencoder as sampling runs them."""
     ours = Autoencoder(**size.autoencoder).eval().requires_grad_(False)
     nn.init.normal_(ours.get_parameter("quantize.embedding.weight"))
-    vq = _diffusers().VQModel(**vq_arguments(ours, 4 * size.latents)).eval().requires_grad_(False)
+    vq = diffusers_package().VQModel(**vq_arguments(ours, 4 * size.latents)).eval().requires_grad_(False)
     load_strict(vq, vq_weights(ours), "diffusers")
     ours, z = fast_form(ours), torch.randn(1, 3, size.latents, size.latents)
     x = torch.rand(1, 3, 4 * size.latents, 4 * size.latents) * 2 - 1
@@ -148,14 +147,14 @@ def sampling(size: SpeedSize) -> Iterator[tuple[str, Run, Run]]:
             z_t = scheduler.step(eps, t, z_t).prev_sample
         return z_t
 
-    theirs_ddim = _diffusers().DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, steps_offset=1)
+    theirs_ddim = diffusers_package().DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, steps_offset=1)
     yield (
         f"DDIM, {title}",
         lambda: ddim(denoise, z_T, alpha_bar, ddim_timesteps(STEPS)),
         lambda: loop(theirs_ddim),
     )
     options = {key: value for key, value in SCHEDULE.items() if key != "clip_sample"}
-    solver = _diffusers().DPMSolverMultistepScheduler(
+    solver = diffusers_package().DPMSolverMultistepScheduler(
         **options, timestep_spacing="leading", steps_offset=1, lower_order_final=False, final_sigmas_type="sigma_min"
     )
     solver.set_timesteps(STEPS)
@@ -227,14 +226,6 @@ def rows(size: SpeedSize, threads: Sequence[int], repeats: int) -> Iterator[list
                     yield measured(*comparison, repeats)
 
 
-def _diffusers() -> Any:
-    """The package; its classes are not typed. UserError where it is not installed."""
-    try:
-        return import_module("diffusers")
-    except ImportError as error:
-        raise UserError(f"diffusers: the package is missing ({error}); pip install 'zoomldm[diffusers]'") from error
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description="CPU seconds beside diffusers' networks and schedulers, and beside .npy files.")
     parser.add_argument("--size", choices=SIZES, default="full", help="tiny: to try the command (%(default)s)")
@@ -242,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=positive_int, nargs="+", default=[1, 2], help="(1 2)")
     parser.add_argument("--out", type=output_file, help="a Markdown file; default: prints only")
     args = parser.parse_args(argv)
-    theirs = _diffusers().__version__
+    theirs = diffusers_package().__version__
     table = []
     for row in rows(SIZES[args.size], args.threads, args.repeats):
         print(*row, sep="  ", flush=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm.checkpoint import load_strict
 from ldm.errors import UserError
-from ldm.networks.diffusers_layout import unet_arguments, unet_weights, vq_arguments, vq_weights
+from ldm.networks.diffusers_layout import diffusers_package, unet_arguments, unet_weights, vq_arguments, vq_weights
 from ldm.pipeline import ZoomLDM
 
 TOLERANCE = 1e-5
@@ -24,7 +24,7 @@ def export(model: ZoomLDM, folder: Path) -> list[Path]:
     Both are compared with ours before anything is written. UserError without diffusers, for a layout that it does not
     have, or when the outputs differ.
     """
-    diffusers = _diffusers()
+    diffusers = diffusers_package()
     latents = model.tile_px // model.downsample
     made = {  # unsupported layouts are refused before anything is built
         UNET: (diffusers.UNet2DConditionModel, unet_arguments(model.unet, latents), unet_weights(model.unet)),
@@ -61,16 +61,6 @@ def compare(model: ZoomLDM, unet: Any, vq: Any) -> None:
                 f"diffusers: its {name} differs from ours by {apart:.1e} of the largest value, expected at most "
                 f"{TOLERANCE:.0e}; nothing was written; use diffusers 0.35 or a later version"
             )
-
-
-def _diffusers() -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise UserError(
-            f"--to diffusers: the package is missing ({error}); pip install 'zoomldm[diffusers]'"
-        ) from error
-    return diffusers
 
 
 def run(args: argparse.Namespace) -> None:

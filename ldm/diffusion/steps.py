@@ -33,14 +33,14 @@ class Step(NamedTuple):
     a_next: Tensor
     eps_scale: Tensor
     noise_scale: Tensor
-    told: NoiseLevel | None = None
-    """the noise level that the network is told instead (`told_more`)"""
+    conditioning: NoiseLevel | None = None
+    """the noise level that the network is told instead (`conditioned_on_more_noise`)"""
 
     def level(self, z_t: Tensor) -> tuple[Tensor, NoiseLevel]:
         """z_t (..., H, W) as it is at the noise level that the network is told, and that level."""
-        if self.told is None:
+        if self.conditioning is None:
             return z_t, NoiseLevel(self.t, self.a_t)
-        return z_t * (self.told.a_t / self.a_t).sqrt().to(z_t), self.told
+        return z_t * (self.conditioning.a_t / self.a_t).sqrt().to(z_t), self.conditioning
 
     def advance(self, prediction: Prediction, noise: Tensor | None = None) -> Tensor:
         """z_next (..., H, W). `noise` of that shape where the step adds any."""
@@ -57,7 +57,7 @@ def ddim_steps(timesteps: Sequence[int], alpha_bar: Tensor) -> list[Step]:
     return [Step(t, table[t], a_next, (1 - a_next).sqrt(), zero) for t, a_next in zip(timesteps, nexts, strict=True)]
 
 
-def told_more(steps: Sequence[Step], alpha_bar: Tensor, error: float) -> list[Step]:
+def conditioned_on_more_noise(steps: Sequence[Step], alpha_bar: Tensor, error: float) -> list[Step]:
     """`steps` whose network is told the noise sqrt(sigma^2 + error^2); sigma is the noise over the signal.
 
     For z_0 with errors of standard deviation `error` that are not of the schedule: the network then takes them for
@@ -71,7 +71,7 @@ def told_more(steps: Sequence[Step], alpha_bar: Tensor, error: float) -> list[St
     for step in steps:
         wanted = ((1 - step.a_t) / step.a_t + error**2).sqrt()
         t = int((sigma.log() - wanted.log()).abs().argmin())
-        more.append(step._replace(told=NoiseLevel(t, table[t])))
+        more.append(step._replace(conditioning=NoiseLevel(t, table[t])))
     return more
 
 

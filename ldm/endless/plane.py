@@ -20,7 +20,7 @@ Shapes: n windows, s latents a side, h, w latents of an area.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from math import ceil
 from typing import NamedTuple
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ldm.diffusion.samplers import ddim_timesteps, log_snr_timesteps, seeded_noise
 from ldm.diffusion.schedule import add_noise
-from ldm.diffusion.steps import Step, ddim_steps, told_more
+from ldm.diffusion.steps import Step, conditioned_on_more_noise, ddim_steps
 from ldm.endless.drawn_map import DrawnMap
 from ldm.endless.lattice import Area, WindowLattice, key_of
 from ldm.endless.memo import Key, Memo
@@ -162,11 +162,13 @@ class ScalePlane:
         denoise = self.model.denoiser(self.conditions.context(self.scale, [lattice.area(row, col)]), self.guidance)
         return Windows(z_t, denoise, self.walk[steps.stop]).predict().z_0[0]
 
-    @property
+    @cached_property
     def walk(self) -> list[Step]:
         """All steps."""
         steps, rule = walk(self.settings, self.model.alpha_bar), self.settings.rule
-        return told_more(steps, self.model.alpha_bar, rule.noise) if self.coarser and rule.inner else steps
+        return (
+            conditioned_on_more_noise(steps, self.model.alpha_bar, rule.noise) if self.coarser and rule.inner else steps
+        )
 
     def _constrained(self, number: int) -> bool:
         rule = self.settings.rule

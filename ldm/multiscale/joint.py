@@ -22,7 +22,7 @@ from torch import Tensor
 from ldm.diffusion.guidance import Denoiser
 from ldm.diffusion.samplers import ddim_timesteps, log_snr_timesteps
 from ldm.diffusion.schedule import add_noise
-from ldm.diffusion.steps import Step, ddim_steps, released_steps, told_more
+from ldm.diffusion.steps import Step, conditioned_on_more_noise, ddim_steps, released_steps
 from ldm.errors import UserError
 from ldm.multiscale.canvas import Canvas, Codec, Constraint, State, denoise_canvas, denoise_step
 from ldm.multiscale.chain import Chain
@@ -187,7 +187,7 @@ class Joint:
         """The sampling steps of one canvas."""
         rule = self.settings.rule
         corrected = self.chain.coarser(scale) is not None and rule.inner > 0
-        return told_more(self._walk, self.model.alpha_bar, rule.noise) if corrected else self._walk
+        return conditioned_on_more_noise(self._walk, self.model.alpha_bar, rule.noise) if corrected else self._walk
 
     def canvas(self, scale: str) -> Canvas:
         """The canvas of `scale`: its steps, windows and denoiser."""

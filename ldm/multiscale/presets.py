@@ -23,6 +23,7 @@ Ours needs no extra denoiser evaluation for the constraint, and no guidance for 
 constrains; the last steps, which add texture, are unconstrained (compared in `benchmarks/joint_sampling.md`).
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,8 @@ class Rule:
                 f"rule: codec {self.codec}, denoiser {self.denoiser}; expected {', '.join(JACOBIANS)}, or preview for "
                 "the codec"
             )
+        if not 0 <= self.noise < math.inf:
+            raise UserError(f"rule: noise {self.noise}; expected a standard deviation, 0 or more")
         if self.codec == "preview" and (self.operator != "area" or self.normalise):
             raise UserError(
                 f"rule: codec preview with operator {self.operator}, normalise {self.normalise}; expected area and no "

@@ -33,6 +33,15 @@ CODEC_BLOCK = {part: part for part in ("norm1", "conv1", "norm2", "conv2")} | {"
 ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 
 
+def diffusers_package() -> Any:
+    """The package, whose classes are not typed. UserError where it is not installed."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise UserError(f"diffusers: the package is missing ({error}); pip install 'zoomldm[diffusers]'") from error
+    return diffusers
+
+
 def unet_arguments(unet: UNet, latents: int) -> dict[str, Any]:
     """Arguments of UNet2DConditionModel for `latents` a side. UserError for a layout that it does not support."""
     if unet.context_embed is not None:

@@ -5,7 +5,7 @@ import torch
 
 from ldm.diffusion.samplers import ddim_step, ddim_timesteps
 from ldm.diffusion.schedule import Prediction, scaled_linear_alpha_bar
-from ldm.diffusion.steps import ddim_steps, released_steps, told_more
+from ldm.diffusion.steps import conditioned_on_more_noise, ddim_steps, released_steps
 from ldm.errors import UserError
 from tests.golden.parity import golden, noise
 
@@ -53,15 +53,15 @@ def test_noise_comes_on_top() -> None:
     torch.testing.assert_close(added, step.noise_scale.float() * noise(3, 3, 8, 8), rtol=0, atol=1e-6)
 
 
-def test_a_network_that_is_told_more_noise_sees_the_same_image_at_that_level() -> None:
+def test_a_network_that_is_conditioned_on_more_noise_noise_sees_the_same_image_at_that_level() -> None:
     steps = ddim_steps(ddim_timesteps(10), ALPHA_BAR)
-    for plain, step in zip(steps, told_more(steps, ALPHA_BAR, 0.2), strict=True):
+    for plain, step in zip(steps, conditioned_on_more_noise(steps, ALPHA_BAR, 0.2), strict=True):
         z_t, level = step.level(noise(0, 3, 4, 4).double())
         sigma, wanted = ((1 - level.a_t) / level.a_t).sqrt(), ((1 - step.a_t) / step.a_t + 0.2**2).sqrt()
         assert float(sigma / wanted) == pytest.approx(1, abs=0.03)  # the schedule's next timestep
         torch.testing.assert_close(z_t / level.a_t.sqrt(), noise(0, 3, 4, 4).double() / step.a_t.sqrt())
-        assert step._replace(told=None) == plain
-    assert told_more(steps, ALPHA_BAR, 0) == steps
+        assert step._replace(conditioning=None) == plain
+    assert conditioned_on_more_noise(steps, ALPHA_BAR, 0) == steps
 
 
 def test_errors_that_are_told_as_noise_do_less_harm() -> None:
@@ -72,7 +72,7 @@ def test_errors_that_are_told_as_noise_do_less_harm() -> None:
 
     def distance(told: float) -> float:
         """Root mean square of the denoised data's error; the posterior mean shrinks by the variances."""
-        seen, level = told_more([step], ALPHA_BAR, told)[0].level(z_t)
+        seen, level = conditioned_on_more_noise([step], ALPHA_BAR, told)[0].level(z_t)
         denoised = seen / level.a_t.sqrt() * spread**2 / (spread**2 + (1 - level.a_t) / level.a_t)
         return float((denoised - data).square().mean().sqrt())
 

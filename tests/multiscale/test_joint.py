@@ -79,12 +79,18 @@ def sampled(joint: Joint) -> Tensor:
     return torch.cat(list(joint.bands()), dim=1)
 
 
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
+def test_a_noise_of_corrections_that_is_none_is_refused(noise: float) -> None:
+    with pytest.raises(UserError, match=r"rule: noise .*; expected a standard deviation, 0 or more"):
+        Rule(noise=noise)
+
+
 def test_what_corrections_leave_is_told_as_noise_where_there_are_corrections(joint: Callable[..., Joint]) -> None:
     both = joint(settings=replace(DEFAULT, rule=replace(DEFAULT.rule, noise=0.1)))
-    assert all(step.told for step in both.canvas("20x").steps)
-    assert not any(step.told for step in both.canvas("5x").steps)
+    assert all(step.conditioning for step in both.canvas("20x").steps)
+    assert not any(step.conditioning for step in both.canvas("5x").steps)
     free = joint(settings=replace(DEFAULT, rule=replace(DEFAULT.rule, inner=0, noise=0.1)))
-    assert not any(step.told for step in free.canvas("20x").steps)
+    assert not any(step.conditioning for step in free.canvas("20x").steps)
     plain = joint(settings=replace(DEFAULT, rule=replace(DEFAULT.rule, noise=0.0)))
     assert sampled(joint(settings=both.settings)).ne(sampled(plain)).any()
 
