@@ -14,6 +14,7 @@ from ldm.cli import demo
 from ldm.cli.zoomldm import COMMANDS, help_text, main
 from ldm.config.objects import load_config
 from ldm.errors import UserError
+from ldm.multiscale.presets import PRESETS
 from ldm.support import bundled_configs
 from ldm.support.arguments import RENAMED
 from ldm.support.bundled_configs import bundled_file, config_file, config_names
@@ -160,9 +161,19 @@ def test_an_option_has_one_name_in_all_commands(capsys: pytest.CaptureFixture[st
     ):
         with pytest.raises(SystemExit):
             main([*command.split(), "--help"])
-        found |= set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
+        told = capsys.readouterr().out
+        assert not re.search(r"\['|\bNone\b|\.{4}", told)  # written for people, not as Python prints it
+        found |= set(re.findall(r"--[a-z][\w-]*", told))
     assert {"--scales", "--batch-size", "--device", "--devices", "--seed", "--out", "--model", "--config"} <= found
     assert found & set(RENAMED) == {"--base"}  # of training, beside --config
+
+
+def test_joint_says_its_defaults_that_a_preset_decides(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["joint", "--help"])
+    told, usual = " ".join(capsys.readouterr().out.split()), PRESETS["default"]
+    assert f"default: {usual.steps}, or the preset's" in told
+    assert f"default: {usual.guidance:g}, the finest canvas {usual.fine_guidance:g}, or the preset's" in told
 
 
 @pytest.mark.parametrize("scales", ["", "20x,,5x", "20x, 5x", ","])

@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, about, options in (
         (
             "patches",
-            "patches at every scale: Frechet distance, KID, precision, recall ...",
+            "patches at every scale: Frechet distance, KID, precision, recall and more",
             (_slides, add_patch_sampling, _patches),
         ),
         ("large", "large images: whole, in crops, constraint, seams, texture", (_pictures, _large)),
@@ -119,7 +119,7 @@ def _pictures(add: Add) -> None:
 def _large(add: Add) -> None:
     add("--size", type=positive_int, default=512, help="of the demo's real images, in pixels (%(default)s)")
     usual = ["independent", "interpolated", "ours"]
-    add("--methods", nargs="*", default=usual, choices=LARGE, help="(%(default)s)")
+    add("--methods", nargs="*", default=usual, choices=LARGE, help=f"({' '.join(usual)})")
     add("--generated", nargs="+", metavar="NAME=FOLDER", help="folders of other images, one row each")
     add("--crop-space", nargs="+", metavar="NAME", help="feature spaces for crops of a patch's size")
 

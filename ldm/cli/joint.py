@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Sample one large image at several scales at once.",
         example="--scales 20x,5x --size 2048x1024 --from cdm --seed 3",
     )
-    add = parser.add_argument
+    add, usual = parser.add_argument, PRESETS["default"]
     add_model(add)
     add_cdm(add)
     add_label(add)
@@ -45,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="SLIDE.h5|IMAGE|cdm|none",
         help="conditions; default: the slide of a bundled model, or cdm",
     )
-    add("--place", metavar="ROW,COL", help="first base tile on the slide or layout; default: where most tissue is, 0,0")
+    add("--place", metavar="ROW,COL", help="first base tile; default: on a slide where most tissue is, on a layout 0,0")
     add(
         "--layout",
         type=Path,
@@ -61,11 +61,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default="default",
         help="exact: through decoder and encoder, not the preview head; the paper's, the released sampler's, baselines",
     )
-    add("--steps", type=sampling_steps, help="denoising steps")
+    add("--steps", type=sampling_steps, help=f"denoising steps of a canvas; default: {usual.steps}, or the preset's")
     add("--inner", type=integer(0, 1000), help="corrections a step (K); 0: tiles independent of the coarse canvas")
     add("--lambda", dest="weight", type=correction, help="length of a correction")
     add("--tolerance", type=correction, help="error below which a tile is left alone")
-    add("--guidance", type=guidance, help="of all canvases; 1 is none")
+    usually = f"{usual.guidance:g}, the finest canvas {usual.fine_guidance:g}"
+    add("--guidance", type=guidance, help=f"of all canvases; 1 is none; default: {usually}, or the preset's")
     add_guidance_interval(add)
     add("--seam", choices=SEAMS, help="against borders between tiles")
     add_batch_size(add, "tiles")

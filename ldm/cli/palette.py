@@ -28,7 +28,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="SLIDE.geojson of QuPath for each slide, or class rasters SLIDE.png with SLIDE.csv; others are left out",
     )
     add("--clusters", type=integer(2, 100), metavar="K", help="instead of annotations: classes that k-means finds")
-    add("--prototypes", type=integer(1, 64), default=4, help="most of each class and slide (%(default)s)")
+    add(
+        "--prototypes",
+        type=integer(1, 64),
+        default=4,
+        help="at most so many tiles of each class and slide (%(default)s)",
+    )
     add_seed(add, "of k-means")
     add("--out", type=output_file, default="samples/palette.safetensors", help="a picture goes beside it (%(default)s)")
     return parser.parse_args(argv)

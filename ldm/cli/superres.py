@@ -30,7 +30,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         example="photos/ --scales 20x,5x --condition inferred --out photos4x",
     )
     add = parser.add_argument
-    add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="at the coarsest of --scales; default: our own")
+    add(
+        "images",
+        nargs="*",
+        type=Path,
+        metavar="IMAGE|FOLDER",
+        help="at the coarsest of --scales; default: a part of a demo slide or scene",
+    )
     add_model_out(add, "samples/superres")
     add_model(add)
     add_preview(add)
