@@ -17,7 +17,7 @@ from ldm.data.tokens import normalize_tokens
 from ldm.diffusion.samplers import log_snr_timesteps, seeded_noise
 from ldm.endless.decoded_areas import MARGIN
 from ldm.endless.drawn_map import nearest_grid
-from ldm.endless.endless_world import STEPS, World, usual_settings
+from ldm.endless.endless_world import NOISE, STEPS, World, usual_settings
 from ldm.endless.lattice import Area
 from ldm.endless.memo import Memo
 from ldm.endless.plane import HIDING, PARTS, ScalePlane, beginning, groups_of, walk
@@ -247,7 +247,9 @@ def test_a_distilled_model_takes_its_own_steps_without_guidance_and_the_last_one
     assert [step.t for step in plane.walk] == log_snr_timesteps(3, world.model.alpha_bar)
     assert {plane.guidance for plane in world.planes.values()} == {1.0}
     assert [plane._constrained(number) for number in range(3)] == [True, True, False]
-    assert worlds(PlainModel(), settings=None).settings == replace(PRESETS["default"], steps=STEPS)
+    default = PRESETS["default"]
+    expected = replace(default, steps=STEPS, rule=replace(default.rule, noise=NOISE))
+    assert worlds(PlainModel(), settings=None).settings == expected
 
 
 @pytest.mark.parametrize("steps", range(1, 17))
