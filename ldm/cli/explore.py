@@ -9,6 +9,8 @@ from ldm.support.arguments import Parser, integer, output_file, positive_int
 
 LARGEST_SIDE = 2**19
 """of a region in pixels, as of all images that are read"""
+FARTHEST = 10**12
+"""pixels between the start and a region"""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -49,8 +51,10 @@ def region_of(text: str) -> tuple[int, int, int, int]:
         region = int(x), int(y), width, height
     except ValueError:
         region = 0, 0, 0, 0
-    if min(region[2:]) < 1 or max(map(abs, region)) >= 10**12:
+    if min(region[2:]) < 1:
         raise UserError(f"--region: {text[:80]}; expected X,Y,WxH in pixels, for example --region=-1024,0,4096x2048")
+    if max(map(abs, region[:2])) >= FARTHEST:
+        raise UserError(f"--region: {text[:80]}; expected a column and a row nearer than {FARTHEST:,} px to the start")
     if max(region[2:]) > LARGEST_SIDE:
         raise UserError(f"--region: {text[:80]}; expected at most {LARGEST_SIDE} px a side; write several smaller ones")
     return region

@@ -193,3 +193,8 @@ def test_what_is_no_region_is_refused(text: str) -> None:
 
 def test_regions_may_lie_anywhere() -> None:
     assert region_of("-1024,7,4096X2048") == (-1024, 7, 4096, 2048)
+
+
+def test_a_region_too_far_away_is_told_how_far_it_may_be() -> None:
+    with pytest.raises(UserError, match="nearer than 1,000,000,000,000 px"):
+        region_of(f"{-(10**12)},0,8x8")
