@@ -53,7 +53,7 @@ def test_noise_comes_on_top() -> None:
     torch.testing.assert_close(added, step.noise_scale.float() * noise(3, 3, 8, 8), rtol=0, atol=1e-6)
 
 
-def test_a_network_that_is_conditioned_on_more_noise_noise_sees_the_same_image_at_that_level() -> None:
+def test_a_network_that_is_conditioned_on_more_noise_sees_the_same_image_at_that_level() -> None:
     steps = ddim_steps(ddim_timesteps(10), ALPHA_BAR)
     for plain, step in zip(steps, conditioned_on_more_noise(steps, ALPHA_BAR, 0.2), strict=True):
         z_t, level = step.level(noise(0, 3, 4, 4).double())
